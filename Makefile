@@ -1,0 +1,36 @@
+# Two commands on a fresh machine with Python >= 3.11: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+DEMO   := runs/demo
+
+.PHONY: demo test lint types install clean
+
+install: $(VENV)/.installed
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Train on scikit-learn's digits, judge on images never seen, look at a few, and draw the report.
+demo: install
+	$(BIN)/mlp-mixer train digits --out $(DEMO) --overwrite
+	$(BIN)/mlp-mixer evaluate $(DEMO) --data digits
+	$(BIN)/mlp-mixer data sample digits --out $(DEMO)/samples --count 8
+	$(BIN)/mlp-mixer predict $(DEMO) $(DEMO)/samples/*.png
+	$(BIN)/mlp-mixer report $(DEMO)
+
+test: lint types
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,63 @@
+"""MLP-Mixer (arXiv 2105.01601) in PyTorch: models, weights, training, evaluation and reports.
+
+Names are imported when first used, so `import mlp_mixer` costs nothing and touches no device.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .data import ArraySet, Source, open_source
+    from .errors import UserError
+    from .images.decode import decode_image
+    from .images.preprocess import Preprocess
+    from .models import Cost, MixerConfig, MlpMixer, cost, create_model
+    from .predict import Failure, Prediction, Predictor
+    from .weights import Checkpoint, list_models, load, save
+
+__all__ = [
+    "ArraySet",
+    "Checkpoint",
+    "Cost",
+    "Failure",
+    "MixerConfig",
+    "MlpMixer",
+    "Prediction",
+    "Predictor",
+    "Preprocess",
+    "Source",
+    "UserError",
+    "__version__",
+    "cost",
+    "create_model",
+    "decode_image",
+    "list_models",
+    "load",
+    "open_source",
+    "save",
+]
+
+_HOME = {
+    **dict.fromkeys(("Cost", "MixerConfig", "MlpMixer", "cost", "create_model"), "models"),
+    **dict.fromkeys(("Checkpoint", "list_models", "load", "save"), "weights"),
+    **dict.fromkeys(("ArraySet", "Source", "open_source"), "data"),
+    **dict.fromkeys(("Failure", "Prediction", "Predictor"), "predict"),
+    "Preprocess": "images.preprocess",
+    "decode_image": "images.decode",
+    "UserError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'mlp_mixer' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

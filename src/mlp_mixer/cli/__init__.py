@@ -1,0 +1,80 @@
+"""The command `mlp-mixer`: one file per verb, parse -> call -> print. Errors become exit codes here and nowhere else.
+
+0 done; 1 part of the work failed and is listed; 2 a mistake of the user, in one sentence; 130 Ctrl-C, 143 SIGTERM.
+An error of our own making keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from .._version import __version__
+from ..errors import UserError
+from .data import data_app
+from .evaluate import evaluate
+from .models import models
+from .predict import predict
+from .recipes import recipes
+from .report import report
+from .train import train
+
+app = typer.Typer(
+    name="mlp-mixer",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for verb in (models, recipes, train, evaluate, predict, report):
+    app.command()(verb)
+app.add_typer(data_app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mlp-mixer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+    ] = False,
+) -> None:
+    """MLP-Mixer: train, evaluate and use all-MLP image classifiers."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command with these arguments (default: those of the process) and return its exit code."""
+    try:
+        code = app(arguments, prog_name="mlp-mixer", standalone_mode=False)
+    except UserError as error:
+        return _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        message = getattr(error, "format_message", None)  # typer's usage errors, whatever class this version has
+        if message is None:
+            raise
+        return _fail(message()) if message() else 2
+    return code if isinstance(code, int) else 0
+
+
+def _fail(sentence: str) -> int:
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def main() -> NoReturn:
+    """Entry point of the command."""
+    sys.exit(run())

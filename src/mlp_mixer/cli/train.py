@@ -1,0 +1,67 @@
+"""`mlp-mixer train`: from a recipe to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .console import percent, stderr
+from .progress import Progress
+
+if TYPE_CHECKING:
+    from ..train.config import TrainConfig
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe (see `mlp-mixer recipes`), or the config.json of a run.")],
+    data: Annotated[str | None, typer.Option(help="digits, fashion_mnist:PATH, cifar10:PATH, folder:PATH, ...")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/RECIPE-DATE-TIME).")] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE: train.epochs=2")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest saved state.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew in a folder that holds a run.")] = False,
+) -> int:
+    """Train a model; leaves best.safetensors, last.safetensors, metrics.jsonl, config.json and state/ in --out."""
+    from ..train.loop import train as run_training
+    from ..train.stop import Interrupted
+
+    config = resolve_config(recipe, data, settings or [])
+    folder = out or Path("runs") / f"{config.recipe or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with Progress(stderr()) as progress:
+        try:
+            best = run_training(config, folder, resume=resume, overwrite=overwrite, report=progress)
+        except Interrupted as stopped:
+            command = shlex.join(["mlp-mixer", "train", str(folder / "config.json"), "--out", str(folder), "--resume"])
+            progress.note(f"stopped at step {stopped.step}, the state is saved; go on with: {command}")
+            return 128 + stopped.signal_number
+    accuracy = f", validation top-1 {percent(best['top1'])}" if "top1" in best else ""
+    print(f"best checkpoint: {folder / 'best.safetensors'} (epoch {best['epoch']:g}{accuracy})")
+    return 0
+
+
+def resolve_config(recipe: str, data: str | None, settings: list[str]) -> TrainConfig:
+    """The recipe (or a run's config.json) with `--data` and `--set` applied, in this order."""
+    from ..config import override
+    from ..recipes import get_recipe
+
+    config = _read_config(Path(recipe)) if recipe.endswith(".json") else get_recipe(recipe)
+    given = [f"data.source={json.dumps(data)}"] if data is not None else []
+    return override(config, [*given, *settings])
+
+
+def _read_config(path: Path) -> TrainConfig:
+    from ..config import from_dict
+    from ..errors import UserError
+    from ..train.config import TrainConfig
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"cannot read a run's configuration from {str(path)!r} ({error}); give its config.json"
+        ) from error
+    return from_dict(TrainConfig, values)

@@ -1,0 +1,151 @@
+"""Batches on demand. A training batch is a pure function of its step; workers only compute it elsewhere.
+
+Batches hold uint8 images (B, C, H, W); the network's normalisation happens on its device.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import UserError
+from ..images.augment import DRAWS, Augment, augment_batch, inception_crop
+from ..images.preprocess import Preprocess
+from .image_set import ArraySet, ImageSet
+from .sampling import batch_positions, uniforms
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (B, C, H, W) uint8, their labels (B,) int64, and their indices (B,) in the image set."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on another device."""
+        return Batch(*(part.to(device, non_blocking=True) for part in (self.images, self.labels, self.indices)))
+
+
+@dataclass(frozen=True)
+class TrainBatches(Dataset[Batch]):
+    """`self[step]` is the batch of that step: the slice of the global batch that belongs to `rank`."""
+
+    images: ImageSet
+    preprocess: Preprocess
+    augment: Augment
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.batch_size % self.world_size:
+            raise UserError(
+                f"train.batch_size {self.batch_size} must be a positive multiple of the {self.world_size} processes"
+            )
+
+    def __getitem__(self, step: int) -> Batch:
+        epochs, indices = batch_positions(step, self.batch_size, len(self.images), self.seed)
+        share = self.batch_size // self.world_size
+        mine = slice(self.rank * share, (self.rank + 1) * share)
+        epochs, indices = epochs[mine], indices[mine]
+        draws = uniforms(self.seed, epochs, indices, DRAWS)
+        pixels = augment_batch(self._pixels(indices, draws), torch.from_numpy(draws), self.augment)
+        return Batch(pixels, torch.from_numpy(self.images.labels[indices]), torch.from_numpy(indices))
+
+    def _pixels(self, indices: np.ndarray, draws: np.ndarray) -> Tensor:
+        if self.augment.crop != "inception":
+            return _fitted(self.images, self.preprocess, indices)
+        size = self.preprocess.image_size
+        crops = [
+            inception_crop(self.images.image(int(index)), own, size, self.augment)
+            for index, own in zip(indices, draws, strict=True)
+        ]
+        return _to_tensor(np.stack(crops))
+
+
+@dataclass(frozen=True)
+class EvalBatches(Dataset[Batch]):
+    """`self[i]` is the i-th batch of an image set in order; the last may be smaller."""
+
+    images: ImageSet
+    preprocess: Preprocess
+    batch_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.batch_size)
+
+    def __getitem__(self, number: int) -> Batch:
+        indices = np.arange(number * self.batch_size, min((number + 1) * self.batch_size, len(self.images)))
+        pixels = _fitted(self.images, self.preprocess, indices)
+        return Batch(pixels, torch.from_numpy(self.images.labels[indices]), torch.from_numpy(indices))
+
+
+def stream(batches: Dataset[Batch], numbers: Sequence[int], *, workers: int) -> Iterator[Batch]:
+    """`batches[n]` for each n in order, computed here (`workers=0`) or by worker processes ahead of time.
+
+    Raises `UserError` for an unreadable image, wherever it was met.
+    """
+    if workers == 0 or len(numbers) < 2:
+        yield from (batches[number] for number in numbers)
+        return
+    loader = DataLoader(
+        _Guarded(batches),
+        batch_size=None,
+        sampler=numbers,
+        num_workers=min(workers, len(numbers)),
+        worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # its own: DataLoader would draw from the global one
+        pin_memory=torch.cuda.is_available(),
+    )
+    for batch in loader:
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def auto_workers(images: ImageSet) -> int:
+    """Worker processes worth having: none for arrays in memory, else one per core up to eight."""
+    return (
+        0
+        if isinstance(images, ArraySet)
+        else min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    )
+
+
+class _Guarded(Dataset["Batch | UserError"]):
+    """Hands a `UserError` over as a value: raised in a worker, torch would bury it in a traceback."""
+
+    def __init__(self, batches: Dataset[Batch]) -> None:
+        self.batches = batches
+
+    def __getitem__(self, number: int) -> Batch | UserError:
+        try:
+            return self.batches[number]
+        except UserError as error:
+            return error
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; only the main process decides what to do about it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _fitted(images: ImageSet, preprocess: Preprocess, indices: np.ndarray) -> Tensor:
+    """Images at the network's size without augmentation; arrays that have it already are only indexed."""
+    if isinstance(images, ArraySet) and images.size == preprocess.image_size and preprocess.crop_pct == 1:
+        return _to_tensor(images.images[indices])
+    return _to_tensor(np.stack([preprocess.fit(images.image(int(index))) for index in indices]))
+
+
+def _to_tensor(images: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

@@ -1,0 +1,84 @@
+"""Data sets by name: `NAME` or `NAME:PATH` to splits. A new one is a reader and a line in `SOURCES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..errors import UserError, unknown
+from .arrays import read_digits, read_npz
+from .cifar import CIFAR10, CIFAR100
+from .folder import read_folder
+from .idx import FASHION_MNIST, MNIST
+from .image_set import ImageSet
+from .listing import read_listing
+from .source import Source
+from .torchvision_sets import read_flowers102, read_oxford_pets, read_stl10, read_svhn
+
+Reader = Callable[[Path | None], Mapping[str, ImageSet]]
+"""From the PATH of a spec to "train", and "val" and "test" where they are; sources.py decides what the rest means."""
+
+
+def _local(name: str, what: str, read: Callable[[Path], Mapping[str, ImageSet]]) -> Reader:
+    """A reader that needs a path."""
+
+    def checked(path: Path | None) -> Mapping[str, ImageSet]:
+        if path is None:
+            raise UserError(f"the source {name} needs {what}: write {name}:PATH")
+        return read(path)
+
+    return checked
+
+
+SOURCES: dict[str, Reader] = {
+    "digits": read_digits,
+    "mnist": MNIST,
+    "fashion_mnist": FASHION_MNIST,
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "svhn": read_svhn,
+    "stl10": read_stl10,
+    "flowers102": read_flowers102,
+    "flowers": read_flowers102,
+    "oxford_pets": read_oxford_pets,
+    "pets": read_oxford_pets,
+    "imagenet": _local("imagenet", "your own copy with train/<wnid>/* and val/<wnid>/*", read_folder),
+    "folder": _local("folder", "a folder with a sub folder of images per class", read_folder),
+    "list": _local("list", "a .csv or .jsonl file", read_listing),
+    "npz": _local("npz", "an .npz file", read_npz),
+}
+
+_BY_ENDING = {".csv": "list", ".jsonl": "list", ".npz": "npz"}
+
+
+def open_source(spec: str | Source, *, split_seed: int = 0, test_fraction: float = 0.2) -> Source:
+    """Open a data set.
+
+    Args:
+        spec: `NAME`, `NAME:PATH`, or the bare path of a folder, a list or an .npz file; a `Source` is passed through.
+        split_seed, test_fraction: how to hold out a test split where the source has none.
+
+    Raises:
+        UserError: the name is unknown, or what is at the path is missing or broken.
+    """
+    if isinstance(spec, Source):
+        return spec
+    name, path = _parse(spec)
+    return Source.from_splits(spec, SOURCES[name](path), split_seed=split_seed, test_fraction=test_fraction)
+
+
+def _parse(spec: str) -> tuple[str, Path | None]:
+    """The source's name and its path; a name wins over a folder that happens to be called so."""
+    name, colon, rest = spec.partition(":")
+    if name in SOURCES:
+        if colon and not rest:
+            raise UserError(f"there is no path after the colon of {spec!r}: expected {name}:PATH")
+        return name, Path(rest).expanduser() if colon else None
+    path = Path(spec).expanduser()
+    if spec and path.is_dir():
+        return "folder", path
+    if path.is_file() and path.suffix.lower() in _BY_ENDING:
+        return _BY_ENDING[path.suffix.lower()], path
+    if "/" in spec or "\\" in spec:
+        raise UserError(f"there is no data set at {spec!r}: expected a folder, a list, or NAME:PATH with a known NAME")
+    raise unknown("data source", name, SOURCES)

@@ -1,0 +1,38 @@
+"""Where to compute, and in which precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+
+from .errors import UserError
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is a GPU if there is one (CUDA, MPS, ...), else the CPU; `UserError` for a device that is not there."""
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot use the device {name!r} ({reason}); use cpu or auto") from error
+    return device
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """Mixed precision for the forward pass.
+
+    `auto` is bf16 on a CUDA device that computes in it, else fp32: on CPUs without AVX-512 or AMX bf16 is ten times
+    slower than fp32, so there it must be asked for.
+    """
+    automatic = precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if precision == "bf16" or automatic:
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()

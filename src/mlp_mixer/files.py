@@ -1,0 +1,98 @@
+"""Files that are whole or absent: temporary name, fsync, rename, folder fsync; the mode follows the umask.
+
+A reader (or a power cut) sees the old bytes or the new ones, never a mixture, and a failed write leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import UserError
+
+PathLike = str | os.PathLike[str]
+
+
+def _refused(doing: str, path: Path, error: OSError) -> UserError:
+    reason = error.strerror or str(error)
+    advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "choose another place"
+    return UserError(f"cannot {doing} {str(path)!r}: {reason}; {advice} and try again")
+
+
+def make_folder(path: PathLike) -> Path:
+    """Create the folder (and its parents) if needed and return it; `UserError` if that is refused or it is a file."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _refused("create the folder", folder, error) from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write into {str(folder)!r}: permission denied; choose another place and try again")
+    return folder
+
+
+@contextlib.contextmanager
+def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
+    """Open a binary file that appears at `path` only when the block ends well; `UserError` if the disk refuses."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        make_folder(target.parent)
+        # Created by os.open so that the kernel applies the umask (mkstemp would leave mode 0600 behind).
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        _sync_folder(target.parent)
+    except OSError as error:
+        raise _refused("write", target, error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; Windows cannot open folders and needs no such step."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_bytes(path: PathLike, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_file(path) as file:
+        file.write(data)
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Write `text` to `path` atomically, as UTF-8."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: PathLike, value: Any) -> None:
+    """Write `value` to `path` atomically, as indented JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256(path: PathLike) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def cache_folder(*parts: str) -> Path:
+    """Where downloads live: `$MLP_MIXER_CACHE`, else `$XDG_CACHE_HOME/mlp_mixer`, else `~/.cache/mlp_mixer`."""
+    own = os.environ.get("MLP_MIXER_CACHE")
+    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlp_mixer"
+    return base.joinpath(*parts)

@@ -1,0 +1,211 @@
+"""MLP-Mixer: An all-MLP Architecture for Vision (Tolstikhin et al., 2021, arXiv 2105.01601), as in its Appendix E.
+
+Axes: B batch, S patches (tokens), C channels (hidden), P patch side, D_S tokens_mlp_dim, D_C channels_mlp_dim,
+K classes. A suffix names them where an axis changes its meaning: x_BSC, x_BCS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import get_args
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import UserError
+from .layers import DropPath, DropPathRule, Gelu, Mlp, PatchEmbed, drop_path_rates, lecun_normal_
+
+
+@dataclass(frozen=True)
+class MixerConfig:
+    """The whole architecture, as a checkpoint carries it. Widths are stated, never derived from ratios."""
+
+    patch_size: int
+    num_blocks: int
+    hidden_dim: int
+    tokens_mlp_dim: int
+    channels_mlp_dim: int
+    image_size: tuple[int, int] = (224, 224)
+    in_channels: int = 3
+    num_classes: int = 1000  # 0: no head, the network answers with pooled features
+    gelu: Gelu = "tanh"  # "erf" in timm, mmpretrain and most ports
+    norm_eps: float = 1e-6
+    final_norm: bool = True  # lavish619 and the Keras example have none
+    dropout: float = 0.0
+    drop_path: float = 0.0  # stochastic depth
+    drop_path_rule: DropPathRule = "paper"
+
+    def __post_init__(self) -> None:
+        """Check every field; `UserError` names the field, what came and what is legal."""
+        for name in ("patch_size", "num_blocks", "hidden_dim", "tokens_mlp_dim", "channels_mlp_dim", "in_channels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_classes < 0:
+            raise UserError(f"num_classes must be 0 (no head) or more, got {self.num_classes}")
+        for name in ("dropout", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        for name, choices in (("gelu", get_args(Gelu)), ("drop_path_rule", get_args(DropPathRule))):
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        height, width = self.image_size
+        if height < 1 or width < 1 or height % self.patch_size or width % self.patch_size:
+            legal = "x".join(str(_nearest_multiple(side, self.patch_size)) for side in self.image_size)
+            raise UserError(
+                f"image size {height}x{width} is not divisible by the patch size {self.patch_size}; "
+                f"the nearest legal size is {legal}"
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """S, the number of tokens."""
+        return self.grid[0] * self.grid[1]
+
+
+def _nearest_multiple(side: int, patch_size: int) -> int:
+    return max(1, round(side / patch_size)) * patch_size
+
+
+class MixerBlock(nn.Module):
+    """Mix across tokens, then across channels; each branch reads a normalised x and is added to it."""
+
+    def __init__(self, config: MixerConfig, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_dim, eps=config.norm_eps)
+        self.mlp_tokens = Mlp(config.num_patches, config.tokens_mlp_dim, gelu=config.gelu, dropout=config.dropout)
+        self.norm2 = nn.LayerNorm(config.hidden_dim, eps=config.norm_eps)
+        self.mlp_channels = Mlp(config.hidden_dim, config.channels_mlp_dim, gelu=config.gelu, dropout=config.dropout)
+        self.drop_path = DropPath(drop_path, rescale=config.drop_path_rule == "timm")
+
+    def mix_tokens(self, x_BSC: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+        """The token branch before its skip connection: each channel is mixed across positions."""
+        x_BCS = self.norm1(x_BSC).transpose(1, 2)
+        return self.mlp_tokens(x_BCS).transpose(1, 2)
+
+    def mix_channels(self, x_BSC: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+        """The channel branch before its skip connection: each position is mixed across channels."""
+        return self.mlp_channels(self.norm2(x_BSC))
+
+    def forward(self, x_BSC: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+        x_BSC = x_BSC + self.drop_path(self.mix_tokens(x_BSC))
+        return x_BSC + self.drop_path(self.mix_channels(x_BSC))
+
+
+class MlpMixer(nn.Module):
+    """Images (B, in_channels, H, W) -> logits (B, K), or pooled features (B, C) if there is no head."""
+
+    def __init__(self, config: MixerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.grad_checkpointing = False
+        rates = drop_path_rates(config.drop_path_rule, config.drop_path, config.num_blocks)
+        self.stem = PatchEmbed(config.in_channels, config.hidden_dim, config.patch_size)
+        self.blocks = nn.ModuleList(MixerBlock(config, rate) for rate in rates)
+        self.norm = nn.LayerNorm(config.hidden_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
+        self.head = _head(config)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise as the paper's code does: lecun-normal kernels, zero biases, zero head."""
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                lecun_normal_(module.weight)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+        if isinstance(self.head, nn.Linear):
+            nn.init.zeros_(self.head.weight)
+
+    def forward_features(self, image: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B S C"]:
+        """Tokens after the final norm. `UserError` for an image of another size or number of channels."""
+        self._check(image)
+        x_BSC = self.stem(image)
+        for block in self.blocks:
+            if self.grad_checkpointing and self.training:
+                x_BSC = checkpoint(block, x_BSC, use_reentrant=False)
+            else:
+                x_BSC = block(x_BSC)
+        return self.norm(x_BSC)
+
+    def forward_head(self, x_BSC: Float[Tensor, "B S C"], pre_logits: bool = False) -> Float[Tensor, "B _"]:
+        """Mean over the tokens, then the classifier (left out with `pre_logits`)."""
+        pooled_BC = x_BSC.mean(dim=1)
+        return pooled_BC if pre_logits else self.head(pooled_BC)
+
+    def forward(self, image: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B _"]:
+        return self.forward_head(self.forward_features(image))
+
+    def features(self, image: Float[Tensor, "B in_channels H W"]) -> dict[str, Tensor]:
+        """Every intermediate by name, in order of computation.
+
+        `stem`; per block `blocks.i.mlp_tokens` and `blocks.i.mlp_channels` (the branches before their skip
+        connections) and `blocks.i`; `norm`, all (B, S, C); `pre_logits` (B, C); `logits` (B, K).
+        """
+        self._check(image)
+        out = {"stem": self.stem(image)}
+        x_BSC = out["stem"]
+        for i, block in enumerate(self.blocks):
+            assert isinstance(block, MixerBlock)
+            out[f"blocks.{i}.mlp_tokens"] = tokens = block.mix_tokens(x_BSC)
+            x_BSC = x_BSC + block.drop_path(tokens)
+            out[f"blocks.{i}.mlp_channels"] = channels = block.mix_channels(x_BSC)
+            out[f"blocks.{i}"] = x_BSC = x_BSC + block.drop_path(channels)
+        out["norm"] = self.norm(x_BSC)
+        out["pre_logits"] = self.forward_head(out["norm"], pre_logits=True)
+        out["logits"] = self.head(out["pre_logits"])
+        return out
+
+    def get_classifier(self) -> nn.Module:
+        """The head: `nn.Linear`, or `nn.Identity` without classes."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the head by a new one of zeros for `num_classes` (0 removes it), as for fine-tuning."""
+        reference = self.stem.proj.weight
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        self.head = _head(self.config).to(device=reference.device, dtype=reference.dtype)
+        if isinstance(self.head, nn.Linear):
+            nn.init.zeros_(self.head.weight)
+            nn.init.zeros_(self.head.bias)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its intermediates."""
+        self.grad_checkpointing = enable
+
+    def _check(self, image: Tensor) -> None:
+        expected = (self.config.in_channels, *self.config.image_size)
+        if image.ndim != 4 or tuple(image.shape[1:]) != expected:
+            raise UserError(
+                f"this model takes images of shape (batch, {', '.join(map(str, expected))}), got {tuple(image.shape)}; "
+                "resize the images, or create the model with their image_size and in_channels"
+            )
+
+
+def _head(config: MixerConfig) -> nn.Module:
+    return nn.Linear(config.hidden_dim, config.num_classes) if config.num_classes else nn.Identity()
+
+
+# The paper's Table 1 (and S/8, which its authors released later), then small ones for small images.
+VARIANTS: dict[str, MixerConfig] = {
+    #                         P   L   C     D_S  D_C
+    "mixer_s32": MixerConfig(32, 8, 512, 256, 2048),
+    "mixer_s16": MixerConfig(16, 8, 512, 256, 2048),
+    "mixer_s8": MixerConfig(8, 8, 512, 256, 2048),
+    "mixer_b32": MixerConfig(32, 12, 768, 384, 3072),
+    "mixer_b16": MixerConfig(16, 12, 768, 384, 3072),
+    "mixer_l32": MixerConfig(32, 24, 1024, 512, 4096),
+    "mixer_l16": MixerConfig(16, 24, 1024, 512, 4096),
+    "mixer_h14": MixerConfig(14, 32, 1280, 640, 5120),
+    # Small images: their own image size is the default, D_S = C/2 and D_C = 4C as in Table 1.
+    "mixer_pico1": MixerConfig(1, 4, 64, 32, 256, image_size=(8, 8)),
+    "mixer_nano4": MixerConfig(4, 8, 128, 64, 512, image_size=(32, 32)),
+    "mixer_nano2": MixerConfig(2, 8, 128, 64, 512, image_size=(32, 32)),
+    "mixer_tiny4": MixerConfig(4, 8, 256, 128, 1024, image_size=(32, 32)),
+    "mixer_tiny2": MixerConfig(2, 8, 256, 128, 1024, image_size=(32, 32)),
+}

@@ -1,0 +1,112 @@
+"""From the folder of a training run to a `Report`: its journal, a fresh evaluation, pictures of its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..analysis import token_unit_pictures
+from ..data.image_set import ImageSet
+from ..errors import UserError
+from ..evaluate import Evaluation, align_labels, evaluate, judges
+from ..models import MlpMixer, cost
+from ..train.journal import read_journal
+from ..weights import Checkpoint, load
+from .page import Report, Sample
+
+_SAMPLES, _MISTAKES, _TOP = 12, 12, 3
+_MOST_UNITS, _MOST_BLOCKS = 64, 4
+
+
+def build_report(run: str | Path, *, data: str | None = None) -> Report:
+    """Judge a run's best checkpoint on images it has not seen and collect what a reader wants to see.
+
+    run: the folder that `mlp-mixer train` left. data: a source to judge on; the default is the run's own.
+    Raises `UserError` if the run is incomplete or the data cannot be opened.
+    """
+    folder = Path(run)
+    checkpoint = load(folder)
+    record = _read_config(folder)
+    source = data or record["config"]["data"]["source"]
+    chosen = judges(source, checkpoint.provenance)
+    images = chosen.images
+    labels = align_labels(images, checkpoint.labels) if checkpoint.labels else images.labels
+    result = evaluate(checkpoint.model, images, checkpoint.preprocess, labels=labels)
+    classes = checkpoint.labels or images.classes
+    provenance = checkpoint.provenance
+    return Report(
+        title=f"{provenance.get('model', 'Mixer')} on {record['config']['data']['source']}",
+        subtitle=f"Recipe {provenance.get('recipe') or '-'}; judged on {source}, {chosen.split}, {result.n:,} images.",
+        facts=_facts(checkpoint, result, record),
+        journal=tuple(read_journal(folder)),
+        classes=classes,
+        confusion=result.confusion,
+        samples=_samples(images, result, classes, _spread(result.n, _SAMPLES)),
+        mistakes=_samples(images, result, classes, _worst_mistakes(result)),
+        pictures=_pictures(checkpoint.model),
+        config=record["config"],
+        provenance={**provenance, "environment": record["environment"]},
+    )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {str(path)!r} ({error}); give the folder of a training run") from error
+    return record
+
+
+def _facts(checkpoint: Checkpoint, result: Evaluation, record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    counted = cost(checkpoint.model)
+    top5 = (("top-5 accuracy", f"{100 * result.top5:.2f} %"),) if checkpoint.model.config.num_classes > 5 else ()
+    return (
+        ("top-1 accuracy", f"{100 * result.top1:.2f} %"),
+        *top5,
+        ("test images", f"{result.n:,}"),
+        ("parameters", f"{counted.params:,}"),
+        ("MACs per image", f"{counted.macs / 1e6:,.1f} M"),
+        ("epochs", f"{record['config']['train']['epochs']:g}"),
+    )
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Indices spread evenly over the images, so that every part of the test split is shown."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+
+
+def _worst_mistakes(result: Evaluation) -> np.ndarray:
+    """The wrong answers that were given with the most confidence."""
+    wrong = np.flatnonzero(result.predictions != result.labels)
+    confidence = result.probabilities[wrong].max(axis=1)
+    return wrong[np.argsort(-confidence, kind="stable")][:_MISTAKES]
+
+
+def _samples(images: ImageSet, result: Evaluation, classes: tuple[str, ...], indices: np.ndarray) -> tuple[Sample, ...]:
+    return tuple(_sample(images, result, classes, int(index)) for index in indices)
+
+
+def _sample(images: ImageSet, result: Evaluation, classes: tuple[str, ...], index: int) -> Sample:
+    scores = result.probabilities[index]
+    best = np.argsort(-scores, kind="stable")[:_TOP]
+    top = tuple((classes[number], float(scores[number])) for number in best)
+    return Sample(images.name(index), images.image(index), classes[int(result.labels[index])], top)
+
+
+def _pictures(model: MlpMixer) -> tuple[tuple[str, str, np.ndarray], ...]:
+    """Fig. 5 of the paper for the first blocks."""
+    weights = [
+        block.mlp_tokens.fc1.weight.detach().float().numpy()  # type: ignore[union-attr, operator]
+        for block in list(model.blocks)[:_MOST_BLOCKS]
+    ]
+    grid = model.config.grid
+    caption = (
+        f"Hidden units of the token-mixing MLP as {grid[0]} x {grid[1]} pictures of their input weights, low "
+        "frequencies first, each followed by the unit closest to its inverse."
+    )
+    pictures = token_unit_pictures(weights, grid, most_units=_MOST_UNITS)
+    return tuple((f"Block {number}", caption, picture) for number, picture in enumerate(pictures, start=1))

@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlp_mixer.data import ArraySet, FileSet
+from mlp_mixer.errors import UserError
+
+
+def test_array_set_in_all_layouts():
+    gray = ArraySet(np.zeros((3, 4, 5), np.uint8), [0, 1, 0])
+    assert (gray.channels, gray.size, gray.classes, len(gray)) == (1, (4, 5), ("0", "1"), 3)
+    assert gray.image(0).shape == (4, 5, 1)
+    assert gray.labels.dtype == np.int64
+    many = ArraySet(np.zeros((3, 4, 5, 7), np.uint8), np.array([2, 1, 0], np.uint8), "abc", origin="test")
+    assert (many.channels, many.classes, many.name(2)) == (7, ("a", "b", "c"), "test/2")
+
+
+def test_arrays_are_not_copied():
+    images = np.zeros((3, 4, 5, 3), np.uint8)
+    assert np.shares_memory(ArraySet(images, [0, 1, 0]).images, images)
+
+
+def test_subset_keeps_order_names_and_classes():
+    whole = ArraySet(np.arange(5, dtype=np.uint8).reshape(5, 1, 1), [0, 1, 2, 0, 1], origin="digits")
+    part = whole.subset([4, 1, 0]).subset(np.array([1, 2]))
+    assert [part.name(i) for i in range(2)] == ["digits/1", "digits/0"]
+    assert part.images.ravel().tolist() == [1, 0]
+    assert part.labels.tolist() == [1, 0]
+    assert part.classes == whole.classes
+    assert len(whole.subset([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 3, 3)), [0, 1], "images are float64"),
+        (np.zeros((2, 3), np.uint8), [0, 1], r"expected uint8 \(N, H, W, C\)"),
+        (np.zeros((2, 3, 3), np.uint8), [0], "2 images but 1 labels"),
+        (np.zeros((2, 3, 3), np.uint8), [0.0, 1.0], "labels are float64"),
+        (np.zeros((2, 3, 3), np.uint8), [[0], [1]], r"expected integers \(N,\)"),
+        (np.zeros((2, 3, 3), np.uint8), [0, -1], "labels go from -1 to 0"),
+    ],
+)
+def test_arrays_that_do_not_fit(images, labels, message):
+    with pytest.raises(UserError, match=message):
+        ArraySet(images, labels)
+
+
+def test_labels_beyond_the_classes():
+    with pytest.raises(UserError, match="labels go from 0 to 2 but there are 2 classes"):
+        ArraySet(np.zeros((2, 3, 3), np.uint8), [0, 2], ["a", "b"])
+
+
+def test_file_set_decodes_on_access(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (3, 2), "red").save(tmp_path / "a/1.png")
+    files = FileSet(tmp_path, ["a/1.png", str(tmp_path / "a/2.png")], [0, 1], ["x", "y"])
+    assert files.image(0).tolist() == [[[255, 0, 0]] * 3] * 2
+    assert (files.name(0), files.size, files.channels) == ("a/1.png", None, 3)
+    with pytest.raises(UserError, match=r"a/2\.png"):
+        files.image(1)
+    gray = FileSet(tmp_path, ["a/1.png"], [0], ["x"], channels=1).subset([0])
+    assert gray.image(0).shape == (2, 3, 1)

@@ -1,0 +1,127 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import functional as tv
+from torchvision.transforms.v2 import InterpolationMode
+
+from mlp_mixer import config
+from mlp_mixer.errors import UserError
+from mlp_mixer.images.decode import decode_image
+from mlp_mixer.images.preprocess import Preprocess
+
+
+def random_image(height: int, width: int, channels: int = 3) -> np.ndarray:
+    return np.random.default_rng(height * width).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(31, 47), (47, 31), (33, 33), (100, 17), (9, 8), (1, 1), (1, 40), (37, 36)])
+@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 0.95, 1.0])
+@pytest.mark.parametrize("size", [16, 21])
+def test_resmall_equals_torchvision(shape, crop_pct, size):
+    from PIL import Image
+
+    image = random_image(*shape)
+    resized = tv.resize(Image.fromarray(image), [int(size / crop_pct)], InterpolationMode.BICUBIC)
+    expected = np.asarray(tv.center_crop(resized, [size, size]))
+    actual = Preprocess((size, size), crop_pct=crop_pct).fit(image)
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "area"])
+@pytest.mark.parametrize("resize", ["resmall", "resize"])
+@pytest.mark.parametrize("shape", [(5, 50), (50, 5), (24, 48), (13, 27), (300, 200)])
+def test_rectangles_are_covered(shape, resize, interpolation):
+    white = np.full((*shape, 3), 255, dtype=np.uint8)
+    fitted = Preprocess((24, 40), resize=resize, interpolation=interpolation, crop_pct=0.9).fit(white)
+    assert fitted.shape == (24, 40, 3)
+    assert (fitted == 255).all()
+
+
+def test_resmall_keeps_the_shape_of_things_and_resize_squashes():
+    image = np.zeros((20, 40, 3), dtype=np.uint8)
+    image[:, :10] = 255  # the left quarter
+    assert (Preprocess((20, 20), crop_pct=1).fit(image) == 0).all()
+    squashed = Preprocess((20, 20), resize="resize", interpolation="area", crop_pct=1).fit(image)
+    assert (squashed[:, :5] == 255).all()
+    assert (squashed[:, 5:] == 0).all()
+
+
+@pytest.mark.parametrize("resize", ["resmall", "resize", "none"])
+def test_the_right_size_is_not_touched(resize):
+    image = random_image(12, 20)
+    np.testing.assert_array_equal(Preprocess((12, 20), resize=resize, crop_pct=1.0).fit(image), image)
+
+
+def test_none_refuses_another_size():
+    with pytest.raises(UserError, match=r"13 x 20 .* must be 12 x 20"):
+        Preprocess((12, 20), resize="none").fit(random_image(13, 20))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_any_number_of_channels_is_scaled_like_rgb(channels):
+    image = random_image(30, 41, 3)
+    many = image[..., np.arange(channels) % 3]
+    expected = Preprocess((16, 16)).fit(image)[..., np.arange(channels) % 3]
+    np.testing.assert_array_equal(Preprocess((16, 16), channels=channels).fit(many), expected)
+
+
+def test_normalize_in_numbers():
+    preprocess = Preprocess((1, 1), mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 1.0))
+    x = preprocess.normalize(torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1))
+    assert x.dtype == torch.float32
+    torch.testing.assert_close(x.flatten(), torch.tensor([-1.0, 1.5, 0.2]))
+
+
+def test_normalize_equals_torchvision_and_leaves_its_input():
+    preprocess = Preprocess((8, 8), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    x_BCHW = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    before = x_BCHW.clone()
+    expected = tv.normalize(x_BCHW.float() / 255, preprocess.mean, preprocess.std)
+    torch.testing.assert_close(preprocess.normalize(x_BCHW), expected, rtol=0, atol=0)
+    assert torch.equal(x_BCHW, before)
+
+
+def test_call_is_fit_and_normalize():
+    preprocess = Preprocess((16, 12))
+    image = decode_image(random_image(40, 30))
+    x_CHW = preprocess(image)
+    assert x_CHW.shape == (3, 16, 12)
+    assert x_CHW.is_contiguous()
+    assert torch.equal(x_CHW, preprocess.normalize(torch.from_numpy(preprocess.fit(image).copy()).permute(2, 0, 1)))
+
+
+def test_record_survives_json_and_one_number_stands_for_all():
+    preprocess = Preprocess((32, 24), channels=4, mean=(0.3,), std=(0.2,))
+    assert preprocess.mean == (0.3,) * 4
+    assert Preprocess((8, 8)) == Preprocess((8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    assert config.from_dict(Preprocess, config.to_dict(preprocess)) == preprocess
+    assert Preprocess([8, 8]).image_size == (8, 8)  # a list, as JSON has it
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("image_size", (0, 4), "image_size"),
+        ("image_size", (4,), "image_size"),
+        ("channels", 0, "channels is 0"),
+        ("crop_pct", 0.0, "crop_pct is 0"),
+        ("crop_pct", 1.1, "crop_pct is 1.1"),
+        ("crop_pct", float("nan"), "crop_pct is nan"),
+        ("resize", "resmal", "did you mean 'resmall'"),
+        ("interpolation", "lanczos", "unknown interpolation"),
+        ("mean", (0.1, 0.2), "mean is .* one finite number, or 3"),
+        ("mean", (float("inf"),), "finite"),
+        ("std", (0.5, 0.0, 0.5), "above 0"),
+    ],
+)
+def test_senseless_fields_are_refused(field, value, message):
+    with pytest.raises(UserError, match=message):
+        dataclasses.replace(Preprocess((8, 8)), **{field: value})
+
+
+@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4, 3))])
+def test_other_arrays_cannot_be_fitted(image):
+    with pytest.raises(UserError, match=r"expected uint8 \(H, W, 3\)"):
+        Preprocess((4, 4)).fit(image)
