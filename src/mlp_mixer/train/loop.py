@@ -29,7 +29,7 @@ from .journal import Journal, Row, environment
 from .optim import Ema, build_optimizer, set_lr
 from .prepare import Run, prepare
 from .schedule import lr_factor
-from .state import RunState, newest_state, restore, save_state
+from .state import RunState, forget_states, newest_state, restore, save_state
 from .stop import Interrupted, StopRequest
 
 Report = Callable[[Row], None]
@@ -54,6 +54,8 @@ def train(
     run = prepare(config)
     make_folder(out)
     state = _find_state(out, config, report) if resume else None
+    if state is None:
+        forget_states(out)
     write_json(out / "config.json", {"config": to_dict(config), "environment": environment(run.device)})
     report(_start_row(run, state.step if state else 0))
     with StopRequest() as stop, torch.random.fork_rng(devices=[]):
@@ -82,15 +84,15 @@ class _Loop:
         for batch in stream(self.run.batches(), range(self.step, self.run.total_steps), workers=self.run.workers):
             meter.add(self.update(batch), len(batch.labels))
             self.step += 1
-            stopping = stop.signal_number is not None
-            if self.log_due() or stopping:
+            asked_to_stop = stop.signal_number  # read once: a signal that comes later waits for the next step
+            if self.log_due() or asked_to_stop:
                 self.log(meter.read())
             if self.evaluation_due():
                 self.evaluate()
-            if self.save_due() or stopping:
+            if self.save_due() or asked_to_stop:
                 self.save_state()
-            if stop.signal_number is not None and self.step < self.run.total_steps:
-                raise Interrupted(self.step, stop.signal_number)
+            if asked_to_stop and self.step < self.run.total_steps:
+                raise Interrupted(self.step, asked_to_stop)
             meter.start_clock_if_empty()
         assert self.best is not None
         return self.best
@@ -207,8 +209,10 @@ class _Meter:
 
 def _find_state(out: Path, config: TrainConfig, report: Report) -> RunState | None:
     state, complaints = newest_state(out)
+    if state is None and complaints:
+        raise UserError(f"no saved state can be read: {'; '.join(complaints)}; use --overwrite to start anew")
     for complaint in complaints:
-        report({"kind": "note", "text": f"{complaint}; using the state before it"})
+        report({"kind": "note", "text": f"{complaint}: using the state before it"})
     if state is None:
         report({"kind": "note", "text": f"no saved state in {str(out)!r}: starting anew"})
         return None

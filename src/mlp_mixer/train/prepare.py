@@ -27,6 +27,7 @@ class Run:
 
     config: TrainConfig
     source: Source
+    fingerprint: str
     train: ImageSet
     val: ImageSet | None
     model: MlpMixer
@@ -55,7 +56,7 @@ class Run:
             "model": self.config.model.name,
             "data": {
                 "source": self.source.spec,
-                "fingerprint": self.source.fingerprint(),
+                "fingerprint": self.fingerprint,
                 "n_train": len(self.train),
                 "split_seed": data.split_seed,
                 "test_fraction": data.test_fraction if self.source.held_out else None,
@@ -81,6 +82,7 @@ def prepare(config: TrainConfig) -> Run:
     return Run(
         config=config,
         source=source,
+        fingerprint=source.fingerprint(),
         train=train,
         val=val,
         model=model.to(device),

@@ -85,6 +85,12 @@ def restore(state: RunState, modules: Mapping[str, nn.Module], optimizer: Optimi
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
+def forget_states(out: Path) -> None:
+    """Remove all states, before a run starts anew in a folder that held another."""
+    for path in _paths(out):
+        path.unlink()
+
+
 def _paths(out: Path) -> list[Path]:
     """State files, newest first."""
     return sorted((out / "state").glob("step-*.safetensors"), reverse=True)

@@ -1,0 +1,175 @@
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlp_mixer import files
+from mlp_mixer.errors import UserError
+
+posix = pytest.mark.skipif(os.name != "posix", reason="umask and resource limits are POSIX")
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def disk_error(number: int):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_write_and_overwrite_in_a_new_folder(tmp_path):
+    target = tmp_path / "a" / "b" / "file"
+    files.write_bytes(target, b"\x00old")
+    files.write_bytes(str(target), b"\x00new\r\n")
+    assert target.read_bytes() == b"\x00new\r\n"
+    assert names(target.parent) == ["file"]
+
+
+def test_text_and_json_are_utf8(tmp_path):
+    files.write_text(tmp_path / "text", "größer\n")
+    assert (tmp_path / "text").read_bytes() == "größer\n".encode()
+    files.write_json(tmp_path / "json", {"größe": [1, None]})
+    assert (tmp_path / "json").read_bytes() == '{\n  "größe": [\n    1,\n    null\n  ]\n}\n'.encode()
+    assert json.loads((tmp_path / "json").read_text("utf-8")) == {"größe": [1, None]}
+
+
+@posix
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_mode_follows_the_umask(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        files.write_bytes(tmp_path / "file", b"")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+
+
+def test_nobody_sees_half_a_file(tmp_path):
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with files.atomic_file(target) as file:
+        file.write(b"ne")
+        file.flush()
+        assert target.read_bytes() == b"old"
+        file.write(b"w")
+    assert target.read_bytes() == b"new"
+
+
+def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_we_return(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
+    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("replace"), replace(a, b))[1])
+    files.write_bytes(tmp_path / "file", b"new")
+    assert Path(events[0]).parent == tmp_path
+    assert Path(events[0]).name != "file"
+    assert events[1:] == ["replace", str(tmp_path)]
+
+
+@pytest.mark.parametrize("interruption", [ZeroDivisionError, KeyboardInterrupt, UserError])
+def test_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, interruption):
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(interruption), files.atomic_file(tmp_path / "file") as file:
+        file.write(b"new")
+        raise interruption
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "No space left on device; free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EACCES, "Permission denied; choose another place"),
+        (errno.EROFS, "choose another place"),
+    ],
+)
+def test_refusing_disk_leaves_the_old_file_and_says_what_to_do(tmp_path, monkeypatch, call, number, advice):
+    target = tmp_path / "file"
+    target.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, disk_error(number))
+        with pytest.raises(UserError, match=advice) as raised:
+            files.write_bytes(target, b"new")
+    assert f"cannot write {str(target)!r}" in str(raised.value)
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+@posix
+def test_full_disk_for_real(tmp_path):
+    """A limit on the size of files fails in the middle of the data, as a full disk does."""
+    (tmp_path / "file").write_bytes(b"old")
+    program = (
+        "import resource, sys; from mlp_mixer import files, errors\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: files.write_bytes(sys.argv[1], bytes(100_000))\n"
+        "except errors.UserError as error: print(error)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "file")]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "File too large; free some space and try again" in answer.stdout
+    assert answer.stderr == ""
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+def test_file_in_the_place_of_a_folder(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(UserError, match=r"cannot create the folder '.*/file': .* choose another place"):
+        files.make_folder(tmp_path / "file")
+    for target in (tmp_path / "file" / "new", tmp_path / "file" / "deeper" / "new"):
+        with pytest.raises(UserError, match="cannot create the folder"):
+            files.write_bytes(target, b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+
+
+def test_folder_in_the_place_of_a_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"cannot write '.*/folder': Is a directory"):
+        files.write_bytes(tmp_path / "folder", b"new")
+    assert names(tmp_path) == ["folder"]
+
+
+def test_folder_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    with pytest.raises(UserError, match=r"cannot write into '.*': permission denied; choose another place"):
+        files.write_bytes(tmp_path / "file", b"new")
+    assert names(tmp_path) == []
+
+
+def test_make_folder_returns_what_it_made(tmp_path):
+    assert files.make_folder(str(tmp_path / "a" / "b")) == tmp_path / "a" / "b"
+    assert files.make_folder(tmp_path / "a" / "b").is_dir()  # a second time is no error
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_000_003])
+def test_sha256(tmp_path, size):
+    (tmp_path / "file").write_bytes(b"m" * size)
+    assert files.sha256(tmp_path / "file") == hashlib.sha256(b"m" * size).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"MLP_MIXER_CACHE": "/own", "XDG_CACHE_HOME": "/xdg", "HOME": "/home"}, "/own/a/b"),
+        ({"MLP_MIXER_CACHE": "", "XDG_CACHE_HOME": "/xdg", "HOME": "/home"}, "/xdg/mlp_mixer/a/b"),
+        ({"XDG_CACHE_HOME": "", "HOME": "/home"}, "/home/.cache/mlp_mixer/a/b"),
+    ],
+)
+def test_cache_folder(monkeypatch, environment, expected):
+    for name in ("MLP_MIXER_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert files.cache_folder("a", "b") == Path(expected)
