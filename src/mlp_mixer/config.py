@@ -71,7 +71,7 @@ def _assign(config: Any, keys: list[str], text: str, path: str) -> Any:
         return dataclasses.replace(config, **{key: _assign(current, rest, text, path)})
     if rest:
         raise UserError(f"{path!r} does not exist: {path[: -len('.'.join(rest)) - 1]!r} is a single value")
-    return dataclasses.replace(config, **{key: _convert(_parse(text), hints[key], path)})
+    return dataclasses.replace(config, **{key: _convert(_parse(text, hints[key]), hints[key], path)})
 
 
 def _leaves(config: Any) -> list[str]:
@@ -88,8 +88,10 @@ def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
-def _parse(text: str) -> Any:
-    """JSON where it is JSON, `none` and `a,b` for people, else the bare string."""
+def _parse(text: str, hint: Any = None) -> Any:
+    """JSON where it is JSON, `none` and `a,b` for people, else the bare string; a word that the hint knows is itself."""
+    if get_origin(hint) is Literal and text in get_args(hint):
+        return text
     if text.lower() in ("none", "null"):
         return None
     if text.lower() in ("true", "false"):
