@@ -1,6 +1,7 @@
 """Frozen dataclass <-> dict <-> `a.b=c`, strictly typed: an unknown key is an error that names the near misses.
 
-Understood annotations: bool, int, float, str, Literal, `X | None`, tuple, and nested dataclasses. No I/O.
+Understood annotations: bool, int, float, str, Literal, `X | None`, tuple, and dict (passed
+through) and nested dataclasses. No I/O.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], *, where: str = "")
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UserError(f"{where or kind.__name__} lacks the fields {', '.join(missing)}")
+        raise UserError(f"{where or kind.__name__.lstrip('_')} lacks the fields {', '.join(missing)}")
     return kind(**arguments)
 
 
@@ -124,6 +125,8 @@ def _matching(value: Any, hint: Any, where: str) -> Any:
         return value if value in arguments else _NO_MATCH
     if origin is tuple:
         return _matching_tuple(value, arguments, where)
+    if origin is dict:
+        return dict(value) if isinstance(value, Mapping) else _NO_MATCH
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where=where) if isinstance(value, Mapping) else _NO_MATCH  # type: ignore[arg-type]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

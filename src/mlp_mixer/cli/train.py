@@ -61,7 +61,6 @@ def _read_config(path: Path) -> TrainConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"cannot read a run's configuration from {str(path)!r} ({error}); give its config.json"
-        ) from error
+        reason = "no such file" if isinstance(error, FileNotFoundError) else f"{error}"
+        raise UserError(f"cannot read the configuration {str(path)!r}: {reason}; give a run's config.json") from error
     return from_dict(TrainConfig, values)

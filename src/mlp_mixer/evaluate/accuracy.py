@@ -59,6 +59,10 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
+def _channels(count: int) -> str:
+    return f"{count} channel" + ("s" if count > 1 else "")
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
@@ -73,8 +77,13 @@ def evaluate(
     """Run the model over all images, each exactly once, in fp32 and evaluation mode (the mode is restored).
 
     labels: (n,) true classes in the model's numbering, if that differs from the image set's.
-    Raises `UserError` for an unreadable image.
+    Raises `UserError` for an unreadable image, or for images with other channels than the model takes.
     """
+    if images.channels != preprocess.channels:
+        raise UserError(
+            f"the images have {_channels(images.channels)}, the model takes {_channels(preprocess.channels)}; "
+            "evaluate it on images of the kind it was trained on"
+        )
     device = device or next(model.parameters()).device
     batches = EvalBatches(images, preprocess, batch_size)
     workers = auto_workers(images) if workers is None else workers

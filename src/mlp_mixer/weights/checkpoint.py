@@ -42,6 +42,21 @@ class Checkpoint:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What the metadata of version 1 holds."""
+
+    config: MixerConfig
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None
+    provenance: dict[str, Any]
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and len(self.labels) != self.config.num_classes:
+            raise UserError(f"{len(self.labels)} labels for {self.config.num_classes} classes: expected one each")
+
+
 def save(
     path: PathLike,
     model: MlpMixer,
@@ -57,18 +72,15 @@ def save(
     Raises `UserError` if the labels do not fit the model or the file cannot be written.
     """
     config = model.config
-    if labels is not None and len(labels) != config.num_classes:
-        raise UserError(f"expected {config.num_classes} labels for {config.num_classes} classes, got {len(labels)}")
-    header = {
-        "format_version": FORMAT_VERSION,
-        "config": to_dict(config),
-        "preprocess": to_dict(preprocess or default_preprocess(config)),
-        "labels": list(labels) if labels is not None else None,
-        "provenance": dict(provenance or {}),
-    }
+    header = _Header(
+        config,
+        preprocess or default_preprocess(config),
+        tuple(labels) if labels is not None else None,
+        dict(provenance or {}),
+    )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     target = Path(path)
-    write_bytes(target, safetensors.torch.save(tensors, {_KEY: json.dumps(header, ensure_ascii=False)}))
+    write_bytes(target, safetensors.torch.save(tensors, {_KEY: json.dumps(to_dict(header), ensure_ascii=False)}))
     return target
 
 
@@ -96,13 +108,11 @@ def load(path: PathLike) -> Checkpoint:
             f"{str(file)!r} has checkpoint format {version!r}, this version of mlp-mixer reads up to {FORMAT_VERSION}; "
             "install a newer mlp-mixer"
         )
-    config = from_dict(MixerConfig, header["config"], where="config")
-    return Checkpoint(
-        model=_strict_load(config, tensors, str(file)),
-        preprocess=from_dict(Preprocess, header["preprocess"], where="preprocess"),
-        labels=tuple(header["labels"]) if header.get("labels") is not None else None,
-        provenance=dict(header.get("provenance") or {}),
-    )
+    try:
+        read = from_dict(_Header, header)
+    except UserError as error:
+        raise UserError(f"{str(file)!r} has a broken description: {error}") from error
+    return Checkpoint(_strict_load(read.config, tensors, str(file)), read.preprocess, read.labels, read.provenance)
 
 
 def default_preprocess(config: MixerConfig) -> Preprocess:

@@ -27,11 +27,11 @@ PARAMETERS = {
     "mixer_l32": 206_939_264,
     "mixer_l16": 208_196_168,
     "mixer_h14": 432_350_952,
-    "mixer_pico1": 0,
-    "mixer_nano4": 0,
-    "mixer_nano2": 0,
-    "mixer_tiny4": 0,
-    "mixer_tiny2": 0,
+    "mixer_pico1": 215_528,
+    "mixer_nano4": 1_259_880,
+    "mixer_nano2": 1_453_416,
+    "mixer_tiny4": 4_615_400,
+    "mixer_tiny2": 5_000_936,
 }
 
 
@@ -44,9 +44,10 @@ def small(**fields) -> MlpMixer:
 
 def randomised(model: MlpMixer) -> MlpMixer:
     """Every parameter random, so that each of them matters; in evaluation mode."""
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.normal_(std=0.5, generator=torch.Generator().manual_seed(parameter.numel()))
+            parameter.normal_(std=0.5, generator=generator)
     return model.eval()
 
 
@@ -338,6 +339,11 @@ def test_other_images_are_refused(shape, method):
         ({"image_size": (8, 0)}, "image size 8x0 is not divisible .*; the nearest legal size is 8x4"),
         ({"image_size": (31, 34)}, "image size 31x34 is not divisible by the patch size 4; .* size is 32x32"),
         ({"image_size": (1, 30)}, "the nearest legal size is 4x32"),
+        pytest.param(
+            {"norm_eps": -1e-6},
+            "norm_eps must",
+            marks=pytest.mark.xfail(strict=True, reason="norm_eps is not checked: the logits become NaN"),
+        ),
     ],
 )
 def test_illegal_configurations(fields, message):

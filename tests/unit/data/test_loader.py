@@ -1,0 +1,254 @@
+import multiprocessing
+import os
+import pickle
+import random
+import signal
+from collections.abc import Iterator
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from mlp_mixer.data import ArraySet, FileSet
+from mlp_mixer.data.image_set import ImageSet
+from mlp_mixer.data.loader import Batch, EvalBatches, TrainBatches, auto_workers, stream
+from mlp_mixer.data.sampling import batch_positions, uniforms
+from mlp_mixer.errors import UserError
+from mlp_mixer.images.augment import DRAWS, Augment, augment_batch, inception_crop
+from mlp_mixer.images.preprocess import Preprocess
+
+EVERYTHING = Augment(crop="pad", pad=2, shift=0.1, rotate=10, scale=0.1, flip=True)
+INCEPTION = replace(EVERYTHING, crop="inception")
+PREPROCESS = Preprocess((8, 6), crop_pct=1.0)
+
+
+class OneByOne(ImageSet):
+    """The images of another set, without its arrays: nothing can take a short cut."""
+
+    def __init__(self, images: ArraySet) -> None:
+        super().__init__(images.labels, images.classes, images.channels, None)
+        self.source = images
+
+    def image(self, index):
+        return self.source.image(index)
+
+    def name(self, index):
+        return self.source.name(index)
+
+    def subset(self, indices):
+        return OneByOne(self.source.subset(indices))
+
+
+def random_images(count: int = 11, size: tuple[int, int] = (8, 6), channels: int = 3) -> ArraySet:
+    """Images that carry their number in their first value, and their number modulo 4 as label."""
+    pixels = np.random.default_rng(0).integers(0, 256, (count, *size, channels), dtype=np.uint8)
+    pixels[:, 0, 0, 0] = np.arange(count)
+    return ArraySet(pixels, np.arange(count) % 4)
+
+
+@pytest.fixture
+def file_set(tmp_path) -> FileSet:
+    """Eleven files of different sizes."""
+    names = [f"{number}.png" for number in range(11)]
+    rng = np.random.default_rng(1)
+    for number, name in enumerate(names):
+        Image.fromarray(rng.integers(0, 256, (9 + number, 20 - number, 3), dtype=np.uint8)).save(tmp_path / name)
+    return FileSet(tmp_path, names, np.arange(11) % 4, list("abcd"))
+
+
+def same(first: Batch, second: Batch) -> bool:
+    return all(torch.equal(getattr(first, field.name), getattr(second, field.name)) for field in fields(Batch))
+
+
+def train_batches(images: ImageSet, augment: Augment = EVERYTHING, **others) -> TrainBatches:
+    return TrainBatches(images, PREPROCESS, augment, **({"batch_size": 4, "seed": 5} | others))
+
+
+# Training batches
+
+
+@pytest.mark.parametrize("augment", [Augment(), EVERYTHING, INCEPTION])
+def test_a_training_batch_is_a_function_of_its_step(augment):
+    images = random_images(size=(13, 17) if augment.crop == "inception" else (8, 6))
+    batch = train_batches(images, augment)[5]
+    epochs, indices = batch_positions(5, 4, 11, seed=5)
+    assert set(epochs) == {1, 2}  # the batch spans two epochs
+    draws = uniforms(5, epochs, indices, DRAWS)
+    if augment.crop == "inception":
+        parts = [inception_crop(images.image(i), own, (8, 6), augment) for i, own in zip(indices, draws, strict=True)]
+    else:
+        parts = [images.image(i) for i in indices]
+    pixels = torch.from_numpy(np.stack(parts)).permute(0, 3, 1, 2)
+    expected = augment_batch(pixels, torch.from_numpy(draws), augment)
+    assert same(batch, Batch(expected, torch.from_numpy(indices % 4), torch.from_numpy(indices)))
+    assert (batch.images.dtype, batch.labels.dtype, batch.images.shape) == (torch.uint8, torch.int64, (4, 3, 8, 6))
+    assert batch.images.is_contiguous()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 25])
+def test_images_keep_their_labels_and_come_once_in_each_epoch(batch_size):
+    batches = train_batches(random_images(), Augment(), batch_size=batch_size)
+    seen = [batches[step] for step in range(-(-33 // batch_size))]
+    for batch in seen:
+        assert torch.equal(batch.images[:, 0, 0, 0].long(), batch.indices)
+        assert torch.equal(batch.labels, batch.indices % 4)
+    indices = torch.cat([batch.indices for batch in seen])[:33].view(3, 11)
+    assert torch.equal(indices.sort(dim=1).values, torch.arange(11).expand(3, -1))
+
+
+def test_an_image_looks_different_in_each_epoch_and_seed():
+    first, second = (train_batches(random_images(1), seed=seed, batch_size=8)[0].images for seed in (0, 1))
+    assert len(first.unique(dim=0)) == 8
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize("augment", [EVERYTHING, INCEPTION])
+def test_ranks_together_make_the_global_batch(world_size, augment):
+    whole = train_batches(random_images(), augment, batch_size=8)
+    ranks = [replace(whole, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for step in (0, 1, 7):
+        shares = [rank[step] for rank in ranks]
+        assert {len(share.images) for share in shares} == {8 // world_size}
+        assert same(Batch(*(torch.cat([getattr(s, f.name) for s in shares]) for f in fields(Batch))), whole[step])
+
+
+@pytest.mark.parametrize(("batch_size", "world_size"), [(0, 1), (-4, 2), (6, 4)])
+def test_batch_size_that_does_not_divide(batch_size, world_size):
+    message = f"train.batch_size {batch_size} must be a positive multiple of the {world_size} processes"
+    with pytest.raises(UserError, match=message):
+        train_batches(random_images(), batch_size=batch_size, world_size=world_size)
+
+
+def test_batch_moves_to_a_device():
+    batch = train_batches(random_images())[0].to(torch.device("meta"))
+    assert {getattr(batch, field.name).device.type for field in fields(Batch)} == {"meta"}
+
+
+# Short cut for arrays
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("size", [(8, 6), (6, 8), (11, 9)])
+@pytest.mark.parametrize("how", [{"crop_pct": 1.0}, {"crop_pct": 0.5}, {"crop_pct": 1.0, "resize": "resize"}])
+def test_arrays_in_memory_go_the_same_way_as_single_images(channels, size, how):
+    images = random_images(size=size, channels=channels)
+    preprocess = Preprocess((8, 6), channels=channels, **how)
+    fast, slow = (EvalBatches(kind, preprocess, 11)[0] for kind in (images, OneByOne(images)))
+    assert same(fast, slow)
+    assert fast.images.is_contiguous()
+
+
+@pytest.mark.xfail(strict=True, reason="the short cut does not look at the channels")
+def test_arrays_of_other_channels_are_refused_like_single_images():
+    images = random_images(channels=1)
+    for kind in (OneByOne(images), images):
+        with pytest.raises(UserError, match=r"expected uint8 \(H, W, 3\)"):
+            EvalBatches(kind, PREPROCESS, 4)[0]
+
+
+# Evaluation batches
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 25])
+def test_evaluation_covers_each_image_once_in_order(file_set, batch_size):
+    batches = EvalBatches(file_set, PREPROCESS, batch_size)
+    seen = list(stream(batches, range(len(batches)), workers=0))
+    assert torch.cat([batch.indices for batch in seen]).tolist() == list(range(11))
+    assert torch.cat([batch.labels for batch in seen]).tolist() == file_set.labels.tolist()
+    fitted = np.stack([PREPROCESS.fit(file_set.image(index)) for index in range(11)])
+    assert torch.equal(torch.cat([batch.images for batch in seen]), torch.from_numpy(fitted).permute(0, 3, 1, 2))
+
+
+@pytest.mark.xfail(strict=True, reason="a batch beyond the last is empty, so that a for loop over the batches never ends")
+def test_evaluation_ends():
+    batches = EvalBatches(random_images(), PREPROCESS, 4)
+    with pytest.raises(IndexError):
+        batches[len(batches)]
+
+
+# Streams and workers
+
+
+@pytest.fixture
+def start_method(request) -> Iterator[str]:
+    """Another way to start worker processes, as the default of the whole process."""
+    if request.param not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {request.param} on this system")
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield request.param
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_workers_change_nothing(file_set, workers):
+    batches = train_batches(file_set, INCEPTION)
+    steps = [7, 2, 3, 4]
+    streamed = list(stream(batches, steps, workers=workers))
+    assert len(streamed) == 4
+    assert all(same(batch, batches[step]) for batch, step in zip(streamed, steps, strict=True))
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"], indirect=True)
+def test_start_method_changes_nothing(file_set, start_method):
+    batches = train_batches(file_set, INCEPTION)
+    streamed = list(stream(batches, range(3), workers=1))
+    assert all(same(batch, batches[step]) for step, batch in enumerate(streamed))
+
+
+def test_batches_travel_between_processes(file_set):
+    for batches in (train_batches(file_set), EvalBatches(file_set, PREPROCESS, 4)):
+        assert same(pickle.loads(pickle.dumps(batches))[1], batches[1])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_broken_image_is_one_sentence_wherever_it_is_met(file_set, workers):
+    file_set.path(6).write_bytes(b"no image")
+    batches = EvalBatches(file_set, PREPROCESS, 4)
+    received = []
+    with pytest.raises(UserError) as raised:
+        received.extend(stream(batches, range(3), workers=workers))
+    assert type(raised.value) is UserError
+    assert "6.png" in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_streaming_leaves_the_global_generators_alone(workers):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    list(stream(train_batches(random_images()), range(3), workers=workers))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+    assert random.getstate() == before[2]
+
+
+class Interruptible(Dataset):
+    """Whether the process that computes an item would die of Ctrl-C, and which process it is."""
+
+    def __getitem__(self, number):
+        return signal.getsignal(signal.SIGINT) is not signal.SIG_IGN, os.getpid()
+
+
+def test_workers_ignore_ctrl_c_and_one_batch_needs_none():
+    ((mine, here),) = stream(Interruptible(), [0], workers=2)
+    assert mine
+    assert here == os.getpid()
+    answers = list(stream(Interruptible(), [0, 1], workers=1))
+    assert {interruptible for interruptible, _ in answers} == {False}
+    assert here not in {process for _, process in answers}
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (3, 3), (64, 8)])
+def test_auto_workers(file_set, monkeypatch, cores, workers):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    assert auto_workers(file_set) == workers
+    assert auto_workers(random_images()) == 0
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    assert auto_workers(file_set) == workers
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert auto_workers(file_set) == 1

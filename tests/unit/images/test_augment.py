@@ -1,0 +1,246 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from mlp_mixer.errors import UserError
+from mlp_mixer.images.augment import DRAWS, Augment, _crop_box, augment_batch, inception_crop
+
+# Which of a sample's numbers does what.
+POSITION, PAD, ROTATE, SCALE, SHIFT_X, SHIFT_Y, FLIP = slice(20, 22), slice(24, 26), 26, 27, 28, 29, 30
+
+EVERYTHING = Augment(crop="pad", pad=2, shift=0.1, rotate=20, scale=0.2, flip=True)
+
+
+def random_images(batch: int = 5, channels: int = 3, height: int = 9, width: int = 7) -> Tensor:
+    generator = torch.Generator().manual_seed(batch * channels * height * width)
+    return torch.randint(0, 256, (batch, channels, height, width), dtype=torch.uint8, generator=generator)
+
+
+def random_draws(batch: int = 5, seed: int = 0) -> Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).random((batch, DRAWS)))
+
+
+def middle(batch: int = 5) -> Tensor:
+    """Draws that leave an image where it is: no rotation, scale or shift, and no flip."""
+    return torch.full((batch, DRAWS), 0.5, dtype=torch.float64)
+
+
+# Everything at once
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("augment", [Augment(), Augment(crop="pad", pad=0), EVERYTHING])
+def test_nothing_to_do_is_bit_identical(channels, augment):
+    images = random_images(channels=channels)
+    assert torch.equal(augment_batch(images, middle(), augment), images)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_same_draws_same_bytes_whatever_the_company(channels):
+    images, draws = random_images(channels=channels), random_draws()
+    before = images.clone(), draws.clone()
+    whole = augment_batch(images, draws, EVERYTHING)
+    assert (whole.dtype, whole.shape) == (torch.uint8, images.shape)
+    assert torch.equal(whole, augment_batch(images, draws, EVERYTHING))
+    alone = [augment_batch(images[i : i + 1], draws[i : i + 1], EVERYTHING) for i in range(5)]
+    assert torch.equal(whole, torch.cat(alone))
+    assert not torch.equal(whole, augment_batch(images, random_draws(seed=1), EVERYTHING))
+    assert torch.equal(images, before[0])
+    assert torch.equal(draws, before[1])
+
+
+def test_order_is_crop_then_affine_then_flip():
+    images, draws = random_images(), random_draws()
+    expected = images
+    for step in (Augment(crop="pad", pad=2), dataclasses.replace(EVERYTHING, crop="none", flip=False)):
+        expected = augment_batch(expected, draws, step)
+    expected = augment_batch(expected, draws, Augment(flip=True))
+    assert torch.equal(augment_batch(images, draws, EVERYTHING), expected)
+
+
+# Flip and padded crop
+
+
+def test_flip_exactly_those_below_one_half():
+    images, draws = random_images(), middle()
+    draws[:, FLIP] = torch.tensor([0.0, 0.25, 0.5 - 2**-53, 0.5, 1 - 2**-53], dtype=torch.float64)
+    flipped = augment_batch(images, draws, Augment(flip=True))
+    assert torch.equal(flipped[:3], torch.flip(images[:3], (3,)))
+    assert torch.equal(flipped[3:], images[3:])
+
+
+@pytest.mark.parametrize("pad", [1, 4, 20])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pad_crop_equals_a_loop(pad, channels):
+    images, draws = random_images(40, channels), random_draws(40)
+    draws[0, PAD], draws[1, PAD] = 0.0, 1 - 2**-53  # the extreme corners
+    expected = torch.zeros_like(images)
+    offsets = (draws[:, PAD] * (2 * pad + 1)).long().tolist()
+    for number, (down, right) in enumerate(offsets):
+        for row in range(9):
+            for column in range(7):
+                source_row, source_column = row + down - pad, column + right - pad
+                if 0 <= source_row < 9 and 0 <= source_column < 7:
+                    expected[number, :, row, column] = images[number, :, source_row, source_column]
+    assert torch.equal(augment_batch(images, draws, Augment(crop="pad", pad=pad)), expected)
+    assert offsets[0] == [0, 0]
+    assert offsets[1] == [2 * pad, 2 * pad]
+
+
+# Affine map
+
+
+@pytest.mark.parametrize(
+    ("column", "draw", "rows", "columns"),
+    [
+        (SHIFT_X, 1.0, 0, 2),
+        (SHIFT_X, 0.0, 0, -2),
+        (SHIFT_X, 0.75, 0, 1),
+        (SHIFT_Y, 1.0, 3, 0),
+        (SHIFT_Y, 0.0, -3, 0),
+    ],
+)
+def test_shift_by_whole_pixels_is_exact(column, draw, rows, columns):
+    """A share of 1/4 of 12 rows and 8 columns: at most 3 pixels down or up, 2 left or right; black moves in."""
+    images, draws = random_images(height=12, width=8), middle()
+    draws[:, column] = draw
+    moved = augment_batch(images, draws, Augment(shift=0.25))
+    padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
+    assert torch.equal(moved, padded[:, :, 4 + rows : 16 + rows, 4 + columns : 12 + columns])
+
+
+@pytest.mark.parametrize(("draw", "turns"), [(1.0, 1), (0.0, -1)])
+def test_quarter_turn_of_a_square_is_exact(draw, turns):
+    images, draws = random_images(height=8, width=8), middle()
+    draws[:, ROTATE] = draw
+    assert torch.equal(augment_batch(images, draws, Augment(rotate=90)), torch.rot90(images, turns, (2, 3)))
+    assert torch.equal(augment_batch(images, draws, Augment(rotate=180)), torch.rot90(images, 2, (2, 3)))
+
+
+def test_rectangles_turn_without_being_sheared():
+    """A quarter turn of 4 x 8 pixels: the central square turns, and what came from above and below is black."""
+    images, draws = random_images(height=4, width=8), middle()
+    draws[:, ROTATE] = 1.0
+    turned = augment_batch(images, draws, Augment(rotate=90))
+    assert torch.equal(turned[..., 2:6], torch.rot90(images[..., 2:6], 1, (2, 3)))
+    assert not turned[..., :2].any()
+    assert not turned[..., 6:].any()
+
+
+@pytest.mark.parametrize(("draw", "side"), [(1.0, 12), (0.5, 8), (0.0, 4)])
+def test_scale_is_the_relative_size_of_things(draw, side):
+    images, draws = torch.zeros(1, 1, 32, 32, dtype=torch.uint8), middle(1)
+    images[..., 12:20, 12:20] = 255
+    draws[:, SCALE] = draw
+    scaled = augment_batch(images, draws, Augment(scale=0.5))
+    assert (scaled >= 128).sum().item() == side**2
+    assert (scaled[..., 16 - side // 2 : 16 + side // 2, 16 - side // 2 : 16 + side // 2] >= 128).all()
+
+
+# Inception crop
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("shape", [(40, 61), (17, 9), (100, 100)])
+def test_inception_crop_equals_torchvision_on_the_same_box(interpolation, channels, shape):
+    image = random_images(1, channels, *shape)[0]
+    augment = Augment(crop="inception", interpolation=interpolation)
+    for draws in random_draws(5).numpy():
+        box = _crop_box(*shape, draws, augment)
+        mode = InterpolationMode(interpolation)
+        expected = tv.resized_crop(image, *box, size=[24, 20], interpolation=mode, antialias=True)
+        actual = inception_crop(image.permute(1, 2, 0).numpy(), draws, (24, 20), augment)
+        assert (actual.dtype, actual.shape) == (np.uint8, (24, 20, channels))
+        difference = actual.astype(int) - expected.permute(1, 2, 0).numpy().astype(int)
+        assert np.abs(difference).max() <= 1
+
+
+def test_whole_image_at_its_own_size_is_untouched():
+    image = random_images(1, 3, 16, 16)[0].permute(1, 2, 0).numpy()
+    augment = Augment(crop="inception", area=(1, 1), ratio=(1, 1))
+    np.testing.assert_array_equal(inception_crop(image, random_draws(1)[0].numpy(), (16, 16), augment), image)
+
+
+unit = st.floats(0, 1, exclude_max=True)
+shares = st.tuples(st.floats(1e-6, 1), st.floats(1e-6, 1)).map(sorted).map(tuple)
+ratios = st.tuples(st.floats(0.01, 100), st.floats(0.01, 100)).map(sorted).map(tuple)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.lists(unit, min_size=22, max_size=22), shares, ratios)
+def test_box_is_never_empty_and_always_inside(height, width, draws, area, ratio):
+    augment = Augment(crop="inception", area=area, ratio=ratio)
+    top, left, crop_height, crop_width = _crop_box(height, width, np.array(draws), augment)
+    assert 0 <= top < top + crop_height <= height
+    assert 0 <= left < left + crop_width <= width
+
+
+def test_boxes_have_the_asked_area_and_ratio_and_reach_every_corner():
+    """On a large square nearly every try fits, so that the first two draws decide."""
+    augment = Augment(crop="inception", area=(0.1, 0.5), ratio=(0.5, 2))
+    draws = random_draws(2000).numpy()
+    boxes = np.array([_crop_box(1000, 1000, own, augment) for own in draws])
+    top, left, height, width = boxes.T
+    area, ratio = height * width / 1e6, width / height
+    np.testing.assert_allclose(area, 0.1 + draws[:, 0] * 0.4, rtol=0.01)
+    np.testing.assert_allclose(np.log2(ratio), 2 * draws[:, 1] - 1, atol=0.01)
+    for start, side, draw in ((top, height, draws[:, 20]), (left, width, draws[:, 21])):
+        np.testing.assert_allclose(start, draw * (1001 - side), atol=1)
+    corners = draws.copy()
+    corners[:, POSITION] = 1 - 2**-53
+    ends = np.array([np.add(*np.split(np.array(_crop_box(1000, 1000, own, augment)), 2)) for own in corners])
+    assert (ends == 1000).all()
+
+
+def test_next_try_if_one_does_not_fit():
+    """A try of the whole area at ratio 2 cannot fit a square; the tenth, of a quarter at ratio 1, does."""
+    augment = Augment(crop="inception", area=(0.25, 1.0), ratio=(1, 2))
+    draws = np.array([1 - 2**-53, 1 - 2**-53] * 9 + [0.0, 0.0] + [0.0, 0.5])
+    assert _crop_box(100, 100, draws, augment) == (0, 25, 50, 50)
+
+
+@pytest.mark.parametrize("shape", [(10, 1000), (1000, 10), (1, 7), (7, 1), (1, 1), (50, 50), (30, 33)])
+def test_fallback_is_torchvision_s(shape):
+    augment = Augment(crop="inception", area=(1, 1), ratio=(0.75, 4 / 3))
+    draws = np.tile([0.5, 1 - 2**-53], 11)  # the whole area at ratio 4/3: fits none of these
+    if shape == (30, 33):
+        augment = dataclasses.replace(augment, ratio=(0.75, 0.8))
+    expected = RandomResizedCrop.get_params(torch.zeros(1, *shape), [50.0, 50.0], list(augment.ratio))
+    assert _crop_box(*shape, draws, augment) == tuple(map(int, expected))
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"area": (0.0, 1.0)}, "augment.area must be two shares .* got 0.0, 1.0"),
+        ({"area": (0.5, 1.1)}, "augment.area .* got 0.5, 1.1"),
+        ({"area": (0.5, 0.4)}, "augment.area"),
+        ({"area": (float("nan"), 1.0)}, "augment.area"),
+        ({"ratio": (0.0, 1.0)}, "augment.ratio must be 0 < low <= high, got 0.0, 1.0"),
+        ({"ratio": (2.0, 1.0)}, "augment.ratio"),
+        ({"pad": -1}, "augment.pad must not be negative, got -1"),
+        ({"shift": -0.1}, "augment.shift must not be negative"),
+        ({"rotate": -1.0}, "augment.rotate must not be negative"),
+        ({"scale": -0.1}, "augment.scale must not be negative"),
+        pytest.param(
+            {"scale": 1.0},
+            "augment.scale must",
+            marks=pytest.mark.xfail(strict=True, reason="a scale of 1 divides by zero, a larger one turns images over"),
+        ),
+    ],
+)
+def test_senseless_fields_are_refused(fields, message):
+    with pytest.raises(UserError, match=message):
+        Augment(**fields)
