@@ -53,7 +53,7 @@ def train(
         raise UserError(f"{str(out)!r} already holds a run; add --resume, --overwrite, or choose another --out")
     run = prepare(config)
     make_folder(out)
-    state = _find_state(out, config, report) if resume else None
+    state = _find_state(out, run, report) if resume else None
     if state is None:
         forget_states(out)
     write_json(out / "config.json", {"config": to_dict(config), "environment": environment(run.device)})
@@ -166,6 +166,7 @@ class _Loop:
             self.out,
             step=self.step,
             config=to_dict(self.run.config),
+            fingerprint=self.run.fingerprint,
             best=self.best,
             modules=self.modules,
             optimizer=self.optimizer,
@@ -207,7 +208,7 @@ class _Meter:
         return row
 
 
-def _find_state(out: Path, config: TrainConfig, report: Report) -> RunState | None:
+def _find_state(out: Path, run: Run, report: Report) -> RunState | None:
     state, complaints = newest_state(out)
     if state is None and complaints:
         raise UserError(f"no saved state can be read: {'; '.join(complaints)}; use --overwrite to start anew")
@@ -216,9 +217,13 @@ def _find_state(out: Path, config: TrainConfig, report: Report) -> RunState | No
     if state is None:
         report({"kind": "note", "text": f"no saved state in {str(out)!r}: starting anew"})
         return None
-    changed = _changes(state.config, to_dict(config))
+    changed = _changes(state.config, to_dict(run.config))
     if changed:
         raise UserError(f"{str(out)!r} has other settings: {'; '.join(changed)}; use the old ones or a new --out")
+    if state.fingerprint != run.fingerprint:
+        raise UserError(
+            f"the images of {run.source.spec!r} are not those that {str(out)!r} began with; use a new --out"
+        )
     return state
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -55,7 +56,7 @@ class Run:
             "recipe": self.config.recipe,
             "model": self.config.model.name,
             "data": {
-                "source": self.source.spec,
+                "source": _public(self.source.spec),
                 "fingerprint": self.fingerprint,
                 "n_train": len(self.train),
                 "split_seed": data.split_seed,
@@ -67,6 +68,12 @@ class Run:
             "mlp_mixer": __version__,
             "torch": torch.__version__,
         }
+
+
+def _public(spec: str) -> str:
+    """A source without the folders above it: checkpoints are passed on, and paths are nobody's business."""
+    name, colon, path = spec.partition(":")
+    return f"{name}{colon}{PurePath(path).name}" if colon else PurePath(spec).name
 
 
 def prepare(config: TrainConfig) -> Run:

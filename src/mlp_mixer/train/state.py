@@ -32,6 +32,7 @@ class RunState:
 
     step: int
     config: dict[str, Any]
+    fingerprint: str  # of the data
     best: dict[str, Any] | None
     tensors: dict[str, Tensor]
     path: Path
@@ -42,6 +43,7 @@ def save_state(
     *,
     step: int,
     config: dict[str, Any],
+    fingerprint: str,
     best: dict[str, Any] | None,
     modules: Mapping[str, nn.Module],
     optimizer: Optimizer,
@@ -50,10 +52,10 @@ def save_state(
     tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in moments.items()}
-    header = json.dumps({"format_version": 1, "step": step, "best": best, "config": config})
+    header = {"format_version": 1, "step": step, "best": best, "config": config, "fingerprint": fingerprint}
     path = out / "state" / f"step-{step:09d}.safetensors"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, safetensors.torch.save(tensors, {_KEY: header}))
+    write_bytes(path, safetensors.torch.save(tensors, {_KEY: json.dumps(header)}))
     for old in _paths(out)[_KEEP:]:
         old.unlink()
     return path
@@ -68,7 +70,8 @@ def newest_state(out: Path) -> tuple[RunState | None, list[str]]:
         except UserError as error:
             complaints.append(str(error))
             continue
-        return RunState(header["step"], header["config"], header["best"], tensors, path), complaints
+        state = RunState(header["step"], header["config"], header["fingerprint"], header["best"], tensors, path)
+        return state, complaints
     return None, complaints
 
 

@@ -20,6 +20,9 @@ from mlp_mixer.errors import UserError
 from mlp_mixer.images.augment import DRAWS, Augment, augment_batch, inception_crop
 from mlp_mixer.images.preprocess import Preprocess
 
+# Python 3.12 warns of any fork beside torch's own threads; DataLoader forks by default where the system does.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
 EVERYTHING = Augment(crop="pad", pad=2, shift=0.1, rotate=10, scale=0.1, flip=True)
 INCEPTION = replace(EVERYTHING, crop="inception")
 PREPROCESS = Preprocess((8, 6), crop_pct=1.0)
@@ -163,7 +166,9 @@ def test_evaluation_covers_each_image_once_in_order(file_set, batch_size):
     assert torch.equal(torch.cat([batch.images for batch in seen]), torch.from_numpy(fitted).permute(0, 3, 1, 2))
 
 
-@pytest.mark.xfail(strict=True, reason="a batch beyond the last is empty, so that a for loop over the batches never ends")
+@pytest.mark.xfail(
+    strict=True, reason="a batch beyond the last is empty, so that a for loop over the batches never ends"
+)
 def test_evaluation_ends():
     batches = EvalBatches(random_images(), PREPROCESS, 4)
     with pytest.raises(IndexError):

@@ -51,7 +51,7 @@ def digests(out: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-class Stop(Exception):
+class Stop(Exception):  # noqa: N818
     """Stands for a crash."""
 
 
@@ -171,6 +171,24 @@ def test_resume_refuses_other_settings_by_name(whole: Path) -> None:
     changed = override(tiny(), ["optim.lr=0.5", "data.workers=1"])
     with pytest.raises(UserError, match=r"optim.lr was 0.01, is now 0.5; use the old"):
         train(changed, whole, resume=True)
+
+
+def test_resume_refuses_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
+    sources = iter(Source.from_arrays(images, np.arange(60) % classes) for classes in (3, 4))
+    monkeypatch.setattr(prepare_module, "open_source", lambda spec, **how: next(sources))
+    train(tiny(epochs=1, batch_size=16), tmp_path)
+    with pytest.raises(UserError, match="are not those that .* began with"):
+        train(tiny(epochs=1, batch_size=16), tmp_path, resume=True)
+
+
+def test_a_checkpoint_tells_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.zeros((60, 8, 8, 1), np.uint8)
+    source = Source.from_arrays(images, np.arange(60) % 3, spec="folder:/home/somebody/private/birds")
+    monkeypatch.setattr(prepare_module, "open_source", lambda spec, **how: source)
+    train(tiny(epochs=1, batch_size=16), tmp_path)
+    assert load(tmp_path).provenance["data"]["source"] == "folder:birds"
+    assert b"somebody" not in (tmp_path / "best.safetensors").read_bytes()
 
 
 def test_a_run_is_never_overwritten_unasked(whole: Path) -> None:
