@@ -59,6 +59,12 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
+def sweep(folder: PathLike) -> None:
+    """Remove what writers that were killed left behind in a folder and below; call it where no one else writes."""
+    for orphan in Path(folder).rglob(".*.tmp"):
+        orphan.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself durable; Windows cannot open folders and needs no such step."""
     if os.name == "posix":

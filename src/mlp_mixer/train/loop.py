@@ -22,7 +22,7 @@ from ..data.loader import Batch, stream
 from ..devices import autocast
 from ..errors import UserError
 from ..evaluate import evaluate
-from ..files import make_folder, write_json
+from ..files import make_folder, sweep, write_json
 from ..weights import save
 from .config import TrainConfig
 from .journal import Journal, Row, environment
@@ -52,7 +52,7 @@ def train(
     if not resume and not overwrite and (out / "config.json").exists():
         raise UserError(f"{str(out)!r} already holds a run; add --resume, --overwrite, or choose another --out")
     run = prepare(config)
-    make_folder(out)
+    sweep(make_folder(out))
     state = _find_state(out, run, report) if resume else None
     if state is None:
         forget_states(out)

@@ -1,0 +1,50 @@
+"""kill -9 at random instants, again and again, and the run still ends with the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+KILLS = int(os.environ.get("MLP_MIXER_KILLS", "3"))
+SETTINGS = [
+    "train.epochs=6", "train.batch_size=64", "train.save_every_steps=2", "train.eval_every_epochs=1",
+    "model.dropout=0.1", "model.drop_path=0.1", "model.hidden_dim=16", "train.ema=0.95", "train.device=cpu",
+]  # fmt: skip
+
+
+def command(out: Path) -> list[str]:
+    settings = [part for setting in SETTINGS for part in ("--set", setting)]
+    return [sys.executable, "-m", "mlp_mixer", "train", "digits", "--out", str(out), "--resume", *settings]
+
+
+def digests(out: Path) -> list[str]:
+    paths = [out / "best.safetensors", out / "last.safetensors", *sorted((out / "state").iterdir())]
+    return [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
+
+
+def test_killed_at_random_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run(command(whole), check=True, capture_output=True)
+    rng = random.Random(0)
+    survived = 0
+    for _ in range(KILLS):
+        process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:  # wait until it trains, so that the kill meets steps and saves, not imports
+            if "steps on cpu" in line:
+                break
+        try:
+            process.wait(timeout=rng.uniform(0.05, 0.9))
+        except subprocess.TimeoutExpired:
+            survived += 1
+        process.kill()
+        process.communicate()
+    assert survived >= KILLS // 2, "the run ended before it could be killed"
+    (killed / "state" / ".step-000000002.safetensors.1.tmp").write_bytes(b"a writer was killed here")
+    subprocess.run(command(killed), check=True, capture_output=True)
+    assert digests(killed) == digests(whole)
+    assert not list(killed.rglob("*.tmp*")), "a killed writer's leftovers were not cleaned up"

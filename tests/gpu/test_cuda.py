@@ -1,0 +1,68 @@
+"""What only a GPU can show. Skipped without one; `benchmarks/gpu/QUEUE.md` says when it waits to be run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mlp_mixer import Predictor, create_model, load, open_source
+from mlp_mixer.config import override
+from mlp_mixer.recipes import get_recipe
+from mlp_mixer.train.config import TrainConfig
+from mlp_mixer.train.loop import train
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+def short(*settings: str) -> TrainConfig:
+    return override(
+        get_recipe("digits"), ["train.epochs=4", "train.device=cuda", "train.save_every_steps=5", *settings]
+    )
+
+
+@pytest.mark.parametrize("name", ["mixer_s16", "mixer_b32", "mixer_nano4"])
+def test_logits_equal_those_of_the_cpu(name: str) -> None:
+    model = create_model(name, num_classes=10).eval()
+    torch.nn.init.normal_(model.head.weight, std=0.1)
+    image = torch.randn(4, 3, *model.config.image_size)
+    with torch.inference_mode():
+        expected = model(image)
+        torch.testing.assert_close(model.cuda()(image.cuda()).cpu(), expected, atol=1e-4, rtol=0)
+
+
+def test_compiled_equals_eager() -> None:
+    model = create_model("mixer_nano4", num_classes=10).cuda().eval()
+    torch.nn.init.normal_(model.head.weight, std=0.1)
+    image = torch.randn(4, 3, 32, 32, device="cuda")
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(image), model(image), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_it_learns_and_answers(tmp_path: Path, precision: str) -> None:
+    best = train(short("train.epochs=20", f"train.precision={precision}"), tmp_path)
+    assert best["top1"] > 0.8
+    answer = Predictor(load(tmp_path), device="cuda")(open_source("digits").train.image(0))
+    assert 0 < answer.pred_score <= 1
+
+
+def test_a_stopped_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    class Crash(Exception):  # noqa: N818
+        pass
+
+    def crash(row: dict[str, Any]) -> None:
+        if row.get("step", 0) >= 20:
+            raise Crash
+
+    train(short(), tmp_path / "whole")
+    with pytest.raises(Crash):
+        train(short(), tmp_path / "crashed", report=crash)
+    train(short(), tmp_path / "crashed", resume=True)
+    digests = [
+        hashlib.sha256((tmp_path / run / "last.safetensors").read_bytes()).hexdigest() for run in ("whole", "crashed")
+    ]
+    assert digests[0] == digests[1]
