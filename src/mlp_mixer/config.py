@@ -90,7 +90,7 @@ def _join(where: str, key: str) -> str:
 
 
 def _parse(text: str, hint: Any = None) -> Any:
-    """JSON where it is JSON, `none` and `a,b` for people, else the bare string; a word that the hint knows is itself."""
+    """A word that the hint knows as it is; else JSON, `none` and `a,b` for people; else the bare string."""
     if get_origin(hint) is Literal and text in get_args(hint):
         return text
     if text.lower() in ("none", "null"):
