@@ -1,0 +1,68 @@
+"""Every block of the README is executed (training is cut short), and its numbers are compared with the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mlp_mixer.cli import run
+from mlp_mixer.models import VARIANTS, cost
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.M | re.S)
+
+
+def expand(arguments: list[str]) -> list[str]:
+    """What a shell makes of `*`."""
+    return [
+        path
+        for argument in arguments
+        for path in (sorted(map(str, Path().glob(argument))) if "*" in argument else [argument])
+    ]
+
+
+def test_the_commands_and_the_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [line for block in blocks("bash") for line in block.splitlines() if line]
+    assert len(lines) >= 5
+    for line in lines:
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "mlp-mixer"
+        quick = ["--set", "train.epochs=0.5"] if arguments[0] == "train" else []
+        assert run([*expand(arguments), *quick]) == 0, line
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+    assert (tmp_path / "runs" / "digits" / "report.html").is_file()
+
+
+def test_the_make_targets_exist() -> None:
+    targets = re.findall(r"^make (\w+)", "\n".join(blocks("")), flags=re.M)
+    assert targets == ["demo", "test"]
+    for target in targets:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.M)
+
+
+def test_the_table_of_models_is_true() -> None:
+    rows = re.findall(r"^\| `(mixer_\w+)` \| (\d+) \| (\d+) \| ([\d,]+) \| ([\d.]+) \|$", README, flags=re.M)
+    assert [name for name, *_ in rows] == list(VARIANTS)
+    for name, image, patch, params, gmacs in rows:
+        counted, config = cost(name), VARIANTS[name]
+        assert (int(image), int(patch)) == (config.image_size[0], config.patch_size)
+        assert params == f"{counted.params:,}"
+        assert gmacs == f"{counted.gmacs:.2f}"
+
+
+@pytest.mark.parametrize(
+    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
+)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
