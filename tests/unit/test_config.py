@@ -125,7 +125,7 @@ def test_refused_dictionaries(kind, values, message):
         ("preprocess.mean=[0.25]", "preprocess.mean", (0.25,)),
         ("model.image_size=32", "model.image_size", 32),
         ("model.image_size=32,64", "model.image_size", (32, 64)),
-        ("model.gelu=erf", "model.gelu", "erf"),
+        (" model.gelu = erf ", "model.gelu", "erf"),
         ("optim.name=sgd", "optim.name", "sgd"),
     ],
 )

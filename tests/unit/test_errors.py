@@ -10,8 +10,8 @@ from mlp_mixer.errors import UserError, near_misses, unknown
     [
         ("mixer_b61", ["mixer_s16", "mixer_b16"], ["mixer_b16", "mixer_s16"]),  # best first
         ("TANH", ["erf", "tanh"], ["tanh"]),
-        ("adamw", ["AdamW"], ["AdamW"]),  # as it is spelled among the choices
-        ("lion", ["adamw", "sgd"], []),
+        ("sgd", ["SGD"], ["SGD"]),  # as it is spelled among the choices
+        ("adam", ["lamb"], []),  # half of the letters are too few
         ("", ["adamw"], []),
         ("aaaa", ["aaaa1", "aaaa2", "aaaa3", "aaaa4"], ["aaaa4", "aaaa3", "aaaa2"]),  # three at most
         ("word", [], []),

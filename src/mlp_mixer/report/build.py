@@ -106,7 +106,7 @@ def _pictures(model: MlpMixer) -> tuple[tuple[str, str, np.ndarray], ...]:
     grid = model.config.grid
     caption = (
         f"Each square is one hidden unit of the token-mixing MLP: one weight for each of the {grid[0]} x {grid[1]} "
-        "patches, blue negative, red positive. Low frequencies come first; each unit is followed by its closest inverse."
+        "patches, blue negative, red positive. Low frequencies first; each unit is followed by its closest inverse."
     )
     pictures = token_unit_pictures(weights, grid, most_units=_MOST_UNITS)
     return tuple((f"Block {number}", caption, picture) for number, picture in enumerate(pictures, start=1))

@@ -61,7 +61,7 @@ def test_any_integer_is_a_seed(pair):
         (2, 3, 4, 3),  # the last batch of an epoch begins the next
         (0.5, 4, 10, 2),
         (0.1 + 0.2, 1, 10, 3),  # 3.0000000000000004
-        (1e-9, 4, 10, 1),
+        (1e-12, 4, 10, 1),
         (300, 4096, 1_281_167, 93_836),
     ],
 )
