@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -52,24 +53,24 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
         path, separator, text = assignment.partition("=")
         if not separator or not path.strip():
             raise UserError(f"cannot read the setting {assignment!r}: expected FIELD=VALUE, such as train.epochs=2")
-        config = _assign(config, path.strip().split("."), text.strip(), path.strip())
+        config = _assign(config, path.strip().split("."), text.strip(), path.strip(), _leaves(config))
     return config
 
 
-def _assign(config: Any, keys: list[str], text: str, path: str) -> Any:
+def _assign(config: Any, keys: list[str], text: str, path: str, everywhere: list[str]) -> Any:
     key, rest = keys[0], keys[1:]
     hints = get_type_hints(type(config))
     if key not in hints:
         prefix = path[: len(path) - len(".".join(keys))]
         known = [prefix + name for name in (*hints, *_leaves(config))]
-        same_leaf = [name for name in known if name.rpartition(".")[2] == keys[-1]]
+        same_leaf = [name for name in everywhere if name.rpartition(".")[2] == keys[-1]]
         raise unknown("field", path, same_leaf or known)
     current = getattr(config, key)
     if dataclasses.is_dataclass(current):
         if not rest:
             fields = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(current))
             raise UserError(f"{path!r} is a group of fields, not one; set {fields}")
-        return dataclasses.replace(config, **{key: _assign(current, rest, text, path)})
+        return dataclasses.replace(config, **{key: _assign(current, rest, text, path, everywhere)})
     if rest:
         raise UserError(f"{path!r} does not exist: {path[: -len('.'.join(rest)) - 1]!r} is a single value")
     return dataclasses.replace(config, **{key: _convert(_parse(text, hints[key]), hints[key], path)})
@@ -92,6 +93,8 @@ def _join(where: str, key: str) -> str:
 def _parse(text: str, hint: Any = None) -> Any:
     """A word that the hint knows as it is; else JSON, `none` and `a,b` for people; else the bare string."""
     if get_origin(hint) is Literal and text in get_args(hint):
+        return text
+    if hint is str and not text.startswith('"'):
         return text
     if text.lower() in ("none", "null"):
         return None
@@ -129,8 +132,8 @@ def _matching(value: Any, hint: Any, where: str) -> Any:
         return dict(value) if isinstance(value, Mapping) else _NO_MATCH
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where=where) if isinstance(value, Mapping) else _NO_MATCH  # type: ignore[arg-type]
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value) if math.isfinite(value) else _NO_MATCH
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # a path or a name that happens to read as a number
     if hint is type(None):
@@ -139,9 +142,12 @@ def _matching(value: Any, hint: Any, where: str) -> Any:
 
 
 def _matching_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
+    of_any_length = len(arguments) == 2 and arguments[1] is Ellipsis
+    if of_any_length and not isinstance(value, (list, tuple)):
+        value = (value,)  # one number where several may stand
     if not isinstance(value, (list, tuple)):
         return _NO_MATCH
-    if len(arguments) == 2 and arguments[1] is Ellipsis:
+    if of_any_length:
         arguments = (arguments[0],) * len(value)
     if len(arguments) != len(value):
         return _NO_MATCH

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO
 
 from .errors import UserError
 
+_numbers = itertools.count()
 PathLike = str | os.PathLike[str]
 
 
@@ -41,7 +43,7 @@ def make_folder(path: PathLike) -> Path:
 def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
     """Open a binary file that appears at `path` only when the block ends well; `UserError` if the disk refuses."""
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = target.with_name(f".{target.name[:50]}.{os.getpid()}.{next(_numbers)}.tmp")
     try:
         make_folder(target.parent)
         # Created by os.open so that the kernel applies the umask (mkstemp would leave mode 0600 behind).
@@ -71,6 +73,9 @@ def _sync_folder(folder: Path) -> None:
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+                raise
         finally:
             os.close(descriptor)
 

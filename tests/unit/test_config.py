@@ -54,6 +54,18 @@ def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def words(kind: type, prefix: str = "") -> list[tuple[str, str]]:
+    """Every field that takes one of some words, with each of them."""
+    found = []
+    for name, hint in get_type_hints(kind).items():
+        for choice in (hint, *get_args(hint)):
+            if dataclasses.is_dataclass(choice):
+                found += words(choice, f"{prefix}{name}.")
+            elif get_origin(choice) is Literal:
+                found += [(prefix + name, word) for word in get_args(choice)]
+    return found
+
+
 @settings(max_examples=50, deadline=None)
 @given(values_of(TrainConfig) | mixer_configs)
 def test_round_trip_through_json(config):
@@ -69,6 +81,12 @@ def test_every_field_can_be_set_to_every_value(config):
     assert repr(override(start, assignments)) == repr(config)
 
 
+@pytest.mark.parametrize(("name", "word"), words(TrainConfig))
+def test_words_need_no_quotes(name, word):
+    """Also the word none, where it is one of them."""
+    assert leaves(override(start, [f"{name}={word}"]))[name] == word
+
+
 def test_dictionary_is_plain_json():
     plain = to_dict(VARIANTS["mixer_b16"])
     assert plain["image_size"] == [224, 224]
@@ -77,9 +95,9 @@ def test_dictionary_is_plain_json():
 
 
 def test_absent_fields_keep_their_defaults_and_groups_nest():
-    config = from_dict(TrainConfig, {"optim": {"lr": 1, "betas": [0.5, 1]}, "recipe": "mine"})
+    config = from_dict(TrainConfig, {"optim": {"lr": 1, "betas": [0.5, 0]}, "recipe": "mine"})
     assert config == dataclasses.replace(
-        start, recipe="mine", optim=dataclasses.replace(start.optim, lr=1.0, betas=(0.5, 1.0))
+        start, recipe="mine", optim=dataclasses.replace(start.optim, lr=1.0, betas=(0.5, 0.0))
     )
     assert repr(config.optim.lr) == "1.0"
     assert from_dict(TrainConfig, {}) == start
@@ -119,7 +137,7 @@ def test_refused_dictionaries(kind, values, message):
         ("optim.clip_norm=none", "optim.clip_norm", None),
         ("optim.clip_norm=null", "optim.clip_norm", None),
         ("optim.clip_norm=2", "optim.clip_norm", 2.0),
-        ("optim.betas=0.5,1", "optim.betas", (0.5, 1.0)),
+        ("optim.betas=0.5,0", "optim.betas", (0.5, 0.0)),
         ("optim.betas=[0.5, 0.75]", "optim.betas", (0.5, 0.75)),
         ("preprocess.mean=0.25,0.5,0.75", "preprocess.mean", (0.25, 0.5, 0.75)),
         ("preprocess.mean=[0.25]", "preprocess.mean", (0.25,)),
@@ -181,20 +199,17 @@ def test_refused_assignments(assignment, message):
         override(start, [assignment])
 
 
-@pytest.mark.xfail(strict=True, reason="override parses text as JSON before it looks at the annotation")
 @pytest.mark.parametrize("text", ["photos/a,b", "1e5", "1.10", "true", "none", "[1]"])
 def test_text_is_taken_as_it_is_written(text):
     assert override(start, [f"data.source={text}"]).data.source == text
 
 
-@pytest.mark.xfail(strict=True, reason="JSON's NaN and Infinity pass for numbers")
 @pytest.mark.parametrize("assignment", ["train.epochs=NaN", "train.epochs=Infinity", "optim.lr=-Infinity"])
 def test_numbers_are_finite(assignment):
     with pytest.raises(UserError, match="expected a number"):
         override(start, [assignment])
 
 
-@pytest.mark.xfail(strict=True, reason="the same name is looked for only inside the group that was written")
 def test_field_of_another_group_is_named():
     with pytest.raises(UserError, match=r"unknown field 'train.lr'; .*optim\.lr"):
         override(start, ["train.lr=3"])

@@ -2,6 +2,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -63,25 +64,61 @@ def test_nobody_sees_half_a_file(tmp_path):
     assert target.read_bytes() == b"new"
 
 
+@posix
 def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_we_return(tmp_path, monkeypatch):
     events = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(os.readlink(f"/proc/self/fd/{fd}")), fsync(fd))[1])
-    monkeypatch.setattr(os, "replace", lambda a, b: (events.append("replace"), replace(a, b))[1])
+
+    def recording_fsync(descriptor: int) -> None:
+        events.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        fsync(descriptor)
+
+    def recording_replace(source: Path, target: Path) -> None:
+        events.append(f"{source.read_bytes()!r} becomes {target.name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "replace", recording_replace)
     files.write_bytes(tmp_path / "file", b"new")
-    assert Path(events[0]).parent == tmp_path
-    assert Path(events[0]).name != "file"
-    assert events[1:] == ["replace", str(tmp_path)]
+    assert events == ["sync file", "b'new' becomes file", "sync folder"]
 
 
 @pytest.mark.parametrize("interruption", [ZeroDivisionError, KeyboardInterrupt, UserError])
 def test_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, interruption):
+    def write_half() -> None:
+        with files.atomic_file(tmp_path / "file") as file:
+            file.write(b"new")
+            raise interruption
+
     (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(interruption), files.atomic_file(tmp_path / "file") as file:
-        file.write(b"new")
-        raise interruption
+    with pytest.raises(interruption):
+        write_half()
     assert (tmp_path / "file").read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    with files.atomic_file(tmp_path / "file") as slow:
+        slow.write(b"slow")
+        files.write_bytes(tmp_path / "file", b"fast")
+        assert (tmp_path / "file").read_bytes() == b"fast"
+    assert (tmp_path / "file").read_bytes() == b"slow"
+    assert names(tmp_path) == ["file"]
+
+
+@posix
+def test_folders_that_cannot_be_synced_are_no_error(tmp_path, monkeypatch):
+    """Some network and FUSE file systems answer fsync of a folder with EINVAL."""
+    fsync = os.fsync
+
+    def files_only(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    files.write_bytes(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace", "open"])

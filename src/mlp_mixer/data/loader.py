@@ -85,6 +85,8 @@ class EvalBatches(Dataset[Batch]):
         return -(-len(self.images) // self.batch_size)
 
     def __getitem__(self, number: int) -> Batch:
+        if not 0 <= number < len(self):
+            raise IndexError(f"batch {number} of {len(self)}")
         indices = np.arange(number * self.batch_size, min((number + 1) * self.batch_size, len(self.images)))
         pixels = _fitted(self.images, self.preprocess, indices)
         return Batch(pixels, torch.from_numpy(self.images.labels[indices]), torch.from_numpy(indices))
@@ -142,7 +144,12 @@ def _ignore_interrupt(worker: int) -> None:
 
 def _fitted(images: ImageSet, preprocess: Preprocess, indices: np.ndarray) -> Tensor:
     """Images at the network's size without augmentation; arrays that have it already are only indexed."""
-    if isinstance(images, ArraySet) and images.size == preprocess.image_size and preprocess.crop_pct == 1:
+    if (
+        isinstance(images, ArraySet)
+        and images.size == preprocess.image_size
+        and images.channels == preprocess.channels
+        and preprocess.crop_pct == 1
+    ):
         return _to_tensor(images.images[indices])
     return _to_tensor(np.stack([preprocess.fit(images.image(int(index))) for index in indices]))
 

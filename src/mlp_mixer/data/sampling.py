@@ -19,7 +19,8 @@ _WORD = 0xFFFFFFFFFFFFFFFF
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
     """The permutation of `range(length)` (int64) in which an epoch visits its images."""
-    return np.random.Generator(np.random.Philox(key=[seed & _WORD, epoch])).permutation(length)
+    key = np.array([seed & _WORD, epoch], dtype=np.uint64)  # a list of both would go through float64
+    return np.random.Generator(np.random.Philox(key=key)).permutation(length)
 
 
 def batch_positions(step: int, batch_size: int, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..errors import UserError
 
-DRAWS = 32  # uniform numbers a sample owns; the crop takes the first 24, the batch operations the rest
+DRAWS = 32  # uniform numbers a sample owns; the crop takes the first 22, the batch operations 24 to 30
 _CROP_TRIES = 10
 
 
@@ -46,6 +46,8 @@ class Augment:
         for name in ("pad", "shift", "rotate", "scale"):
             if getattr(self, name) < 0:
                 raise UserError(f"augment.{name} must not be negative, got {getattr(self, name)}")
+        if self.scale >= 1:
+            raise UserError(f"augment.scale must be below 1, got {self.scale}")
 
 
 def inception_crop(image: np.ndarray, draws: np.ndarray, size: tuple[int, int], augment: Augment) -> np.ndarray:

@@ -47,9 +47,13 @@ class MixerConfig:
         for name in ("dropout", "drop_path"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+        if not 0 < self.norm_eps < 1:
+            raise UserError(f"norm_eps must be above 0 and below 1, got {self.norm_eps}")
         for name, choices in (("gelu", get_args(Gelu)), ("drop_path_rule", get_args(DropPathRule))):
             if getattr(self, name) not in choices:
                 raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        if not (isinstance(self.image_size, tuple) and len(self.image_size) == 2):
+            raise UserError(f"image_size must be (height, width), got {self.image_size!r}")
         height, width = self.image_size
         if height < 1 or width < 1 or height % self.patch_size or width % self.patch_size:
             legal = "x".join(str(_nearest_multiple(side, self.patch_size)) for side in self.image_size)

@@ -40,6 +40,12 @@ class DataChoice:
     split_seed: int = 0
     workers: int | None = None  # none: as many as are worth having
 
+    def __post_init__(self) -> None:
+        _within("data.val_fraction", self.val_fraction, least=0, below=1)
+        _within("data.test_fraction", self.test_fraction, above=0, below=1)
+        if self.workers is not None:
+            _within("data.workers", self.workers, least=0)
+
 
 @dataclass(frozen=True)
 class PreprocessChoice:
@@ -64,6 +70,15 @@ class OptimChoice:
     nesterov: bool = False  # sgd
     clip_norm: float | None = 1.0  # of the gradient over all parameters
 
+    def __post_init__(self) -> None:
+        _within("optim.lr", self.lr, above=0)
+        _within("optim.weight_decay", self.weight_decay, least=0)
+        _within("optim.momentum", self.momentum, least=0, below=1)
+        for beta in self.betas:
+            _within("optim.betas", beta, least=0, below=1)
+        if self.clip_norm is not None:
+            _within("optim.clip_norm", self.clip_norm, above=0)
+
 
 @dataclass(frozen=True)
 class ScheduleChoice:
@@ -72,6 +87,10 @@ class ScheduleChoice:
     decay: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_epochs: float = 1.0
     final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _within("schedule.warmup_epochs", self.warmup_epochs, least=0)
+        _within("schedule.final", self.final, least=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -85,17 +104,18 @@ class LoopChoice:
     ema: float = 0.0  # decay of an exponential moving average of the weights, which is then what is saved; 0: none
     precision: Precision = "auto"  # auto: bf16 on a GPU that has it
     device: str = "auto"
+    threads: int | None = None  # of the CPU; none: torch's choice. Tiny models are faster, and steadier, with one
     grad_checkpointing: bool = False
     eval_every_epochs: float = 1.0
     log_every_steps: int = 20
     save_every_steps: int | None = None  # none: a state is saved with every evaluation
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "eval_every_epochs", "batch_size", "log_every_steps"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"train.{name} must be above 0, got {getattr(self, name)}")
-        if self.save_every_steps is not None and self.save_every_steps < 1:
-            raise UserError(f"train.save_every_steps must be at least 1, got {self.save_every_steps}")
+        for name in ("epochs", "eval_every_epochs", "batch_size", "log_every_steps", "save_every_steps", "threads"):
+            if getattr(self, name) is not None:
+                _within(f"train.{name}", getattr(self, name), above=0)
+        _within("train.label_smoothing", self.label_smoothing, least=0, below=1)
+        _within("train.ema", self.ema, least=0, below=1)
 
 
 @dataclass(frozen=True)
@@ -110,3 +130,25 @@ class TrainConfig:
     optim: OptimChoice = field(default_factory=OptimChoice)
     schedule: ScheduleChoice = field(default_factory=ScheduleChoice)
     train: LoopChoice = field(default_factory=LoopChoice)
+
+
+def _within(
+    name: str,
+    value: float,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> None:
+    """`UserError` naming the field unless the value keeps all given bounds."""
+    limits = (("above", above), ("at least", least), ("below", below), ("at most", most))
+    kept = (
+        (above is None or value > above)
+        and (least is None or value >= least)
+        and (below is None or value < below)
+        and (most is None or value <= most)
+    )
+    if not kept:
+        wanted = " and ".join(f"{word} {limit:g}" for word, limit in limits if limit is not None)
+        raise UserError(f"{name} must be {wanted}, got {value}")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..config import to_dict
 from ..data.loader import Batch, stream
-from ..devices import autocast
+from ..devices import autocast, cpu_threads
 from ..errors import UserError
 from ..evaluate import evaluate
 from ..files import make_folder, sweep, write_json
@@ -58,7 +58,7 @@ def train(
         forget_states(out)
     write_json(out / "config.json", {"config": to_dict(config), "environment": environment(run.device)})
     report(_start_row(run, state.step if state else 0))
-    with StopRequest() as stop, torch.random.fork_rng(devices=[]):
+    with StopRequest() as stop, torch.random.fork_rng(devices=[]), cpu_threads(config.train.threads):
         return _Loop(run, out, state, report).go(stop)
 
 

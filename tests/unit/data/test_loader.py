@@ -21,7 +21,6 @@ from mlp_mixer.images.augment import DRAWS, Augment, augment_batch, inception_cr
 from mlp_mixer.images.preprocess import Preprocess
 
 # Python 3.12 warns of any fork beside torch's own threads; DataLoader forks by default where the system does.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 EVERYTHING = Augment(crop="pad", pad=2, shift=0.1, rotate=10, scale=0.1, flip=True)
 INCEPTION = replace(EVERYTHING, crop="inception")
@@ -145,7 +144,6 @@ def test_arrays_in_memory_go_the_same_way_as_single_images(channels, size, how):
     assert fast.images.is_contiguous()
 
 
-@pytest.mark.xfail(strict=True, reason="the short cut does not look at the channels")
 def test_arrays_of_other_channels_are_refused_like_single_images():
     images = random_images(channels=1)
     for kind in (OneByOne(images), images):
@@ -166,9 +164,6 @@ def test_evaluation_covers_each_image_once_in_order(file_set, batch_size):
     assert torch.equal(torch.cat([batch.images for batch in seen]), torch.from_numpy(fitted).permute(0, 3, 1, 2))
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a batch beyond the last is empty, so that a for loop over the batches never ends"
-)
 def test_evaluation_ends():
     batches = EvalBatches(random_images(), PREPROCESS, 4)
     with pytest.raises(IndexError):
