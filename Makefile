@@ -23,7 +23,7 @@ demo: install
 	$(BIN)/mlp-mixer report $(DEMO)
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # one thread each: two processes share the cores
 
 lint: install
 	$(BIN)/ruff check .

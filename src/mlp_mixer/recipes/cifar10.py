@@ -15,7 +15,13 @@ from ..train.config import (
 
 
 def cifar10() -> TrainConfig:
-    """TODO."""
+    """A start on CIFAR-10, no claim yet; by its rate about six minutes on two idle cores.
+
+    Seen so far: one epoch (train.epochs=1, seed 0) gave 44.7 % validation top-1 (n = 5,000). 200 images/s on one
+    thread, 380 on two of a virtual Intel Xeon (AVX-512), torch 2.15.0. The three epochs as they stand were not run.
+
+    mlp-mixer train cifar10 --data cifar10:PATH
+    """
     return TrainConfig(
         recipe="cifar10",
         model=ModelChoice(name="mixer_nano4", gelu="erf"),
@@ -24,5 +30,5 @@ def cifar10() -> TrainConfig:
         augment=Augment(crop="pad", pad=4, flip=True),
         optim=OptimChoice(lr=3e-3, weight_decay=0.1),
         schedule=ScheduleChoice(warmup_epochs=0.5),
-        train=LoopChoice(epochs=4, batch_size=128, label_smoothing=0.1, ema=0.998, eval_every_epochs=0.5),
+        train=LoopChoice(epochs=3, batch_size=128, label_smoothing=0.1, ema=0.998, eval_every_epochs=1),
     )

@@ -15,7 +15,14 @@ from ..train.config import (
 
 
 def digits() -> TrainConfig:
-    """TODO."""
+    """98.6 % test top-1 (sd 0.4) on scikit-learn's digits in 22-24 s.
+
+    Mean over the held-out fifths of split seeds 0-4 (train seed the same; 98.05, 98.61, 98.89, 98.33, 99.16 %;
+    n = 359 each), each measured once. The wall time is of the whole command, on one thread of a two-core
+    virtual Intel Xeon (AVX-512) that others were using too; torch 2.15.0.
+
+    OMP_NUM_THREADS=1 mlp-mixer train digits --set data.split_seed=0 --set train.seed=0
+    """
     return TrainConfig(
         recipe="digits",
         model=ModelChoice(name="mixer_pico1", patch_size=2, gelu="erf"),

@@ -15,7 +15,13 @@ from ..train.config import (
 
 
 def fashion_mnist() -> TrainConfig:
-    """TODO."""
+    """90.8 % test top-1 on Fashion-MNIST in 6 min 32 s.
+
+    One run, seed 0: 90.76 % of n = 10,000, measured once. The wall time is of the whole command, on one thread of a
+    two-core virtual Intel Xeon (AVX-512) that others were using too; torch 2.15.0.
+
+    OMP_NUM_THREADS=1 mlp-mixer train fashion_mnist --data fashion_mnist:PATH
+    """
     return TrainConfig(
         recipe="fashion_mnist",
         model=ModelChoice(name="mixer_pico1", image_size=28, patch_size=7, gelu="erf"),

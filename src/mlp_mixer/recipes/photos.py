@@ -14,7 +14,14 @@ from ..train.config import (
 
 
 def photos() -> TrainConfig:
-    """TODO."""
+    """A Mixer-S/32 from scratch on your own photographs at 224 pixels, no claim: sane values for about 2,000 of them.
+
+    Seen so far: on 1,620 photos of ten classes the training loss fell from 2.29 to 2.13 in the 1.7 epochs that were
+    run of a two-epoch schedule (warm-up 0.2; validation top-1 22 % after the first, n = 180), at 6-23 images/s on one
+    busy thread of a virtual Intel Xeon (AVX-512), torch 2.15.0. The 25 epochs as they stand have not been run.
+
+    mlp-mixer train photos --data folder:PATH
+    """
     return TrainConfig(
         recipe="photos",
         model=ModelChoice(name="mixer_s32", gelu="erf", drop_path=0.1),
