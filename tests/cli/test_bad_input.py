@@ -68,7 +68,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "digits", "--set", "optim.name=adam"], "optim.name: unknown value 'adam'; did you mean 'adamw'?"),
         (["train", "digits", "--set", "epochs"], "cannot read the setting 'epochs': expected FIELD=VALUE"),
         (["train", "digits", "--set", "model.name=mixer_b17"], "unknown model 'mixer_b17'; did you mean 'mixer_b16'"),
-        (["train", "digits", "--set", "model.image_size=9", "--set", "model.patch_size=2"], "by the patch size 2"),
+        (["train", "digits", "--set", "model.image_size=9"], "by the patch size 2"),
         (["train", "digits", "--set", "train.device=tpu9"], "cannot use the device 'tpu9'"),
         (["train", "digits", "--set", "data.val_fraction=1.5"], "must be at least 0 and below 1, got 1.5"),
         (["train", "digits", "--data", "folder:/nowhere/at/all"], "/nowhere/at/all"),

@@ -18,7 +18,7 @@ CHANNELS, SIZE = 2, (4, 6)
 if __name__ == "__main__":
     torch.manual_seed(1)
     model = create_model(
-        "mixer_pico1", num_classes=3, image_size=SIZE, in_channels=CHANNELS, patch_size=2, num_blocks=1,
+        "mixer_pico2", num_classes=3, image_size=SIZE, in_channels=CHANNELS, num_blocks=1,
         hidden_dim=4, tokens_mlp_dim=3, channels_mlp_dim=5, gelu="erf", norm_eps=1e-5, drop_path=0.1,
     ).eval()  # fmt: skip
     for parameter in model.parameters():

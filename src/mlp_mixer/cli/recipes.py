@@ -20,6 +20,6 @@ def recipes(as_json: Annotated[bool, typer.Option("--json", help="For programs."
         return 0
     print_table(
         {"recipe": "left", "what it promises": "left"},
-        [(name, inspect.getdoc(recipe) or "") for name, recipe in RECIPES.items()],
+        [(name, (inspect.getdoc(recipe) or "").split("\n\n")[0]) for name, recipe in RECIPES.items()],
     )
     return 0

@@ -207,7 +207,8 @@ VARIANTS: dict[str, MixerConfig] = {
     "mixer_l16": MixerConfig(16, 24, 1024, 512, 4096),
     "mixer_h14": MixerConfig(14, 32, 1280, 640, 5120),
     # Small images: their own image size is the default, D_S = C/2 and D_C = 4C as in Table 1.
-    "mixer_pico1": MixerConfig(1, 4, 64, 32, 256, image_size=(8, 8)),
+    "mixer_pico2": MixerConfig(2, 4, 64, 32, 256, image_size=(8, 8)),
+    "mixer_pico7": MixerConfig(7, 4, 64, 32, 256, image_size=(28, 28)),
     "mixer_nano4": MixerConfig(4, 8, 128, 64, 512, image_size=(32, 32)),
     "mixer_nano2": MixerConfig(2, 8, 128, 64, 512, image_size=(32, 32)),
     "mixer_tiny4": MixerConfig(4, 8, 256, 128, 1024, image_size=(32, 32)),

@@ -25,7 +25,7 @@ def digits() -> TrainConfig:
     """
     return TrainConfig(
         recipe="digits",
-        model=ModelChoice(name="mixer_pico1", patch_size=2, gelu="erf"),
+        model=ModelChoice(name="mixer_pico2", gelu="erf"),
         data=DataChoice(source="digits", val_fraction=0.1),
         preprocess=PreprocessChoice(mean=(0.305,), std=(0.376,)),
         augment=Augment(shift=0.1, rotate=10, scale=0.1),

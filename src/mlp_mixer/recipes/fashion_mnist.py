@@ -24,7 +24,7 @@ def fashion_mnist() -> TrainConfig:
     """
     return TrainConfig(
         recipe="fashion_mnist",
-        model=ModelChoice(name="mixer_pico1", image_size=28, patch_size=7, gelu="erf"),
+        model=ModelChoice(name="mixer_pico7", gelu="erf"),
         data=DataChoice(source="fashion_mnist", val_fraction=0.1),
         preprocess=PreprocessChoice(mean=(0.286,), std=(0.353,)),
         augment=Augment(crop="pad", pad=1, flip=True),

@@ -151,7 +151,7 @@ class _Loop:
             row |= {"top1": result.top1, "top5": result.top5, "loss": result.loss, "n": result.n}
         row = self.record(row)
         self.write_checkpoint("last", row)
-        if self.best is None or _goodness(row) >= _goodness(self.best):
+        if self.best is None or row.get("top1", 0.0) >= self.best.get("top1", 0.0):  # of equals, the later
             self.best = row
             self.write_checkpoint("best", row)
 
@@ -252,11 +252,6 @@ def _start_row(run: Run, step: int) -> Row:
         "total_steps": run.total_steps,
         "epochs": run.config.train.epochs,
     }
-
-
-def _goodness(row: Row) -> tuple[float, float]:
-    """Higher top-1 is better, then lower loss; without a validation split the last one wins."""
-    return row.get("top1", 0.0), -row.get("loss", 0.0)
 
 
 def _step_seed(seed: int, step: int) -> int:

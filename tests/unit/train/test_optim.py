@@ -14,7 +14,7 @@ from mlp_mixer.train.optim import Ema, build_optimizer, set_lr
 
 @pytest.fixture
 def model() -> torch.nn.Module:
-    return create_model("mixer_pico1", num_classes=3, in_channels=1, num_blocks=1)
+    return create_model("mixer_pico2", num_classes=3, in_channels=1, num_blocks=1)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd"])

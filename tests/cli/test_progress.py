@@ -1,0 +1,47 @@
+"""What a person sees of a training run, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from mlp_mixer.cli.progress import Progress
+
+START = {
+    "kind": "start", "model": "mixer_s16", "parameters": 18_528_264, "source": "folder:[bold]x", "classes": 3,
+    "n_train": 1000, "n_val": 100, "device": "cpu", "step": 0, "total_steps": 40, "epochs": 4,
+}  # fmt: skip
+TRAIN = {"kind": "train", "step": 10, "epoch": 1.0, "loss": 0.5, "lr": 1e-3, "images_per_second": 1234.5, "seconds": 1}
+EVAL = {"kind": "eval", "step": 10, "epoch": 1.0, "top1": 0.75, "top5": 1.0, "loss": 0.6, "n": 100}
+
+
+def shown(*rows: dict[str, Any], terminal: bool) -> str:
+    stream = io.StringIO()
+    with Progress(Console(file=stream, force_terminal=terminal, width=160, color_system=None)) as progress:
+        for row in rows:
+            progress(row)
+    return stream.getvalue()
+
+
+def test_plain_lines_are_few_and_readable() -> None:
+    text = shown(START, TRAIN, EVAL, {"kind": "note", "text": "by the way"}, terminal=False)
+    lines = text.splitlines()
+    assert len(lines) == 3
+    assert "folder:[bold]x (3 classes): 1,000 images to train, 100 to validate; 4 epochs = 40 steps on cpu" in lines[0]
+    assert "loss 0.5000  lr 1.00e-03  1,234 img/s  val top-1 75.00 %  val loss 0.6000  0:00:00 left" in lines[1]
+    assert lines[2] == "by the way"
+    assert "\x1b" not in text
+
+
+def test_a_terminal_gets_a_live_line() -> None:
+    text = shown(START, TRAIN, EVAL, terminal=True)
+    assert "training" in text
+    assert "25%" in text
+    assert "val top-1 75.00 %" in text
+
+
+def test_a_run_without_validation_says_only_what_it_knows() -> None:
+    text = shown(START, TRAIN, {"kind": "eval", "step": 10, "epoch": 1.0}, terminal=False)
+    assert "val top-1" not in text
