@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.M | re.S)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
 
 
 def expand(arguments: list[str]) -> list[str]:
@@ -40,6 +40,13 @@ def test_the_commands_and_the_python_run(tmp_path: Path, monkeypatch: pytest.Mon
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), {})
     assert (tmp_path / "runs" / "digits" / "report.html").is_file()
+
+
+def test_the_python_of_the_manual_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("python", (ROOT / "docs" / "training.md").read_text(encoding="utf-8")):
+        exec(compile(block, "training.md", "exec"), {})
+    assert (tmp_path / "runs" / "mine" / "best.safetensors").is_file()
 
 
 def test_the_make_targets_exist() -> None:

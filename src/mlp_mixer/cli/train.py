@@ -26,8 +26,8 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew in a folder that holds a run.")] = False,
 ) -> int:
     """Train a model; leaves best.safetensors, last.safetensors, metrics.jsonl, config.json and state/ in --out."""
-    from ..train.loop import train as run_training
-    from ..train.stop import Interrupted
+    from ..train import Interrupted
+    from ..train import train as run_training
 
     config = resolve_config(recipe, data, settings or [])
     folder = out or Path("runs") / f"{config.recipe or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..config import to_dict
 from ..data.loader import Batch, stream
+from ..data.source import Source
 from ..devices import autocast, cpu_threads
 from ..errors import UserError
 from ..evaluate import evaluate
@@ -39,19 +40,22 @@ def train(
     config: TrainConfig,
     out: Path,
     *,
+    source: Source | None = None,
     resume: bool = False,
     overwrite: bool = False,
     report: Report = lambda row: None,
 ) -> Row:
     """Train and leave `best.safetensors`, `last.safetensors`, `metrics.jsonl`, `config.json` and `state/` in `out`.
 
+    source: the images, instead of those that `config.data.source` names (such as arrays in memory).
+    resume: go on from the newest readable state, or start anew if there is none. overwrite: forget an earlier run.
     report: is called with every journal row, and with rows of kind "start" and "note" that only people need.
     Returns the evaluation row of the best checkpoint. Raises `UserError` for what a user can mend, and `Interrupted`
     after a SIGINT or SIGTERM, when the state is saved.
     """
     if not resume and not overwrite and (out / "config.json").exists():
         raise UserError(f"{str(out)!r} already holds a run; add --resume, --overwrite, or choose another --out")
-    run = prepare(config)
+    run = prepare(config, source)
     sweep(make_folder(out))
     state = _find_state(out, run, report) if resume else None
     if state is None:

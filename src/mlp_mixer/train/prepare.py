@@ -76,12 +76,16 @@ def _public(spec: str) -> str:
     return f"{name}{colon}{PurePath(path).name}" if colon else PurePath(spec).name
 
 
-def prepare(config: TrainConfig) -> Run:
-    """Open the data, split it, and build the model from the seed; `UserError` for whatever does not fit."""
+def prepare(config: TrainConfig, source: Source | None = None) -> Run:
+    """Open the data (unless it is given), split it, and build the model from the seed.
+
+    Raises `UserError` for whatever does not fit.
+    """
     refuse_launcher()
     choice, data = config.train, config.data
     device = pick_device(choice.device)
-    source = open_source(data.source, split_seed=data.split_seed, test_fraction=data.test_fraction)
+    if source is None:
+        source = open_source(data.source, split_seed=data.split_seed, test_fraction=data.test_fraction)
     train, val = split_validation(source, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)

@@ -18,12 +18,10 @@ from mlp_mixer.config import override
 from mlp_mixer.data import ArraySet, ImageSet, Source
 from mlp_mixer.evaluate import evaluate
 from mlp_mixer.images.augment import Augment
-from mlp_mixer.train import prepare as prepare_module
+from mlp_mixer.train import Interrupted, prepare, train
 from mlp_mixer.train.config import DataChoice, LoopChoice, ModelChoice, OptimChoice, ScheduleChoice, TrainConfig
 from mlp_mixer.train.journal import read_journal
-from mlp_mixer.train.loop import train
 from mlp_mixer.train.state import newest_state
-from mlp_mixer.train.stop import Interrupted
 
 
 def tiny(**loop: Any) -> TrainConfig:
@@ -100,7 +98,7 @@ def test_the_best_checkpoint_is_the_best_row_and_measures_the_same_again(whole: 
     best = max(rows, key=lambda row: (row["top1"], row["step"]))
     checkpoint = load(whole / "best.safetensors")
     assert checkpoint.provenance["measured"]["step"] == best["step"]
-    run = prepare_module.prepare(tiny())
+    run = prepare(tiny())
     assert run.val is not None
     again = evaluate(checkpoint.model, run.val, checkpoint.preprocess)
     assert (again.top1, again.n) == (best["top1"], best["n"])
@@ -173,20 +171,18 @@ def test_resume_refuses_other_settings_by_name(whole: Path) -> None:
         train(changed, whole, resume=True)
 
 
-def test_resume_refuses_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_refuses_other_images(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
-    sources = iter(Source.from_arrays(images, np.arange(60) % classes) for classes in (3, 4))
-    monkeypatch.setattr(prepare_module, "open_source", lambda spec, **how: next(sources))
-    train(tiny(epochs=1, batch_size=16), tmp_path)
+    three, four = (Source.from_arrays(images, np.arange(60) % classes) for classes in (3, 4))
+    train(tiny(epochs=1, batch_size=16), tmp_path, source=three)
     with pytest.raises(UserError, match="are not those that .* began with"):
-        train(tiny(epochs=1, batch_size=16), tmp_path, resume=True)
+        train(tiny(epochs=1, batch_size=16), tmp_path, source=four, resume=True)
 
 
-def test_a_checkpoint_tells_no_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_tells_no_paths(tmp_path: Path) -> None:
     images = np.zeros((60, 8, 8, 1), np.uint8)
     source = Source.from_arrays(images, np.arange(60) % 3, spec="folder:/home/somebody/private/birds")
-    monkeypatch.setattr(prepare_module, "open_source", lambda spec, **how: source)
-    train(tiny(epochs=1, batch_size=16), tmp_path)
+    train(tiny(epochs=1, batch_size=16), tmp_path, source=source)
     assert load(tmp_path).provenance["data"]["source"] == "folder:birds"
     assert b"somebody" not in (tmp_path / "best.safetensors").read_bytes()
 
@@ -236,14 +232,13 @@ class Forbidden(ImageSet):
     subset = image
 
 
-def test_training_never_reads_the_test_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_never_reads_the_test_split(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (60, 8, 8, 1), dtype=np.uint8)
     labels = np.arange(60) % 3
     known = ArraySet(images, labels)
     source = Source("known", known, None, Forbidden(labels, known.classes, 1, (8, 8)), None)
-    monkeypatch.setattr(prepare_module, "open_source", lambda spec, **how: source)
-    train(tiny(epochs=1, batch_size=16), tmp_path)
+    train(tiny(epochs=1, batch_size=16), tmp_path, source=source)
     assert load(tmp_path).provenance["data"]["test_fraction"] is None
 
 
