@@ -21,6 +21,7 @@ demo: install
 	$(BIN)/mlp-mixer data sample digits --out $(DEMO)/samples --count 8
 	$(BIN)/mlp-mixer predict $(DEMO) $(DEMO)/samples/*.png
 	$(BIN)/mlp-mixer report $(DEMO)
+	@echo "Open $(DEMO)/report.html in a browser."
 
 test: lint types
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # one thread each: two processes share the cores

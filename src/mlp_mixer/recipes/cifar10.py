@@ -15,10 +15,10 @@ from ..train.config import (
 
 
 def cifar10() -> TrainConfig:
-    """A start on CIFAR-10, no claim yet; by its rate about six minutes on two idle cores.
+    """62.7 % test top-1 on CIFAR-10 in 7 minutes on two CPU threads: a start, not tuned.
 
-    Seen so far: one epoch (train.epochs=1, seed 0) gave 44.7 % validation top-1 (n = 5,000). 200 images/s on one
-    thread, 380 on two of a virtual Intel Xeon (AVX-512), torch 2.15.0. The three epochs as they stand were not run.
+    One run of three epochs, seed 0: 62.71 % of n = 10,000; 6 min 49 s of wall time, stopped and resumed once, on a
+    virtual Intel Xeon (AVX-512), torch 2.15.0.
 
     mlp-mixer train cifar10 --data cifar10:PATH
     """

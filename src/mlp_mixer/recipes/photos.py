@@ -14,11 +14,10 @@ from ..train.config import (
 
 
 def photos() -> TrainConfig:
-    """A Mixer-S/32 from scratch on your own photographs at 224 pixels, no claim: sane values for about 2,000 of them.
+    """Mixer-S/32 from scratch on your own photographs at 224 pixels; values for about 2,000 of them, not tuned.
 
-    Seen so far: on 1,620 photos of ten classes the training loss fell from 2.29 to 2.13 in the 1.7 epochs that were
-    run of a two-epoch schedule (warm-up 0.2; validation top-1 22 % after the first, n = 180), at 6-23 images/s on one
-    busy thread of a virtual Intel Xeon (AVX-512), torch 2.15.0. The 25 epochs as they stand have not been run.
+    One run with train.epochs=8, seed 0, on 1,800 photos of ten classes: 32.3 % test top-1 (n = 1,000) in 6 minutes on
+    two threads of a virtual Intel Xeon (AVX-512), 41 images/s, torch 2.15.0. The 25 epochs as they stand were not run.
 
     mlp-mixer train photos --data folder:PATH
     """
