@@ -209,6 +209,7 @@ VARIANTS: dict[str, MixerConfig] = {
     # Small images: their own image size is the default, D_S = C/2 and D_C = 4C as in Table 1.
     "mixer_pico2": MixerConfig(2, 4, 64, 32, 256, image_size=(8, 8)),
     "mixer_pico7": MixerConfig(7, 4, 64, 32, 256, image_size=(28, 28)),
+    "mixer_micro4": MixerConfig(4, 8, 96, 48, 384, image_size=(32, 32)),
     "mixer_nano4": MixerConfig(4, 8, 128, 64, 512, image_size=(32, 32)),
     "mixer_nano2": MixerConfig(2, 8, 128, 64, 512, image_size=(32, 32)),
     "mixer_tiny4": MixerConfig(4, 8, 256, 128, 1024, image_size=(32, 32)),

@@ -29,6 +29,7 @@ PARAMETERS = {
     "mixer_h14": 432_350_952,
     "mixer_pico2": 203_624,
     "mixer_pico7": 212_264,
+    "mixer_micro4": 748_680,
     "mixer_nano4": 1_259_880,
     "mixer_nano2": 1_453_416,
     "mixer_tiny4": 4_615_400,
