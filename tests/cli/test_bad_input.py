@@ -79,6 +79,8 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["models", "mixer_s16", "--image-size", "230"], "not divisible by the patch size 16; the nearest legal"),
         (["evaluate", "nowhere.safetensors", "--data", "digits"], "no checkpoint at 'nowhere.safetensors'"),
         (["predict", "nowhere.safetensors", "a.png"], "no checkpoint at 'nowhere.safetensors'"),
+        (["predict", "mixer_s16", "photo.jpg"], "'mixer_s16' is an architecture without weights of its own"),
+        (["predict", "nowhere.safetensors"], "no pictures given"),
         (["predict", "photo.jpg"], "no checkpoint given: 'photo.jpg'"),
         (["report", "nowhere"], "no checkpoint at 'nowhere'"),
         (["data", "sample", "digitz", "--out", "x"], "unknown data source 'digitz'"),

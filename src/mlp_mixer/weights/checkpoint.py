@@ -26,7 +26,7 @@ from ..config import from_dict, to_dict
 from ..errors import UserError
 from ..files import PathLike, write_bytes
 from ..images.preprocess import Preprocess
-from ..models.mixer import MixerConfig, MlpMixer
+from ..models.mixer import VARIANTS, MixerConfig, MlpMixer
 
 FORMAT_VERSION = 1
 _KEY = "mlp_mixer"
@@ -87,6 +87,8 @@ def save(
 def find_checkpoint(path: PathLike) -> Path:
     """The file that a path means: itself, or `best.safetensors` in the folder of a training run."""
     given = Path(path)
+    if str(path) in VARIANTS and not given.exists():
+        raise UserError(f"{str(path)!r} is an architecture without weights of its own; train it, or give a checkpoint")
     best = given / "best.safetensors"
     if given.is_dir() and not best.is_file():
         raise UserError(f"the folder {str(given)!r} holds no best.safetensors; give a checkpoint or a run's folder")
