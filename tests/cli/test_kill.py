@@ -12,7 +12,7 @@ from pathlib import Path
 
 KILLS = int(os.environ.get("MLP_MIXER_KILLS", "3"))
 SETTINGS = [
-    "train.epochs=8", "train.batch_size=64", "train.save_every_steps=2", "train.eval_every_epochs=1",
+    f"train.epochs={2 * KILLS + 2}", "train.batch_size=64", "train.save_every_steps=2", "train.eval_every_epochs=1",
     "model.dropout=0.1", "model.drop_path=0.1", "model.hidden_dim=16", "train.ema=0.95", "train.device=cpu",
 ]  # fmt: skip
 

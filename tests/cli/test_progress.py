@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from mlp_mixer.cli.progress import Progress
@@ -40,6 +42,15 @@ def test_a_terminal_gets_a_live_line() -> None:
     assert "training" in text
     assert "25%" in text
     assert "val top-1 75.00 %" in text
+
+
+def test_a_slow_run_gets_a_line_now_and_then_but_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 20)
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    rows = [{**TRAIN, "step": step, "epoch": step / 10} for step in (5, 10)]
+    lines = shown(START, *rows, EVAL, rows[0], terminal=False).splitlines()[1:]
+    assert [line.split()[1] for line in lines] == ["0.50", "1.00"]
+    assert ["val top-1" in line for line in lines] == [False, True]
 
 
 def test_a_run_without_validation_says_only_what_it_knows() -> None:

@@ -31,6 +31,7 @@ class Progress:
         )
         self.task = self.bar.add_task("training", total=None, facts="")
         self.train_row: dict[str, Any] = {}
+        self.pending: dict[str, Any] | None = None  # a line that an evaluation of the same step would repeat
         self.last_line = self.started = time.monotonic()
         self.first_step = self.total_steps = 0
 
@@ -42,6 +43,9 @@ class Progress:
         self.bar.__exit__(kind, error, tb)
 
     def __call__(self, row: dict[str, Any]) -> None:
+        pending, self.pending = self.pending, None
+        if pending and row["kind"] != "eval":
+            self._line(pending, "")
         getattr(self, f"_{row['kind']}")(row)
 
     def note(self, text: str) -> None:
@@ -65,7 +69,7 @@ class Progress:
         self.train_row = row
         self.bar.update(self.task, completed=row["step"], facts=self._facts(row))
         if not self.live and time.monotonic() - self.last_line > _QUIET_SECONDS:
-            self._line(row, "")
+            self.pending = row
 
     def _eval(self, row: dict[str, Any]) -> None:
         measured = f"  val top-1 {percent(row['top1'])}  val loss {row['loss']:.4f}" if "top1" in row else ""
