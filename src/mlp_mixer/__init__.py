@@ -50,9 +50,12 @@ _HOME = {
     "decode_image": "images.decode",
     "UserError": "errors",
 }
+_ROOMS = {"analysis", "data", "evaluate", "images", "models", "recipes", "report", "train", "weights"}
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module 'mlp_mixer' has no attribute {name!r}")
     value = globals()[name] = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
@@ -60,4 +63,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_HOME, *_ROOMS})

@@ -129,3 +129,11 @@ def test_the_package_imports_lightly() -> None:
         "assert 'torch' in sys.modules; assert 'torchvision' not in sys.modules; assert 'sklearn' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_every_public_name_is_there() -> None:
+    """From a process that has imported nothing yet, names first and rooms after them."""
+    script = "import mlp_mixer; [getattr(mlp_mixer, n) for n in (*mlp_mixer.__all__, *dir(mlp_mixer))]; "
+    script += "assert mlp_mixer.train.TrainConfig and mlp_mixer.evaluate.Evaluation; "
+    script += "assert set(mlp_mixer.__all__) <= set(dir(mlp_mixer)) and not hasattr(mlp_mixer, 'frobnicate')"
+    subprocess.run([sys.executable, "-c", script], check=True)
