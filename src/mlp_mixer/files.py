@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO
 from .errors import UserError
 
 _numbers = itertools.count()
+_OURS = re.compile(r"\..+\.\d+\.\d+\.tmp")  # the temporary names of atomic_file
 PathLike = str | os.PathLike[str]
 
 
@@ -62,9 +64,10 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
 
 
 def sweep(folder: PathLike) -> None:
-    """Remove what writers that were killed left behind in a folder and below; call it where no one else writes."""
-    for orphan in Path(folder).rglob(".*.tmp"):
-        orphan.unlink(missing_ok=True)
+    """Remove what our own killed writers left directly in a folder; call it where no one else writes."""
+    for orphan in Path(folder).glob(".*.tmp"):
+        if _OURS.fullmatch(orphan.name):
+            orphan.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -45,7 +45,7 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(tmp_path: Path) -> No
         process.kill()
         process.wait()
     assert 0 < steps_saved(killed) < steps_saved(whole), "the kills did not meet a run under way"
-    (killed / "state" / ".step-000000002.safetensors.1.tmp").write_bytes(b"a writer was killed here")
+    (killed / "state" / ".step-000000002.safetensors.1.0.tmp").write_bytes(b"a writer was killed here")
     subprocess.run(command(killed), check=True, capture_output=True)
     assert digests(killed) == digests(whole)
     assert not list(killed.rglob("*.tmp*")), "a killed writer's leftovers were not cleaned up"

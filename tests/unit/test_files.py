@@ -210,3 +210,22 @@ def test_cache_folder(monkeypatch, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert files.cache_folder("a", "b") == Path(expected)
+
+
+def test_sweep_takes_only_our_own_leftovers(tmp_path):
+    (tmp_path / "below").mkdir()
+    theirs = [tmp_path / ".cache.tmp", tmp_path / "x.1.2.tmp", tmp_path / "below" / ".best.safetensors.7.0.tmp"]
+    for path in [*theirs, tmp_path / ".best.safetensors.7.0.tmp"]:
+        path.write_bytes(b"")
+    files.sweep(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(theirs)
+
+
+def test_a_killed_writers_leftover_is_recognised(tmp_path):
+    """The name that atomic_file writes under is one that sweep knows."""
+    with files.atomic_file(tmp_path / ("long name" * 10)) as file:
+        file.write(b"x")
+        (temporary,) = tmp_path.iterdir()
+    temporary.write_bytes(b"left behind")
+    files.sweep(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["long name" * 10]

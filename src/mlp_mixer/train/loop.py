@@ -57,6 +57,7 @@ def train(
         raise UserError(f"{str(out)!r} already holds a run; add --resume, --overwrite, or choose another --out")
     run = prepare(config, source)
     sweep(make_folder(out))
+    sweep(out / "state")
     state = _find_state(out, run, report) if resume else None
     if state is None:
         forget_states(out)
