@@ -117,11 +117,10 @@ def stream(batches: Dataset[Batch], numbers: Sequence[int], *, workers: int) -> 
 
 def auto_workers(images: ImageSet) -> int:
     """Worker processes worth having: none for arrays in memory, else one per core up to eight."""
-    return (
-        0
-        if isinstance(images, ArraySet)
-        else min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    )
+    if isinstance(images, ArraySet):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
 
 
 class _Guarded(Dataset["Batch | UserError"]):

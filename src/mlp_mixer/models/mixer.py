@@ -165,6 +165,16 @@ class MlpMixer(nn.Module):
         out["logits"] = self.head(out["pre_logits"])
         return out
 
+    @property
+    def num_features(self) -> int:
+        """C, the width of what `forward_head(..., pre_logits=True)` gives."""
+        return self.config.hidden_dim
+
+    @property
+    def num_classes(self) -> int:
+        """K, 0 without a head."""
+        return self.config.num_classes
+
     def get_classifier(self) -> nn.Module:
         """The head: `nn.Linear`, or `nn.Identity` without classes."""
         return self.head

@@ -61,9 +61,9 @@ def train(
     state = _find_state(out, run, report) if resume else None
     if state is None:
         forget_states(out)
-    write_json(out / "config.json", {"config": to_dict(config), "environment": environment(run.device)})
     report(_start_row(run, state.step if state else 0))
     with StopRequest() as stop, torch.random.fork_rng(devices=[]), cpu_threads(config.train.threads):
+        write_json(out / "config.json", {"config": to_dict(run.config), "environment": environment(run.device)})
         return _Loop(run, out, state, report).go(stop)
 
 

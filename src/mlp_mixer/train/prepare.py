@@ -86,6 +86,8 @@ def prepare(config: TrainConfig, source: Source | None = None) -> Run:
     device = pick_device(choice.device)
     if source is None:
         source = open_source(data.source, split_seed=data.split_seed, test_fraction=data.test_fraction)
+    else:  # what is written beside the run must name the images that were used
+        config = dataclasses.replace(config, data=dataclasses.replace(data, source=source.spec))
     train, val = split_validation(source, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)

@@ -277,6 +277,7 @@ def test_new_classifier_is_zero_and_lives_where_the_model_does():
     model = randomised(small()).to(torch.bfloat16)
     pre_logits = model.features(images_for(model))["pre_logits"]
     model.reset_classifier(7)
+    assert (model.num_classes, model.num_features) == (7, model.config.hidden_dim)
     head = model.get_classifier()
     assert head is model.head
     assert isinstance(head, nn.Linear)

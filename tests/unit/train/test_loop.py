@@ -38,7 +38,7 @@ def tiny(**loop: Any) -> TrainConfig:
         schedule=ScheduleChoice(warmup_epochs=0.2),
         train=LoopChoice(
             **{"epochs": 1.5, "batch_size": 128, "ema": 0.9, "log_every_steps": 4, "eval_every_epochs": 0.5,
-               "label_smoothing": 0.1, "save_every_steps": 3, "device": "cpu"} | loop
+               "label_smoothing": 0.1, "save_every_steps": 3, "device": "cpu", "threads": 1} | loop
         ),
     )  # fmt: skip
 
@@ -77,6 +77,7 @@ def test_a_run_leaves_what_was_promised(whole: Path) -> None:
     record = json.loads((whole / "config.json").read_text())
     assert record["config"]["train"]["batch_size"] == 128
     assert record["environment"]["torch"]
+    assert record["environment"]["threads"] == 1
     rows = read_journal(whole)
     assert {row["kind"] for row in rows} == {"train", "eval"}
     assert [row["step"] for row in rows] == sorted(row["step"] for row in rows)
@@ -184,6 +185,7 @@ def test_a_checkpoint_tells_no_paths(tmp_path: Path) -> None:
     source = Source.from_arrays(images, np.arange(60) % 3, spec="folder:/home/somebody/private/birds")
     train(tiny(epochs=1, batch_size=16), tmp_path, source=source)
     assert load(tmp_path).provenance["data"]["source"] == "folder:birds"
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["data"]["source"] == source.spec
     assert b"somebody" not in (tmp_path / "best.safetensors").read_bytes()
 
 
