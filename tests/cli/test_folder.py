@@ -69,4 +69,6 @@ def test_a_moved_folder_is_recognised(trained: Path, folder: Path, tmp_path: Pat
     for data in (str(moved), f"folder:{moved}"):
         assert run(["evaluate", str(trained), "--data", data, "--split", "train"]) == 0
     assert run(["report", str(trained), "--data", f"folder:{moved}"]) == 0
-    assert "20 % held out" in (trained / "report.html").read_text()
+    page = (trained / "report.html").read_text()
+    assert "20 % held out" in page
+    assert "judged on folder:elsewhere, test" in page

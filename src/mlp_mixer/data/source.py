@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,6 +89,12 @@ class Source:
                 digest.update(json.dumps([part.classes, len(part), names]).encode())
                 digest.update(part.labels.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
+
+
+def public_name(spec: str) -> str:
+    """A source without the folders above it: checkpoints and reports are passed on, and paths are nobody's business."""
+    name, colon, path = spec.partition(":")
+    return f"{name}{colon}{PurePath(path).name}" if colon else PurePath(spec).name
 
 
 def stratified_split(labels: Labels, fraction: float, seed: int) -> tuple[Labels, Labels]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..analysis import token_unit_pictures
 from ..data.image_set import ImageSet
+from ..data.source import public_name
 from ..errors import UserError
 from ..evaluate import Evaluation, align_labels, evaluate, judges
 from ..models import MlpMixer, cost
@@ -38,8 +39,11 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
     classes = checkpoint.labels or images.classes
     provenance = checkpoint.provenance
     return Report(
-        title=f"{provenance.get('model', 'Mixer')} on {record['config']['data']['source']}",
-        subtitle=f"Recipe {provenance.get('recipe') or '-'}; judged on {source}, {chosen.split}, {result.n:,} images.",
+        title=f"{provenance.get('model', 'Mixer')} on {public_name(record['config']['data']['source'])}",
+        subtitle=(
+            f"Recipe {provenance.get('recipe') or '-'}; judged on {public_name(source)}, {chosen.split}, "
+            f"{result.n:,} images."
+        ),
         facts=_facts(checkpoint, result, record),
         journal=tuple(read_journal(folder)),
         classes=classes,

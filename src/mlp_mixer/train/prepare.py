@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from .._version import __version__
 from ..data.image_set import ImageSet
 from ..data.loader import TrainBatches, auto_workers
 from ..data.sampling import steps_for
-from ..data.source import Source, stratified_split
+from ..data.source import Source, public_name, stratified_split
 from ..data.sources import open_source
 from ..devices import pick_device
 from ..distributed import rank, refuse_launcher, world_size
@@ -56,7 +55,7 @@ class Run:
             "recipe": self.config.recipe,
             "model": self.config.model.name,
             "data": {
-                "source": _public(self.source.spec),
+                "source": public_name(self.source.spec),
                 "fingerprint": self.fingerprint,
                 "n_train": len(self.train),
                 "split_seed": data.split_seed,
@@ -68,12 +67,6 @@ class Run:
             "mlp_mixer": __version__,
             "torch": torch.__version__,
         }
-
-
-def _public(spec: str) -> str:
-    """A source without the folders above it: checkpoints are passed on, and paths are nobody's business."""
-    name, colon, path = spec.partition(":")
-    return f"{name}{colon}{PurePath(path).name}" if colon else PurePath(spec).name
 
 
 def prepare(config: TrainConfig, source: Source | None = None) -> Run:
