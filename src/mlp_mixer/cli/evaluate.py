@@ -29,18 +29,11 @@ def evaluate(
 ) -> int:
     """Measure top-1 and top-5 accuracy of a checkpoint."""
     from ..devices import pick_device
-    from ..evaluate import align_labels, judges
-    from ..evaluate import evaluate as measure
+    from ..evaluate import judge
     from ..weights import load
 
-    loaded = load(checkpoint)
-    chosen = judges(data, loaded.provenance, split.value)
-    images = chosen.images
-    labels = align_labels(images, loaded.labels) if loaded.labels else images.labels
     target = pick_device(device)
-    result = measure(
-        loaded.model.to(target), images, loaded.preprocess, labels=labels, batch_size=batch_size, device=target
-    )
+    chosen, result = judge(load(checkpoint), data, split.value, batch_size=batch_size, device=target)
     if as_json:
         print_json(
             {

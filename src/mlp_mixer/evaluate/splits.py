@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from ..data.image_set import ImageSet
 from ..data.source import HeldOut, Source
 from ..data.sources import open_source
 from ..errors import UserError
+from ..weights import Checkpoint
+from .accuracy import Evaluation, align_labels, evaluate
 
 Split = Literal["test", "train", "all"]
 
@@ -42,6 +46,25 @@ def judges(spec: str | Source, provenance: Mapping[str, Any], split: Split = "te
     if split == "all" or source.fingerprint() != trained_on.get("fingerprint"):
         return Judges(source.all(), "all images")
     return Judges(source.test or source.all(), f"test ({_percent(source.held_out)} % held out by seed {seed})")
+
+
+def judge(
+    checkpoint: Checkpoint,
+    spec: str | Source,
+    split: Split = "test",
+    *,
+    batch_size: int = 256,
+    device: torch.device | None = None,
+) -> tuple[Judges, Evaluation]:
+    """Evaluate a checkpoint on the images of a source that may judge it, with classes matched by name.
+
+    device: where to compute, the model's own by default (the model is moved there).
+    Raises `UserError` if the source cannot be read, or has classes or channels that the model does not know.
+    """
+    chosen = judges(spec, checkpoint.provenance, split)
+    labels = align_labels(chosen.images, checkpoint.labels) if checkpoint.labels else None
+    model = checkpoint.model if device is None else checkpoint.model.to(device)
+    return chosen, evaluate(model, chosen.images, checkpoint.preprocess, labels=labels, batch_size=batch_size)
 
 
 def _percent(held_out: HeldOut) -> str:

@@ -12,7 +12,7 @@ from ..analysis import token_unit_pictures
 from ..data.image_set import ImageSet
 from ..data.source import public_name
 from ..errors import UserError
-from ..evaluate import Evaluation, align_labels, evaluate, judges
+from ..evaluate import Evaluation, judge
 from ..models import MlpMixer, cost
 from ..train.journal import read_journal
 from ..weights import Checkpoint, load
@@ -32,10 +32,8 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
     checkpoint = load(folder)
     record = _read_config(folder)
     source = data or record["config"]["data"]["source"]
-    chosen = judges(source, checkpoint.provenance)
+    chosen, result = judge(checkpoint, source)
     images = chosen.images
-    labels = align_labels(images, checkpoint.labels) if checkpoint.labels else images.labels
-    result = evaluate(checkpoint.model, images, checkpoint.preprocess, labels=labels)
     classes = checkpoint.labels or images.classes
     provenance = checkpoint.provenance
     return Report(
