@@ -49,9 +49,12 @@ def test_resmall_keeps_the_shape_of_things_and_resize_squashes():
 
 
 @pytest.mark.parametrize("resize", ["resmall", "resize", "none"])
-def test_the_right_size_is_not_touched(resize):
+@pytest.mark.parametrize("resampler", ["pillow", "vit_jax", "big_vision", "opencv"])
+def test_the_right_size_is_not_touched(resize, resampler):
     image = random_image(12, 20)
-    np.testing.assert_array_equal(Preprocess((12, 20), resize=resize, crop_pct=1.0).fit(image), image)
+    preprocess = Preprocess((12, 20), resize=resize, crop_pct=1.0, interpolation="bilinear", resampler=resampler)
+    np.testing.assert_array_equal(preprocess.fit(image), image)
+    assert torch.equal(preprocess(image), preprocess.normalize(torch.from_numpy(image).permute(2, 0, 1)))
 
 
 def test_none_refuses_another_size():
@@ -92,6 +95,58 @@ def test_call_is_fit_and_normalize():
     assert torch.equal(x_CHW, preprocess.normalize(torch.from_numpy(preprocess.fit(image).copy()).permute(2, 0, 1)))
 
 
+def test_normalize_takes_float_and_leaves_it_too():
+    preprocess = Preprocess((8, 8), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    levels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    x_BCHW = levels.float()
+    assert torch.equal(preprocess.normalize(x_BCHW), preprocess.normalize(levels))
+    assert torch.equal(x_BCHW, levels.float())
+
+
+@pytest.mark.parametrize("resampler", ["pillow", "vit_jax", "big_vision", "opencv"])
+def test_fit_is_always_uint8_and_only_vit_jax_keeps_more_for_the_network(resampler):
+    preprocess = Preprocess((16, 12), interpolation="bilinear", resampler=resampler, mean=(0.0,), std=(1.0,))
+    image = random_image(40, 30)
+    fitted, levels = preprocess.fit(image), preprocess(image).permute(1, 2, 0).numpy() * 255
+    assert fitted.dtype == np.uint8
+    np.testing.assert_array_equal(fitted, np.rint(levels))
+    assert (np.abs(fitted - levels).max() > 0.1) == (resampler == "vit_jax")
+
+
+@pytest.mark.parametrize("resize", ["resmall", "resize"])
+@pytest.mark.parametrize(
+    ("resampler", "interpolation"),
+    [("vit_jax", "bilinear"), ("big_vision", "bilinear"), ("opencv", "bicubic"), ("opencv", "bilinear")],
+)
+@pytest.mark.parametrize("shape", [(5, 50), (50, 5), (24, 48), (13, 27), (300, 200)])
+def test_rectangles_are_covered_by_all(shape, resampler, interpolation, resize):
+    white = np.full((*shape, 3), 255, dtype=np.uint8)
+    how = {"resize": resize, "interpolation": interpolation, "resampler": resampler}
+    fitted = Preprocess((24, 40), crop_pct=0.9, **how).fit(white)
+    assert fitted.shape == (24, 40, 3)
+    assert (fitted == 255).all()
+
+
+def test_a_record_without_a_resampler_is_pillows():
+    old = {"image_size": [8, 8], "channels": 3, "resize": "resmall", "crop_pct": 0.875, "interpolation": "area"}
+    assert config.from_dict(Preprocess, old) == Preprocess((8, 8), interpolation="area", resampler="pillow")
+
+
+@pytest.mark.parametrize(
+    ("resampler", "interpolation", "legal"),
+    [
+        ("vit_jax", "bicubic", "'bilinear'"),
+        ("big_vision", "bicubic", "'area' or 'bilinear'"),
+        ("opencv", "area", "'bicubic' or 'bilinear'"),
+        ("opencv", "nearest", "'bicubic' or 'bilinear'"),
+    ],
+)
+def test_filters_that_a_resampler_does_not_have_are_refused(resampler, interpolation, legal):
+    message = f"resampler '{resampler}' has no interpolation '{interpolation}': expected {legal}$"
+    with pytest.raises(UserError, match=message):
+        Preprocess((8, 8), interpolation=interpolation, resampler=resampler)
+
+
 def test_record_survives_json_and_one_number_stands_for_all():
     preprocess = Preprocess((32, 24), channels=4, mean=(0.3,), std=(0.2,))
     assert preprocess.mean == (0.3,) * 4
@@ -111,6 +166,7 @@ def test_record_survives_json_and_one_number_stands_for_all():
         ("crop_pct", float("nan"), "crop_pct is nan"),
         ("resize", "resmal", "did you mean 'resmall'"),
         ("interpolation", "lanczos", "unknown interpolation"),
+        ("resampler", "bigvision", "did you mean 'big_vision'"),
         ("mean", (0.1, 0.2), "mean is .* one finite number, or 3"),
         ("mean", (float("inf"),), "finite"),
         ("std", (0.5, 0.0, 0.5), "above 0"),
