@@ -1,7 +1,9 @@
-"""`mlp-mixer models`: the architectures and what they cost."""
+"""`mlp-mixer models`: the architectures and what they cost, or the weights that others have published."""
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -13,12 +15,17 @@ def models(
     pattern: Annotated[str, typer.Argument(help="Shell pattern of names, such as 'mixer_b*'.")] = "*",
     image_size: Annotated[int | None, typer.Option(help="Count at this side instead of the variant's own.")] = None,
     classes: Annotated[int, typer.Option(help="Classes of the head.")] = 1000,
+    weights: Annotated[bool, typer.Option("--weights", help="List published weights, by any of their names.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
-    """List architectures with parameters and multiply-accumulates in the conventions people quote."""
+    """List architectures with parameters and multiply-accumulates in the conventions people quote, or weights."""
     from ..errors import UserError
     from ..models import variants
 
+    if weights:
+        if image_size is not None or classes != 1000:
+            raise UserError("--image-size and --classes belong to architectures; leave them out beside --weights")
+        return _list_weights(pattern, as_json)
     names = variants(pattern)
     if not names:
         raise UserError(f"no model matches {pattern!r}; `mlp-mixer models` lists all")
@@ -70,4 +77,46 @@ def _print(rows: list[dict[str, Any]]) -> None:
         "\nGMACs: multiply-accumulates of all matrix products, in 1e9; twice that are FLOPs. mmpretrain: as its\n"
         "get_flops counts (no head; norms, stem bias and pooling added). fvcore: as timm's tables count (5 per\n"
         "norm element added). MiB: activations that a training step keeps for one image in fp32."
+    )
+
+
+def _list_weights(pattern: str, as_json: bool) -> int:
+    from ..config import to_dict
+    from ..errors import UserError
+    from ..weights.catalog import CATALOG, cached_path, list_models
+
+    records = [CATALOG[name] for name in list_models(pattern, weights=True)]
+    if not records:
+        raise UserError(f"no published weights match {pattern!r}; `mlp-mixer models --weights` lists all")
+    rows = [to_dict(record) | {"cached": cached_path(record) is not None} for record in records]
+    if as_json:
+        print_json(rows)
+    else:
+        _print_weights(rows)
+    return 0
+
+
+def _print_weights(rows: list[dict[str, Any]]) -> None:
+    table = [
+        {
+            "name": row["name"],
+            "model": row["architecture"],
+            "classes": f"{row['num_classes']:,}",
+            "top-1": "-" if row["top1"] is None else f"{row['top1']:.2f}",
+            "MiB": "-" if row["mib"] is None else f"{row['mib']:.2f}",
+            "licence": row["licence"],
+            "here": "yes" if row["cached"] else "no",
+            "trained on": row["trained_on"].partition(";")[0],
+        }
+        for row in rows
+    ]
+    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < 110  # it must not cut the names
+    headings = [title for title in table[0] if not (narrow and title in ("model", "MiB", "licence"))]
+    print_table(
+        {title: "right" if title in ("classes", "top-1", "MiB") else "left" for title in headings},
+        [tuple(row[title] for title in headings) for row in table],
+    )
+    print(
+        "\ntop-1: published accuracy on ImageNet-1k in percent, measured by others. MiB: published size of the file.\n"
+        "here: already downloaded. `--json` adds sources, other names, and what is in doubt."
     )

@@ -14,6 +14,7 @@ from ..data.image_set import ImageSet
 from ..data.loader import EvalBatches, auto_workers, stream
 from ..errors import UserError
 from ..images.preprocess import Preprocess
+from ..weights.labels import class_numbers
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,13 @@ class Evaluation:
 
 
 def align_labels(images: ImageSet, model_labels: Sequence[str]) -> np.ndarray:
-    """(n,) the images' labels in the model's numbering, matched by class name.
+    """(n,) the images' labels in the model's numbering, matched by class name (for ImageNet also by WordNet id).
 
     Raises `UserError` naming the classes that the model does not know.
     """
-    numbers = {name: number for number, name in enumerate(model_labels)}
+    if tuple(images.classes) == tuple(model_labels):
+        return np.asarray(images.labels, dtype=np.int64)
+    numbers = class_numbers(model_labels)
     foreign = [name for name in images.classes if name not in numbers]
     if foreign:
         raise UserError(

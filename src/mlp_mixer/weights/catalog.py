@@ -1,17 +1,258 @@
-"""What can be had by name: architectures, and (none so far) published weights."""
+"""What can be had by name: architectures, and the MLP-Mixer weights that others have published.
+
+A record says what a file is, and no more than is known: no file was read to write it. Published accuracies are claims
+of their sources; None stands for what nobody states. The Mixers trained on JFT-300M were never published, nor were
+Google's weights that were fine-tuned from ImageNet-21k on ImageNet-1k.
+"""
 
 from __future__ import annotations
 
 import fnmatch
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-from ..models import variants
+from ..files import cache_folder
 
-CATALOG: dict[str, str] = {}
-"""Name of published weights -> where they are. No lineage's files can be read yet, so none is listed."""
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """One published checkpoint.
+
+    Args:
+        name: ours, `architecture.tag`.
+        aliases: what others call it: timm's and mmpretrain's names, big_vision's shortcuts, files in Google's bucket.
+        architecture: a key of `VARIANTS`; what else the configuration needs (GELU, epsilon) belongs to the dialect.
+        num_classes: outputs of the head.
+        dialect: whose names and layouts the tensors have.
+        url: where the file is, or None if it is on the Hugging Face hub.
+        hub: the repository there, or None if there is a url.
+        filename: of the file, at that url or in that repository.
+        sha256: the first hexadecimal digits of the hash, where the file's name states them.
+        mib: size of the file in units of 2**20 bytes, to two decimals, where it is published.
+        labels: key for `class_names`, or None if the names of the classes are not known.
+        preprocess: the lineage whose way from an image to the input these weights expect.
+        licence: of the weights, as an SPDX identifier, or "unknown".
+        trained_on: on what, in truth; up to the first semicolon in short, then the evidence and the doubts.
+        paper_row: the row of arXiv 2105.01601 that these weights, or their fine-tuned successors, stand for.
+        top1: ImageNet-1k top-1 accuracy in percent that was published for them.
+        top1_source: who published it.
+        head: how the classifier was trained, where that is known; None leaves it to the bias of the file's head.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    architecture: str
+    num_classes: int
+    dialect: Literal["google", "timm", "mmpretrain"]
+    url: str | None
+    hub: str | None
+    filename: str
+    sha256: str | None
+    mib: float | None
+    labels: Literal["imagenet1k", "imagenet21k_goog"] | None
+    preprocess: Literal["google", "timm", "timm_miil", "mmpretrain"]
+    licence: str
+    trained_on: str
+    paper_row: str | None = None
+    top1: float | None = None
+    top1_source: str | None = None
+    head: Literal["semantic softmax"] | None = None
+
+
+def find(name: str) -> PublishedWeights | None:
+    """The record with this name or alias, to the letter, or None."""
+    return _BY_ANY_NAME.get(name)
 
 
 def list_models(pattern: str = "*", *, weights: bool = False) -> list[str]:
-    """Names that match a shell pattern: of architectures for `create_model`, or of published weights for `load`."""
-    if weights:
-        return [name for name in CATALOG if fnmatch.fnmatchcase(name, pattern)]
-    return variants(pattern)
+    """Names that match a shell pattern: of architectures for `create_model`, or of published weights.
+
+    Published weights are found by their aliases too (`"mlp-mixer*"` finds mmpretrain's) and listed by their own names.
+    """
+    if not weights:
+        from ..models import variants  # torch, which the records do not need
+
+        return variants(pattern)
+    return [
+        record.name
+        for record in CATALOG.values()
+        if any(fnmatch.fnmatchcase(name, pattern) for name in (record.name, *record.aliases))
+    ]
+
+
+def cache_place(record: PublishedWeights) -> Path:
+    """Where the file of a record with a url belongs; the folder keeps Google's files of equal names apart."""
+    assert record.url is not None, f"{record.name} is in the cache of the Hugging Face hub"
+    return cache_folder("weights", record.name, record.filename)
+
+
+def cached_path(record: PublishedWeights) -> Path | None:
+    """The downloaded file (in our cache, or in that of the Hugging Face hub), or None; asks no network."""
+    if record.hub is None:
+        place = cache_place(record)
+        return place if place.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(record.hub, record.filename)
+    return Path(found) if isinstance(found, str) else None
+
+
+_LABELS: dict[int, Literal["imagenet1k", "imagenet21k_goog"]] = {1000: "imagenet1k", 21843: "imagenet21k_goog"}
+_TABLE_3 = {
+    "B/16 in1k": "Table 3: Mixer-B/16, ImageNet, 224 px, 76.44",
+    "L/16 in1k": "Table 3: Mixer-L/16, ImageNet, 224 px, 71.76",
+    "B/16 in21k": "Table 3: Mixer-B/16, ImageNet-21k, 224 px, 80.64 after fine-tuning on ImageNet-1k",
+    "L/16 in21k": "Table 3: Mixer-L/16, ImageNet-21k, 224 px, 82.89 after fine-tuning on ImageNet-1k",
+}
+
+
+def _google(
+    model: str, folder: str, mib: float, trained_on: str, top1: float | None = None, top1_source: str | None = None
+) -> PublishedWeights:
+    """A file of gs://mixer_models; `model` as in the paper, such as "B/16"."""
+    size, patch = model.split("/")
+    architecture, data = _architecture(model), {"imagenet1k": "in1k", "imagenet21k": "in21k"}.get(folder)
+    num_classes = 21843 if data == "in21k" else 1000
+    file = f"{folder}/Mixer-{size}_{patch}.npz"
+    return PublishedWeights(
+        name=f"{architecture}.goog_{data or folder + '_in1k'}",
+        aliases=(file, f"gs://mixer_models/{file}", *([f"{size}-{data[0]}{data[2:]}/{patch}"] if data else [])),
+        architecture=architecture,
+        num_classes=num_classes,
+        dialect="google",
+        url=f"https://storage.googleapis.com/mixer_models/{file}",
+        hub=None,
+        filename=file.rpartition("/")[2],
+        sha256=None,
+        mib=mib,
+        labels=_LABELS[num_classes],
+        preprocess="google",
+        licence="Apache-2.0",
+        trained_on=trained_on,
+        paper_row=_TABLE_3.get(f"{model} {data}"),
+        top1=top1,
+        top1_source=top1_source,
+    )
+
+
+def _timm(
+    model: str, our_tag: str, timm_tag: str, num_classes: int, trained_on: str, top1: float | None = None
+) -> PublishedWeights:
+    """A repository of timm on the hub. (The hash in timm's older file names is that of a .pth, not of this file.)"""
+    architecture, miil = _architecture(model), timm_tag.startswith("miil")
+    theirs = f"{architecture}_224.{timm_tag}"
+    return PublishedWeights(
+        name=f"{architecture}.timm_{our_tag}",
+        aliases=(theirs, f"timm/{theirs}", f"hf-hub:timm/{theirs}"),
+        architecture=architecture,
+        num_classes=num_classes,
+        dialect="timm",
+        url=None,
+        hub=f"timm/{theirs}",
+        filename="model.safetensors",
+        sha256=None,
+        mib=None,
+        labels=_LABELS.get(num_classes),
+        preprocess="timm_miil" if miil else "timm",
+        licence="unknown" if miil else "Apache-2.0",  # timm's page for MIIL's says Apache-2.0, MIIL's own nothing
+        trained_on=trained_on,
+        paper_row=None if miil else _TABLE_3[f"{model} {our_tag.removeprefix('goog_')}"],
+        top1=top1,
+        top1_source="timm, results-imagenet.csv" if top1 else None,
+        head="semantic softmax" if timm_tag == "miil_in21k" else None,
+    )
+
+
+def _mmpretrain(model: str, size: str, sha256: str, trained_on: str, top1: float) -> PublishedWeights:
+    """A file of OpenMMLab's model zoo; `size` as it is spelled there."""
+    architecture, file = _architecture(model), f"mixer-{size}-p16_3rdparty_64xb64_in1k_20211124-{sha256}.pth"
+    return PublishedWeights(
+        name=f"{architecture}.mmpretrain_in1k",
+        aliases=(f"mlp-mixer-{size}-p16_3rdparty_64xb64_in1k",),
+        architecture=architecture,
+        num_classes=1000,
+        dialect="mmpretrain",
+        url=f"https://download.openmmlab.com/mmclassification/v0/mlp-mixer/{file}",
+        hub=None,
+        filename=file,
+        sha256=sha256,
+        mib=None,
+        labels="imagenet1k",
+        preprocess="mmpretrain",
+        licence="Apache-2.0",
+        trained_on=trained_on,
+        paper_row=_TABLE_3[f"{model} in1k"],
+        top1=top1,
+        top1_source="mmpretrain, configs/mlp_mixer/metafile.yml",
+    )
+
+
+def _architecture(model: str) -> str:
+    return "mixer_" + model.replace("/", "").lower()
+
+
+_IN1K = "ImageNet-1k from scratch, 300 epochs; the paper's own weights"
+_IN21K = (
+    "ImageNet-21k, 300 epochs; the paper's own weights before fine-tuning: those fine-tuned on ImageNet-1k were never "
+    "published (timm#651)"
+)
+_SAM_B16 = (
+    "ImageNet-1k from scratch, with SAM; no strong augmentation (arXiv 2106.01548); a user measured 68.9 instead of "
+    "the claimed 77.4, but also 72.6 where timm measures 76.6 (google-research/vision_transformer#134, unanswered)"
+)
+_SAM_B32 = "ImageNet-1k from scratch, with SAM; no strong augmentation (arXiv 2106.01548); unverified"
+_GSAM = (
+    "ImageNet-1k from scratch, with GSAM (unverified); the ViTs of this release validated very poorly (timm#1302), "
+    "and we know of no check of its Mixers (arXiv 2203.08065)"
+)
+_MISNAMED = (
+    "ImageNet-1k from scratch; timm's name goog_in21k_ft_in1k is wrong: its {} is the paper's from-scratch row ({}), "
+    "not the fine-tuned one ({}), whose weights were never published, as an author says in timm#651"
+)
+_MISNAMED_B16, _MISNAMED_L16 = _MISNAMED.format(76.616, 76.44, 80.64), _MISNAMED.format(72.084, 71.76, 82.89)
+_CONVERTED = "ImageNet-21k, 300 epochs; Google's imagenet21k file under timm's names"
+_MIIL_21K = (
+    "ImageNet-21K-P (11,221 classes), by Alibaba MIIL; with semantic softmax (arXiv 2104.10972): one softmax over all "
+    "classes gives no probabilities"
+)
+_MIIL_1K = "ImageNet-21K-P, then fine-tuned on ImageNet-1k, by Alibaba MIIL; arXiv 2104.10972, timm#651"
+_MM_B16 = (
+    "ImageNet-1k from scratch, by Google; converted from timm's jx_mixer_b16_224-76587d61.pth; the 64xb64 of the name "
+    "is a configuration that did not train it"
+)
+_MM_L16 = (
+    "ImageNet-1k from scratch, by Google; converted from timm (the metafile names timm's B/16 of ImageNet-21k as the "
+    "origin, which has other shapes); the 64xb64 of the name is a configuration that did not train it"
+)
+_PAPER, _SAM = "arXiv 2105.01601, Table 3", "arXiv 2106.01548, as quoted in google-research/vision_transformer#134"
+
+_RECORDS = (
+    #       model  folder         MiB     trained on  top-1
+    _google("B/16", "imagenet1k", 228.47, _IN1K, 76.44, _PAPER),
+    _google("L/16", "imagenet1k", 794.29, _IN1K, 71.76, _PAPER),
+    _google("B/16", "imagenet21k", 289.61, _IN21K),
+    _google("L/16", "imagenet21k", 875.78, _IN21K),
+    _google("B/16", "sam", 228.47, _SAM_B16, 77.4, _SAM),
+    _google("B/32", "sam", 230.04, _SAM_B32),
+    _google("B/16", "gsam", 228.47, _GSAM),
+    _google("B/32", "gsam", 230.04, _GSAM),
+    _google("S/16", "gsam", 70.71, _GSAM),
+    _google("S/32", "gsam", 72.91, _GSAM),
+    _google("S/8", "gsam", 78.79, _GSAM),
+    #     model  our tag      timm's tag            classes  trained on  top-1
+    _timm("B/16", "goog_in1k", "goog_in21k_ft_in1k", 1000, _MISNAMED_B16, 76.616),
+    _timm("L/16", "goog_in1k", "goog_in21k_ft_in1k", 1000, _MISNAMED_L16, 72.084),
+    _timm("B/16", "goog_in21k", "goog_in21k", 21843, _CONVERTED),
+    _timm("L/16", "goog_in21k", "goog_in21k", 21843, _CONVERTED),
+    _timm("B/16", "miil_in21k", "miil_in21k", 11221, _MIIL_21K),
+    _timm("B/16", "miil_in21k_ft_in1k", "miil_in21k_ft_in1k", 1000, _MIIL_1K, 82.314),
+    #           model  size    sha256      trained on  top-1
+    _mmpretrain("B/16", "base", "1377e3e0", _MM_B16, 76.68),
+    _mmpretrain("L/16", "large", "5a2519d2", _MM_L16, 72.34),
+)
+
+CATALOG: dict[str, PublishedWeights] = {record.name: record for record in _RECORDS}
+"""Every published MLP-Mixer we know of, by our name."""
+
+_BY_ANY_NAME = {name: record for record in _RECORDS for name in (record.name, *record.aliases)}

@@ -9,6 +9,7 @@ import torch
 from mlp_mixer import ArraySet, Preprocess, UserError
 from mlp_mixer.evaluate import align_labels, evaluate
 from mlp_mixer.evaluate.accuracy import score
+from mlp_mixer.weights.labels import class_names
 
 
 def test_score_counts_as_a_person_would() -> None:
@@ -59,3 +60,14 @@ def test_labels_are_matched_by_name() -> None:
     assert align_labels(data, ["bird", "cat", "dog"]).tolist() == [2, 1, 1]
     with pytest.raises(UserError, match="for other classes: the data has 'cat', the model knows 'bird', 'dog'"):
         align_labels(data, ["bird", "dog"])
+
+
+def test_imagenet_folders_are_matched_by_wordnet_id_or_first_synonym() -> None:
+    labels = class_names("imagenet1k")
+    pixels = np.zeros((3, 4, 4, 3), dtype=np.uint8)
+    data = ArraySet(pixels, np.array([0, 1, 2]), ("n02510455", "tench", "tench, Tinca tinca"))
+    assert align_labels(data, labels).tolist() == [388, 0, 0]
+    with pytest.raises(UserError, match="other classes: the data has 'crane'"):  # a bird and a machine
+        align_labels(ArraySet(pixels[:1], np.array([0]), ("crane",)), labels)
+    with pytest.raises(UserError, match="other classes: the data has 'n02510455'"):
+        align_labels(data, labels[:999])
