@@ -1,6 +1,7 @@
-"""Weights as files: the native checkpoint, and (one floor above the networks) all that reads or writes it."""
+"""Weights as files: every lineage's in and out, and the native checkpoint in the middle."""
 
 from .catalog import list_models
-from .checkpoint import Checkpoint, find_checkpoint, load, save
+from .checkpoint import Checkpoint, save
+from .loading import load, read_weights
 
-__all__ = ["Checkpoint", "find_checkpoint", "list_models", "load", "save"]
+__all__ = ["Checkpoint", "list_models", "load", "read_weights", "save"]

@@ -25,11 +25,12 @@ from torch import Tensor
 from ..config import from_dict, to_dict
 from ..errors import UserError
 from ..files import PathLike, write_bytes
+from ..images.lineages import evaluation
 from ..images.preprocess import Preprocess
-from ..models.mixer import VARIANTS, MixerConfig, MlpMixer
+from ..models.mixer import MixerConfig, MlpMixer
 
 FORMAT_VERSION = 1
-_KEY = "mlp_mixer"
+KEY = "mlp_mixer"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,25 @@ class Checkpoint:
     preprocess: Preprocess
     labels: tuple[str, ...] | None = None  # names of the classes, in the order of the logits
     provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """A checkpoint before a network is built: our tensor names, the dtype and the lineage it was stored in."""
+
+    config: MixerConfig
+    tensors: dict[str, Tensor]
+    preprocess: Preprocess
+    labels: tuple[str, ...] | None
+    provenance: dict[str, Any]
+    dialect: str
+
+    def build(self) -> Checkpoint:
+        """The network in evaluation mode, fp32 on the CPU, with what belongs to it."""
+        with torch.device("meta"):
+            model = MlpMixer(self.config)
+        model.load_state_dict({n: t.to(torch.float32) for n, t in self.tensors.items()}, strict=True, assign=True)
+        return Checkpoint(model.requires_grad_(True).eval(), self.preprocess, self.labels, self.provenance)
 
 
 @dataclass(frozen=True)
@@ -71,61 +91,73 @@ def save(
     labels: one name per class. provenance: JSON values about the origin of the weights.
     Raises `UserError` if the labels do not fit the model or the file cannot be written.
     """
-    config = model.config
-    header = _Header(
-        config,
-        preprocess or default_preprocess(config),
-        tuple(labels) if labels is not None else None,
-        dict(provenance or {}),
-    )
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    target = Path(path)
-    write_bytes(target, safetensors.torch.save(tensors, {_KEY: json.dumps(to_dict(header), ensure_ascii=False)}))
-    return target
+    write_bytes(path, native_bytes(model.config, tensors, preprocess, labels, provenance))
+    return Path(path)
 
 
-def find_checkpoint(path: PathLike) -> Path:
-    """The file that a path means: itself, or `best.safetensors` in the folder of a training run."""
-    given = Path(path)
-    if str(path) in VARIANTS and not given.exists():
-        raise UserError(f"{str(path)!r} is an architecture without weights of its own; train it, or give a checkpoint")
-    best = given / "best.safetensors"
-    if given.is_dir() and not best.is_file():
-        raise UserError(f"the folder {str(given)!r} holds no best.safetensors; give a checkpoint or a run's folder")
-    return best if given.is_dir() else given
+def native_bytes(
+    config: MixerConfig,
+    tensors: dict[str, Tensor],
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> bytes:
+    """A native checkpoint as bytes; the tensors keep their dtype."""
+    return safetensors.torch.save(
+        tensors, {KEY: json.dumps(description(config, preprocess, labels, provenance), ensure_ascii=False)}
+    )
 
 
-def load(path: PathLike) -> Checkpoint:
-    """Read a native checkpoint: the model in evaluation mode on the CPU, in the dtype it was stored in.
+def description(
+    config: MixerConfig,
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The JSON beside the tensors; `UserError` if the labels do not fit."""
+    names = tuple(labels) if labels is not None else None
+    return to_dict(
+        _Header(
+            config,
+            preprocess or evaluation("paper", config.image_size, config.in_channels),
+            names,
+            dict(provenance or {}),
+        )
+    )
 
-    path: a `.safetensors` file, or the folder of a training run (then its best checkpoint).
-    Raises `UserError` if there is no such file, it is damaged or not a native checkpoint, or its tensors are not
-    exactly those of its architecture (the message lists what is missing, unexpected and mis-shaped).
-    """
-    file = find_checkpoint(path)
-    header, tensors = read_file(file, _KEY)
-    version = header.get("format_version")
+
+def read_native(described: Mapping[str, Any], tensors: dict[str, Tensor], source: str) -> StoredWeights:
+    """A description and its tensors, checked against each other; `UserError` lists every tensor that does not fit."""
+    version = described.get("format_version")
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{str(file)!r} has checkpoint format {version!r}, this version of mlp-mixer reads up to {FORMAT_VERSION}; "
+            f"{source} has checkpoint format {version!r}, this version of mlp-mixer reads up to {FORMAT_VERSION}; "
             "install a newer mlp-mixer"
         )
     try:
-        read = from_dict(_Header, header)
-    except UserError as error:
-        raise UserError(f"{str(file)!r} has a broken description: {error}") from error
-    return Checkpoint(_strict_load(read.config, tensors, str(file)), read.preprocess, read.labels, read.provenance)
-
-
-def default_preprocess(config: MixerConfig) -> Preprocess:
-    """The paper's: values in [-1, 1], resized and cropped to the model's own size."""
-    return Preprocess(image_size=config.image_size, channels=config.in_channels, mean=(0.5,), std=(0.5,))
+        header = from_dict(_Header, described)
+        if header.config.num_blocks > len(tensors):
+            raise UserError(f"{header.config.num_blocks} blocks in {len(tensors)} tensors")
+        with torch.device("meta"):
+            expected = {name: tuple(tensor.shape) for name, tensor in MlpMixer(header.config).state_dict().items()}
+    except (UserError, RuntimeError, OverflowError, TypeError) as error:  # torch's, for sizes that no memory has
+        raise UserError(f"{source} has a broken description: {error}") from error
+    problems = [f"missing {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in expected]
+    problems += [
+        f"{name} is {tuple(tensor.shape)}, expected {expected[name]}"
+        for name, tensor in tensors.items()
+        if name in expected and tuple(tensor.shape) != expected[name]
+    ]
+    if problems:
+        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise UserError(f"{source} does not fit its architecture: {shown}")
+    return StoredWeights(header.config, tensors, header.preprocess, header.labels, header.provenance, "native")
 
 
 def read_file(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The JSON under one metadata key, and all tensors, of a safetensors file of ours; `UserError` if it is not one."""
-    if not path.is_file():
-        raise UserError(f"no checkpoint at {str(path)!r}; give the path of a .safetensors file that mlp-mixer wrote")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -136,21 +168,3 @@ def read_file(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(header, dict):
         raise UserError(f"{str(path)!r} is a safetensors file, but not one written by mlp-mixer (no {key!r} metadata)")
     return header, tensors
-
-
-def _strict_load(config: MixerConfig, tensors: dict[str, Tensor], source: str) -> MlpMixer:
-    with torch.device("meta"):
-        model = MlpMixer(config)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in expected]
-    problems += [
-        f"{name} is {tuple(tensor.shape)}, expected {expected[name]}"
-        for name, tensor in tensors.items()
-        if name in expected and tuple(tensor.shape) != expected[name]
-    ]
-    if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise UserError(f"{source!r} does not fit its architecture: {shown}")
-    model.load_state_dict(tensors, strict=True, assign=True)
-    return model.requires_grad_(True).eval()

@@ -1,0 +1,193 @@
+"""A path or a name -> tensors under our names with what belongs to them: every container, every lineage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, near_misses
+from ..files import PathLike, cache_folder
+from ..images.lineages import evaluation
+from ..images.preprocess import Preprocess
+from ..models.mixer import VARIANTS, MixerConfig
+from . import catalog, containers, folder, translate
+from .checkpoint import KEY, Checkpoint, StoredWeights, read_native
+from .contents import Contents
+from .dialects import DIALECTS, Dialect
+from .download import download, hub_file
+from .labels import class_names
+
+_SIGMOID_BIAS = -3.0
+"""Heads trained with sigmoid cross-entropy start at a bias of -6.9 (big_vision) or -10 (GSAM), and stay far below 0."""
+
+
+def load(
+    path_or_name: PathLike, *, image_size: int | tuple[int, int] | None = None, dialect: str | None = None
+) -> Checkpoint:
+    """Read weights of any lineage: the model in evaluation mode (fp32, CPU) with its preprocessing and class names.
+
+    path_or_name: a file (npz, safetensors, pt, pth, bin, h5, keras), the folder of a training run or of the Hugging
+        Face convention, a name of `list_models(weights=True)` or one of its aliases, `hf-hub:OWNER/NAME`, or a URL.
+    image_size: side or (height, width) in pixels that the weights were made for, where their shapes leave it open
+        (a grid that is no square, a flattened stem). It is only stated: nothing is resized.
+    dialect: whose names the file uses, if it should not be recognised (a key of `weights.dialects.DIALECTS`).
+
+    The architecture comes from the shapes; GELU form, norm epsilon and final norm from the lineage.
+    `.provenance` says whose file it was, what was assumed, and with `head` whether the scores are "softmax" or
+    "sigmoid". Raises `UserError` if there is no such file or name, or the file is damaged, hostile or no Mixer.
+    """
+    return read_weights(path_or_name, image_size=image_size, dialect=dialect).build()
+
+
+def read_weights(
+    path_or_name: PathLike, *, image_size: int | tuple[int, int] | None = None, dialect: str | None = None
+) -> StoredWeights:
+    """As `load`, but the tensors in the dtype they were stored in, and no network built."""
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise UserError(f"image_size is {image_size!r}: expected a side, or height and width, of at least 1 pixel")
+    if dialect not in (None, "native", *DIALECTS):
+        translate.recognise([], "", dialect)
+    path, record = find_file(path_or_name)
+    described: Mapping[str, Any] = {}
+    if path.is_dir():
+        contents, described = folder.read_folder(path)
+    else:
+        contents = containers.read(path)
+    return _interpret(contents, described, path, size, dialect, record)
+
+
+def find_file(path_or_name: PathLike) -> tuple[Path, catalog.PublishedWeights | None]:
+    """Where the weights lie (downloaded first if they are published ones), and their record."""
+    path, name = Path(path_or_name), str(path_or_name)
+    if path.is_dir():
+        return (path / "best.safetensors" if (path / "best.safetensors").is_file() else path), None
+    if path.exists():
+        return path, None
+    if record := catalog.find(name):
+        return _fetch(record), record
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return folder.hub_folder(name.split(":", 1)[1]), None
+    if name.startswith(("http://", "https://")):
+        return download(name, cache_folder("weights", "url", hashlib.sha256(name.encode()).hexdigest()[:16])), None
+    if name in VARIANTS:
+        raise UserError(f"{name!r} is an architecture without weights of its own; train it, or give a checkpoint")
+    close = near_misses(name, catalog.list_models(weights=True))
+    hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see `mlp-mixer models --weights`"
+    raise UserError(f"no checkpoint at {name!r}, and no published weights of that name; {hint}")
+
+
+def _fetch(record: catalog.PublishedWeights) -> Path:
+    """The file of published weights, from the cache or the network, checked by its hash or its size."""
+    if record.url is None:
+        assert record.hub is not None
+        return hub_file(record.hub, record.filename)
+    place = catalog.cache_place(record)
+    path = download(record.url, place.parent, name=place.name, sha256=record.sha256)
+    mib = path.stat().st_size / 2**20
+    if record.mib is not None and abs(mib - record.mib) > 0.01:
+        raise UserError(
+            f"{str(path)!r} has {mib:.2f} MiB, {record.name} was published with {record.mib}; delete it and try again"
+        )
+    return path
+
+
+def _interpret(
+    contents: Contents,
+    described: Mapping[str, Any],
+    path: Path,
+    size: tuple[int, int] | None,
+    dialect: str | None,
+    record: catalog.PublishedWeights | None,
+) -> StoredWeights:
+    source = repr(str(path))
+    own = described.get(KEY) or _own_description(contents, source)
+    if dialect == "native" and not own:
+        raise UserError(
+            f"{source} was not written by mlp-mixer (no {KEY!r} metadata); leave the dialect to be recognised"
+        )
+    if own and dialect in (None, "native"):
+        stored = read_native(own, contents.tensors, source)
+        translate.check_numbers(stored.tensors, source)
+        if size not in (None, stored.config.image_size):
+            made = "x".join(map(str, stored.config.image_size))
+            raise UserError(f"{source} was made for images of {made}; a size is only stated, never changed to")
+        return stored
+    tensors = translate.plain_names(contents.tensors)
+    lineage, prefix = translate.recognise(tensors, source, dialect or (record.dialect if record else None))
+    config, ours = translate.to_ours(tensors, lineage, prefix, source, size or folder.image_size(described))
+    labels, assumed = _labels(config, lineage, contents, described, record)
+    provenance: dict[str, Any] = {"file": path.name, "container": contents.container, "dialect": lineage.name}
+    provenance |= {"notes": list(contents.notes)} if contents.notes else {}
+    provenance |= {"labels": assumed} if assumed else {}
+    if "head.bias" in ours:
+        provenance["head"] = "sigmoid" if ours["head.bias"].float().mean() < _SIGMOID_BIAS else "softmax"
+    if record:
+        _check_record(config, record, source)
+        provenance |= {"head": record.head} if record.head else {}
+        provenance |= {"name": record.name, "trained_on": record.trained_on, "licence": record.licence}
+        provenance |= {"source": record.url or f"https://huggingface.co/{record.hub}"}
+    return StoredWeights(
+        config, ours, _preprocess(config, lineage, contents, described, record), labels, provenance, lineage.name
+    )
+
+
+def _check_record(config: MixerConfig, record: catalog.PublishedWeights, source: str) -> None:
+    published = replace(VARIANTS[record.architecture], num_classes=record.num_classes)
+    same = ("patch_size", "num_blocks", "hidden_dim", "tokens_mlp_dim", "channels_mlp_dim", "num_classes", "image_size")
+    if wrong := [name for name in same if getattr(config, name) != getattr(published, name)]:
+        shown = ", ".join(f"{name} {getattr(config, name)} instead of {getattr(published, name)}" for name in wrong)
+        raise UserError(f"{source} is not {record.name}: it has {shown}; delete it and try again")
+
+
+def _own_description(contents: Contents, source: str) -> Mapping[str, Any] | None:
+    if contents.container != "safetensors" or KEY not in contents.metadata:
+        return None
+    try:
+        described = json.loads(contents.metadata[KEY])
+    except ValueError as error:
+        raise UserError(f"{source} is damaged: its description is no JSON ({error})") from error
+    if not isinstance(described, dict):
+        raise UserError(f"{source} is damaged: its description is {described!r}, expected a JSON object")
+    return described
+
+
+def _labels(
+    config: MixerConfig,
+    lineage: Dialect,
+    contents: Contents,
+    described: Mapping[str, Any],
+    record: catalog.PublishedWeights | None,
+) -> tuple[tuple[str, ...] | None, str]:
+    """The class names that come with the weights; else ImageNet's where their number can only mean that, and a note."""
+    meta = contents.metadata.get("dataset_meta")
+    given = folder.label_names(described) or (meta.get("classes") if isinstance(meta, dict) else None)
+    given = given or contents.metadata.get("CLASSES")
+    if isinstance(given, (list, tuple)) and len(given) == config.num_classes:
+        return tuple(map(str, given)), ""
+    if record:
+        return (class_names(record.labels) if record.labels else None), ""
+    known = {1000: "imagenet1k", 21843: "imagenet21k_goog"}.get(config.num_classes)
+    if known and lineage.evaluation in ("google", "timm", "mmpretrain"):  # who published ImageNet weights
+        return class_names(known), f"assumed to be those of {known}, because there are {config.num_classes:,}"
+    return None, ""
+
+
+def _preprocess(
+    config: MixerConfig,
+    lineage: Dialect,
+    contents: Contents,
+    described: Mapping[str, Any],
+    record: catalog.PublishedWeights | None,
+) -> Preprocess:
+    """What the file says; else what its lineage does at evaluation."""
+    usual = evaluation(record.preprocess if record else lineage.evaluation, config.image_size, config.in_channels)
+    mean, variance = contents.metadata.get("mean"), contents.metadata.get("variance")
+    if contents.container == "h5" and mean and variance:  # a Normalization layer of Keras, on values of 0-255
+        std = tuple(max(value, 1e-14) ** 0.5 / 255 for value in variance)
+        return replace(usual, resize="resize", crop_pct=1.0, mean=tuple(v / 255 for v in mean), std=std)
+    return folder.preprocess(described, usual)

@@ -1,0 +1,85 @@
+"""Checkpoints that the lineages' own code wrote, with the logits it computed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mlp_mixer import load
+from mlp_mixer.weights import containers
+from mlp_mixer.weights.convert import convert
+
+NOISE = 1.5e-6  # a faithful port stays below 6e-7, a wrong epsilon shows as 2e-6, a wrong GELU as 2e-4
+GOLDENS = [
+    f"{name}_{letter}"
+    for letter in "ab"
+    for name in (
+        "google_npz",
+        "google_prelinen_npz",
+        "bigvision_npz",
+        "timm",
+        "mmpretrain",
+        "lavish619_default",
+        "lavish619_paper",
+        "lucidrains",
+        "keras",
+    )
+]
+
+
+def files(folder: Path) -> list[Path]:
+    """The checkpoints of a golden."""
+    found = [path for path in sorted(folder.iterdir()) if path.name not in ("io.npz", "meta.json")]
+    assert found
+    return found
+
+
+def difference(folder: Path, checkpoint: Any) -> float:
+    """Largest difference from the original's logits."""
+    io = np.load(folder / "io.npz")
+    with torch.inference_mode():
+        logits = checkpoint.model(torch.from_numpy(io["input_nhwc"]).permute(0, 3, 1, 2))
+    return float((logits - torch.from_numpy(io["logits"])).abs().max())
+
+
+@pytest.mark.parametrize("golden", GOLDENS)
+def test_the_logits_are_the_originals(shared: Path, golden: str) -> None:
+    folder = shared / "golden" / golden
+    meta = json.loads((folder / "meta.json").read_text())
+    for file in files(folder):
+        checkpoint = load(file)
+        assert difference(folder, checkpoint) <= NOISE
+        assert not checkpoint.model.training
+        config = checkpoint.model.config
+        for field in ("patch_size", "num_blocks", "hidden_dim", "tokens_mlp_dim", "channels_mlp_dim", "num_classes"):
+            assert getattr(config, field) == meta[field], field
+        assert config.image_size == tuple(meta["image_size"])
+        assert config.gelu == meta["gelu"].split()[0]
+        assert (config.norm_eps, config.final_norm) == (meta["norm_eps"], meta.get("final_norm", True))
+
+
+@pytest.mark.parametrize("golden", GOLDENS)
+def test_it_goes_home_as_it_came(shared: Path, golden: str, tmp_path: Path) -> None:
+    """Through our native file and back: the original's names, shapes and bytes, and its logits on the way."""
+    folder = shared / "golden" / golden
+    for file in files(folder):
+        native = convert(file, tmp_path / f"{file.name}.safetensors", "native")
+        assert difference(folder, load(native.path)) <= NOISE
+        suffix = "".join(file.suffixes[-1:])
+        home = convert(native.path, tmp_path / f"home{suffix}", native.dialect, overwrite=True)
+        came, went = containers.read(file), containers.read(home.path)
+        assert came.container == went.container
+        assert sorted(came.tensors) == sorted(went.tensors)
+        for name, tensor in came.tensors.items():
+            assert tensor.dtype == went.tensors[name].dtype
+            assert torch.equal(tensor, went.tensors[name])
+        assert came.metadata.get("dataset_meta") == went.metadata.get("dataset_meta")
+
+
+def test_every_golden_is_tested(shared: Path) -> None:
+    assert set(json.loads((shared / "golden" / "manifest.json").read_text())) == set(GOLDENS)
