@@ -15,6 +15,7 @@ import typer
 
 from .._version import __version__
 from ..errors import UserError
+from .convert import convert
 from .data import data_app
 from .evaluate import evaluate
 from .models import models
@@ -30,7 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (models, recipes, train, evaluate, predict, report):
+for verb in (models, recipes, train, evaluate, predict, convert, report):
     app.command()(verb)
 app.add_typer(data_app, name="data")
 

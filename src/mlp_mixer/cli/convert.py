@@ -1,0 +1,46 @@
+"""`mlp-mixer convert`: any lineage's weights as any other's."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="A file, a folder, or a name (`mlp-mixer models --weights`).")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; a folder for huggingface.")],
+    to: Annotated[str, typer.Option(help="native, huggingface, google, bigvision, timm, mmpretrain, lavish619, ...")],
+    image_size: Annotated[
+        str | None, typer.Option(help="HxW the weights were made for, where shapes leave it open.")
+    ] = None,
+    dialect: Annotated[str | None, typer.Option(help="Whose names IN uses, if it should not be recognised.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write even if the results change; says how.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+) -> int:
+    """Convert weights between lineages, refusing what would change their results."""
+    from ..weights.convert import convert as run
+
+    size = parse_size(image_size)
+    done = run(source, out, to, image_size=size, dialect=dialect, force=force, overwrite=overwrite)
+    for note in done.notes:
+        print(f"note: {note}", file=sys.stderr)
+    print(f"{done.path}: {to} weights, read from {source} ({done.dialect})")
+    return 0
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """ "224" or "224x320" (height x width) as numbers; `UserError` for anything else."""
+    from ..errors import UserError
+
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
+    if match is None:
+        raise UserError(f"cannot read the image size {text!r}: expected a side or HxW, such as 224 or 224x320")
+    return int(match[1]), int(match[2] or match[1])

@@ -1,0 +1,85 @@
+"""From one lineage's file to another's: the same numbers under other names, or a refusal that says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError, unknown
+from ..files import PathLike, write_bytes
+from . import containers, translate
+from .checkpoint import StoredWeights, native_bytes
+from .dialects import DIALECTS, MMPRETRAIN, Dialect
+from .hub import timm_obstacles, write_folder
+from .loading import read_weights
+
+TARGETS = ("native", "huggingface", *DIALECTS)
+"""What can be written: our own file, the folder of the Hugging Face convention, and every lineage's file."""
+
+_LEFT_BEHIND = "class names, preprocessing and provenance stay behind: this kind of file has no place for them"
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What was written where, whose it was, and what a reader should know about it."""
+
+    path: Path
+    dialect: str
+    notes: tuple[str, ...]
+
+
+def convert(
+    source: PathLike,
+    out: PathLike,
+    to: str,
+    *,
+    image_size: int | tuple[int, int] | None = None,
+    dialect: str | None = None,
+    force: bool = False,
+    overwrite: bool = False,
+) -> Conversion:
+    """Read weights of any lineage and write them as `to` (one of `TARGETS`); tensors keep their stored dtype.
+
+    source, image_size, dialect: as for `load`. out: the file to write, or the folder for "huggingface".
+    force: write even if the other lineage would compute something else with these weights; the notes say what.
+    overwrite: replace a file that is there.
+    Raises `UserError` if the results would change, the suffix is not one of that lineage, or `out` exists.
+    """
+    target = Path(out)
+    if to not in TARGETS:
+        raise unknown("kind of checkpoint", to, TARGETS)
+    _check_place(target, to, Path(source), overwrite)
+    stored = read_weights(source, image_size=image_size, dialect=dialect)
+    if to == "native":
+        fields = (stored.config, stored.tensors, stored.preprocess, stored.labels, stored.provenance)
+        write_bytes(target, native_bytes(*fields))
+        return Conversion(target, stored.dialect, ())
+    reasons = timm_obstacles(stored) if to == "huggingface" else translate.obstacles(stored.config, DIALECTS[to])
+    if reasons and not force:
+        raise UserError(
+            f"as {to} these weights would not give the same results: {'; '.join(reasons)}; "
+            "use --force (force=True) to write them nevertheless"
+        )
+    notes = tuple(f"not the same results: {reason}" for reason in reasons)
+    if to == "huggingface":
+        return Conversion(write_folder(target, stored), stored.dialect, notes)
+    write_bytes(target, _bytes(target, stored, DIALECTS[to]))
+    return Conversion(target, stored.dialect, (*notes, _LEFT_BEHIND))
+
+
+def _check_place(target: Path, to: str, source: Path, overwrite: bool) -> None:
+    suffixes = (".safetensors",) if to == "native" else () if to == "huggingface" else DIALECTS[to].suffixes
+    if suffixes and target.suffix.lower() not in suffixes:
+        raise UserError(f"a {to} checkpoint is a {' or '.join(suffixes)} file, got {str(target)!r}; change its ending")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UserError(f"{str(target)!r} is the file to convert; write to another place")
+    if target.exists() and not overwrite and (suffixes or not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{str(target)!r} exists; choose another name, or use --overwrite to replace it")
+
+
+def _bytes(target: Path, stored: StoredWeights, lineage: Dialect) -> bytes:
+    tensors = translate.to_theirs(stored.config, stored.tensors, lineage)
+    if lineage is not MMPRETRAIN:
+        return containers.to_bytes(target.suffix.lower(), tensors)
+    meta = {"dataset_meta": {"classes": list(stored.labels)}} if stored.labels else {}
+    return containers.to_bytes(target.suffix.lower(), tensors, wrap="state_dict", meta=meta)

@@ -1,0 +1,135 @@
+"""Hugging Face: a folder (and so a repository) that timm, transformers and this package all load as it is.
+
+`model.safetensors` carries timm's names; `config.json` names timm's architecture where timm builds the same network,
+and holds our own description under the key `mlp_mixer`, so nothing is lost on the way back to us.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from .._version import __version__
+from ..errors import UserError
+from ..files import PathLike, make_folder, write_bytes, write_json, write_text
+from ..images.preprocess import Preprocess
+from . import translate
+from .card import model_card
+from .checkpoint import KEY, Checkpoint, StoredWeights, description
+from .dialects import TIMM
+from .download import offline
+from .folder import hub_errors, hub_folder
+from .loading import load
+from .timm_names import EntryPoint, entry_point
+
+
+def from_pretrained(repo_id_or_folder: PathLike, *, revision: str | None = None) -> Checkpoint:
+    """Load `owner/name` from the Hugging Face hub, or a folder that `save_pretrained` wrote; `UserError` if it cannot.
+
+    Mixers of timm on the hub load too, with their own preprocessing and class names. revision: branch, tag or commit.
+    """
+    if Path(repo_id_or_folder).exists():
+        return load(repo_id_or_folder)
+    return load(hub_folder(str(repo_id_or_folder).removeprefix("hf-hub:"), revision=revision))
+
+
+def save_pretrained(checkpoint: Checkpoint, folder: PathLike) -> Path:
+    """Write `config.json`, `model.safetensors` and a model card (`README.md`) into a folder, and return it.
+
+    A network that timm would compute otherwise stays closed to timm and transformers: the folder names no
+    architecture, so that they refuse it; `convert(..., "huggingface", force=True)` names one.
+    """
+    return write_folder(Path(folder), _stored(checkpoint), force=False)
+
+
+def push_to_hub(
+    checkpoint: Checkpoint, repo_id: str, *, private: bool = False, token: str | None = None, message: str | None = None
+) -> str:
+    """Upload what `save_pretrained` writes to `owner/name` (created if needed) and return the commit's URL.
+
+    token: the default is the one of `hf auth login`. private: refuse a repository that others can read.
+    `UserError` without network, permission or token.
+    """
+    import huggingface_hub
+
+    if token is not None and not re.fullmatch("[!-~]+", token):  # the HTTP library would quote it in its complaint
+        raise UserError("the token is empty or holds blanks or letters beyond ASCII; copy it again")
+    with hub_errors(f"upload to {repo_id!r}"), tempfile.TemporaryDirectory() as folder:
+        if offline():
+            raise ConnectionError
+        api = huggingface_hub.HfApi(token=token, library_name="mlp-mixer", library_version=__version__)
+        name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if private and not api.model_info(name).private:
+            raise UserError(f"{name!r} exists and is public, private was asked for; change it there, or choose a name")
+        write_folder(Path(folder), _stored(checkpoint), force=False, repo_id=name)
+        commit = api.upload_folder(repo_id=name, folder_path=folder, commit_message=message or "Upload MLP-Mixer")
+    return str(commit.commit_url)
+
+
+def timm_obstacles(stored: StoredWeights) -> list[str]:
+    """Why timm (and transformers through it) would not build this network and compute the same; empty if it does."""
+    reasons = translate.obstacles(stored.config, TIMM)
+    if entry_point(stored.config) is None and stored.config.final_norm:
+        size = f"patches of {stored.config.patch_size}, {stored.config.num_blocks} blocks of {stored.config.hidden_dim}"
+        reasons.append(f"timm has no entry point for {size}")
+    return reasons
+
+
+def write_folder(folder: Path, stored: StoredWeights, *, force: bool = True, repo_id: str = "OWNER/NAME") -> Path:
+    """The three files, each whole or as it was; tensors keep their dtype, and other files of the folder stay.
+
+    force: name timm's architecture where it has one, even if timm would compute something else with it.
+    """
+    make_folder(folder)
+    entry, reasons = entry_point(stored.config), timm_obstacles(stored)
+    transform, changes = timm_transform(stored.preprocess)
+    described = {KEY: description(stored.config, stored.preprocess, stored.labels, stored.provenance)}
+    if entry and (force or not reasons):
+        described = _timm_config(stored, entry, transform) | described
+    card = model_card(stored, entry, reasons, changes, repo_id)  # nothing is written if this fails
+    write_bytes(folder / "model.safetensors", safetensors.torch.save(stored.tensors, {"format": "pt"}))
+    write_json(folder / "config.json", described)
+    write_text(folder / "README.md", card)
+    return folder
+
+
+def _timm_config(stored: StoredWeights, entry: EntryPoint, transform: dict[str, Any]) -> dict[str, Any]:
+    config, sigmoid = stored.config, stored.provenance.get("head") == "sigmoid"
+    names = {"first_conv": "stem.proj", "classifier": "head"}
+    pretrained = {
+        "input_size": [config.in_channels, *config.image_size],
+        "fixed_input_size": True,
+        **transform,
+        **names,
+    }
+    timms = {"architecture": entry.name, "num_classes": config.num_classes, "num_features": config.hidden_dim}
+    timms |= {"global_pool": "avg"} | ({"label_names": list(stored.labels)} if stored.labels else {})
+    timms |= {"model_args": entry.model_args} if entry.model_args else {}
+    timms |= {"problem_type": "multi_label_classification"} if sigmoid else {}  # for transformers' pipeline
+    return timms | {"pretrained_cfg": pretrained | {"num_classes": config.num_classes}}
+
+
+def timm_transform(preprocess: Preprocess) -> tuple[dict[str, Any], list[str]]:
+    """The nearest that timm's `pretrained_cfg` can say of a `Preprocess`, and what of it timm does otherwise."""
+    fixed, changes = preprocess.resize == "none", []
+    if preprocess.resampler != "pillow":
+        changes.append(f"they scale with Pillow, which smooths first, and not as {preprocess.resampler} does")
+    if fixed:
+        changes.append("they scale images of other sizes, which are refused here")
+    elif preprocess.resize == "resmall" and len(set(preprocess.image_size)) > 1:
+        changes.append("they round the longer side of the scaled image, which is cut off to whole pixels here")
+    filters = {"area": "box"}
+    transform = {"interpolation": filters.get(preprocess.interpolation, preprocess.interpolation)}
+    transform |= {"crop_mode": "squash" if preprocess.resize == "resize" else "center"}
+    numbers = {"crop_pct": 1.0 if fixed else preprocess.crop_pct, "mean": preprocess.mean, "std": preprocess.std}
+    return transform | numbers, changes
+
+
+def _stored(checkpoint: Checkpoint) -> StoredWeights:
+    model, preprocess = checkpoint.model, checkpoint.preprocess
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return StoredWeights(model.config, tensors, preprocess, checkpoint.labels, checkpoint.provenance, "native")
