@@ -11,19 +11,27 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
+    from .compat.lavish619 import MLP_Mixer
+    from .compat.lucidrains import MLPMixer, MLPMixer3D
     from .data import ArraySet, Source, open_source
     from .errors import UserError
     from .images.decode import decode_image
     from .images.preprocess import Preprocess
     from .models import Cost, MixerConfig, MlpMixer, cost, create_model
-    from .predict import Failure, Prediction, Predictor
+    from .predict import Failure, Features, Prediction, Predictor, inference_model
     from .weights import Checkpoint, list_models, load, save
+    from .weights.convert import convert
+    from .weights.hub import from_pretrained, push_to_hub, save_pretrained
 
 __all__ = [
     "ArraySet",
     "Checkpoint",
     "Cost",
     "Failure",
+    "Features",
+    "MLPMixer",
+    "MLPMixer3D",
+    "MLP_Mixer",
     "MixerConfig",
     "MlpMixer",
     "Prediction",
@@ -32,25 +40,34 @@ __all__ = [
     "Source",
     "UserError",
     "__version__",
+    "convert",
     "cost",
     "create_model",
     "decode_image",
+    "from_pretrained",
+    "inference_model",
     "list_models",
     "load",
     "open_source",
+    "push_to_hub",
     "save",
+    "save_pretrained",
 ]
 
 _HOME = {
     **dict.fromkeys(("Cost", "MixerConfig", "MlpMixer", "cost", "create_model"), "models"),
     **dict.fromkeys(("Checkpoint", "list_models", "load", "save"), "weights"),
     **dict.fromkeys(("ArraySet", "Source", "open_source"), "data"),
-    **dict.fromkeys(("Failure", "Prediction", "Predictor"), "predict"),
+    **dict.fromkeys(("from_pretrained", "push_to_hub", "save_pretrained"), "weights.hub"),
+    **dict.fromkeys(("Failure", "Features", "Prediction", "Predictor", "inference_model"), "predict"),
+    **dict.fromkeys(("MLPMixer", "MLPMixer3D"), "compat.lucidrains"),
+    "MLP_Mixer": "compat.lavish619",
+    "convert": "weights.convert",
     "Preprocess": "images.preprocess",
     "decode_image": "images.decode",
     "UserError": "errors",
 }
-_ROOMS = {"analysis", "data", "evaluate", "images", "models", "recipes", "report", "train", "weights"}
+_ROOMS = {"analysis", "compat", "data", "evaluate", "images", "models", "recipes", "report", "train", "weights"}
 
 
 def __getattr__(name: str) -> Any:
