@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from .errors import UserError
-from .images.decode import decode_image
+from .errors import UserError, unknown
+from .images.decode import decode_image, image_extensions
+from .models import MlpMixer
 from .weights import Checkpoint, load
 
+R = TypeVar("R")
 Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
+"""A path, an http(s) URL, a folder (which stands for its images), encoded bytes, a Pillow image, or a uint8 array."""
+
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda logits: logits.softmax(dim=-1),  # the classes compete, their scores sum to 1
+    "sigmoid": torch.sigmoid,  # one yes or no per class: weights trained with sigmoid cross-entropy, as big_vision's
+    "semantic softmax": lambda logits: logits.softmax(dim=-1),  # MIIL's 21k head: good for ranking, no probabilities
+}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One possible answer: class number, class name, probability."""
+    """One possible answer: class number, class name, score."""
 
     label: int
     name: str
@@ -31,17 +42,26 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one picture: the best class, and the best few in order."""
+    """The answer for one picture: the best class, and the best few in order. `score_kind` is a key of `SCORES`."""
 
     path: str
     pred_label: int
     pred_class: str
     pred_score: float
+    score_kind: str
     top: tuple[Candidate, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What the network computed for one picture: float32 arrays by the names of `MlpMixer.features`, without batch."""
+
+    path: str
+    values: dict[str, np.ndarray[Any, Any]]
 
 
 @dataclass(frozen=True)
@@ -60,61 +80,182 @@ class Predictor:
     """Classifies pictures with a checkpoint; an unreadable one becomes a `Failure` and does not end the run."""
 
     def __init__(self, checkpoint: Checkpoint | str | os.PathLike[str], *, device: str = "cpu", top: int = 5) -> None:
-        """checkpoint: loaded, or its path. top: how many candidates to report. `UserError` if it cannot be loaded."""
+        """checkpoint: loaded, or what `load` takes. top: how many candidates to report. `UserError` if it cannot be."""
+        if top < 1:
+            raise UserError(f"top must be at least 1, got {top}")
         self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
+        self.score_kind = str(self.checkpoint.provenance.get("head", "softmax"))
+        if self.score_kind not in SCORES:
+            raise unknown("kind of head", self.score_kind, SCORES)
         self.device = torch.device(device)
         self.model = self.checkpoint.model.to(self.device).eval()
         classes = self.model.config.num_classes
-        if classes == 0:
-            raise UserError("this checkpoint has no classifier, so it cannot name classes; use a fine-tuned one")
         self.labels = self.checkpoint.labels or tuple(f"class {number}" for number in range(classes))
         self.top = min(top, classes)
 
     def __call__(self, picture: Picture) -> Prediction:
-        """The answer for one picture; `UserError` if it cannot be read."""
-        answer = next(self.predict([picture]))
-        if isinstance(answer, Failure):
-            raise UserError(answer.error)
-        return answer
+        """The answer for one picture; `UserError` if it cannot be read, or is a folder of several."""
+        return self._prediction(*self._logits_of(picture))
 
     def predict(self, pictures: Iterable[Picture], *, batch_size: int = 32) -> Iterator[Prediction | Failure]:
-        """Answers in the order of the pictures, computed `batch_size` at a time."""
-        remaining = iter(pictures)
-        for first in itertools.count(0, batch_size):
-            chunk = list(itertools.islice(remaining, batch_size))
-            if not chunk:
-                return
-            names = [_name(picture, first + offset) for offset, picture in enumerate(chunk)]
-            yield from self._answer(names, [self._read(picture) for picture in chunk])
+        """Answers in the order of the pictures, read and computed `batch_size` at a time; `UserError` without a head.
 
-    def _read(self, picture: Picture) -> torch.Tensor | UserError:
+        A folder stands for the images in it and below, sorted, without hidden ones.
+        """
+        self._need_classifier()
+        answers = self._computed(_expand(pictures), batch_size, self._logits)
+        return (x if isinstance(x, Failure) else self._prediction(name, x) for name, x in answers)
+
+    def features(
+        self, pictures: Iterable[Picture], names: str | Sequence[str] = ("pre_logits",), *, batch_size: int = 32
+    ) -> Iterator[Features | Failure]:
+        """Values by the names of `MlpMixer.features`, as `predict` answers; needs no head. `UserError` for another."""
+        wanted = (names,) if isinstance(names, str) else tuple(names)
+        with torch.device("meta"):  # where nothing is computed
+            x = torch.empty(1, self.model.config.in_channels, *self.model.config.image_size)
+            known = MlpMixer(self.model.config).features(x)
+        if strangers := [name for name in wanted if name not in known]:
+            raise unknown("feature", strangers[0], known)
+        answers = self._computed(_expand(pictures), batch_size, functools.partial(self._features, wanted))
+        return (x if isinstance(x, Failure) else Features(name, x) for name, x in answers)
+
+    def _need_classifier(self) -> None:
+        if self.model.config.num_classes == 0:
+            raise UserError("this checkpoint has no classifier and cannot name classes; fine-tune it or use features()")
+
+    def _logits_of(self, picture: Picture) -> tuple[str, Tensor]:
+        """Name and logits (K,) of the one picture that is meant."""
+        self._need_classifier()
+        found = list(itertools.islice(_expand([picture]), 2))
+        if len(found) > 1:
+            raise UserError(f"the folder {str(picture)!r} holds several images; use predict(), which answers for each")
+        name, answer = next(self._computed(iter(found), 1, self._logits))
+        if isinstance(answer, Failure):
+            raise UserError(answer.error)
+        return name, answer
+
+    def _computed(
+        self, pictures: Iterable[Picture | Failure], batch_size: int, compute: Callable[[Tensor], Iterable[R]]
+    ) -> Iterator[tuple[str, R | Failure]]:
+        """Each picture's name and what `compute` gives for it; no more than one batch is in memory."""
+        dtype = next(self.model.parameters()).dtype
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, got {batch_size}")
+        named = ((_name(picture, position), picture) for position, picture in enumerate(pictures))
+        while chunk := [(name, self._read(picture, name)) for name, picture in itertools.islice(named, batch_size)]:
+            good = [x for _, x in chunk if isinstance(x, Tensor)]
+            results = iter(compute(torch.stack(good).to(self.device, dtype)) if good else ())
+            for name, x in chunk:
+                yield name, x if isinstance(x, Failure) else next(results)
+
+    def _read(self, picture: Picture | Failure, name: str) -> Tensor | Failure:
+        if isinstance(picture, Failure):
+            return picture
         preprocess = self.checkpoint.preprocess
-        source = Path(picture) if isinstance(picture, os.PathLike) else picture
         try:
-            return preprocess(decode_image(source, channels=preprocess.channels))
-        except UserError as error:
-            return error
+            return preprocess(decode_image(_source(picture), channels=preprocess.channels))
+        except ValueError as error:  # UserError, and what a path with a null byte raises
+            return Failure(name, f"{name!r}: {error}" if _is_url(picture) and name not in str(error) else str(error))
 
     @torch.inference_mode()
-    def _answer(self, names: list[str], inputs: list[torch.Tensor | UserError]) -> list[Prediction | Failure]:
-        good = [x for x in inputs if isinstance(x, torch.Tensor)]
-        scores: Iterator[torch.Tensor] = iter(())
-        if good:
-            dtype = next(self.model.parameters()).dtype
-            scores = iter(self.model(torch.stack(good).to(self.device, dtype)).float().softmax(dim=1).cpu())
-        return [
-            Failure(name, str(x)) if isinstance(x, UserError) else self._prediction(name, next(scores))
-            for name, x in zip(names, inputs, strict=True)
-        ]
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.model(x).float().cpu()
 
-    def _prediction(self, name: str, scores: torch.Tensor) -> Prediction:
-        values, numbers = scores.topk(self.top)
-        top = tuple(
-            Candidate(number, self.labels[number], value)
-            for number, value in zip(numbers.tolist(), values.tolist(), strict=True)
-        )
-        return Prediction(name, top[0].label, top[0].name, top[0].score, top)
+    @torch.inference_mode()
+    def _features(self, wanted: tuple[str, ...], x: Tensor) -> list[dict[str, np.ndarray[Any, Any]]]:
+        if {"norm", "pre_logits", "logits"}.issuperset(wanted):  # without the 3 L other tensors, which are gigabytes
+            norm = self.model.forward_features(x)
+            pooled = self.model.forward_head(norm, pre_logits=True)
+            out = {"norm": norm, "pre_logits": pooled, "logits": self.model.head(pooled)}
+        else:
+            out = self.model.features(x)
+        arrays = {name: out[name].float().cpu().numpy() for name in wanted}
+        return [{name: array[i] for name, array in arrays.items()} for i in range(len(x))]
+
+    def _prediction(self, name: str, logits: Tensor) -> Prediction:
+        scores = SCORES[self.score_kind](logits)
+        numbers = logits.topk(self.top).indices.tolist()  # of the logits: sigmoid rounds large ones to the same 1.0
+        top = tuple(Candidate(number, self.labels[number], scores[number].item()) for number in numbers)
+        return Prediction(name, top[0].label, top[0].name, top[0].score, self.score_kind, top)
 
 
-def _name(picture: Picture, position: int) -> str:
-    return str(Path(picture)) if isinstance(picture, (str, os.PathLike)) else f"image {position}"
+def inference_model(
+    model: str | os.PathLike[str] | Checkpoint | Predictor, image: Picture, *, device: str = "cpu"
+) -> dict[str, Any]:
+    """The scores of all classes for one picture, in the form of mmpretrain's function of this name.
+
+    model: what `load` takes (the last two are kept), a checkpoint, or a predictor, which stays on its own device.
+
+    Returns `pred_scores`, float32 (K,), as `SCORES` makes them; `pred_label`, the best class; `pred_score`; and
+    `pred_class`, if the checkpoint knows names. `UserError` if the model or the picture cannot be used.
+    """
+    if isinstance(model, Checkpoint):
+        model = Predictor(model, device=device)
+    elif not isinstance(model, Predictor):
+        model = _loaded(os.fspath(model), device, _stamp(model))
+    logits = model._logits_of(image)[1]
+    scores = SCORES[model.score_kind](logits).numpy()
+    label = int(logits.argmax())
+    answer = {"pred_scores": scores, "pred_label": label, "pred_score": float(scores[label])}
+    return answer | ({"pred_class": model.checkpoint.labels[label]} if model.checkpoint.labels else {})
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(source: str, device: str, stamp: object) -> Predictor:
+    return Predictor(source, device=device)
+
+
+def _stamp(source: str | os.PathLike[str]) -> tuple[object, ...]:
+    """What differs once the file (or a file of the folder) is another one; empty for a name."""
+    files = [file for file in (Path(source), *sorted(Path(source).glob("*"))) if file.is_file()]
+    return tuple((str(f.resolve()), (s := f.stat()).st_ino, s.st_mtime_ns, s.st_size) for f in files)
+
+
+def _expand(pictures: Iterable[Picture]) -> Iterator[Picture | Failure]:
+    for picture in pictures:
+        if isinstance(picture, (str, os.PathLike)) and os.path.isdir(picture):  # noqa: PTH112 - it never raises
+            images = _images_below(Path(picture))
+            yield next(images, Failure(str(Path(picture)), f"the folder {str(picture)!r} holds no images"))
+            yield from images
+        else:
+            yield picture
+
+
+def _images_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path | Failure]:
+    """The images in a folder and in its folders, by name; `above` ends links that lead back up."""
+    real = os.path.realpath(folder)
+    try:
+        names = sorted(os.listdir(folder)) if real not in above else []  # noqa: PTH208 - a million paths are large
+    except OSError as error:
+        yield Failure(str(folder), f"cannot look into the folder {str(folder)!r}: {error.strerror}; check its rights")
+        return
+    for path in (folder / name for name in names if not name.startswith(".")):
+        if os.path.isdir(path):  # noqa: PTH112
+            yield from _images_below(path, above | {real})
+        elif path.suffix.lower() in image_extensions():
+            yield path
+
+
+def _is_url(picture: object) -> TypeGuard[str]:
+    return isinstance(picture, str) and picture.lower().startswith(("http://", "https://"))
+
+
+def _source(picture: Picture) -> Path | bytes | Image.Image | np.ndarray[Any, Any]:
+    """What `decode_image` takes; `UserError` if the URL does not answer, or for another kind of value."""
+    if _is_url(picture):
+        from .weights.download import fetch_bytes
+
+        return fetch_bytes(picture)
+    if isinstance(picture, (str, os.PathLike)):
+        return Path(picture)
+    if isinstance(picture, (bytes, Image.Image, np.ndarray)):
+        return picture
+    raise UserError(f"cannot read a {type(picture).__name__} as a picture: expected a path, URL, bytes or an image")
+
+
+def _name(picture: Picture | Failure, position: int) -> str:
+    if isinstance(picture, Failure):
+        return picture.path
+    if isinstance(picture, (str, os.PathLike)):
+        return picture if _is_url(picture) else str(Path(picture))
+    return f"image {position}"

@@ -138,7 +138,7 @@ def test_a_checkpoint_for_other_channels(tmp_path: Path, capsys: pytest.CaptureF
 
 def test_a_damaged_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
-    assert "is damaged or no safetensors file" in refusal(capsys, "evaluate", str(checkpoint), "--data", "digits")
+    assert "is damaged and cannot be read" in refusal(capsys, "evaluate", str(checkpoint), "--data", "digits")
 
 
 @pytest.mark.parametrize("name", ["blocked", "blocked/inside"])

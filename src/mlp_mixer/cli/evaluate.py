@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,7 +19,7 @@ class SplitName(StrEnum):
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="A .safetensors file, or the folder of a run.")],
+    checkpoint: Annotated[str, typer.Argument(help="Weights of any kind, the folder of a run, or a name.")],
     data: Annotated[str, typer.Option(help="Labelled images: digits, cifar10:PATH, folder:PATH, ...")],
     split: Annotated[SplitName, typer.Option(help="test: those held out of training.")] = SplitName.test,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,
@@ -37,7 +36,7 @@ def evaluate(
     if as_json:
         print_json(
             {
-                "checkpoint": str(checkpoint),
+                "checkpoint": checkpoint,
                 "data": data,
                 "split": chosen.split,
                 "n": result.n,

@@ -3,82 +3,126 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from .console import percent, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..predict import Failure, Prediction
+    from ..predict import Prediction
 
+Answer = TypeVar("Answer")
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".h5", ".keras")
+NOTES = {
+    "sigmoid": "scores are sigmoids: each class is judged on its own, and they need not sum to 1",
+    "semantic softmax": "scores rank the classes and are no probabilities: this head was trained in groups of classes",
+}
+WEIGHT_FILES = ("best.safetensors", "model.safetensors")  # in the folder of a run, in one from the hub
 
 
 def predict(
-    paths: Annotated[list[str], typer.Argument(metavar="[CHECKPOINT] IMAGE...", help="A checkpoint, then pictures.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="[CHECKPOINT] PICTURE...", help="Weights, then pictures, folders of them, URLs."),
+    ],
     model: Annotated[str | None, typer.Option(help="The checkpoint; then every argument is a picture.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Candidates per picture.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Answers into a .csv, .json, .jsonl or .parquet file.")] = None,
+    features: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Write pre_logits, blocks.0, ... into --out FILE.npz instead.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures computed at once.")] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
     """Classify pictures. Unreadable ones are listed and make the exit code 1; the others are answered."""
     from ..devices import pick_device
     from ..errors import UserError
-    from ..predict import Failure, Predictor
+    from ..predict import Prediction, Predictor
+    from . import results
 
     checkpoint, pictures = split_arguments(paths, model)
     if not pictures:
         raise UserError(f"no pictures given to classify with {checkpoint!r}; add the paths of some")
+    if out is not None:
+        results.check(out, features=features is not None)
+    elif features is not None:
+        raise UserError(f"the features {features!r} need a file to go to; add --out FILE.npz")
     predictor = Predictor(checkpoint, device=str(pick_device(device)), top=top)
-    answers = list(predictor.predict(pictures))
-    if as_json:
-        print_json([answer.to_dict() for answer in answers])
+    counts: Counter[str] = Counter()
+    quiet = as_json and out is None  # then the failures are on stdout
+    if out is not None and features is not None:
+        values = predictor.features(pictures, features, batch_size=batch_size)
+        results.save_features(out, features, _reported(values, counts))
     else:
-        _print(answers)
-    return 1 if any(isinstance(answer, Failure) for answer in answers) else 0
+        answers = _reported(predictor.predict(pictures, batch_size=batch_size), counts, quiet)
+        if out is not None:
+            results.save_answers(out, predictor.top, answers)
+        elif as_json:
+            print_json([answer.to_dict() | {"path": results.escaped(answer.path)} for answer in answers])
+        else:
+            _print_table([answer for answer in answers if isinstance(answer, Prediction)], predictor.score_kind)
+    if out is not None and as_json:
+        print_json({"out": str(out), **counts})
+    elif out is not None:
+        print(f"wrote {features or 'answers'} for {counts['pictures'] - counts['failed']} pictures to {out}")
+    if counts["failed"] and not quiet:
+        print(f"{counts['failed']} of {counts['pictures']} pictures could not be read", file=sys.stderr)
+    return 1 if counts["failed"] else 0
 
 
 def split_arguments(arguments: list[str], model: str | None) -> tuple[str, list[str]]:
     """The checkpoint and the pictures: the first argument is the checkpoint only if it looks like one."""
     from ..errors import UserError
 
-    if model is not None:
-        return model, arguments
-    if is_model(arguments[0]):
-        return arguments[0], arguments[1:]
-    raise UserError(
-        f"no checkpoint given: {arguments[0]!r} is neither a file of weights nor the folder of a run; "
-        "put one first, or use --model"
-    )
+    if model is None and not is_model(arguments[0]):
+        raise UserError(
+            f"no checkpoint given: {arguments[0]!r} is neither a file of weights nor the folder of a run; "
+            "put one first, or use --model"
+        )
+    checkpoint, pictures = (arguments[0], arguments[1:]) if model is None else (model, arguments)
+    for picture in pictures:
+        if is_model(picture, WEIGHT_FILES):
+            raise UserError(f"{picture!r} is a checkpoint, not a picture; only one is used, and that is {checkpoint!r}")
+    return checkpoint, pictures
 
 
-def is_model(argument: str) -> bool:
-    """A name of the catalog, a file of weights by its suffix, or a folder with a config.json."""
-    from ..weights import list_models
+def is_model(argument: str, inside: tuple[str, ...] = ("config.json", *WEIGHT_FILES)) -> bool:
+    """A known name, a repository of the hub, a file of weights by its suffix, or a folder with one of these inside."""
+    from ..weights.catalog import find, list_models
 
-    known = argument in list_models() or argument in list_models(weights=True)
-    return known or Path(argument).suffix.lower() in WEIGHT_SUFFIXES or (Path(argument) / "config.json").is_file()
+    if argument.startswith("hf-hub:") or argument in list_models() or find(argument):
+        return True
+    path = Path(argument)
+    return path.suffix.lower() in WEIGHT_SUFFIXES or any((path / name).is_file() for name in inside)
 
 
-def _print(answers: list[Prediction | Failure]) -> None:
+def _reported(answers: Iterator[Answer], counts: Counter[str], quiet: bool = False) -> Iterator[Answer]:
+    """The same answers, counted; failures are named on stderr as they come."""
     from ..predict import Failure
 
-    good = [answer for answer in answers if not isinstance(answer, Failure)]
-    failed = [answer for answer in answers if isinstance(answer, Failure)]
-    rows = [
-        (
-            answer.path,
-            answer.pred_class,
-            percent(answer.pred_score),
-            ", ".join(f"{candidate.name} {percent(candidate.score)}" for candidate in answer.top[1:3]),
-        )
-        for answer in good
-    ]
-    if rows:
+    counts.update(pictures=0, failed=0)
+    for answer in answers:
+        counts["pictures"] += 1
+        if isinstance(answer, Failure):
+            counts["failed"] += 1
+            if not quiet:
+                print(f"error: {answer.error}", file=sys.stderr)
+        yield answer
+
+
+def _print_table(answers: list[Prediction], score_kind: str) -> None:
+    from .results import escaped
+
+    if answers and score_kind in NOTES:
+        print(NOTES[score_kind], file=sys.stderr)
+    rows = []
+    for x in answers:
+        others = ", ".join(f"{candidate.name} {percent(candidate.score)}" for candidate in x.top[1:3])
+        rows.append((escaped(x.path), x.pred_class, percent(x.pred_score), others))
+    if answers:
         print_table({"picture": "left", "class": "left", "score": "right", "or else": "left"}, rows)
-    for answer in failed:
-        print(f"error: {answer.error}", file=sys.stderr)
-    if failed:
-        print(f"{len(failed)} of {len(answers)} pictures could not be read", file=sys.stderr)

@@ -1,0 +1,322 @@
+"""`mlp-mixer predict` into files: the same answers in every format, exit codes, and what is refused before any work."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mlp_mixer
+from mlp_mixer.cli import results, run
+
+LABELS = ["hen, the bird", 'a "quoted"\nname', "naïve 猫", "=1+1", "e"]
+NAMES = ["a.png", "b, with comma.png", 'c "quoted".png', "d\nnewline.png", "é 猫.png", "broken.png", "z.png"]
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    model = mlp_mixer.create_model("mixer_nano4", num_classes=5, num_blocks=1, hidden_dim=8, image_size=16)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    return mlp_mixer.save(tmp_path / "model.safetensors", model, labels=LABELS)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six pictures and one that is none, with names that a careless writer would garble."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "pictures").mkdir()
+    for name in NAMES:
+        pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "pictures" / name)
+    (tmp_path / "pictures" / "broken.png").write_bytes(b"<html>")
+    return tmp_path / "pictures"
+
+
+def flat(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer of --json as one row of columns."""
+    row = {key: value for key, value in answer.items() if key != "top"}
+    for rank, candidate in enumerate(answer.get("top", [])[1:], start=2):
+        row |= {f"top{rank}_class": candidate["name"], f"top{rank}_score": candidate["score"]}
+    return row
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a table as flat dictionaries without the empty columns."""
+    if path.suffix == ".csv":
+        with path.open(encoding="utf-8", newline="") as file:
+            rows: list[dict[str, Any]] = list(csv.DictReader(file))
+        for row in rows:
+            for key, value in row.items():
+                if value and (key.endswith("_score") or key == "pred_label"):
+                    row[key] = json.loads(value)
+        return [{key: value for key, value in row.items() if value != ""} for row in rows]
+    if path.suffix == ".parquet":
+        from pyarrow.parquet import read_table
+
+        return [{k: v for k, v in row.items() if v is not None} for row in read_table(path).to_pylist()]
+    if path.suffix == ".jsonl":
+        return [flat(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [flat(answer) for answer in json.loads(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet", ".CSV"])
+def test_every_format_reads_back_as_the_same_answers(
+    checkpoint: Path,
+    folder: Path,
+    tmp_path: Path,
+    suffix: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    monkeypatch.setattr(results, "_ROW_GROUP", 3)
+    arguments = ["predict", str(checkpoint), str(folder), "nowhere.png", "--batch-size", "2", "--top", "3"]
+    assert run([*arguments, "--json"]) == 1
+    expected = [flat(answer) for answer in json.loads(capsys.readouterr().out)]
+    assert [row["path"] for row in expected] == [*(str(folder / name) for name in sorted(NAMES)), "nowhere.png"]
+    assert [sum(row.get(key, "") != "" for row in expected) for key in ("error", "top3_class", "score_kind")] == [
+        2,
+        6,
+        6,
+    ]
+
+    out = tmp_path / "new" / f"answers{suffix}"
+    for _ in range(2):  # the second run replaces the file of the first
+        assert run([*arguments, "--out", str(out)]) == 1
+        streams = capsys.readouterr()
+        assert streams.out == f"wrote answers for 6 pictures to {out}\n"
+        assert streams.err.splitlines()[-1] == "2 of 8 pictures could not be read"
+        assert streams.err.count("error: ") == 2
+        assert [path.name for path in out.parent.iterdir()] == [out.name]
+        renamed = out.rename(out.with_suffix(suffix.lower()))
+        assert read(renamed) == expected
+        renamed.rename(out)
+
+
+def test_a_json_file_is_what_json_prints(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["predict", str(checkpoint), str(folder)]
+    assert run([*arguments, "--json"]) == 1
+    printed = json.loads(capsys.readouterr().out)
+    assert run([*arguments, "--out", str(tmp_path / "a.json"), "--json"]) == 1
+    summary = json.loads(capsys.readouterr().out)
+    assert summary == {"out": str(tmp_path / "a.json"), "pictures": 7, "failed": 1}
+    assert json.loads((tmp_path / "a.json").read_bytes()) == printed
+
+
+def test_the_columns_do_not_depend_on_the_answers(checkpoint: Path, tmp_path: Path) -> None:
+    assert run(["predict", str(checkpoint), "nowhere.png", "--top", "2", "--out", str(tmp_path / "a.csv")]) == 1
+    header, row = (tmp_path / "a.csv").read_text().splitlines()
+    assert header == "path,pred_label,pred_class,pred_score,score_kind,top2_class,top2_score,error"
+    assert row.startswith("nowhere.png,,,,,,,")
+    assert run(["predict", str(checkpoint), "nowhere.png", "--top", "99", "--out", str(tmp_path / "b.csv")]) == 1
+    assert "top5_score,error\n" in (tmp_path / "b.csv").read_text()  # no more than classes
+
+
+def test_parquet_keeps_types(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    run(["predict", str(checkpoint), str(folder), "--top", "2", "--out", str(tmp_path / "a.parquet")])
+    schema = parquet.read_schema(tmp_path / "a.parquet")
+    assert [f"{field.name}:{field.type}" for field in schema] == [
+        *("path:string", "pred_label:int64", "pred_class:string", "pred_score:float", "score_kind:string"),
+        *("top2_class:string", "top2_score:float", "error:string"),
+    ]
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are Unicode there")
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet", ""])
+def test_a_name_that_is_not_utf8(checkpoint: Path, folder: Path, tmp_path: Path, suffix: str) -> None:
+    latin = os.fsdecode(b"caf\xe9.png")
+    (folder / "a.png").rename(folder / latin)
+    out = ["--out", str(tmp_path / f"a{suffix}")] if suffix else []
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    assert run(["predict", str(checkpoint), str(folder / latin), *out]) == 0
+    assert run(["predict", str(checkpoint), str(folder / latin), *out, "--json"]) == 0
+    if suffix:
+        written = read(tmp_path / f"a{suffix}")[0]["path"]
+        assert written.encode("utf-8", "backslashreplace").decode().endswith("caf\\udce9.png")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet"])
+def test_rows_are_written_while_they_come(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """No answer waits for the last picture; and a failure of our own leaves no file behind."""
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    events: list[str] = []
+    forward, to_dict = mlp_mixer.MlpMixer.forward, mlp_mixer.Prediction.to_dict
+
+    def computed(self: mlp_mixer.MlpMixer, image: torch.Tensor) -> torch.Tensor:
+        events.append("computed")
+        return forward(self, image)
+
+    def written(self: mlp_mixer.Prediction) -> dict[str, Any]:
+        if len(events) == 5:
+            raise RuntimeError("ours")
+        events.append("written")
+        return to_dict(self)
+
+    monkeypatch.setattr(mlp_mixer.MlpMixer, "forward", computed)
+    monkeypatch.setattr(mlp_mixer.Prediction, "to_dict", written)
+    arguments = ["--out", str(tmp_path / "out" / f"a.{suffix}"), "--batch-size", "1"]
+    with pytest.raises(RuntimeError, match="ours"):
+        run(["predict", str(checkpoint), str(folder), *arguments])
+    assert events == ["computed", "written"] * 2 + ["computed"]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+# Features
+
+
+def test_features_into_a_file(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "a.npz"
+    for _ in range(2):
+        assert run(["predict", str(checkpoint), str(folder), "--features", "blocks.0", "--out", str(out)]) == 1
+        streams = capsys.readouterr()
+        assert streams.out == f"wrote blocks.0 for 6 pictures to {out}\n"
+        assert "broken.png" in streams.err
+    with np.load(out, allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["blocks.0", "paths"]
+        assert arrays["paths"].tolist() == [str(folder / name) for name in sorted(NAMES) if name != "broken.png"]
+        assert arrays["blocks.0"].shape == (6, 16, 8)
+        assert arrays["blocks.0"].dtype == np.float32
+        direct = mlp_mixer.load(checkpoint)
+        x = direct.preprocess(mlp_mixer.decode_image(folder / "a.png"))[None]
+        expected = direct.model.features(x)["blocks.0"][0].detach().numpy()
+        np.testing.assert_allclose(arrays["blocks.0"][0], expected, atol=1e-5)
+    assert run(["predict", str(checkpoint), "nowhere.png", "--features", "norm", "--out", str(out)]) == 1
+    with np.load(out) as arrays:
+        assert len(arrays["paths"]) == len(arrays["norm"]) == 0
+
+
+def test_features_of_a_checkpoint_without_classes(folder: Path, tmp_path: Path) -> None:
+    model = mlp_mixer.create_model("mixer_nano4", num_classes=0, num_blocks=1, hidden_dim=8, image_size=16)
+    path = mlp_mixer.save(tmp_path / "headless.safetensors", model)
+    arguments = ["predict", str(path), str(folder / "a.png")]
+    assert run([*arguments, "--features", "pre_logits", "--out", str(tmp_path / "a.npz")]) == 0
+    assert run([*arguments, "--out", str(tmp_path / "a.csv")]) == 2
+    assert not (tmp_path / "a.csv").exists()
+
+
+# Scores
+
+
+def test_a_sigmoid_head_is_told_once(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = mlp_mixer.load(checkpoint)
+    path = mlp_mixer.save(tmp_path / "sigmoid.safetensors", loaded.model, labels=LABELS, provenance={"head": "sigmoid"})
+    assert run(["predict", str(path), str(folder / "a.png"), str(folder / "z.png")]) == 0
+    assert capsys.readouterr().err.count("sigmoid") == 1
+    assert run(["predict", str(path), str(folder / "a.png"), "--out", str(tmp_path / "a.csv")]) == 0
+    assert read(tmp_path / "a.csv")[0]["score_kind"] == "sigmoid"
+    assert run(["predict", str(checkpoint), str(folder / "a.png")]) == 0
+    assert "sigmoid" not in capsys.readouterr().err
+
+
+# Refusals
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+    capsys.readouterr()
+    assert run(list(map(str, arguments))) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert len(streams.err.splitlines()) == 1
+    return streams.err
+
+
+def test_what_cannot_be_written_is_refused_before_any_work(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlp_mixer.predict.load", lambda _: pytest.fail("loaded"))
+    monkeypatch.chdir(tmp_path)
+    Path("folder.csv").mkdir()
+    Path("mine.csv").write_text("name,age\n")
+    Path("config.json").write_text('{\n  "model": {}\n}\n')
+    np.savez("weights.npz", kernel=np.zeros(3))
+    before = {path.name: path.is_dir() or path.read_bytes() for path in tmp_path.iterdir()}
+    for out, sentence in {
+        "a.xlsx": "expected a name that ends in .csv or .json or .jsonl or .parquet",
+        "a": "expected a name that ends in",
+        checkpoint: "cannot write answers to",
+        "weights.npz": "cannot write answers to",
+        "folder.csv": "it is a folder",
+        "mine.csv": "'mine.csv' was not written by this command; move it, or choose another name",
+        "config.json": "was not written by this command",
+    }.items():
+        assert sentence in refused(capsys, "predict", checkpoint, "a.png", "--out", out)
+    for out, sentence in {
+        "weights.npz": "was not written by this command",
+        "a.csv": "cannot write features to 'a.csv': expected a name that ends in .npz",
+        checkpoint: "ends in .npz",
+    }.items():
+        assert sentence in refused(capsys, "predict", checkpoint, "a.png", "--out", out, "--features", "norm")
+    assert "add --out FILE.npz" in refused(capsys, "predict", checkpoint, "a.png", "--features", "norm")
+    assert {path.name: path.is_dir() or path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_empty_file_may_be_replaced(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").touch()
+    assert run(["predict", str(checkpoint), str(folder / "a.png"), "--out", str(tmp_path / "a.csv")]) == 0
+    assert len(read(tmp_path / "a.csv")) == 1
+
+
+def test_parquet_without_pyarrow(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    sentence = refused(capsys, "predict", checkpoint, "a.png", "--out", tmp_path / "a.parquet")
+    assert 'pip install "mlp-mixer[parquet]"' in sentence
+    assert not (tmp_path / "a.parquet").exists()
+
+
+def test_an_unknown_feature(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ("predict", checkpoint, "a.png", "--features", "prelogits", "--out", tmp_path / "a.npz")
+    assert "did you mean 'pre_logits' or 'logits'?" in refused(capsys, *arguments)
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_which_argument_is_the_checkpoint(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("run/best.safetensors", "hub/model.safetensors"):
+        Path(name).parent.mkdir()
+        Path(name).write_bytes(checkpoint.read_bytes())
+    asked: list[str] = []
+
+    def load(source: str) -> Any:
+        asked.append(source)
+        return mlp_mixer.load(checkpoint)
+
+    monkeypatch.setattr("mlp_mixer.predict.load", load)
+    named = ["run", "hub", "hf-hub:someone/mixer", "x.npz", "mlp-mixer-base-p16_3rdparty_64xb64_in1k", "mixer_b16"]
+    for name in named:
+        assert run(["predict", name, str(folder / "a.png")]) == 0
+    assert asked == named
+
+    for second in ("run", "hub", "other.pth", checkpoint, "hf-hub:someone/mixer", "mixer_b16"):
+        sentence = refused(capsys, "predict", checkpoint, "a.png", second)
+        assert f"{str(second)!r} is a checkpoint, not a picture" in sentence
+        assert f"{str(second)!r} is a checkpoint, not a picture" in refused(capsys, "predict", "--model", "run", second)
+    assert "no checkpoint given" in refused(capsys, "predict", folder, "a.png")
+    (folder / "config.json").write_text("{}")  # pictures may lie beside one
+    assert run(["predict", str(checkpoint), str(folder)]) == 1
+    assert "Missing argument" in refused(capsys, "predict")
