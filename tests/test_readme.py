@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mlp_mixer.cli import run
 from mlp_mixer.models import VARIANTS, cost
+from mlp_mixer.weights.dialects import DIALECTS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,7 +31,12 @@ def expand(arguments: list[str]) -> list[str]:
     ]
 
 
-def test_the_commands_and_the_python_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_and_the_python_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: Callable[[str], Path]
+) -> None:
+    """With a stand-in for the published file."""
+    published("mlp-mixer-base-p16_3rdparty_64xb64_in1k")
+    (tmp_path / "demo").symlink_to(ROOT / "demo")
     monkeypatch.chdir(tmp_path)
     lines = [line for block in blocks("bash") for line in block.splitlines() if line]
     assert len(lines) >= 5
@@ -47,6 +55,29 @@ def test_the_python_of_the_manual_runs(tmp_path: Path, monkeypatch: pytest.Monke
     for block in blocks("python", (ROOT / "docs" / "training.md").read_text(encoding="utf-8")):
         exec(compile(block, "training.md", "exec"), {})
     assert (tmp_path / "runs" / "mine" / "best.safetensors").is_file()
+
+
+def test_the_page_about_weights_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: Callable[[str], Path]
+) -> None:
+    """With stand-ins for the published files; what it says of the lineages is compared with the tables."""
+    page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "work" / "demo").symlink_to(ROOT / "demo")
+    published("mlp-mixer-base-p16_3rdparty_64xb64_in1k")
+    published("mixer_b16_224.goog_in21k_ft_in1k")
+    shutil.copy(published("mixer_l16.goog_in1k"), "Mixer-B_16.npz")
+    for line in "".join(blocks("bash", page)).splitlines():
+        assert run(shlex.split(line)[1:]) == 0, line
+    for block in blocks("python", page):
+        exec(compile(block, "weights.md", "exec"), {})
+    rows = re.findall(r"^\| `(\w+)` \| .* \| (tanh|erf) \| (1e-\d) \| (yes|no) \| ([\w, ()]+) \|$", page, flags=re.M)
+    assert {name for name, *_ in rows} == {*DIALECTS, "huggingface"}
+    for name, gelu, eps, final_norm, kinds in rows:
+        lineage = DIALECTS.get(name, DIALECTS["timm"])
+        assert (gelu, float(eps), final_norm == "yes") == (lineage.gelu, lineage.norm_eps, lineage.final_norm), name
+        assert name == "huggingface" or lineage.suffixes[0].lstrip(".") in kinds
 
 
 def test_the_make_targets_exist() -> None:
