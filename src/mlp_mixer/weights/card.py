@@ -19,42 +19,40 @@ _LICENCES = re.compile(r"apache-2\.0|mit|unknown|bsd-[23]-clause|cc0-1\.0|cc-by(
 def model_card(
     stored: StoredWeights, entry: EntryPoint | None, obstacles: Sequence[str], changes: Sequence[str], repo_id: str
 ) -> str:
-    """The text of README.md.
+    """The text of README.md for `owner/name`.
 
-    entry, obstacles: timm's name for the network, and why timm would compute something else with it (empty: it does
-    not). changes: what timm does otherwise before the network. repo_id: where the card will be, for the examples.
+    entry, obstacles, changes: timm's name, why timm computes something else with it, and before the network.
     """
     import jinja2
 
     origin, sides = stored.provenance, stored.preprocess.image_size
     data, measured = (value if isinstance(value := origin.get(key), Mapping) else {} for key in ("data", "measured"))
     model = f"{origin['model']} on {data['source']}" if "model" in origin and "source" in data else origin.get("model")
-    title = str(origin.get("name") or model or repo_id.rpartition("/")[2])
-    environment = jinja2.Environment(finalize=_plain, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    template = environment.from_string(Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8"))
-    facts: dict[str, Any] = {"title": title, "repository": repo_id, "data": data, "measured": measured}
+    facts: dict[str, Any] = {"stored": stored, "repository": repo_id, "data": data, "measured": measured}
+    facts |= {"title": str(origin.get("name") or model or repo_id.rpartition("/")[2])}
     facts |= {"entry": entry, "obstacles": obstacles, "changes": changes, "known": CATALOG.get(str(origin.get("name")))}
+    facts |= {"size": sides, "scaled": [math.floor(side / stored.preprocess.crop_pct) for side in sides]}
     facts |= {"parameters": sum(tensor.numel() for tensor in stored.tensors.values())}
     facts |= {"dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in stored.tensors.values()})}
-    facts |= {"size": sides, "scaled": [math.floor(side / stored.preprocess.crop_pct) for side in sides]}
-    return f"---\n{_metadata(stored, entry, obstacles, title)}\n---\n\n{template.render(stored=stored, **facts)}"
+    environment = jinja2.Environment(finalize=_plain, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    template = environment.from_string(Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8"))
+    return f"---\n{_metadata(**facts)}\n---\n\n{template.render(facts)}"
 
 
-def _metadata(stored: StoredWeights, entry: EntryPoint | None, obstacles: Sequence[str], title: str) -> str:
+def _metadata(stored: StoredWeights, entry: EntryPoint | None, obstacles: Sequence[str], title: str, **of: Any) -> str:
     """What the hub sorts and searches by, as YAML; an accuracy only with the images it was measured on."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    origin, task = stored.provenance, f"image-{'classification' if stored.config.num_classes else 'feature-extraction'}"
-    card = ModelCardData(pipeline_tag=task, tags=["mlp-mixer", task, "arxiv:2105.01601"])
-    card.library_name = "timm" if entry and not (obstacles or entry.needs_register) else "mlp-mixer"
-    if licence := str(origin.get("licence") or "").lower():
+    task = f"image-{'classification' if stored.config.num_classes else 'feature-extraction'}"
+    library = "timm" if entry and not (obstacles or entry.needs_register) else "mlp-mixer"
+    card = ModelCardData(library_name=library, pipeline_tag=task, tags=["mlp-mixer", task, "arxiv:2105.01601"])
+    if licence := str(stored.provenance.get("licence") or "").lower():
         card.license = licence if _LICENCES.fullmatch(licence) else "other"
         if card.license == "other":
             card.license_name = re.sub("[^a-z0-9.]+", "-", licence).strip("-")
-    measured, data = origin.get("measured"), origin.get("data")
-    if isinstance(measured, Mapping) and isinstance(data, Mapping) and isinstance(measured.get("top1"), float):
-        name, split = str(data.get("source")), str(measured.get("split"))
-        result = EvalResult(task, name, name, "accuracy", measured["top1"], dataset_split=split)
+    data, split, top1 = (of["data"].get("source"), of["measured"].get("split"), of["measured"].get("top1"))
+    if data and split and isinstance(top1, float):
+        result = EvalResult(task, str(data), str(data), "accuracy", top1, dataset_split=str(split))
         card.model_name, card.eval_results = title, [result]
     return card.to_yaml()
 
@@ -62,7 +60,7 @@ def _metadata(stored: StoredWeights, entry: EntryPoint | None, obstacles: Sequen
 def _plain(value: Any) -> str:
     """What a template writes, as text in one line that is no markup and may stand in a table."""
     if isinstance(value, Mapping):
-        return "; ".join(f"{key}: {_plain(inner)}" for key, inner in value.items() if inner is not None)
+        return "; ".join(f"{_plain(key)}: {_plain(inner)}" for key, inner in value.items() if inner is not None)
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_plain, value))
     text = f"{value:.6g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -117,20 +117,41 @@ def hub_file(repo_id: str, filename: str, *, revision: str | None = None) -> Pat
         UserError: no such repository, revision or file, or a private one; no network; offline and not in the cache.
     """
     import huggingface_hub
+
+    with hub_errors(f"download {filename!r} of {repo_id!r}" + (f" at {revision!r}" if revision else "")):
+        return Path(huggingface_hub.hf_hub_download(repo_id, filename, revision=revision, local_files_only=offline()))
+    raise AssertionError("hub_errors lets no exception pass")
+
+
+@contextlib.contextmanager
+def hub_errors(doing: str) -> Iterator[None]:
+    """Whatever the hub's library raises becomes a `UserError`: "cannot", `doing`, why not, and what to do about it."""
     from huggingface_hub import constants, errors
 
-    wanted = f"{filename!r} of {repo_id!r}" + (f" at {revision!r}" if revision else "")
     try:
-        return Path(huggingface_hub.hf_hub_download(repo_id, filename, revision=revision, local_files_only=offline()))
-    except errors.LocalEntryNotFoundError as error:  # the library says so, too, when it cannot reach the hub
-        _refuse_offline(wanted, f"bring it into the cache {str(constants.HF_HUB_CACHE)!r}", error)
-        reason = _reason(error.__cause__ or error)
-        raise UserError(f"cannot download {wanted}: {reason}; check the connection and try again") from error
-    except errors.RepositoryNotFoundError as error:
-        advice = "check the name, or ask for access on its page and log in with `hf auth login`"
-        raise UserError(f"cannot download {wanted}: no such repository, or a closed one; {advice}") from error
-    except Exception as error:  # the others share no base class, and come from one HTTP library or the next
-        raise UserError(f"cannot download {wanted}: {_reason(error)}; check the names and try again") from error
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # they share no base class, and come from one HTTP library or the next
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        said = " ".join(str(getattr(error, "server_message", None) or cause).split())[:200] or type(cause).__name__
+        why = f"{said}; check the connection and the names, and try again"
+        if offline():
+            switches = " and ".join(_switches())
+            why = f"the network is switched off; bring it into {str(constants.HF_HUB_CACHE)!r}, or unset {switches}"
+        elif isinstance(error, errors.HFValidationError):
+            why = "that is no folder here and no name of a repository; expected one such as 'owner/name'"
+        elif isinstance(error, errors.RevisionNotFoundError):
+            why = "no such revision; give one of its branches, tags or commits"
+        elif isinstance(error, errors.EntryNotFoundError) and not isinstance(error, errors.LocalEntryNotFoundError):
+            why = "no such file there; check its name"
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            why = "no such repository, or a closed one; check the name, or log in with `hf auth login`"
+        elif isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
+            why = f"no permission ({said}); log in with `hf auth login`, with a token that has it"
+        raise UserError(f"cannot {doing}: {why}") from error
 
 
 def _switches() -> list[str]:
@@ -138,9 +159,9 @@ def _switches() -> list[str]:
     return [name for name in ("MLP_MIXER_OFFLINE", "HF_HUB_OFFLINE") if os.environ.get(name, "").lower() in on]
 
 
-def _refuse_offline(wanted: str, advice: str, cause: Exception | None = None) -> None:
+def _refuse_offline(wanted: str, advice: str) -> None:
     if on := " and ".join(_switches()):
-        raise UserError(f"cannot download {wanted}: the network is switched off; {advice}, or unset {on}") from cause
+        raise UserError(f"cannot download {wanted}: the network is switched off; {advice}, or unset {on}")
 
 
 def _web_address(url: str) -> str:

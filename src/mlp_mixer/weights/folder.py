@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+import reprlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,12 @@ from ..images.preprocess import Preprocess
 from . import containers
 from .checkpoint import KEY
 from .contents import Contents
-from .download import offline
+from .download import hub_errors, offline
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _WANTED = (["config.json", "model*.safetensors", _INDEX[0]], ["config.json", "pytorch_model*.bin", _INDEX[1]])
+_MOST_JSON = 2**24
 _TRANSFORM = {  # timm's words -> the field of `Preprocess` and its words
     "interpolation": ("interpolation", {name: name for name in ("bicubic", "bilinear", "nearest")} | {"box": "area"}),
     "crop_mode": ("resize", {"center": "resmall", "squash": "resize"}),
@@ -59,41 +60,16 @@ def hub_folder(repo_id: str, *, revision: str | None = None) -> Path:
     raise UserError(f"{name!r} on the Hugging Face hub holds no {' and no '.join(_SINGLE)}: nothing that can be loaded")
 
 
-@contextlib.contextmanager
-def hub_errors(doing: str) -> Iterator[None]:
-    """Whatever the hub's library raises becomes a `UserError`: "cannot", `doing`, why not, and what to do about it."""
-    from huggingface_hub import constants, errors
-
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # they share no base class, and come from one HTTP library or the next
-        cause = (error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None) or error
-        said = " ".join(str(getattr(error, "server_message", None) or cause).split())[:200] or type(cause).__name__
-        why = f"{said}; check the connection and the names, and try again"
-        if offline():
-            why = f"the network is switched off; bring it into {str(constants.HF_HUB_CACHE)!r}, or switch it on"
-        elif isinstance(error, errors.HFValidationError):
-            why = "that is no folder here and no name of a repository; expected one such as 'owner/name'"
-        elif isinstance(error, errors.RevisionNotFoundError):
-            why = "no such revision; give one of its branches, tags or commits"
-        elif isinstance(error, errors.RepositoryNotFoundError):
-            why = "no such repository, or a closed one; check the name, or log in with `hf auth login`"
-        elif isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
-            why = f"no permission ({said}); log in with `hf auth login`, with a token that has it"
-        raise UserError(f"cannot {doing}: {why}") from error
-
-
 def _read_shards(folder: Path, index: Mapping[str, Any]) -> Contents:
     places = index.get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise UserError(f"the index in {str(folder)!r} has no weight_map of tensor names to files; download it again")
     contents = Contents({}, "safetensors")
+    present = {path.name for path in folder.iterdir()}
     for name in sorted(set(places.values())):
         if Path(name).name != name:
             raise UserError(f"the index in {str(folder)!r} points to {name!r}, outside its folder: refused")
-        if not (folder / name).is_file():
+        if name not in present:
             raise UserError(f"{str(folder)!r} lacks the shard {name!r} that its index names; download it again")
         shard = containers.read(folder / name)
         contents = Contents(contents.tensors | shard.tensors, shard.container)
@@ -104,6 +80,8 @@ def _read_shards(folder: Path, index: Mapping[str, Any]) -> Contents:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _MOST_JSON:
+            raise ValueError(f"over {_MOST_JSON:,} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is damaged or no JSON ({error}); download it again") from error
@@ -117,7 +95,7 @@ def image_size(described: Mapping[str, Any]) -> tuple[int, int] | None:
     given = _pretrained(described).get("input_size")
     size = _group(described, "model_args").get("img_size") or (given[1:] if isinstance(given, list) else None)
     sides: Any = [size, size] if isinstance(size, int) else size
-    stated = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in sides)
+    stated = isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) and side > 0 for side in sides)
     return (sides[0], sides[1]) if stated else None
 
 
@@ -126,27 +104,34 @@ def label_names(described: Mapping[str, Any]) -> list[str] | None:
     given = _pretrained(described)
     names = described.get("label_names") or given.get("label_names") or given.get("labels") or described.get("id2label")
     if isinstance(names, dict):
-        names = [names[key] for key in sorted(names, key=lambda key: int(key) if str(key).isdigit() else 0)]
-    return list(map(str, names)) if isinstance(names, list) else None
+        names = [names[key] for key in sorted(names, key=lambda key: (len(key), key))]  # "0", ..., "10", ...
+    if not isinstance(names, list) or not all(isinstance(name, (str, int, float)) for name in names):
+        return None
+    return list(map(str, names))
 
 
 def preprocess(described: Mapping[str, Any], usual: Preprocess) -> Preprocess:
     """timm's transform of evaluation; `usual` where nothing is stated, `UserError` for what `Preprocess` cannot do."""
     given, fields = _pretrained(described), dict[str, Any]()
     for key, (field, words) in _TRANSFORM.items():
-        if given.get(key) and str(given[key]) not in words:
-            raise unknown(f"{key} in config.json", str(given[key]), words)
-        fields |= {field: words[given[key]]} if given.get(key) else {}
-    if isinstance(given.get("crop_pct"), (int, float)):
+        if word := given.get(key):
+            if not isinstance(word, str) or word not in words:
+                raise unknown(f"{key} in config.json", reprlib.repr(word).strip("'"), words)
+            fields[field] = words[word]
+    if _is_number(given.get("crop_pct")):
         fields["crop_pct"] = float(given["crop_pct"])
     for name in ("mean", "std"):
         if values := given.get(name):
-            if not isinstance(values, list) or not all(isinstance(value, (int, float)) for value in values):
-                raise UserError(f"{name} in config.json is {values!r}, expected a list of numbers")
+            if not isinstance(values, list) or not all(map(_is_number, values)):
+                raise UserError(f"{name} in config.json is {reprlib.repr(values)}, expected a list of numbers")
             fields[name] = (
                 values if len(values) in (1, usual.channels) else (sum(values) / len(values),)
             )  # as timm does
     return replace(usual, **fields)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < 2**53
 
 
 def _pretrained(described: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -21,8 +21,8 @@ from . import translate
 from .card import model_card
 from .checkpoint import KEY, Checkpoint, StoredWeights, description
 from .dialects import TIMM
-from .download import offline
-from .folder import hub_errors, hub_folder
+from .download import hub_errors, offline
+from .folder import hub_folder
 from .loading import load
 from .timm_names import EntryPoint, entry_point
 
@@ -40,8 +40,7 @@ def from_pretrained(repo_id_or_folder: PathLike, *, revision: str | None = None)
 def save_pretrained(checkpoint: Checkpoint, folder: PathLike) -> Path:
     """Write `config.json`, `model.safetensors` and a model card (`README.md`) into a folder, and return it.
 
-    A network that timm would compute otherwise stays closed to timm and transformers: the folder names no
-    architecture, so that they refuse it; `convert(..., "huggingface", force=True)` names one.
+    Where timm would compute something else, no architecture is named, so that timm and transformers refuse the folder.
     """
     return write_folder(Path(folder), _stored(checkpoint), force=False)
 
@@ -98,35 +97,30 @@ def write_folder(folder: Path, stored: StoredWeights, *, force: bool = True, rep
 
 
 def _timm_config(stored: StoredWeights, entry: EntryPoint, transform: dict[str, Any]) -> dict[str, Any]:
-    config, sigmoid = stored.config, stored.provenance.get("head") == "sigmoid"
-    names = {"first_conv": "stem.proj", "classifier": "head"}
-    pretrained = {
-        "input_size": [config.in_channels, *config.image_size],
-        "fixed_input_size": True,
-        **transform,
-        **names,
-    }
-    timms = {"architecture": entry.name, "num_classes": config.num_classes, "num_features": config.hidden_dim}
-    timms |= {"global_pool": "avg"} | ({"label_names": list(stored.labels)} if stored.labels else {})
+    config, classes = stored.config, {"num_classes": stored.config.num_classes}
+    size = {"input_size": [config.in_channels, *config.image_size], "fixed_input_size": True}
+    pretrained = size | transform | classes | {"first_conv": "stem.proj", "classifier": "head"}
+    timms = {"architecture": entry.name, **classes, "num_features": config.hidden_dim, "global_pool": "avg"}
+    timms |= {"label_names": list(stored.labels)} if stored.labels else {}
     timms |= {"model_args": entry.model_args} if entry.model_args else {}
-    timms |= {"problem_type": "multi_label_classification"} if sigmoid else {}  # for transformers' pipeline
-    return timms | {"pretrained_cfg": pretrained | {"num_classes": config.num_classes}}
+    if stored.provenance.get("head") == "sigmoid":
+        timms["problem_type"] = "multi_label_classification"  # then transformers' pipeline does the same
+    return timms | {"pretrained_cfg": pretrained}
 
 
 def timm_transform(preprocess: Preprocess) -> tuple[dict[str, Any], list[str]]:
     """The nearest that timm's `pretrained_cfg` can say of a `Preprocess`, and what of it timm does otherwise."""
-    fixed, changes = preprocess.resize == "none", []
+    fixed, squash, changes = preprocess.resize == "none", preprocess.resize == "resize", []
     if preprocess.resampler != "pillow":
         changes.append(f"they scale with Pillow, which smooths first, and not as {preprocess.resampler} does")
     if fixed:
         changes.append("they scale images of other sizes, which are refused here")
-    elif preprocess.resize == "resmall" and len(set(preprocess.image_size)) > 1:
+    elif not squash and len(set(preprocess.image_size)) > 1:
         changes.append("they round the longer side of the scaled image, which is cut off to whole pixels here")
-    filters = {"area": "box"}
-    transform = {"interpolation": filters.get(preprocess.interpolation, preprocess.interpolation)}
-    transform |= {"crop_mode": "squash" if preprocess.resize == "resize" else "center"}
+    words = {"interpolation": preprocess.interpolation.replace("area", "box")}
+    words |= {"crop_mode": "squash" if squash else "center"}
     numbers = {"crop_pct": 1.0 if fixed else preprocess.crop_pct, "mean": preprocess.mean, "std": preprocess.std}
-    return transform | numbers, changes
+    return words | numbers, changes
 
 
 def _stored(checkpoint: Checkpoint) -> StoredWeights:

@@ -58,7 +58,10 @@ def read_weights(
         contents, described = folder.read_folder(path)
     else:
         contents = containers.read(path)
-    return _interpret(contents, described, path, size, dialect, record)
+    stored = _interpret(contents, described, path, size, dialect, record)
+    if "file" in stored.provenance and not Path(path_or_name).exists():
+        stored.provenance["file"] = str(path_or_name)  # a name or an address tells more than a file of the cache
+    return stored
 
 
 def find_file(path_or_name: PathLike) -> tuple[Path, catalog.PublishedWeights | None]:
