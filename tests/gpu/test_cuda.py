@@ -11,6 +11,8 @@ import torch
 
 from mlp_mixer import Predictor, create_model, load, open_source
 from mlp_mixer.config import override
+from mlp_mixer.images.augment import Augment, augment_batch, draws_needed
+from mlp_mixer.images.mix import Mix, apply, mix_plan
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.train.config import TrainConfig
 from mlp_mixer.train.loop import train
@@ -66,3 +68,16 @@ def test_a_stopped_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
         hashlib.sha256((tmp_path / run / "last.safetensors").read_bytes()).hexdigest() for run in ("whole", "crashed")
     ]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("settings", [{"crop": "pad", "flip": True}, {"policy": "randaugment_bv", "erase": 0.5}])
+def test_augmentation_and_mixing_on_the_gpu_are_those_of_the_cpu(settings: dict[str, Any]) -> None:
+    augment = Augment(**settings)
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    draws = torch.rand(8, draws_needed(augment), dtype=torch.float64)
+    here, there = augment_batch(images, draws, augment), augment_batch(images.cuda(), draws.cuda(), augment)
+    assert torch.equal(here, there.cpu())
+    for mix in (Mix(mixup=0.5), Mix(cutmix=1.0)):
+        plan, labels = mix_plan(mix, 0, 3, (32, 32)), torch.arange(8) % 3
+        own, theirs = apply(plan, images, labels, 3, 2), apply(plan, images.cuda(), labels.cuda(), 3, 2)
+        assert all(torch.allclose(a, b.cpu(), atol=1e-4) for a, b in zip(own, theirs, strict=True))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from ..images.augment import DRAWS, Augment, augment_batch, inception_crop
+from ..images.augment import Augment, augment_batch, draws_needed, inception_crop
 from ..images.preprocess import Preprocess
 from .image_set import ArraySet, ImageSet
 from .sampling import batch_positions, uniforms
@@ -46,23 +46,33 @@ class TrainBatches(Dataset[Batch]):
     seed: int
     rank: int = 0
     world_size: int = 1
+    repeats: int = 1  # of each image in a batch, every time augmented differently
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % self.world_size:
             raise UserError(
                 f"train.batch_size {self.batch_size} must be a positive multiple of the {self.world_size} processes"
             )
+        if self.repeats < 1 or self.batch_size % self.repeats:
+            raise UserError(
+                f"train.batch_size {self.batch_size} must be a multiple of the {self.repeats} repeats of each image"
+            )
 
     def __getitem__(self, step: int) -> Batch:
-        epochs, indices = batch_positions(step, self.batch_size, len(self.images), self.seed)
+        epochs, indices = batch_positions(step, self.batch_size, len(self.images), self.seed, self.repeats)
         share = self.batch_size // self.world_size
         mine = slice(self.rank * share, (self.rank + 1) * share)
         epochs, indices = epochs[mine], indices[mine]
-        draws = uniforms(self.seed, epochs, indices, DRAWS)
-        pixels = augment_batch(self._pixels(indices, draws), torch.from_numpy(draws), self.augment)
-        return Batch(pixels, torch.from_numpy(self.images.labels[indices]), torch.from_numpy(indices))
+        labels = torch.from_numpy(self.images.labels[indices])
+        return Batch(self.pixels(epochs, indices), labels, torch.from_numpy(indices))
 
-    def _pixels(self, indices: np.ndarray, draws: np.ndarray) -> Tensor:
+    def pixels(self, epochs: np.ndarray, indices: np.ndarray) -> Tensor:
+        """These images (B, C, H, W) as training sees them in these epochs (B,)."""
+        draws = uniforms(self.seed, epochs, indices, draws_needed(self.augment))
+        images, (mean, std) = self._cropped(indices, draws), (self.preprocess.mean, self.preprocess.std)
+        return augment_batch(images, torch.from_numpy(draws), self.augment, mean=mean, std=std)
+
+    def _cropped(self, indices: np.ndarray, draws: np.ndarray) -> Tensor:
         if self.augment.crop != "inception":
             return _fitted(self.images, self.preprocess, indices)
         size = self.preprocess.image_size

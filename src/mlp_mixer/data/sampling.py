@@ -3,6 +3,10 @@
 The images of all epochs form one stream: epoch e is a permutation seeded by (seed, e), and step t takes positions
 [t * batch, (t + 1) * batch). Every batch is full, and every image comes exactly once in each epoch. A training run's
 position is therefore one integer, and neither workers nor a restart can change what a step sees.
+
+With repeated augmentation (Hoffer et al. 2020, arXiv 1901.09335; DeiT takes 3) a batch holds fewer images, each
+`repeats` times with other random numbers. The length of an epoch in steps stays, so the stream moves on more slowly:
+every image comes exactly `repeats` times in each `repeats` epochs.
 """
 
 from __future__ import annotations
@@ -23,15 +27,23 @@ def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=key)).permutation(length)
 
 
-def batch_positions(step: int, batch_size: int, length: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The epochs (B,) and image indices (B,) that step number `step` takes from the stream."""
-    positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+def batch_positions(
+    step: int, batch_size: int, length: int, seed: int, repeats: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The epochs (B,) and image indices (B,) that step number `step` takes from the stream.
+
+    The copies of an image are batch_size / repeats places apart, and so in different processes where there are several;
+    their "epochs" count visits: the r-th copy in permutation e has e * repeats + r, so that (epoch, index) is unique.
+    """
+    images = batch_size // repeats
+    positions = np.arange(step * images, (step + 1) * images, dtype=np.int64)
     epochs, ranks = positions // length, positions % length
     indices = np.empty_like(positions)
     for epoch in np.unique(epochs):
         of_epoch = epochs == epoch
         indices[of_epoch] = epoch_order(seed, int(epoch), length)[ranks[of_epoch]]
-    return epochs, indices
+    visits = epochs * repeats + np.arange(repeats)[:, None]
+    return visits.reshape(-1), np.tile(indices, repeats)
 
 
 def steps_for(epochs: float, batch_size: int, length: int) -> int:

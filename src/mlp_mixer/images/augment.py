@@ -3,13 +3,17 @@
 Nothing here draws a random number: the loader hands each sample its own (see `data.sampling`), so a sample looks the
 same whatever the number of workers, and after a resume. Axes: B batch, C channels, H, W; values are uint8 until the
 network's normalisation.
+
+Columns of a sample's numbers: 0-21 the inception crop, 24-30 the operations of whole batches, 32-55 erasing, and from
+56 on the policy, so that none moves another's numbers.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,15 +21,24 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, unknown
+from .policies import BINS, SLOT, Policy, apply_policy, slots
 
-DRAWS = 32  # uniform numbers a sample owns; the crop takes the first 22, the batch operations 24 to 30
-_CROP_TRIES = 10
+DRAWS = 32  # uniform numbers a sample owns at least; `draws_needed` says how many
+_TRIES = 10  # of the crop and of erasing
+_ERASE = slice(DRAWS, DRAWS + 2 * _TRIES + 4)  # whether, area and ratio of each try, top and left, the key of noise
+_POLICY = _ERASE.stop
+_ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)  # torchvision's; timm's end at 1 / 3 and 1 / 0.3
+
+EraseValue = Literal["zero", "mean", "random"]
 
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to a training image, in this order: crop, affine, flip."""
+    """What happens to a training image, in this order: crop, affine, flip, policy, erasing.
+
+    Without an affine map this is big_vision's order (inception_crop | flip_lr | randaug), with erasing last as in timm.
+    """
 
     crop: Literal["none", "pad", "inception"] = "none"
     pad: int = 4  # for crop="pad": zeros around the image before a crop of the old size
@@ -36,6 +49,11 @@ class Augment:
     rotate: float = 0.0  # largest rotation, in degrees
     scale: float = 0.0  # largest relative change of size, such as 0.1
     flip: bool = False
+    policy: Policy = "none"  # see `images.policies`
+    policy_layers: int = 2  # operations per image, of both RandAugments
+    policy_magnitude: float = 10.0  # of both RandAugments, 0 to 30: 15 in the paper; torchvision's default is 9
+    erase: float = 0.0  # probability of a random rectangle (Zhong et al. 2020, arXiv 1708.04896) without content
+    erase_value: EraseValue = "random"  # noise of the data's mean and deviation (timm "pixel"), their mean, or black
 
     def __post_init__(self) -> None:
         low, high = self.area
@@ -48,6 +66,27 @@ class Augment:
                 raise UserError(f"augment.{name} must not be negative, got {getattr(self, name)}")
         if self.scale >= 1:
             raise UserError(f"augment.scale must be below 1, got {self.scale}")
+        for name, kind in (("policy", Policy), ("erase_value", EraseValue)):
+            if getattr(self, name) not in get_args(kind):
+                raise unknown(f"augment.{name}", str(getattr(self, name)), get_args(kind))
+        if self.policy_layers < 1:
+            raise UserError(f"augment.policy_layers must be at least 1, got {self.policy_layers}")
+        if not 0 <= self.policy_magnitude <= BINS - 1:
+            raise UserError(f"augment.policy_magnitude must be 0 to {BINS - 1}, got {self.policy_magnitude}")
+        if self.policy == "randaugment" and self.policy_magnitude % 1:
+            raise UserError(
+                f"augment.policy_magnitude must be a whole number for torchvision's randaugment, "
+                f"got {self.policy_magnitude}"
+            )
+        if not 0 <= self.erase <= 1:
+            raise UserError(f"augment.erase must be a probability from 0 to 1, got {self.erase}")
+
+
+def draws_needed(augment: Augment) -> int:
+    """How many uniform numbers each sample needs; what the first ones do never depends on it."""
+    if augment.policy != "none":
+        return _POLICY + SLOT * slots(augment.policy, augment.policy_layers)
+    return _ERASE.stop if augment.erase else DRAWS
 
 
 def inception_crop(image: np.ndarray, draws: np.ndarray, size: tuple[int, int], augment: Augment) -> np.ndarray:
@@ -64,13 +103,13 @@ def inception_crop(image: np.ndarray, draws: np.ndarray, size: tuple[int, int], 
 def _crop_box(height: int, width: int, draws: np.ndarray, augment: Augment) -> tuple[int, int, int, int]:
     """Top, left, height and width of the crop; the largest central one of a legal shape if ten tries do not fit."""
     log_low, log_high = math.log(augment.ratio[0]), math.log(augment.ratio[1])
-    for attempt in range(_CROP_TRIES):
+    for attempt in range(_TRIES):
         area = height * width * (augment.area[0] + draws[2 * attempt] * (augment.area[1] - augment.area[0]))
         ratio = math.exp(log_low + draws[2 * attempt + 1] * (log_high - log_low))
         crop_width, crop_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < crop_width <= width and 0 < crop_height <= height:
-            top = int(draws[2 * _CROP_TRIES] * (height - crop_height + 1))
-            left = int(draws[2 * _CROP_TRIES + 1] * (width - crop_width + 1))
+            top = int(draws[2 * _TRIES] * (height - crop_height + 1))
+            left = int(draws[2 * _TRIES + 1] * (width - crop_width + 1))
             return top, left, crop_height, crop_width
     ratio = min(max(width / height, augment.ratio[0]), augment.ratio[1])
     crop_width, crop_height = min(width, max(1, round(height * ratio))), min(height, max(1, round(width / ratio)))
@@ -78,25 +117,41 @@ def _crop_box(height: int, width: int, draws: np.ndarray, augment: Augment) -> t
 
 
 def augment_batch(
-    images: UInt8[Tensor, "B C H W"], draws: Float[Tensor, "B draws"], augment: Augment
+    images: UInt8[Tensor, "B C H W"],
+    draws: Float[Tensor, "B draws"],
+    augment: Augment,
+    *,
+    mean: Sequence[float] = (0.5,),
+    std: Sequence[float] = (0.5,),
 ) -> UInt8[Tensor, "B C H W"]:
-    """The operations that keep the size: padded crop, affine map, flip."""
+    """The operations that keep the size: padded crop, affine map, flip, policy, erasing.
+
+    images: on any device; policies compute on the CPU and give the result back to it.
+    draws: `draws_needed(augment)` or more numbers for each image, on any device.
+    mean, std: of the data, in [0, 1], one or one per channel: what erasing leaves behind.
+    Raises `UserError` for a policy on images that are neither gray nor RGB.
+    """
     pad_draws, affine_draws, flip_draws = draws[:, 24:26], draws[:, 26:30], draws[:, 30]
     if augment.crop == "pad" and augment.pad:
         images = _pad_crop(images, pad_draws, augment.pad)
     if augment.shift or augment.rotate or augment.scale:
         images = _affine(images, affine_draws, augment)
     if augment.flip:
-        images = torch.where(flip_draws[:, None, None, None] < 0.5, images.flip(3), images)
+        flipped = (flip_draws < 0.5).to(images.device)
+        images = torch.where(flipped[:, None, None, None], images.flip(3), images)
+    if augment.policy != "none":
+        images = _with_policy(images, draws[:, _POLICY:].cpu().numpy(), augment)
+    if augment.erase:
+        images = _erase(images, draws[:, _ERASE].cpu().numpy(), augment, mean, std)
     return images
 
 
 def _pad_crop(images: Tensor, draws: Tensor, pad: int) -> Tensor:
     """Crop windows of the old size out of zero-padded images, by one gather per axis."""
     height, width = images.shape[2:]
-    offsets = (draws * (2 * pad + 1)).long()
-    rows = (offsets[:, 0, None] + torch.arange(height))[:, None, :, None]
-    columns = (offsets[:, 1, None] + torch.arange(width))[:, None, None, :]
+    offsets = (draws * (2 * pad + 1)).long().to(images.device)
+    rows = (offsets[:, 0, None] + torch.arange(height, device=images.device))[:, None, :, None]
+    columns = (offsets[:, 1, None] + torch.arange(width, device=images.device))[:, None, None, :]
     padded = F.pad(images, (pad, pad, pad, pad))
     padded = padded.gather(2, rows.expand(-1, padded.shape[1], -1, padded.shape[3]))
     return padded.gather(3, columns.expand(-1, padded.shape[1], height, -1))
@@ -117,6 +172,49 @@ def _affine(images: Tensor, draws: Tensor, augment: Augment) -> Tensor:
         ],
         dim=1,
     )
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
     moved = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     return moved.round().clamp(0, 255).to(torch.uint8)
+
+
+def _with_policy(images: Tensor, draws: np.ndarray, augment: Augment) -> Tensor:
+    pictures = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    changed = [
+        apply_policy(picture, own, augment.policy, augment.policy_layers, augment.policy_magnitude)
+        for picture, own in zip(pictures, draws, strict=True)
+    ]
+    return torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2).contiguous().to(images.device)
+
+
+def _erase(images: Tensor, draws: np.ndarray, augment: Augment, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Rectangles of new content, rounded and clipped to what an image can hold."""
+    images = images.clone()
+    channels, height, width = images.shape[1:]
+    centre, spread = (np.asarray(values, np.float32)[:, None, None] for values in (mean, std))
+    for image, own in zip(images, draws, strict=True):
+        box = _erased_box(height, width, own[1:]) if own[0] < augment.erase else None
+        if box is None:
+            continue
+        top, left, box_height, box_width = box
+        content = np.zeros((channels, box_height, box_width), np.float32)
+        if augment.erase_value != "zero":
+            content += centre
+        if augment.erase_value == "random":  # a generator of its own for each sample, from 53 bits that belong to it
+            generator = np.random.Generator(np.random.Philox(key=int(own[-1] * 2**53)))
+            content += spread * generator.standard_normal(content.shape, dtype=np.float32)
+        pixels = torch.from_numpy(np.rint(content * 255).clip(0, 255).astype(np.uint8))
+        image[:, top : top + box_height, left : left + box_width] = pixels.to(images.device)
+    return images
+
+
+def _erased_box(height: int, width: int, draws: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Top, left, height and width, smaller than the image; none if ten tries do not fit (torchvision's rules)."""
+    log_low, log_high = map(math.log, _ERASED_RATIO)
+    for attempt in range(_TRIES):
+        area = height * width * (_ERASED_AREA[0] + draws[2 * attempt] * (_ERASED_AREA[1] - _ERASED_AREA[0]))
+        ratio = math.exp(log_low + draws[2 * attempt + 1] * (log_high - log_low))
+        box_height, box_width = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if box_height < height and box_width < width:
+            top = int(draws[2 * _TRIES] * (height - box_height + 1))
+            return top, int(draws[2 * _TRIES + 1] * (width - box_width + 1)), box_height, box_width
+    return None

@@ -1,3 +1,4 @@
+import hashlib
 import multiprocessing
 import os
 import pickle
@@ -17,14 +18,16 @@ from mlp_mixer.data.image_set import ImageSet
 from mlp_mixer.data.loader import Batch, EvalBatches, TrainBatches, auto_workers, stream
 from mlp_mixer.data.sampling import batch_positions, uniforms
 from mlp_mixer.errors import UserError
-from mlp_mixer.images.augment import DRAWS, Augment, augment_batch, inception_crop
+from mlp_mixer.images.augment import Augment, augment_batch, draws_needed, inception_crop
 from mlp_mixer.images.preprocess import Preprocess
 
 # Python 3.12 warns of any fork beside torch's own threads; DataLoader forks by default where the system does.
 
 EVERYTHING = Augment(crop="pad", pad=2, shift=0.1, rotate=10, scale=0.1, flip=True)
 INCEPTION = replace(EVERYTHING, crop="inception")
-PREPROCESS = Preprocess((8, 6), crop_pct=1.0)
+MORE = replace(EVERYTHING, policy="randaugment_bv", erase=0.5)
+INCEPTION_AND_MORE = replace(MORE, crop="inception")
+PREPROCESS = Preprocess((8, 6), crop_pct=1.0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
 
 
 class OneByOne(ImageSet):
@@ -72,19 +75,19 @@ def train_batches(images: ImageSet, augment: Augment = EVERYTHING, **others) -> 
 # Training batches
 
 
-@pytest.mark.parametrize("augment", [Augment(), EVERYTHING, INCEPTION])
+@pytest.mark.parametrize("augment", [Augment(), EVERYTHING, INCEPTION, MORE, INCEPTION_AND_MORE])
 def test_a_training_batch_is_a_function_of_its_step(augment):
     images = random_images(size=(13, 17) if augment.crop == "inception" else (8, 6))
     batch = train_batches(images, augment)[5]
     epochs, indices = batch_positions(5, 4, 11, seed=5)
     assert set(epochs) == {1, 2}  # the batch spans two epochs
-    draws = uniforms(5, epochs, indices, DRAWS)
+    draws = uniforms(5, epochs, indices, draws_needed(augment))
     if augment.crop == "inception":
         parts = [inception_crop(images.image(i), own, (8, 6), augment) for i, own in zip(indices, draws, strict=True)]
     else:
         parts = [images.image(i) for i in indices]
     pixels = torch.from_numpy(np.stack(parts)).permute(0, 3, 1, 2)
-    expected = augment_batch(pixels, torch.from_numpy(draws), augment)
+    expected = augment_batch(pixels, torch.from_numpy(draws), augment, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
     assert same(batch, Batch(expected, torch.from_numpy(indices % 4), torch.from_numpy(indices)))
     assert (batch.images.dtype, batch.labels.dtype, batch.images.shape) == (torch.uint8, torch.int64, (4, 3, 8, 6))
     assert batch.images.is_contiguous()
@@ -107,15 +110,66 @@ def test_an_image_looks_different_in_each_epoch_and_seed():
     assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize("repeats", [1, 2, 8])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-@pytest.mark.parametrize("augment", [EVERYTHING, INCEPTION])
-def test_ranks_together_make_the_global_batch(world_size, augment):
-    whole = train_batches(random_images(), augment, batch_size=8)
+@pytest.mark.parametrize("augment", [EVERYTHING, INCEPTION, MORE])
+def test_ranks_together_make_the_global_batch(world_size, augment, repeats):
+    whole = train_batches(random_images(), augment, batch_size=8, repeats=repeats)
     ranks = [replace(whole, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step in (0, 1, 7):
         shares = [rank[step] for rank in ranks]
         assert {len(share.images) for share in shares} == {8 // world_size}
         assert same(Batch(*(torch.cat([getattr(s, f.name) for s in shares]) for f in fields(Batch))), whole[step])
+
+
+def test_pixels_are_those_of_the_batches():
+    batches = train_batches(random_images(), MORE)
+    epochs, indices = batch_positions(5, 4, 11, seed=5)
+    assert torch.equal(batches.pixels(epochs, indices), batches[5].images)
+    order = [2, 0, 3, 1]
+    assert torch.equal(batches.pixels(epochs[order], indices[order]), batches[5].images[order])
+
+
+def test_old_settings_give_the_bytes_they_always_gave():
+    """Recorded before there were policies, erasing and repeats, with whole-number operations alone."""
+    batches = train_batches(random_images(), Augment(crop="pad", pad=2, flip=True))
+    digest = hashlib.sha256(b"".join(batches[step].images.numpy().tobytes() for step in range(5))).hexdigest()
+    assert digest == "e00abd320f74491367f278c6b3de295da2fd6d4a7a00a350aef9e5ad4e50b071"
+
+
+@pytest.mark.parametrize("augment", [EVERYTHING, INCEPTION])
+def test_a_policy_and_erasing_leave_the_other_draws_alone(augment):
+    """What they are given is what would have been seen without them."""
+    images = random_images(size=(13, 17) if augment.crop == "inception" else (8, 6))
+    plain = train_batches(images, augment)[5]
+    for more in ({"policy": "trivialaugment"}, {"erase": 0.9}):
+        changed = train_batches(images, replace(augment, **more))[5]
+        epochs, indices = batch_positions(5, 4, 11, seed=5)
+        draws = uniforms(5, epochs, indices, 100)
+        alone = augment_batch(
+            plain.images, torch.from_numpy(draws), Augment(**more), mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3)
+        )
+        assert torch.equal(changed.images, alone)
+        assert not torch.equal(changed.images, plain.images)
+
+
+@pytest.mark.parametrize("repeats", [2, 4])
+def test_repeats_show_an_image_several_times_in_a_batch_each_time_differently(repeats):
+    batches = train_batches(random_images(), EVERYTHING, batch_size=8, repeats=repeats)
+    once = train_batches(random_images(), EVERYTHING, batch_size=8 // repeats)
+    for step in (0, 3, 5):
+        batch = batches[step]
+        copies = batch.indices.view(repeats, -1)
+        assert torch.equal(copies, once[step].indices.expand_as(copies))
+        assert torch.equal(batch.labels, batch.indices % 4)
+        assert len(batch.images.unique(dim=0)) == 8
+
+
+@pytest.mark.parametrize("repeats", [0, -1, 3])
+def test_repeats_that_do_not_divide(repeats):
+    message = f"train.batch_size 8 must be a multiple of the {repeats} repeats of each image"
+    with pytest.raises(UserError, match=message):
+        train_batches(random_images(), batch_size=8, repeats=repeats)
 
 
 @pytest.mark.parametrize(("batch_size", "world_size"), [(0, 1), (-4, 2), (6, 4)])
@@ -185,8 +239,9 @@ def start_method(request) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_workers_change_nothing(file_set, workers):
-    batches = train_batches(file_set, INCEPTION)
+@pytest.mark.parametrize("augment", [INCEPTION, INCEPTION_AND_MORE])
+def test_workers_change_nothing(file_set, workers, augment):
+    batches = train_batches(file_set, augment, repeats=2)
     steps = [7, 2, 3, 4]
     streamed = list(stream(batches, steps, workers=workers))
     assert len(streamed) == 4
@@ -195,7 +250,7 @@ def test_workers_change_nothing(file_set, workers):
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"], indirect=True)
 def test_start_method_changes_nothing(file_set, start_method):
-    batches = train_batches(file_set, INCEPTION)
+    batches = train_batches(file_set, INCEPTION_AND_MORE)
     streamed = list(stream(batches, range(3), workers=1))
     assert all(same(batch, batches[step]) for step, batch in enumerate(streamed))
 

@@ -25,6 +25,32 @@ def test_every_image_once_in_each_epoch(length, batch_size, seed):
         assert visited.tolist() == epoch_order(seed, epoch, length).tolist()
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 30), st.integers(1, 5), seeds)
+def test_repeats_come_with_numbers_of_their_own(length, images, repeats, seed):
+    """As often as all `repeats` epochs last, every image comes `repeats` times, each time with another visit number."""
+    steps = -(-3 * length // images)
+    batches = [batch_positions(step, images * repeats, length, seed, repeats) for step in range(steps)]
+    plain = [batch_positions(step, images, length, seed) for step in range(steps)]
+    for (visits, indices), (epochs, once) in zip(batches, plain, strict=True):
+        assert (visits.dtype, indices.dtype, len(visits)) == (np.int64, np.int64, images * repeats)
+        np.testing.assert_array_equal(indices.reshape(repeats, images), np.tile(once, (repeats, 1)))
+        np.testing.assert_array_equal(visits.reshape(repeats, images) // repeats, np.tile(epochs, (repeats, 1)))
+        np.testing.assert_array_equal(visits.reshape(repeats, images) % repeats, np.arange(repeats)[:, None] + 0 * once)
+    seen = [pair for visits, indices in batches for pair in zip(visits.tolist(), indices.tolist(), strict=True)]
+    assert len(set(seen)) == len(seen)
+    expected = {(visit, index) for visit in range(3 * repeats) for index in range(length)}
+    assert {pair for pair in seen if pair[0] < 3 * repeats} == expected
+
+
+def test_the_order_without_repeats_is_what_it_always_was():
+    """Recorded before repeats existed: runs from then must go on as they were."""
+    epochs, indices = batch_positions(3, 7, 10, seed=1)
+    assert epochs.tolist() == [2] * 7
+    assert indices.tolist() == [4, 5, 0, 7, 6, 8, 2]
+    assert epoch_order(1, 0, 10).tolist() == [6, 0, 7, 9, 4, 1, 8, 5, 2, 3]
+
+
 def test_a_step_does_not_depend_on_those_before_it():
     forwards = [batch_positions(step, 7, 10, seed=1) for step in range(6)]
     backwards = [batch_positions(step, 7, 10, seed=1) for step in reversed(range(6))]

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -7,16 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torchvision.transforms import RandomResizedCrop
-from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import InterpolationMode, RandomErasing
 from torchvision.transforms.v2 import functional as tv
 
 from mlp_mixer.errors import UserError
-from mlp_mixer.images.augment import DRAWS, Augment, _crop_box, augment_batch, inception_crop
+from mlp_mixer.images.augment import (
+    DRAWS,
+    Augment,
+    _crop_box,
+    _erased_box,
+    augment_batch,
+    draws_needed,
+    inception_crop,
+)
+from mlp_mixer.images.policies import SLOT, apply_policy
 
 # Which of a sample's numbers does what.
 POSITION, PAD, ROTATE, SCALE, SHIFT_X, SHIFT_Y, FLIP = slice(20, 22), slice(24, 26), 26, 27, 28, 29, 30
+ERASE, ERASE_BOX, NOISE, POLICY = 32, slice(33, 55), 55, 56
 
 EVERYTHING = Augment(crop="pad", pad=2, shift=0.1, rotate=20, scale=0.2, flip=True)
+AND_MORE = dataclasses.replace(EVERYTHING, policy="randaugment_bv", erase=0.5)
+ALL_DRAWS = 56 + 4 * 2
 
 
 def random_images(batch: int = 5, channels: int = 3, height: int = 9, width: int = 7) -> Tensor:
@@ -25,7 +38,7 @@ def random_images(batch: int = 5, channels: int = 3, height: int = 9, width: int
 
 
 def random_draws(batch: int = 5, seed: int = 0) -> Tensor:
-    return torch.from_numpy(np.random.default_rng(seed).random((batch, DRAWS)))
+    return torch.from_numpy(np.random.default_rng(seed).random((batch, ALL_DRAWS)))
 
 
 def middle(batch: int = 5) -> Tensor:
@@ -43,27 +56,210 @@ def test_nothing_to_do_is_bit_identical(channels, augment):
     assert torch.equal(augment_batch(images, middle(), augment), images)
 
 
-@pytest.mark.parametrize("channels", [1, 3, 5])
-def test_same_draws_same_bytes_whatever_the_company(channels):
+@pytest.mark.parametrize(("channels", "augment"), [(1, EVERYTHING), (5, EVERYTHING), (1, AND_MORE), (3, AND_MORE)])
+def test_same_draws_same_bytes_whatever_the_company(channels, augment):
     images, draws = random_images(channels=channels), random_draws()
     before = images.clone(), draws.clone()
-    whole = augment_batch(images, draws, EVERYTHING)
-    assert (whole.dtype, whole.shape) == (torch.uint8, images.shape)
-    assert torch.equal(whole, augment_batch(images, draws, EVERYTHING))
-    alone = [augment_batch(images[i : i + 1], draws[i : i + 1], EVERYTHING) for i in range(5)]
+    whole = augment_batch(images, draws, augment)
+    assert (whole.dtype, whole.shape, whole.is_contiguous()) == (torch.uint8, images.shape, True)
+    assert torch.equal(whole, augment_batch(images, draws, augment))
+    alone = [augment_batch(images[i : i + 1], draws[i : i + 1], augment) for i in range(5)]
     assert torch.equal(whole, torch.cat(alone))
-    assert not torch.equal(whole, augment_batch(images, random_draws(seed=1), EVERYTHING))
+    assert not torch.equal(whole, augment_batch(images, random_draws(seed=1), augment))
     assert torch.equal(images, before[0])
     assert torch.equal(draws, before[1])
 
 
-def test_order_is_crop_then_affine_then_flip():
+def test_order_is_crop_affine_flip_policy_erasing():
     images, draws = random_images(), random_draws()
     expected = images
-    for step in (Augment(crop="pad", pad=2), dataclasses.replace(EVERYTHING, crop="none", flip=False)):
+    for step in (
+        Augment(crop="pad", pad=2),
+        dataclasses.replace(EVERYTHING, crop="none", flip=False),
+        Augment(flip=True),
+        Augment(policy="randaugment_bv"),
+        Augment(erase=0.5),
+    ):
         expected = augment_batch(expected, draws, step)
-    expected = augment_batch(expected, draws, Augment(flip=True))
-    assert torch.equal(augment_batch(images, draws, EVERYTHING), expected)
+    assert torch.equal(augment_batch(images, draws, AND_MORE), expected)
+
+
+def test_draws_grow_only_when_needed():
+    assert [draws_needed(augment) for augment in (Augment(), EVERYTHING, Augment(crop="inception"))] == [DRAWS] * 3
+    assert DRAWS == 32
+    assert draws_needed(Augment(erase=0.1)) == 56
+    for erase in (0.0, 0.1):
+        assert draws_needed(Augment(policy="randaugment", policy_layers=3, erase=erase)) == 56 + 3 * SLOT
+        assert draws_needed(Augment(policy="autoaugment_svhn", policy_layers=3, erase=erase)) == 56 + 2 * SLOT
+        assert draws_needed(Augment(policy="trivialaugment", policy_layers=3, erase=erase)) == 56 + SLOT
+
+
+def test_only_the_draws_that_are_asked_for_are_read():
+    """Numbers beyond those needed, and those of what is off, may be anything: here they are no numbers at all."""
+    images = random_images()
+    for augment in (EVERYTHING, AND_MORE, Augment(erase=0.5), Augment(policy="trivialaugment")):
+        draws = random_draws()
+        expected = augment_batch(images, draws, augment)
+        needed = draws_needed(augment)
+        draws[:, needed:] = torch.nan
+        draws[:, :24] = torch.nan  # of the inception crop
+        if not augment.erase:
+            draws[:, ERASE:POLICY] = torch.nan
+        assert torch.equal(augment_batch(images, draws, augment), expected)
+        assert torch.equal(augment_batch(images, draws[:, :needed], augment), expected)
+
+
+@pytest.mark.parametrize("augment", [EVERYTHING, AND_MORE])
+def test_every_new_tensor_is_made_where_the_images_are(augment):
+    """Whatever is made without naming a device would come out on this default one, and mixing devices raises."""
+    images, draws = random_images(), random_draws()
+    expected = augment_batch(images, draws, augment)
+    with torch.device("meta"):
+        assert torch.equal(augment_batch(images, draws, augment), expected)
+
+
+# Policies
+
+
+@pytest.mark.parametrize("policy", ["randaugment_bv", "randaugment", "autoaugment_cifar10", "trivialaugment"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_policies_act_on_each_image_with_its_own_draws(policy, channels):
+    images, draws = random_images(20, channels), random_draws(20)
+    changed = augment_batch(images, draws, Augment(policy=policy, policy_magnitude=15))
+    for image, own, result in zip(images, draws.numpy(), changed, strict=True):
+        expected = apply_policy(image.permute(1, 2, 0).numpy(), own[POLICY:], policy, 2, 15)
+        np.testing.assert_array_equal(result.permute(1, 2, 0).numpy(), expected)
+    assert not torch.equal(changed, images)
+
+
+def test_layers_and_magnitude_arrive():
+    images, draws = random_images(20), random_draws(20)
+    results = [
+        augment_batch(images, draws, Augment(policy="randaugment_bv", policy_layers=layers, policy_magnitude=magnitude))
+        for layers, magnitude in ((2, 10), (1, 10), (2, 10.5))
+    ]
+    assert torch.equal(results[0], augment_batch(images, draws, Augment(policy="randaugment_bv")))
+    assert not torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+# Erasing
+
+
+def erasing(batch: int = 5, height: int = 30, width: int = 20) -> tuple[Tensor, Tensor]:
+    """White images, and draws that erase them all."""
+    draws = random_draws(batch)
+    draws[:, ERASE] = 0.0
+    return torch.full((batch, 3, height, width), 255, dtype=torch.uint8), draws
+
+
+def test_exactly_those_below_the_probability_are_erased():
+    images, draws = erasing()
+    draws[:, ERASE] = torch.tensor([0.0, 0.1, 0.25 - 2**-54, 0.25, 1 - 2**-53], dtype=torch.float64)
+    erased = augment_batch(images, draws, Augment(erase=0.25, erase_value="zero"))
+    assert (erased != images).flatten(1).any(1).tolist() == [True, True, True, False, False]
+    assert not torch.equal(augment_batch(images, draws, Augment(erase=1.0))[4], images[4])
+    assert torch.equal(augment_batch(images, draws, Augment(erase=0.0)), images)
+
+
+def test_a_rectangle_and_nothing_else_becomes_black():
+    images, draws = erasing(40)
+    erased = augment_batch(images, draws, Augment(erase=1.0, erase_value="zero"))
+    for image, own in zip(erased, draws.numpy(), strict=True):
+        top, left, height, width = _erased_box(30, 20, own[ERASE_BOX])
+        expected = torch.full_like(image, 255)
+        expected[:, top : top + height, left : left + width] = 0
+        assert torch.equal(image, expected)
+
+
+def test_a_rectangle_of_the_mean_is_zero_for_the_network():
+    images, draws = erasing()
+    mean = (0.485, 0.456, 0.406)
+    erased = augment_batch(images, draws, Augment(erase=1.0, erase_value="mean"), mean=mean, std=(1, 1, 1))
+    hidden = erased != 255
+    assert hidden.any()
+    for channel in range(3):
+        assert set(erased[:, channel][hidden[:, channel]].tolist()) == {round(255 * mean[channel])}
+
+
+def test_noise_has_the_data_s_mean_and_deviation_and_belongs_to_the_sample():
+    images, draws = erasing(8, 200, 200)
+    draws[:, ERASE_BOX] = 0.5
+    augment = Augment(erase=1.0)
+    assert augment.erase_value == "random"
+    mean, std = (0.4, 0.5, 0.6), (0.05, 0.1, 0.15)
+    erased = augment_batch(images, draws, augment, mean=mean, std=std)
+    top, left, height, width = _erased_box(200, 200, draws[0, ERASE_BOX].numpy())
+    noise = erased[:, :, top : top + height, left : left + width].double() / 255
+    assert noise[0].numel() > 3 * 5000
+    torch.testing.assert_close(noise.mean((0, 2, 3)), torch.tensor(mean).double(), atol=0.003, rtol=0)
+    torch.testing.assert_close(noise.std((0, 2, 3)), torch.tensor(std).double(), atol=0.003, rtol=0)
+    flat = noise.reshape(24, -1)
+    assert torch.corrcoef(flat).fill_diagonal_(0).abs().max() < 0.08  # of images, channels and their pairs
+    draws[1, NOISE] = draws[0, NOISE]
+    again = augment_batch(images, draws, augment, mean=mean, std=std)
+    assert torch.equal(again[0], again[1])
+    assert torch.equal(again[0], erased[0])
+    one = augment_batch(images, draws, augment)  # half grey and half its range, where nothing is known of the data
+    assert abs(one[0, :, top : top + height, left : left + width].double().mean().item() / 255 - 0.5) < 0.01
+
+
+def test_erased_boxes_are_torchvision_s(monkeypatch):
+    """Its own procedure with our numbers: the same box, and none where it finds none."""
+
+    class Fed:
+        def uniform_(self, low, high):
+            self.value = float(low) + queue.pop(0) * (float(high) - float(low))
+            return self
+
+        def item(self):
+            return self.value
+
+    def exp(value):
+        return torch.tensor(math.exp(value.value), dtype=torch.float64)
+
+    transform, fits = RandomErasing(p=1.0), set()
+    monkeypatch.setattr("torchvision.transforms.v2._augment.torch.exp", exp)
+    monkeypatch.setattr("torchvision.transforms.v2._augment.torch.empty", lambda *shape: Fed())
+    monkeypatch.setattr(
+        "torchvision.transforms.v2._augment.torch.randint",
+        lambda low, high, size: torch.tensor(int(position.pop(0) * high)),
+    )
+    for shape in ((30, 20), (224, 224), (4, 4), (2, 60), (1, 9)):
+        for own in random_draws(30).numpy():
+            queue, position = own[33:53].tolist(), own[53:55].tolist()
+            params = transform.make_params([torch.zeros(3, *shape)])
+            box = _erased_box(*shape, own[ERASE_BOX])
+            fits.add(box is not None)
+            assert box == (tuple(params[key] for key in "ijhw") if params["v"] is not None else None)
+    assert fits == {True, False}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.lists(st.floats(0, 1, exclude_max=True), min_size=22, max_size=22))
+def test_erased_boxes_are_inside_and_smaller_than_the_image(height, width, draws):
+    box = _erased_box(height, width, np.array(draws))
+    if box is not None:
+        top, left, box_height, box_width = box
+        assert 0 <= top <= top + box_height <= height
+        assert 0 <= left <= left + box_width <= width
+        assert box_height < height
+        assert box_width < width
+
+
+def test_erased_area_is_2_to_33_percent():
+    boxes = np.array([_erased_box(1000, 1000, own[ERASE_BOX]) for own in random_draws(2000).numpy()])
+    area, ratio = boxes[:, 2] * boxes[:, 3] / 1e6, boxes[:, 2] / boxes[:, 3]
+    assert 0.0195 < area.min() < 0.022
+    assert 0.325 < area.max() < 0.3305
+    assert 0.299 < ratio.min() < 0.305
+    assert 3.2 < ratio.max() < 3.305
+    assert abs(area.mean() - 0.175) < 0.006
+
+
+def test_images_too_small_to_erase_stay():
+    images, draws = erasing(5, 1, 1)
+    assert torch.equal(augment_batch(images, draws, Augment(erase=1.0)), images)
 
 
 # Flip and padded crop
@@ -235,6 +431,15 @@ def test_fallback_is_torchvision_s(shape):
         ({"rotate": -1.0}, "augment.rotate must not be negative"),
         ({"scale": -0.1}, "augment.scale must not be negative"),
         ({"scale": 1.0}, "augment.scale must"),
+        ({"policy": "randaugment-bv"}, "unknown augment.policy 'randaugment-bv'; did you mean 'randaugment_bv'"),
+        ({"erase_value": "grey"}, "unknown augment.erase_value 'grey'; known are mean, random, zero"),
+        ({"policy_layers": 0}, "augment.policy_layers must be at least 1, got 0"),
+        ({"policy_magnitude": -1.0}, "augment.policy_magnitude must be 0 to 30, got -1.0"),
+        ({"policy_magnitude": 30.5}, "augment.policy_magnitude must be 0 to 30, got 30.5"),
+        ({"policy_magnitude": float("nan")}, "augment.policy_magnitude must be 0 to 30, got nan"),
+        ({"policy": "randaugment", "policy_magnitude": 7.5}, "augment.policy_magnitude must be a whole number .* 7.5"),
+        ({"erase": 1.1}, "augment.erase must be a probability from 0 to 1, got 1.1"),
+        ({"erase": -0.1}, "augment.erase must be a probability"),
     ],
 )
 def test_senseless_fields_are_refused(fields, message):
