@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -27,27 +27,26 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
     """Measure top-1 and top-5 accuracy of a checkpoint."""
+    from ..data.imagenet import conditions
     from ..devices import pick_device
     from ..evaluate import judge
     from ..weights import load
 
-    target = pick_device(device)
-    chosen, result = judge(load(checkpoint), data, split.value, batch_size=batch_size, device=target)
+    target, loaded = pick_device(device), load(checkpoint)
+    found: list[dict[str, Any]] = []
+    for spec in conditions(data):
+        chosen, result = judge(loaded, spec, split.value, batch_size=batch_size, device=target)
+        measured = {"top1": result.top1, "top5": result.top5, "loss": result.loss}
+        found.append({"data": spec, "split": chosen.split, "among": chosen.among, "n": result.n, **measured})
+        if not as_json:
+            print(
+                f"{checkpoint} on {spec}, {chosen.split}: top-1 {percent(result.top1)}, top-5 {percent(result.top5)}, "
+                f"loss {result.loss:.4f}, n = {result.n:,}"
+            )
+    mean = {key: sum(row[key] for row in found) / len(found) for key in ("top1", "top5", "loss")}
     if as_json:
-        print_json(
-            {
-                "checkpoint": checkpoint,
-                "data": data,
-                "split": chosen.split,
-                "n": result.n,
-                "top1": result.top1,
-                "top5": result.top5,
-                "loss": result.loss,
-            }
-        )
-        return 0
-    print(
-        f"{checkpoint} on {data}, {chosen.split}: top-1 {percent(result.top1)}, top-5 {percent(result.top5)}, "
-        f"loss {result.loss:.4f}, n = {result.n:,}"
-    )
+        several = {"data": data, "n": sum(row["n"] for row in found), **mean, "conditions": found}
+        print_json({"checkpoint": checkpoint, **(found[0] if len(found) == 1 else several)})
+    elif len(found) > 1:
+        print(f"mean of {len(found)} conditions: top-1 {percent(mean['top1'])}, top-5 {percent(mean['top5'])}")
     return 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..data.image_set import ImageSet
+from ..data.imagenet import Benchmark
 from ..data.loader import EvalBatches, auto_workers, stream
+from ..distributed import from_all, rank, world_size
 from ..errors import UserError
 from ..images.preprocess import Preprocess
-from ..weights.labels import class_numbers
+from ..weights.labels import class_numbers, wordnet_ids
+
+LabelSets = Sequence[Sequence[int]]
+"""The right answers of each image, at least one: an answer counts if it is any of them."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Evaluation:
     top1: float
     top5: float  # with fewer than five classes: any of them, hence 1
     loss: float
-    labels: np.ndarray  # (n,) true classes, in the model's numbering
+    labels: np.ndarray  # (n,) true classes, in the model's numbering; of several, the one it likes best
     probabilities: np.ndarray  # (n, K) float32, softmax of the logits
 
     @property
@@ -46,16 +51,23 @@ def align_labels(images: ImageSet, model_labels: Sequence[str]) -> np.ndarray:
 
     Raises `UserError` naming the classes that the model does not know.
     """
-    if tuple(images.classes) == tuple(model_labels):
-        return np.asarray(images.labels, dtype=np.int64)
+    return align_classes(images, model_labels)[images.labels]
+
+
+def align_classes(images: ImageSet, model_labels: Sequence[str]) -> np.ndarray:
+    """(classes,) the images' classes in the model's numbering; as `align_labels`."""
+    classes = images.classes
+    if isinstance(images, Benchmark) and images.protocol.numbered:
+        classes = tuple(wordnet_ids("imagenet1k")[int(place)] for place in classes)
+    if classes == tuple(model_labels):
+        return np.arange(len(classes))
     numbers = class_numbers(model_labels)
-    foreign = [name for name in images.classes if name not in numbers]
-    if foreign:
+    if foreign := [name for name in classes if name not in numbers]:
         raise UserError(
             f"this checkpoint is for other classes: the data has {_list(foreign)}, the model knows "
             f"{_list(model_labels)}; use a model trained on these classes"
         )
-    return np.array([numbers[name] for name in images.classes], dtype=np.int64)[images.labels]
+    return np.array([numbers[name] for name in classes], dtype=np.int64)
 
 
 def _list(names: Sequence[str]) -> str:
@@ -66,21 +78,49 @@ def _channels(count: int) -> str:
     return f"{count} channel" + ("s" if count > 1 else "")
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     images: ImageSet,
     preprocess: Preprocess,
     *,
-    labels: np.ndarray | None = None,
+    labels: np.ndarray | LabelSets | None = None,
+    among: np.ndarray | None = None,
     batch_size: int = 256,
     workers: int | None = None,
     device: torch.device | None = None,
 ) -> Evaluation:
     """Run the model over all images, each exactly once, in fp32 and evaluation mode (the mode is restored).
 
-    labels: (n,) true classes in the model's numbering, if that differs from the image set's.
+    labels: (n,) true classes in the model's numbering, or several for each image, if they differ from the image set's.
+    among: the classes that may be answered, the others' probability is 0; all by default.
     Raises `UserError` for an unreadable image, or for images with other channels than the model takes.
+    """
+    logits = outputs(model, model, images, preprocess, batch_size=batch_size, workers=workers, device=device)
+    if among is not None:
+        barred = torch.ones(logits.shape[1], dtype=torch.bool)
+        barred[torch.from_numpy(among)] = False
+        logits = logits.masked_fill(barred, -torch.inf)
+    labels = images.labels if labels is None else labels
+    if not isinstance(labels, np.ndarray):
+        labels = best_labels(logits, labels)
+    return score(logits, torch.from_numpy(labels))
+
+
+@torch.inference_mode()
+def outputs(
+    model: nn.Module,
+    compute: Callable[[torch.Tensor], torch.Tensor],
+    images: ImageSet,
+    preprocess: Preprocess,
+    *,
+    batch_size: int = 256,
+    workers: int | None = None,
+    device: torch.device | None = None,
+) -> torch.Tensor:
+    """(n, ...) float32 on the CPU: what `compute`, with the model in evaluation mode, gives for each image in order.
+
+    Several processes share the batches, compute equally many (a sharded network needs all of them at once), and each
+    gets the whole result, with every image once.
     """
     if images.channels != preprocess.channels:
         raise UserError(
@@ -88,18 +128,32 @@ def evaluate(
             "evaluate it on images of the kind it was trained on"
         )
     device = device or next(model.parameters()).device
-    batches = EvalBatches(images, preprocess, batch_size)
+    processes = world_size()
+    batches = EvalBatches(images, preprocess, min(batch_size, max(1, -(-len(images) // processes))))
+    rounds = -(-len(batches) // processes)
+    mine = [min(k * processes + rank(), len(batches) - 1) for k in range(rounds)]  # too many: the last one again
     workers = auto_workers(images) if workers is None else workers
     was_training = model.training
     model.eval()
-    logits = torch.cat(
-        [
-            model(preprocess.normalize(batch.to(device).images)).float().cpu()
-            for batch in stream(batches, range(len(batches)), workers=workers)
-        ]
-    )
+    found = [
+        compute(preprocess.normalize(batch.to(device).images)).float().cpu()
+        for batch in stream(batches, mine, workers=workers)
+    ]
     model.train(was_training)
-    return score(logits, torch.from_numpy(images.labels if labels is None else labels))
+    numbered = {n: part for pairs in from_all(list(zip(mine, found, strict=True))) for n, part in pairs}
+    return torch.cat([numbered[number] for number in range(len(batches))])
+
+
+def best_labels(logits: torch.Tensor, label_sets: LabelSets) -> np.ndarray:
+    """(n,) of each image's right answers the one that the model likes best: the rest is as with a single label."""
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.tolist()  # as `score` ranks them, ties included
+    return np.array(
+        [
+            next((k for k in top if k in own), max(own, key=row.__getitem__))
+            for top, own, row in zip(ranked, label_sets, logits.numpy(), strict=True)
+        ],
+        dtype=np.int64,
+    )
 
 
 def score(logits: torch.Tensor, labels: torch.Tensor) -> Evaluation:
