@@ -13,9 +13,19 @@ from mlp_mixer.cli.progress import Progress
 
 START = {
     "kind": "start", "model": "mixer_s16", "parameters": 18_528_264, "source": "folder:[bold]x", "classes": 3,
-    "n_train": 1000, "n_val": 100, "device": "cpu", "step": 0, "total_steps": 40, "epochs": 4,
+    "n_train": 1000, "n_val": 100, "device": "cpu", "step": 0, "total_steps": 40, "epochs": 4, "processes": 1, "notes": [],
 }  # fmt: skip
-TRAIN = {"kind": "train", "step": 10, "epoch": 1.0, "loss": 0.5, "lr": 1e-3, "images_per_second": 1234.5, "seconds": 1}
+TRAIN = {
+    "kind": "train",
+    "step": 10,
+    "epoch": 1.0,
+    "loss": 0.5,
+    "lr": 1e-3,
+    "images_per_second": 1234.5,
+    "train_top1": 0.5,
+    "data_wait": 0.0,
+    "seconds": 1,
+}
 EVAL = {"kind": "eval", "step": 10, "epoch": 1.0, "top1": 0.75, "top5": 1.0, "loss": 0.6, "n": 100}
 
 
@@ -32,7 +42,8 @@ def test_plain_lines_are_few_and_readable() -> None:
     lines = text.splitlines()
     assert len(lines) == 3
     assert "folder:[bold]x (3 classes): 1,000 images to train, 100 to validate; 4 epochs = 40 steps on cpu" in lines[0]
-    assert "loss 0.5000  lr 1.00e-03  1,234 img/s  val top-1 75.00 %  val loss 0.6000  0:00:00 left" in lines[1]
+    assert "loss 0.5000  top-1 50.00 %  lr 1.00e-03  1,234 img/s  val top-1 75.00 %  val loss 0.6000" in lines[1]
+    assert "0:00:00 left" in lines[1]
     assert lines[2] == "by the way"
     assert "\x1b" not in text
 

@@ -15,13 +15,17 @@ import typer
 
 from .._version import __version__
 from ..errors import UserError
+from .augment import augment
 from .convert import convert
 from .data import data_app
 from .evaluate import evaluate
+from .fewshot import fewshot
+from .finetune import finetune
 from .models import models
 from .predict import predict
 from .recipes import recipes
 from .report import report
+from .runs import runs
 from .train import train
 
 app = typer.Typer(
@@ -31,7 +35,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (models, recipes, train, evaluate, predict, convert, report):
+for verb in (models, recipes, augment, train, finetune, evaluate, fewshot, predict, convert, report, runs):
     app.command()(verb)
 app.add_typer(data_app, name="data")
 

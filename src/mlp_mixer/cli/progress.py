@@ -11,15 +11,17 @@ from rich.console import Console
 
 from .console import percent
 
+_NOTABLE_WAIT = 0.05  # share of the time that a step waits for its images
 _QUIET_SECONDS = 15.0  # between two plain lines that are not evaluations
 
 
 class Progress:
     """Takes the rows of `train(report=...)` and shows them."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
         self.console = console
-        self.live = console.is_terminal
+        console.quiet = quiet
+        self.live = console.is_terminal and not quiet
         self.bar = bars.Progress(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
@@ -62,8 +64,11 @@ class Progress:
         self.note(
             f"{row['model']} ({row['parameters']:,} parameters) on {row['source']} ({row['classes']} classes): "
             f"{row['n_train']:,} images to train, {row['n_val']:,} to validate; "
-            f"{row['epochs']:g} epochs = {row['total_steps']:,} steps on {row['device']}{resumed}"
+            f"{row['epochs']:.4g} epochs = {row['total_steps']:,} steps on {row['device']}"
+            f"{' in ' + str(row['processes']) + ' processes' if row['processes'] > 1 else ''}{resumed}"
         )
+        for text in row["notes"]:
+            self.note(text)
 
     def _train(self, row: dict[str, Any]) -> None:
         self.train_row = row
@@ -81,7 +86,9 @@ class Progress:
         self.note(f"epoch {row['epoch']:6.2f}  {self._facts(self.train_row)}{measured}{left}")
 
     def _facts(self, row: dict[str, Any]) -> str:
-        return f"loss {row['loss']:.4f}  lr {row['lr']:.2e}  {row['images_per_second']:,.0f} img/s"
+        wait = f"  waiting {row['data_wait']:.0%}" if row["data_wait"] > _NOTABLE_WAIT else ""
+        accuracy = f"top-1 {percent(row['train_top1'])}"
+        return f"loss {row['loss']:.4f}  {accuracy}  lr {row['lr']:.2e}  {row['images_per_second']:,.0f} img/s{wait}"
 
     def _time_left(self, step: int) -> str:
         rate = (time.monotonic() - self.started) / max(1, step - self.first_step)

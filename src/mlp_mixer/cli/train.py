@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import time
 from pathlib import Path
@@ -26,20 +27,27 @@ def train(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew in a folder that holds a run.")] = False,
 ) -> int:
     """Train a model; leaves best.safetensors, last.safetensors, metrics.jsonl, config.json and state/ in --out."""
-    from ..train import Interrupted
-    from ..train import train as run_training
-
     config = resolve_config(recipe, data, settings or [])
     folder = out or Path("runs") / f"{config.recipe or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with Progress(stderr()) as progress:
+    return run_training(config, folder, resume=resume, overwrite=overwrite)
+
+
+def run_training(config: TrainConfig, folder: Path, *, resume: bool, overwrite: bool) -> int:
+    """Train, show how it goes, and give the exit code; of several processes the first one speaks."""
+    from ..train import Interrupted
+    from ..train import train as start
+
+    speaks = os.environ.get("RANK", "0") == "0"
+    with Progress(stderr(), quiet=not speaks) as progress:
         try:
-            best = run_training(config, folder, resume=resume, overwrite=overwrite, report=progress)
+            best = start(config, folder, resume=resume, overwrite=overwrite, report=progress)
         except Interrupted as stopped:
             command = shlex.join(["mlp-mixer", "train", str(folder / "config.json"), "--out", str(folder), "--resume"])
             progress.note(f"stopped at step {stopped.step}, the state is saved; go on with: {command}")
             return 128 + stopped.signal_number
-    accuracy = f", validation top-1 {percent(best['top1'])}" if "top1" in best else ""
-    print(f"best checkpoint: {folder / 'best.safetensors'} (epoch {best['epoch']:g}{accuracy})")
+    if speaks:
+        accuracy = f", validation top-1 {percent(best['top1'])}" if "top1" in best else ""
+        print(f"best checkpoint: {folder / 'best.safetensors'} (epoch {best['epoch']:g}{accuracy})")
     return 0
 
 

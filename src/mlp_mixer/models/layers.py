@@ -61,11 +61,19 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate, self.rescale = rate, rescale
 
-    def forward(self, branch: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
+    def forward(
+        self, branch: Float[Tensor, "B S C"], draws: Float[Tensor, " B"] | None = None
+    ) -> Float[Tensor, "B S C"]:
+        """draws: uniform in [0, 1), one per sample, which is kept where they are below the keep probability.
+
+        Without them torch's generator decides; a training run hands each sample its own (see `data.sampling`).
+        """
         if not self.training or self.rate == 0:
             return branch
         keep = 1 - self.rate
-        kept = torch.empty(branch.shape[0], 1, 1, dtype=branch.dtype, device=branch.device).bernoulli_(keep)
+        if draws is None:
+            draws = torch.rand(branch.shape[0], device=branch.device)
+        kept = (draws < keep).to(branch.dtype)[:, None, None]
         return branch * (kept / keep if self.rescale else kept)
 
     def extra_repr(self) -> str:

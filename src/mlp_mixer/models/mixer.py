@@ -97,9 +97,13 @@ class MixerBlock(nn.Module):
         """The channel branch before its skip connection: each position is mixed across channels."""
         return self.mlp_channels(self.norm2(x_BSC))
 
-    def forward(self, x_BSC: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
-        x_BSC = x_BSC + self.drop_path(self.mix_tokens(x_BSC))
-        return x_BSC + self.drop_path(self.mix_channels(x_BSC))
+    def forward(
+        self, x_BSC: Float[Tensor, "B S C"], draws_B2: Float[Tensor, "B 2"] | None = None
+    ) -> Float[Tensor, "B S C"]:
+        """draws_B2: each sample's uniform numbers for stochastic depth, one for each branch."""
+        of_tokens, of_channels = (None, None) if draws_B2 is None else draws_B2.unbind(1)
+        x_BSC = x_BSC + self.drop_path(self.mix_tokens(x_BSC), of_tokens)
+        return x_BSC + self.drop_path(self.mix_channels(x_BSC), of_channels)
 
 
 class MlpMixer(nn.Module):
@@ -126,15 +130,21 @@ class MlpMixer(nn.Module):
         if isinstance(self.head, nn.Linear):
             nn.init.zeros_(self.head.weight)
 
-    def forward_features(self, image: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B S C"]:
-        """Tokens after the final norm. `UserError` for an image of another size or number of channels."""
+    def forward_features(
+        self, image: Float[Tensor, "B in_channels H W"], draws_BL2: Float[Tensor, "B L 2"] | None = None
+    ) -> Float[Tensor, "B S C"]:
+        """Tokens after the final norm. `UserError` for an image of another size or number of channels.
+
+        draws_BL2: uniform numbers in [0, 1) for stochastic depth; by default torch's generator draws them.
+        """
         self._check(image)
         x_BSC = self.stem(image)
-        for block in self.blocks:
+        for i, block in enumerate(self.blocks):
+            draws_B2 = None if draws_BL2 is None else draws_BL2[:, i]
             if self.grad_checkpointing and self.training:
-                x_BSC = checkpoint(block, x_BSC, use_reentrant=False)
+                x_BSC = checkpoint(block, x_BSC, draws_B2, use_reentrant=False)
             else:
-                x_BSC = block(x_BSC)
+                x_BSC = block(x_BSC, draws_B2)
         return self.norm(x_BSC)
 
     def forward_head(self, x_BSC: Float[Tensor, "B S C"], pre_logits: bool = False) -> Float[Tensor, "B _"]:
@@ -142,8 +152,10 @@ class MlpMixer(nn.Module):
         pooled_BC = x_BSC.mean(dim=1)
         return pooled_BC if pre_logits else self.head(pooled_BC)
 
-    def forward(self, image: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B _"]:
-        return self.forward_head(self.forward_features(image))
+    def forward(
+        self, image: Float[Tensor, "B in_channels H W"], draws_BL2: Float[Tensor, "B L 2"] | None = None
+    ) -> Float[Tensor, "B _"]:
+        return self.forward_head(self.forward_features(image, draws_BL2))
 
     def features(self, image: Float[Tensor, "B in_channels H W"]) -> dict[str, Tensor]:
         """Every intermediate by name, in order of computation.

@@ -1,7 +1,7 @@
 """Recipes: functions that return a complete `TrainConfig`; the docstring states the claim, its cost and the command."""
 
-# All recipes train with the exact GELU ("erf"), so that their weights load in timm and in most ports; the paper's
-# authors used the tanh approximation, which remains the default of the variants.
+# Our own recipes train with the exact GELU ("erf"), so that their weights load in timm and in most ports; those of the
+# paper and of its authors keep their tanh approximation.
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..train.config import TrainConfig
 from .cifar10 import cifar10
 from .digits import digits
 from .fashion_mnist import fashion_mnist
+from .paper import FINETUNING, PRETRAINING, bigvision_b16, deit_b16, gsam_b16, sam_b16
 from .photos import photos
 
 __all__ = ["RECIPES", "get_recipe"]
@@ -21,6 +22,12 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
     "photos": photos,
+    **PRETRAINING,
+    "bigvision_b16": bigvision_b16,
+    "deit_b16": deit_b16,
+    "sam_b16": sam_b16,
+    "gsam_b16": gsam_b16,
+    **FINETUNING,
 }
 
 

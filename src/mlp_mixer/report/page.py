@@ -79,12 +79,13 @@ def render(report: Report) -> str:
     """The page as HTML; `UserError` if the confusion matrix does not fit the classes or a picture is not uint8."""
     if report.confusion is not None:
         check_confusion(report.confusion, report.classes)
-    page = _environment().get_template("template.html.j2").render(report=report, **_views(report))
+    page = environment().get_template("template.html.j2").render(report=report, **_views(report))
     # File names may hold bytes that are no text (lone surrogates): show them escaped rather than fail at the end.
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where templates come from, and the filters they use."""
     assert __package__
     folder = resources.files(__package__)
     environment = jinja2.Environment(
@@ -122,20 +123,20 @@ def _charts(journal: Iterable[Mapping[str, Any]]) -> list[Chart]:
     for row in journal:
         if row.get("kind") == "eval":
             splits.setdefault(str(row.get("split", "evaluation")), []).append(row)
-    losses = [Series(split, _points(rows, "loss")) for split, rows in splits.items()]
+    losses = [Series(split, points(rows, "loss")) for split, rows in splits.items()]
     # Only the first is annotated on the chart: the best of two splits are often so close that the numbers collide.
     accuracies = [
-        Series(split, _points(rows, "top1"), "none" if index else "highest", dots=True)
+        Series(split, points(rows, "top1"), "none" if index else "highest", dots=True)
         for index, (split, rows) in enumerate(splits.items())
     ]
     return [
-        line_chart("Loss", [Series("training", _points(train, "loss"), "last"), *losses]),
+        line_chart("Loss", [Series("training", points(train, "loss"), "last"), *losses]),
         line_chart("Top-1 accuracy", accuracies, percent, from_zero=False, limits=(0, 1)),
-        line_chart("Learning rate", [Series("learning rate", _points(train, "lr"), "highest")]),
+        line_chart("Learning rate", [Series("learning rate", points(train, "lr"), "highest")]),
     ]
 
 
-def _points(rows: Iterable[Mapping[str, Any]], key: str) -> list[Point]:
+def points(rows: Iterable[Mapping[str, Any]], key: str) -> list[Point]:
     """(step, value) by step; a run resumed from an earlier step wrote some steps twice, and the last row counts."""
     values = {row["step"]: _float(row[key]) for row in rows if "step" in row and key in row}
     return sorted(values.items())

@@ -1,39 +1,44 @@
 """The training loop: a run is a function of its configuration and its data, and of nothing else.
 
-Every random number of step t comes from (seed, t), so a run that was killed and resumed ends with the same bytes as
-one that was not (same machine, threads and versions).
+Every random number of step t comes from (seed, t) or from (seed, epoch, image), so a run that was killed and resumed
+ends with the same bytes as one that was not (same machine, threads, processes and versions).
 """
 
 from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from ..config import to_dict
 from ..data.loader import Batch, stream
+from ..data.sampling import batch_positions
 from ..data.source import Source
-from ..devices import autocast, cpu_threads
+from ..devices import cpu_threads
+from ..distributed import any_of_us, is_main, joined, restarts, wait_for_all
 from ..errors import UserError
 from ..evaluate import evaluate
 from ..files import make_folder, sweep, write_json
+from ..models import MlpMixer
 from ..weights import save
 from .config import TrainConfig
 from .journal import Journal, Row, environment
-from .optim import Ema, build_optimizer, set_lr
+from .meter import Meter
+from .optim import Ema, build_optimizer
+from .parallel import same_everywhere, shard, wrap
 from .prepare import Run, prepare
-from .schedule import lr_factor
-from .state import RunState, forget_states, newest_state, restore, save_state
+from .resume import find_state, made_with, start_row
+from .state import RunState, StateSaver, forget_states, newest_state, restore
+from .step import Stepper
 from .stop import Interrupted, StopRequest
 
 Report = Callable[[Row], None]
+_MOST_SKIPPED = 20  # steps whose gradient was no number, before a run that rolls back gives up
 
 
 def train(
@@ -47,24 +52,36 @@ def train(
 ) -> Row:
     """Train and leave `best.safetensors`, `last.safetensors`, `metrics.jsonl`, `config.json` and `state/` in `out`.
 
+    Under torchrun, every process calls this with the same arguments; the first one writes and reports, and a restart by
+    torchrun resumes by itself.
+
     source: the images, instead of those that `config.data.source` names (such as arrays in memory).
     resume: go on from the newest readable state, or start anew if there is none. overwrite: forget an earlier run.
     report: is called with every journal row, and with rows of kind "start" and "note" that only people need.
     Returns the evaluation row of the best checkpoint. Raises `UserError` for what a user can mend, and `Interrupted`
     after a SIGINT or SIGTERM, when the state is saved.
     """
-    if not resume and not overwrite and (out / "config.json").exists():
-        raise UserError(f"{str(out)!r} already holds a run; add --resume, --overwrite, or choose another --out")
-    run = prepare(config, source)
-    sweep(make_folder(out))
-    sweep(out / "state")
-    state = _find_state(out, run, report) if resume else None
-    if state is None:
-        forget_states(out)
-    report(_start_row(run, state.step if state else 0))
-    with StopRequest() as stop, torch.random.fork_rng(devices=[]), cpu_threads(config.train.threads):
-        write_json(out / "config.json", {"config": to_dict(run.config), "environment": environment(run.device)})
-        return _Loop(run, out, state, report).go(stop)
+    with joined():
+        resume = resume or restarts() > 0
+        same_everywhere((out / "config.json").exists(), "whether --out holds a run")
+        if not resume and not overwrite and (out / "config.json").exists():
+            raise UserError(f"{str(out)!r} already holds a run; add --resume, --overwrite, or choose another --out")
+        run = prepare(config, source)
+        report = report if is_main() else lambda row: None
+        if is_main():
+            sweep(make_folder(out))
+            sweep(out / "state")
+        wait_for_all()
+        state = find_state(out, run, report) if resume else None
+        same_everywhere((state.step if state else None, run.fingerprint), "the saved state or the images")
+        if is_main() and state is None:
+            forget_states(out)
+        report(start_row(run, state.step if state else 0))
+        with StopRequest() as stop, torch.random.fork_rng(devices=[]), cpu_threads(config.train.threads):
+            if is_main():
+                settings = {"config": to_dict(run.config), "environment": environment(run.device)}
+                write_json(out / "config.json", settings | {"notes": list(run.notes)})
+            return _Loop(run, out, state, report).go(stop)
 
 
 class _Loop:
@@ -72,26 +89,46 @@ class _Loop:
 
     def __init__(self, run: Run, out: Path, state: RunState | None, report: Report) -> None:
         self.run, self.out, self.report, self.choice = run, out, report, run.config.train
-        self.step = state.step if state else 0
-        self.best = state.best if state else None
         self.model = run.model.train()
         self.model.set_grad_checkpointing(self.choice.grad_checkpointing)
-        self.optimizer = build_optimizer(self.model, run.config.optim)
         self.judged = copy.deepcopy(self.model).eval() if self.choice.ema else self.model  # is evaluated and saved
-        self.ema = Ema(self.model, self.judged, self.choice.ema) if self.choice.ema else None
-        self.modules = {"model": self.model} | ({"ema": self.judged} if self.ema else {})
+        for model in {self.model, self.judged}:
+            shard(model, run.config)
+        self.optimizer = build_optimizer(self.model, run.config.optim)
+        ema = Ema(self.model, self.judged, self.choice.ema) if self.choice.ema else None
+        self.modules: dict[str, nn.Module] = {"model": self.model, **({"ema": self.judged} if ema else {})}
+        self.stepper = Stepper(run, wrap(self.model, run.config), self.optimizer, ema)
+        self.saver = StateSaver(out)
+        self.step, self.skipped = 0, list[int]()
+        self.best: Row | None = None
+        self.begin_at(state)
+        self.journal = Journal(out, from_step=self.step) if is_main() else None
+
+    def begin_at(self, state: RunState | None) -> None:
         if state:
             restore(state, self.modules, self.optimizer)
-        self.journal = Journal(out, from_step=self.step)
+            self.step, self.best, self.skipped = state.step, state.best, list(state.skipped)
 
     def go(self, stop: StopRequest) -> Row:
-        meter = _Meter(self.run.device)
-        for batch in stream(self.run.batches(), range(self.step, self.run.total_steps), workers=self.run.workers):
-            meter.add(self.update(batch), len(batch.labels))
+        meter = Meter(self.run.device)
+        try:
+            while self.step < self.run.total_steps:
+                self.some_steps(meter, stop)
+        finally:
+            self.saver.wait()
+        wait_for_all()
+        assert self.best is not None
+        return self.best
+
+    def some_steps(self, meter: Meter, stop: StopRequest) -> None:
+        """Steps until the end of the run, or until it was set back."""
+        for batch in meter.waiting_for(self.batches()):
+            if self.step not in self.skipped:
+                meter.add(self.stepper(batch, self.step), len(batch.labels), self.step)
             self.step += 1
-            asked_to_stop = stop.signal_number  # read once: a signal that comes later waits for the next step
-            if self.log_due() or asked_to_stop:
-                self.log(meter.read())
+            asked_to_stop = any_of_us(stop.signal_number or 0)  # read once: a later signal waits for the next step
+            if (self.log_due() or asked_to_stop) and not self.log(meter):
+                return
             if self.evaluation_due():
                 self.evaluate()
             if self.save_due() or asked_to_stop:
@@ -99,30 +136,9 @@ class _Loop:
             if asked_to_stop and self.step < self.run.total_steps:
                 raise Interrupted(self.step, asked_to_stop)
             meter.start_clock_if_empty()
-        assert self.best is not None
-        return self.best
 
-    def update(self, batch: Batch) -> Tensor:
-        """One optimiser step; gives the loss, still on the device."""
-        run = self.run
-        torch.manual_seed(_step_seed(self.choice.seed, self.step))
-        batch = batch.to(run.device)
-        with autocast(self.choice.precision, run.device):
-            logits = self.model(run.preprocess.normalize(batch.images))
-        loss = F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.choice.label_smoothing)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if run.config.optim.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.config.optim.clip_norm)
-        set_lr(self.optimizer, self.lr(self.step))
-        self.optimizer.step()
-        if self.ema:
-            self.ema.update(self.step)
-        return loss.detach()
-
-    def lr(self, step: int) -> float:
-        config = self.run.config
-        return config.optim.lr * lr_factor(step, self.run.total_steps, self.run.warmup_steps, config.schedule)
+    def batches(self) -> Iterator[Batch]:
+        return stream(self.run.batches(), range(self.step, self.run.total_steps), workers=self.run.workers)
 
     def log_due(self) -> bool:
         """Also before whatever is saved, so that no state holds weights whose loss was not seen to be finite."""
@@ -139,13 +155,37 @@ class _Loop:
         every = self.choice.save_every_steps
         return self.evaluation_due() or (every is not None and self.step % every == 0)
 
-    def log(self, measured: Row) -> None:
-        if not math.isfinite(measured["loss"]):
+    def log(self, meter: Meter) -> bool:
+        """Record what was measured since the last time; False if the run was set back because of a bad step."""
+        measured, bad_step = meter.read()
+        if bad_step is not None:
+            self.set_back(bad_step)
+            return False
+        if measured:
+            self.record({"kind": "train", **measured, "lr": self.stepper.lr(self.step - 1)})
+        return True
+
+    def set_back(self, bad_step: int) -> None:
+        """Go back to the newest state and leave out the step whose loss or gradient was no number; or stop."""
+        choice, data = self.choice, self.run.config.data
+        _, indices = batch_positions(bad_step, choice.batch_size, len(self.run.train), choice.seed, data.repeats)
+        trouble = f"the loss or its gradient was no number at step {bad_step} (images {_few(sorted(indices.tolist()))})"
+        self.saver.wait()
+        wait_for_all()
+        state = newest_state(self.out)[0]
+        if choice.nonfinite == "stop" or state is None or len(self.skipped) >= _MOST_SKIPPED:
             raise UserError(
-                f"the loss became {measured['loss']} by step {self.step}; "
-                f"start anew with a lower optim.lr (now {self.run.config.optim.lr}) or a lower optim.clip_norm"
+                f"{trouble}; start anew with a lower optim.lr (now {self.run.config.optim.lr}) or optim.clip_norm, "
+                "or set train.nonfinite=rollback, which goes back to a saved state and leaves such steps out"
             )
-        self.record({"kind": "train", **measured, "lr": self.lr(self.step - 1)})
+        skipped = [*self.skipped, bad_step]
+        self.begin_at(state)
+        self.skipped = sorted({*self.skipped, *skipped})
+        text = f"{trouble}: back to step {state.step}, and without that step"
+        self.report({"kind": "note", "text": text})
+        if self.journal:
+            self.journal = Journal(self.out, from_step=self.step)
+            self.journal.append({"kind": "note", "text": text, "step": self.step})
 
     def evaluate(self) -> None:
         """Measure on the validation split, write `last`, and `best` if it is the best so far."""
@@ -155,110 +195,47 @@ class _Loop:
             result = evaluate(self.judged, run.val, run.preprocess, workers=run.workers)
             row |= {"top1": result.top1, "top5": result.top5, "loss": result.loss, "n": result.n}
         row = self.record(row)
-        self.write_checkpoint("last", row)
-        if self.best is None or row.get("top1", 0.0) >= self.best.get("top1", 0.0):  # of equals, the later
-            self.best = row
-            self.write_checkpoint("best", row)
+        better = self.best is None or row.get("top1", 0.0) >= self.best.get("top1", 0.0)  # of equals, the later
+        self.best = row if better else self.best
+        self.write_checkpoints(["last", "best"] if better else ["last"], row)
 
-    def write_checkpoint(self, name: str, row: Row) -> None:
+    def write_checkpoints(self, names: list[str], row: Row) -> None:
         run = self.run
         provenance = run.provenance() | {"measured": {key: value for key, value in row.items() if key != "kind"}}
-        path = self.out / f"{name}.safetensors"
-        save(path, self.judged, preprocess=run.preprocess, labels=run.train.classes, provenance=provenance)
+        whole = _whole(self.judged)
+        for name in names if is_main() else ():
+            path = self.out / f"{name}.safetensors"
+            save(path, whole, preprocess=run.preprocess, labels=run.train.classes, provenance=provenance)
 
     def save_state(self) -> None:
-        save_state(
-            self.out,
-            step=self.step,
-            config=to_dict(self.run.config),
-            fingerprint=self.run.fingerprint,
-            best=self.best,
-            modules=self.modules,
-            optimizer=self.optimizer,
-        )
+        header = {
+            "config": to_dict(self.run.config),
+            "fingerprint": self.run.fingerprint,
+            "best": self.best,
+            "skipped": self.skipped,
+            "made_with": made_with(self.run),
+        }
+        self.saver.save(header, step=self.step, modules=self.modules, optimizer=self.optimizer)
 
     def record(self, row: Row) -> Row:
         row = {**row, "step": self.step, "epoch": round(self.run.epoch(self.step), 4)}
-        self.journal.append(row)
+        if self.journal:
+            self.journal.append(row)
         self.report(row)
         return row
 
 
-class _Meter:
-    """Mean loss and throughput since the last reading; the loss stays on the device until then."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.loss = torch.zeros((), device=device)
-        self.steps = self.images = 0
-        self.started = time.perf_counter()
-
-    def start_clock_if_empty(self) -> None:
-        """After a reading, leave out the time that evaluating and saving took."""
-        if self.steps == 0:
-            self.started = time.perf_counter()
-
-    def add(self, loss: Tensor, images: int) -> None:
-        self.loss += loss
-        self.steps, self.images = self.steps + 1, self.images + images
-
-    def read(self) -> Row:
-        loss, seconds = self.loss.item() / self.steps, time.perf_counter() - self.started
-        row = {
-            "loss": round(loss, 6),
-            "images_per_second": round(self.images / seconds, 1),
-            "seconds": round(seconds, 4),
-        }
-        self.loss.zero_()
-        self.steps = self.images = 0
-        return row
+def _whole(model: MlpMixer) -> MlpMixer:
+    """The model itself, or a copy with whole tensors where its parts lie with several processes."""
+    state = model.state_dict()
+    if not any(isinstance(tensor, DTensor) for tensor in state.values()):
+        return model
+    with torch.device("meta"):
+        whole = MlpMixer(model.config)
+    tensors = {name: t.full_tensor().cpu() if isinstance(t, DTensor) else t.cpu() for name, t in state.items()}
+    whole.load_state_dict(tensors, assign=True)
+    return whole.eval()
 
 
-def _find_state(out: Path, run: Run, report: Report) -> RunState | None:
-    state, complaints = newest_state(out)
-    if state is None and complaints:
-        raise UserError(f"no saved state can be read: {'; '.join(complaints)}; use --overwrite to start anew")
-    for complaint in complaints:
-        report({"kind": "note", "text": f"{complaint}: using the state before it"})
-    if state is None:
-        report({"kind": "note", "text": f"no saved state in {str(out)!r}: starting anew"})
-        return None
-    changed = _changes(state.config, to_dict(run.config))
-    if changed:
-        raise UserError(f"{str(out)!r} has other settings: {'; '.join(changed)}; use the old ones or a new --out")
-    if state.fingerprint != run.fingerprint:
-        raise UserError(
-            f"the images of {run.source.spec!r} are not those that {str(out)!r} began with; use a new --out"
-        )
-    return state
-
-
-_FREE_TO_CHANGE = {"train.save_every_steps", "train.log_every_steps", "train.device", "data.workers", "data.source"}
-
-
-def _changes(old: Any, new: Any, where: str = "") -> list[str]:
-    """The settings that differ and would bend the run, as `a.b was 1, is now 2`."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        inside = f"{where}." if where else ""
-        return [text for key in old | new for text in _changes(old.get(key), new.get(key), inside + key)]
-    return [] if old == new or where in _FREE_TO_CHANGE else [f"{where} was {old}, is now {new}"]
-
-
-def _start_row(run: Run, step: int) -> Row:
-    return {
-        "kind": "start",
-        "model": run.config.model.name,
-        "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
-        "source": run.source.spec,
-        "classes": len(run.train.classes),
-        "n_train": len(run.train),
-        "n_val": len(run.val) if run.val is not None else 0,
-        "device": str(run.device),
-        "step": step,
-        "total_steps": run.total_steps,
-        "epochs": run.config.train.epochs,
-    }
-
-
-def _step_seed(seed: int, step: int) -> int:
-    """A seed for torch's generators at one step, so that dropout and stochastic depth need no saved state."""
-    return (seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 1) & 0x7FFFFFFFFFFFFFFF
+def _few(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:6])) + (f" and {len(numbers) - 6} more" if len(numbers) > 6 else "")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from .._version import __version__
 from ..data.image_set import ImageSet
@@ -15,10 +17,15 @@ from ..data.sampling import steps_for
 from ..data.source import Source, public_name, stratified_split
 from ..data.sources import open_source
 from ..devices import pick_device
-from ..distributed import rank, refuse_launcher, world_size
+from ..distributed import rank, world_size
+from ..errors import UserError
 from ..images.preprocess import Preprocess
 from ..models import MlpMixer, create_model
+from ..weights import load
+from ..weights.labels import class_numbers
 from .config import DataChoice, ModelChoice, TrainConfig
+from .parallel import check_parallel
+from .schedule import warmup_length
 
 
 @dataclass(frozen=True)
@@ -36,16 +43,30 @@ class Run:
     total_steps: int
     warmup_steps: int
     workers: int
+    notes: tuple[str, ...] = ()  # what a person should know: which classes an old head kept, what was rescaled
 
     def epoch(self, step: int) -> float:
         """Epochs of data seen after `step` steps."""
         return step * self.config.train.batch_size / len(self.train)
 
+    @property
+    def model_name(self) -> str:
+        """The variant, or the weights that it began with."""
+        init = self.config.model.init
+        return self.config.model.name if init is None else f"{Path(init).name} (fine-tuned)"
+
     def batches(self) -> TrainBatches:
         """The training batches, by step."""
         choice = self.config.train
         return TrainBatches(
-            self.train, self.preprocess, self.config.augment, choice.batch_size, choice.seed, rank(), world_size()
+            self.train,
+            self.preprocess,
+            self.config.augment,
+            choice.batch_size,
+            choice.seed,
+            rank(),
+            world_size(),
+            self.config.data.repeats,
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -53,7 +74,7 @@ class Run:
         data = self.config.data
         return {
             "recipe": self.config.recipe,
-            "model": self.config.model.name,
+            "model": self.model_name,
             "data": {
                 "source": public_name(self.source.spec),
                 "fingerprint": self.fingerprint,
@@ -63,7 +84,8 @@ class Run:
                 "val_fraction": data.val_fraction,
             },
             "seed": self.config.train.seed,
-            "epochs": self.config.train.epochs,
+            "epochs": round(self.epoch(self.total_steps), 4),
+            "head": self.config.train.loss,
             "mlp_mixer": __version__,
             "torch": torch.__version__,
         }
@@ -74,7 +96,7 @@ def prepare(config: TrainConfig, source: Source | None = None) -> Run:
 
     Raises `UserError` for whatever does not fit.
     """
-    refuse_launcher()
+    check_parallel(config)
     choice, data = config.train, config.data
     device = pick_device(choice.device)
     if source is None:
@@ -84,7 +106,8 @@ def prepare(config: TrainConfig, source: Source | None = None) -> Run:
     train, val = split_validation(source, data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)
-        model = build_model(config.model, source.train)
+        model, preprocess, notes = build_model(config, source.train)
+    total_steps = choice.steps or steps_for(choice.epochs, choice.batch_size, len(train))
     return Run(
         config=config,
         source=source,
@@ -92,15 +115,12 @@ def prepare(config: TrainConfig, source: Source | None = None) -> Run:
         train=train,
         val=val,
         model=model.to(device),
-        preprocess=Preprocess(
-            image_size=model.config.image_size,
-            channels=model.config.in_channels,
-            **dataclasses.asdict(config.preprocess),
-        ),
+        preprocess=preprocess,
         device=device,
-        total_steps=steps_for(choice.epochs, choice.batch_size, len(train)),
-        warmup_steps=round(config.schedule.warmup_epochs * len(train) / choice.batch_size),
+        total_steps=total_steps,
+        warmup_steps=warmup_length(config.schedule, total_steps, len(train), choice.batch_size),
         workers=auto_workers(train) if data.workers is None else data.workers,
+        notes=notes,
     )
 
 
@@ -112,7 +132,51 @@ def split_validation(source: Source, data: DataChoice) -> tuple[ImageSet, ImageS
     return (source.train.subset(rest), source.train.subset(held_out)) if len(held_out) else (source.train, None)
 
 
-def build_model(choice: ModelChoice, images: ImageSet) -> MlpMixer:
-    """The chosen variant for these images' classes and channels; fields left at none are the variant's."""
-    fields = {name: value for name, value in dataclasses.asdict(choice).items() if value is not None}
-    return create_model(num_classes=len(images.classes), in_channels=images.channels, **fields)
+def build_model(config: TrainConfig, images: ImageSet) -> tuple[MlpMixer, Preprocess, tuple[str, ...]]:
+    """The network for these images' classes and channels, its preprocessing, and notes.
+
+    Fresh weights: fields of the choice left at none are the variant's. With `model.init`: the checkpoint's network and
+    preprocessing, with a new head; the rows of classes that the old head knows by name are kept.
+    """
+    choice = config.model
+    if choice.init is None:
+        fields = {name: value for name, value in dataclasses.asdict(choice).items() if value is not None}
+        model = create_model(num_classes=len(images.classes), in_channels=images.channels, **fields)
+        size, channels = model.config.image_size, model.config.in_channels
+        preprocess = Preprocess(image_size=size, channels=channels, **dataclasses.asdict(config.preprocess))
+        notes: tuple[str, ...] = ()
+    else:
+        checkpoint = load(choice.init)
+        model, preprocess = _with_noise(checkpoint.model, choice).train(), checkpoint.preprocess
+        notes = _new_head(model, checkpoint.labels, images)
+    if isinstance(model.head, nn.Linear) and config.train.head_bias and choice.init is None:
+        nn.init.constant_(model.head.bias, config.train.head_bias)
+    return model, preprocess, notes
+
+
+def _with_noise(model: MlpMixer, choice: ModelChoice) -> MlpMixer:
+    """The same weights with the dropout and stochastic depth that the choice states; they settle all the rest."""
+    given = {name: value for name, value in dataclasses.asdict(choice).items() if value is not None}
+    noise = {name: given.pop(name) for name in ("dropout", "drop_path", "drop_path_rule") if name in given}
+    if settled := sorted(given.keys() - {"name", "init"}):
+        raise UserError(f"model.{settled[0]} is settled by the weights of model.init; leave it out")
+    noisy = MlpMixer(dataclasses.replace(model.config, **noise))
+    noisy.load_state_dict(model.state_dict(), assign=True)
+    return noisy
+
+
+def _new_head(model: MlpMixer, labels: tuple[str, ...] | None, images: ImageSet) -> tuple[str, ...]:
+    """A head of zeros for the images' classes, but for those that the old one has; `UserError` for other channels."""
+    if images.channels != model.config.in_channels:
+        raise UserError(f"the images have {images.channels} channels, these weights take {model.config.in_channels}")
+    numbers = class_numbers(labels or ())
+    known = {new: numbers[name] for new, name in enumerate(images.classes) if name in numbers}
+    old = model.get_classifier()
+    model.reset_classifier(len(images.classes))
+    assert isinstance(model.head, nn.Linear)
+    if not known or not isinstance(old, nn.Linear):
+        return (f"new head of zeros for {len(images.classes)} classes",)
+    with torch.no_grad():
+        model.head.weight[list(known)] = old.weight[list(known.values())]
+        model.head.bias[list(known)] = old.bias[list(known.values())]
+    return (f"the head keeps {len(known)} of {len(images.classes)} classes that the weights know by name",)

@@ -207,7 +207,7 @@ def test_overwriting_forgets_the_old_states(tmp_path: Path) -> None:
 
 def test_a_diverging_loss_stops_the_run_before_anything_is_saved(tmp_path: Path) -> None:
     config = override(tiny(), ["optim.lr=1e30", "optim.clip_norm=none", "schedule.warmup_epochs=0"])
-    with pytest.raises(UserError, match=r"the loss became (nan|inf) by step 3.*lower optim.lr"):
+    with pytest.raises(UserError, match=r"was no number at step 1 .*lower optim.lr"):
         train(config, tmp_path)
     assert not (tmp_path / "best.safetensors").exists()
     assert newest_state(tmp_path) == (None, [])
@@ -246,7 +246,7 @@ def test_training_never_reads_the_test_split(tmp_path: Path) -> None:
 
 def test_several_unrelated_processes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one of 2 processes"):
+    with pytest.raises(UserError, match="WORLD_SIZE is 2, but the processes cannot join .*torchrun"):
         train(tiny(), tmp_path)
 
 

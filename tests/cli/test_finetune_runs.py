@@ -1,0 +1,65 @@
+"""`mlp-mixer finetune` and `mlp-mixer runs`, on real digits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mlp_mixer import load
+from mlp_mixer.cli import run
+
+QUICK = ["--set", "train.epochs=1", "--set", "train.device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "old"
+    assert run(["train", "digits", "--out", str(out), *QUICK]) == 0
+    return out
+
+
+def test_finetune_starts_from_the_weights(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["finetune", str(weights), "--data", "digits", "--out", str(tmp_path / "new"), *QUICK]) == 0
+    told = capsys.readouterr()
+    assert "the head keeps 10 of 10 classes" in told.err
+    assert "best checkpoint" in told.out
+    assert load(tmp_path / "new").preprocess == load(weights).preprocess
+    assert load(tmp_path / "new").provenance["recipe"] == "finetune_auto"
+
+
+def test_a_sweep_runs_all_and_names_the_best(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "sweep"
+    command = ["finetune", str(weights), "--data", "digits", "--out", str(out), "--recipe", "paper", *QUICK]
+    command += ["--set", "train.steps=12", "--set", "train.batch_size=64", "--set", "augment.crop=none"]
+    assert run([*command, "--sweep", "optim.lr=1e-9,0.03"]) == 0
+    assert "best of 2: " in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"optim.lr=1e-9", "optim.lr=0.03"}
+    assert run([*command, "--sweep", "optim.lr"]) == 2
+    assert "expected FIELD=A,B,C" in capsys.readouterr().err
+
+
+def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["finetune", str(tmp_path / "nothing.npz"), "--data", "digits", "--out", str(tmp_path / "x")]) == 2
+    assert "no checkpoint at" in capsys.readouterr().err
+    assert run(["finetune", "mixer_b16", "--data", "digits", "--recipe", "papper", "--out", str(tmp_path / "x")]) == 2
+    assert "unknown recipe 'papper'" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_runs_compares(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (weights.parent / "other").mkdir()
+    (weights.parent / "other" / "metrics.jsonl").write_text('{"loss": 1}\n')  # another program's
+    page = tmp_path / "compare.html"
+    assert run(["runs", str(weights.parent), "--out", str(page)]) == 0
+    told = capsys.readouterr().out
+    assert "old" in told
+    assert "other" not in told
+    assert page.read_text().count("<svg") >= 2
+    assert run(["runs", str(weights), "--json"]) == 0
+    (only,) = json.loads(capsys.readouterr().out)
+    assert only["recipe"] == "digits"
+    assert 0 < only["best_top1"] <= 1
+    assert run(["runs", str(tmp_path / "empty")]) == 2
+    assert "no training run in" in capsys.readouterr().err

@@ -1,0 +1,145 @@
+"""Several processes: the same curve, exact resuming, restarts by torchrun, sharded weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mlp_mixer import load
+
+SETTINGS = [
+    "train.epochs=3", "train.batch_size=96", "train.save_every_steps=4", "train.eval_every_epochs=1",
+    "model.drop_path=0.2", "model.hidden_dim=16", "mix.mixup=0.5", "augment.flip=true", "train.ema=0.9",
+    "train.device=cpu", "train.threads=1", "train.log_every_steps=1",
+]  # fmt: skip
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun's gloo needs a POSIX system")
+
+
+def command(out: Path, processes: int, *settings: str, resume: bool = True, restarts: int = 0) -> list[str]:
+    program = [sys.executable, "-m", "mlp_mixer"]
+    if processes > 1:
+        program = [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+            f"--max-restarts={restarts}", "--monitor-interval=0.2", "-m", "mlp_mixer",
+        ]  # fmt: skip
+    chosen = [part for setting in (*SETTINGS, *settings) for part in ("--set", setting)]
+    return [*program, "train", "digits", "--out", str(out), *(["--resume"] if resume else []), *chosen]
+
+
+def run(out: Path, processes: int, *settings: str) -> None:
+    done = subprocess.run(
+        command(out, processes, *settings), env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def rows(out: Path, kind: str = "train") -> list[dict[str, Any]]:
+    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in found if row["kind"] == kind]
+
+
+def digests(out: Path) -> list[str]:
+    paths = [out / "best.safetensors", out / "last.safetensors", *sorted((out / "state").iterdir())]
+    return [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
+
+
+def steps_saved(out: Path) -> int:
+    return max((int(path.stem.removeprefix("step-")) for path in (out / "state").glob("step-*")), default=0)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that nothing disturbed."""
+    out = tmp_path_factory.mktemp("two") / "run"
+    run(out, 2)
+    return out
+
+
+def test_one_two_and_three_processes_have_the_same_curve(two: Path, tmp_path: Path) -> None:
+    """The same global batches, mixtures and stochastic depths; only the order of sums differs."""
+    for processes in (1, 3):
+        out = tmp_path / str(processes)
+        run(out, processes, "mix.group=2")
+        assert [row["loss"] for row in rows(out)] == pytest.approx([row["loss"] for row in rows(two)], abs=2e-5)
+        for one, other in zip(rows(out, "eval"), rows(two, "eval"), strict=True):
+            assert (one["n"], one["top1"]) == (other["n"], other["top1"])
+            assert one["loss"] == pytest.approx(other["loss"], abs=2e-5)
+
+
+def test_sharded_weights_learn_the_same(two: Path, tmp_path: Path) -> None:
+    """FSDP2, and then one process goes on from its state."""
+    out = tmp_path / "sharded"
+    run(out, 2, "train.parallel=fsdp")
+    assert [row["loss"] for row in rows(out)] == pytest.approx([row["loss"] for row in rows(two)], abs=2e-5)
+    images = torch.rand(8, 1, 8, 8)
+    logits, expected = (load(folder).model(images) for folder in (out, two))
+    assert torch.allclose(logits, expected, atol=1e-4)  # the weights: not where the last norm takes their gradient away
+    newest = sorted((out / "state").iterdir())[-1]
+    newest.unlink()
+    run(out, 1)
+    assert newest.exists()
+
+
+def test_all_processes_killed_and_resumed_gives_the_same_bytes(two: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    for _ in range(2):
+        before = steps_saved(out)
+        process = subprocess.Popen(
+            command(out, 2),
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        while steps_saved(out) == before and process.poll() is None:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert 0 < steps_saved(out) < steps_saved(two)
+    run(out, 2)
+    assert digests(out) == digests(two)
+
+
+def test_torchrun_restarts_after_a_worker_died(two: Path, tmp_path: Path) -> None:
+    """The command has no --resume: a restart goes on by itself."""
+    out = tmp_path / "elastic"
+    process = subprocess.Popen(
+        command(out, 2, resume=False, restarts=3),
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    while steps_saved(out) == 0 and process.poll() is None:
+        time.sleep(0.01)
+    workers = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
+    ).stdout.split()
+    os.kill(int(workers[-1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    assert digests(out) == digests(two)
+
+
+def test_a_polite_stop_saves_at_the_same_step_everywhere(two: Path, tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    process = subprocess.Popen(command(out, 2), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while steps_saved(out) == 0 and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()
+    process.wait(timeout=120)
+    assert 0 < steps_saved(out) < steps_saved(two)
+    run(out, 2)
+    assert digests(out) == digests(two)
