@@ -13,7 +13,8 @@ from mlp_mixer.cli.progress import Progress
 
 START = {
     "kind": "start", "model": "mixer_s16", "parameters": 18_528_264, "source": "folder:[bold]x", "classes": 3,
-    "n_train": 1000, "n_val": 100, "device": "cpu", "step": 0, "total_steps": 40, "epochs": 4, "processes": 1, "notes": [],
+    "n_train": 1000, "n_val": 100, "device": "cpu", "step": 0, "total_steps": 40, "epochs": 4,
+    "processes": 1, "notes": [],
 }  # fmt: skip
 TRAIN = {
     "kind": "train",

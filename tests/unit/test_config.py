@@ -4,7 +4,7 @@ import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from mlp_mixer.config import from_dict, override, to_dict
@@ -18,7 +18,7 @@ start = TrainConfig()
 def values_of(hint: Any) -> st.SearchStrategy[Any]:
     """Whatever the annotation allows, within what every field of the two configurations accepts."""
     if dataclasses.is_dataclass(hint):
-        return st.builds(hint, **fields_of(hint))
+        return st.fixed_dictionaries(fields_of(hint)).map(lambda fields: built(hint, fields))
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return st.one_of(*map(values_of, arguments))
@@ -28,8 +28,16 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         return st.lists(values_of(arguments[0]), min_size=1, max_size=3).map(tuple)
     if origin is tuple:
         return st.tuples(*map(values_of, arguments)).map(sorted).map(tuple)  # ranges go from low to high
-    scalars = {int: st.integers(1, 999), float: st.floats(0.125, 0.875), bool: st.booleans(), type(None): st.none()}
+    scalars = {int: st.integers(2, 30), float: st.floats(0.125, 0.875), bool: st.booleans(), type(None): st.none()}
     return scalars[hint] if hint in scalars else {str: st.text()}[hint]
+
+
+def built(kind: Any, fields: dict[str, Any]) -> Any:
+    """The dataclass, unless its fields exclude each other."""
+    try:
+        return kind(**fields)
+    except UserError:
+        reject()
 
 
 def fields_of(kind: type) -> dict[str, st.SearchStrategy[Any]]:
@@ -66,7 +74,7 @@ def words(kind: type, prefix: str = "") -> list[tuple[str, str]]:
     return found
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(values_of(TrainConfig) | mixer_configs)
 def test_round_trip_through_json(config):
     again = from_dict(type(config), json.loads(json.dumps(to_dict(config))))
@@ -74,7 +82,7 @@ def test_round_trip_through_json(config):
     assert repr(again) == repr(config)  # 1 == 1.0 == True, but they do not print alike
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(values_of(TrainConfig))
 def test_every_field_can_be_set_to_every_value(config):
     assignments = [f"{name}={json.dumps(value)}" for name, value in leaves(config).items()]
@@ -189,7 +197,7 @@ def test_later_assignments_win_and_the_original_stays():
         ("model.image_size=1,2,3", "model.image_size: expected an integer or a list of .* or none, got"),
         ("model.gelu=tan", "model.gelu: unknown value 'tan'; did you mean 'tanh'"),
         ("model.gelu=3", "model.gelu: expected 'tanh' or 'erf' or none, got 3"),
-        ("optim.name=lion", "optim.name: unknown value 'lion'; known are adamw, sgd"),
+        ("optim.name=adma", "optim.name: unknown value 'adma'; did you mean 'adamw'"),
         ("train.epochs=0", "train.epochs must be above 0, got 0"),
         ("augment.area=0.5,0.25", "augment.area must be .* got 0.5, 0.25"),
     ],

@@ -14,12 +14,11 @@ import torch
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from mlp_mixer import config, create_model
+from mlp_mixer import config
 from mlp_mixer.errors import UserError
 from mlp_mixer.images.decode import decode_image
 from mlp_mixer.images.lineages import LINEAGES, evaluation
 from mlp_mixer.images.preprocess import Preprocess
-from mlp_mixer.weights.checkpoint import default_preprocess
 
 # (H, W): landscape, portrait, square; larger and smaller than 256; a scale of exactly 1/2; halves to round; one pixel.
 SHAPES = [(300, 431), (431, 300), (512, 640), (257, 257), (64, 63), (17, 40), (331, 256), (1, 30), (30, 1), (1, 1)]
@@ -266,8 +265,6 @@ def test_records_differ_but_for_the_papers_and_timms() -> None:
     records = {lineage: evaluation(lineage, (224, 224)) for lineage in LINEAGES}
     assert records["paper"] == records["timm"]
     assert len(set(records.values())) == len(records) - 1
-    model = create_model("mixer_s32", image_size=(64, 32), in_channels=2).config
-    assert evaluation("paper", (64, 32), channels=2) == default_preprocess(model)
 
 
 def test_another_name_is_refused() -> None:

@@ -58,6 +58,7 @@ def configs(draw: st.DrawFn, dialect: Dialect) -> MixerConfig:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_out_and_in_again_is_the_identity(dialect: Dialect, dtype: torch.dtype, tmp_path: Path) -> None:
     """Names, shapes and bytes, through the file and back, for whatever the lineage can express."""
+
     @settings(max_examples=8, deadline=None)
     @given(configs(dialect))
     def check(config: MixerConfig) -> None:

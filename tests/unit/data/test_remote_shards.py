@@ -1,0 +1,413 @@
+"""Shards at an address: brought once, resumed after a cut, checked; or read image by image where there is no room."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlp_mixer.data import Source, open_source, remote
+from mlp_mixer.data.loader import EvalBatches, stream
+from mlp_mixer.data.shard_writer import write_shards
+from mlp_mixer.errors import UserError
+from mlp_mixer.images.preprocess import Preprocess
+
+EVERYTHING = 10**9
+
+
+class Site(http.server.ThreadingHTTPServer):
+    """Serves a folder; each request is answered as the next entry of `script` says, and in the end honestly."""
+
+    daemon_threads = True
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.root = root
+        self.script: list[Callable[[Handler], None]] = []
+        self.asked: list[tuple[str, str | None]] = []  # path and range of each request
+        self.go_on = threading.Event()  # what a hanging answer waits for
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/my set"
+
+    def tars(self) -> list[str]:
+        return [path for path, _ in self.asked if path.endswith(".tar")]
+
+    def handle_error(self, *_: object) -> None:
+        """A client that went away is what many a test is about."""
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Site
+
+    def do_GET(self) -> None:
+        self.server.asked.append((self.path, self.headers.get("Range")))
+        (self.server.script.pop(0) if self.server.script else honest)(self)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes, length: int | None = None, **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def body(self) -> bytes:
+        return (self.server.root / self.path.removeprefix("/my%20set/")).read_bytes()
+
+
+def honest(h: Handler, most: int | None = None) -> None:
+    """As RFC 9110 says: the part that was asked for; `most` bytes of it, and then a cut."""
+    try:
+        body = h.body()
+    except OSError:
+        return h.answer(404, b"no such file")
+    start, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", h.headers["Range"]).groups())
+    part = body[start : last + 1]
+    told = f"bytes {start}-{start + len(part) - 1}/{len(body)}"
+    return h.answer(206, part[:most], len(part), Content_Range=told)
+
+
+def cut(most: int) -> Callable[[Handler], None]:
+    return functools.partial(honest, most=most)
+
+
+def whole(h: Handler, most: int | None = None) -> None:
+    """As a server that knows no parts."""
+    h.answer(200, h.body()[:most], len(h.body()))
+
+
+def says(status: int, body: bytes = b"", length: int | None = None, **headers: str) -> Callable[[Handler], None]:
+    return lambda h: h.answer(status, body, length, **headers)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Twelve images to train with in three shards, and four to test with in one."""
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        place = tmp_path / "photos" / ("train" if number < 12 else "test") / f"k{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(place / f"{number}.png")
+    write_shards(open_source(str(tmp_path / "photos")), tmp_path / "set", shard_bytes=20_000)
+    assert len(list((tmp_path / "set").rglob("*.tar"))) == 4
+    return tmp_path / "set"
+
+
+@pytest.fixture
+def site(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    for name in ("MLP_MIXER_OFFLINE", "HF_HUB_OFFLINE", "MLP_MIXER_SHARD_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLP_MIXER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(remote, "WAITS", (0,) * 5)
+    remote._opener.cache_clear()
+    with Site(folder) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.005,))
+        thread.start()
+        yield server
+        server.go_on.set()
+        server.shutdown()
+        thread.join()
+
+
+def pixels(source: Source) -> list[bytes]:
+    return [images.image(i).tobytes() for images in (source.train, source.test) for i in range(len(images))]
+
+
+def kept(tmp_path: Path) -> list[str]:
+    return sorted(path.name for path in tmp_path.glob("cache/shards/*/*") if not path.name.endswith(".lock"))
+
+
+def refused(site: Site, match: str, *, image: int | None = 0) -> None:
+    """Opening is refused, or else reading an image."""
+    if image is None:
+        with pytest.raises(UserError, match=match) as caught:
+            open_source(f"shards:{site.url}")
+    else:
+        source = open_source(f"shards:{site.url}")
+        with pytest.raises(UserError, match=match) as caught:
+            source.train.image(image)
+    assert type(caught.value) is UserError
+    assert "\n" not in str(caught.value)
+
+
+# It comes
+
+
+def test_each_file_comes_once_and_when_it_is_touched(site, folder, tmp_path):
+    local, there = open_source(str(folder)), open_source(f"shards:{site.url}/")
+    assert there.fingerprint() == local.fingerprint()
+    assert site.tars() == []
+    there.train.image(0)
+    assert len(site.tars()) == 1
+    for _ in range(2):
+        assert pixels(there) == pixels(local)
+    assert sorted(site.tars()) == sorted(f"/my%20set/{path.relative_to(folder)}" for path in folder.rglob("*.tar"))
+    assert len(kept(tmp_path)) == 7  # four shards, two indices and dataset.json: no leftovers
+    assert pixels(open_source(f"shards:{site.url}/")) == pixels(local)
+    assert len(site.asked) == 8  # dataset.json is always looked at
+
+
+def test_cuts_are_mended_with_the_rest_alone(site, folder):
+    source = open_source(f"shards:{site.url}")
+    site.script = [cut(1000), cut(700), says(503), cut(0)]
+    source.train.image(0)
+    size = (folder / "train/shard-000000.tar").stat().st_size
+    starts = [re.match(r"bytes=(\d+)-", asked)[1] for path, asked in site.asked if path.endswith(".tar")]
+    assert starts == ["0", "1000", "1700", "1700", "1700"]
+    assert site.asked[-1][1] == f"bytes=1700-{size - 1}"
+    assert pixels(source) == pixels(open_source(str(folder)))
+
+
+def test_the_next_call_goes_on_where_the_last_gave_up(site, tmp_path):
+    source = open_source(f"shards:{site.url}")
+    site.script = [cut(10)] * 5
+    with pytest.raises(UserError, match=r"ended after 50 of \d+ bytes; try again to get the rest"):
+        source.train.image(0)
+    assert sum(name.endswith(".part") for name in kept(tmp_path)) == 1
+    source.train.image(0)
+    assert site.asked[-1][1].startswith("bytes=50-")
+
+
+def test_a_server_that_knows_no_parts_begins_anew(site, folder):
+    source = open_source(f"shards:{site.url}")
+    site.script = [cut(1000), whole]
+    source.train.image(0)
+    site.script = [cut(1000), functools.partial(whole, most=300), cut(100), whole, whole, whole]
+    assert pixels(source) == pixels(open_source(str(folder)))
+
+
+def test_bytes_of_another_version_do_not_stay(site, folder):
+    source = open_source(f"shards:{site.url}")
+    site.script = [says(206, b"x" * 1000, 5000, Content_Range="bytes 0-4999/5000"), honest]
+    source.train.image(0)
+    assert [asked.split("-")[0] for _, asked in site.asked[-3:]] == ["bytes=0", "bytes=1000", "bytes=0"]
+    assert pixels(source) == pixels(open_source(str(folder)))
+
+
+def test_a_replaced_set_is_noticed_and_old_shards_are_not_mixed_in(site, folder, tmp_path):
+    pixels(open_source(f"shards:{site.url}"))
+    shutil.rmtree(folder)
+    write_shards(open_source(str(tmp_path / "photos")), folder, shard_bytes=20_000, seed=1)
+    assert pixels(open_source(f"shards:{site.url}")) == pixels(open_source(str(folder)))
+
+
+def test_workers_do_not_bring_the_same_shard_twice(site):
+    source = open_source(f"shards:{site.url}")
+    batches = EvalBatches(source.train, Preprocess((8, 8)), 1)
+    assert len(list(stream(batches, range(12), workers=2))) == 12
+    assert len(site.tars()) == len(set(site.tars())) == 3
+
+
+# Little room
+
+
+def test_what_does_not_fit_is_read_by_parts(site, folder, tmp_path, monkeypatch):
+    sizes = [path.stat().st_size for path in sorted(folder.glob("train/*.tar"))]
+    for room, whole_ones in ((0, 0), (sizes[0], 1), (sizes[0] + sizes[1] - 1, 1), (sum(sizes), 3), (EVERYTHING, 4)):
+        monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", str(room))
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        source = open_source(f"shards:{site.url}")
+        assert pixels(source) == pixels(open_source(str(folder)))
+        assert len(kept(tmp_path)) == 3 + whole_ones
+        used = sum(path.stat().st_size for path in tmp_path.glob("cache/shards/*/*") if len(path.name) == 64)
+        indices = sum(path.stat().st_size for path in folder.rglob("index.safetensors"))
+        assert used - indices <= room
+
+
+def test_a_part_is_asked_for_alone(site, monkeypatch):
+    monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", "0")
+    source = open_source(f"shards:{site.url}")
+    size = len(source.train.encoded(3))
+    start, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", site.asked[-1][1]).groups())
+    assert (start % 512, last + 1 - start) == (0, size)
+    site.script = [cut(5), says(500)]
+    assert len(source.train.encoded(3)) == size
+    site.script = [whole]
+    with pytest.raises(UserError, match="comes only as a whole: unset MLP_MIXER_SHARD_CACHE"):
+        source.train.encoded(3)
+    site.script = [cut(5)] * 5
+    with pytest.raises(UserError, match=rf"gave 5 of the {size} bytes from {start} on; try again"):
+        source.train.encoded(3)
+
+
+def test_a_limit_that_is_none(site, monkeypatch):
+    monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", "plenty")
+    refused(site, "cannot read the size 'plenty'", image=None)
+
+
+# It is refused
+
+
+def test_offline(site, monkeypatch):
+    known = pixels(open_source(f"shards:{site.url}"))
+    count = len(site.asked)
+    for switch in ("MLP_MIXER_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.setenv(switch, "1")
+        assert pixels(open_source(f"shards:{site.url}")) == known
+        with pytest.raises(UserError, match="the network is switched off"):
+            open_source(f"shards:{site.url}/other")
+        monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", "0")
+        refused(site, "the network is switched off")
+        monkeypatch.delenv("MLP_MIXER_SHARD_CACHE")
+        monkeypatch.delenv(switch)
+    assert len(site.asked) == count
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 416])
+def test_a_refusal_is_final(site, status):
+    site.script = [says(status)]
+    refused(site, rf"dataset.json answered HTTP Error {status}: .*; check the address", image=None)
+    assert len(site.asked) == 1
+
+
+def test_a_broken_server_is_given_up(site):
+    site.script = [says(500)] * 9
+    refused(site, "dataset.json answered HTTP Error 500", image=None)
+    assert len(site.asked) == 5
+
+
+def test_a_silent_server_is_given_up(site, monkeypatch):
+    monkeypatch.setattr(remote, "SECONDS", 0.05)
+    site.script = [lambda h: h.server.go_on.wait(5)] * 9
+    refused(site, "cannot read http.*: timed out; check the address and the connection", image=None)
+
+
+def test_no_server(site, tmp_path):
+    with pytest.raises(UserError, match="cannot read http://127.0.0.1:1/x/dataset.json: .*refused"):
+        open_source("shards:http://127.0.0.1:1/x")
+    assert kept(tmp_path) == []
+
+
+@pytest.mark.parametrize("there", ["ftp://127.0.0.1/x", "file:///etc/passwd"])
+def test_a_redirect_off_the_web(site, there):
+    site.script = [says(302, Location=there)] * 5
+    refused(site, "cannot read http|answered HTTP Error 302", image=None)
+
+
+def test_a_redirect_keeps_the_range(site):
+    def there(h: Handler) -> None:
+        h.answer(302, b"", Location=h.path)
+
+    source = open_source(f"shards:{site.url}")
+    site.script = [there, cut(1000), there]
+    source.train.image(0)
+    ranges = [asked.split("-")[0] for _, asked in site.asked[-4:]]
+    assert ranges == ["bytes=0", "bytes=0", "bytes=1000", "bytes=1000"]
+
+
+@pytest.mark.parametrize("most", [-1, 1])
+def test_another_shard_than_the_one_described(site, folder, tmp_path, most):
+    for path in folder.glob("train/*.tar"):
+        data = path.read_bytes()
+        path.write_bytes(data + b"x" if most > 0 else data[:-1] + b"x")
+    if most > 0:  # what is longer is not read to its end
+        open_source(f"shards:{site.url}").train.image(0)
+    else:
+        refused(site, "has another SHA-256 than its dataset.json says: it is damaged, or has been replaced")
+        assert not [name for name in kept(tmp_path) if name.endswith(".part")]
+
+
+def test_a_page_instead_of_the_description(site, tmp_path):
+    site.script = [says(200, b"<!doctype html>")]
+    refused(site, "dataset.json' does not describe shards: JSONDecodeError", image=None)
+
+
+def test_a_description_without_end(site, monkeypatch):
+    monkeypatch.setattr("mlp_mixer.data.shards._MAX_TEXT", 100)
+    refused(site, "dataset.json has more than 100 bytes", image=None)
+
+
+@pytest.mark.parametrize("sha256", [None, "", "../../../x", "0" * 63, "0" * 63 + "\n", 5])
+@pytest.mark.parametrize("file", ["index", "shard"])
+def test_a_hash_that_is_none(site, folder, sha256, file):
+    described = json.loads((folder / "dataset.json").read_bytes())
+    train = described["splits"]["train"]
+    (train["index"] if file == "index" else train["shards"][0])["sha256"] = sha256
+    (folder / "dataset.json").write_text(json.dumps(described))
+    refused(site, "does not describe shards", image=None)
+
+
+@pytest.mark.parametrize("address", ["http://user:key@host/x", "https://host/x?key=5", "s3://bucket/x#y"])
+def test_addresses_with_more_than_a_place(address):
+    with pytest.raises(UserError, match="cannot use the address of '/x': expected one without user, . and #") as caught:
+        open_source(f"shards:{address}")
+    assert "key" not in str(caught.value)
+
+
+def test_a_disk_that_refuses(site, monkeypatch):
+    source = open_source(f"shards:{site.url}")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(remote.os, "fsync", full)
+    with pytest.raises(UserError, match="cannot write .*: No space left on device; free some space"):
+        source.train.image(0)
+
+
+# Object stores
+
+
+@pytest.fixture
+def store(folder: Path, site: Site) -> Iterator[str]:
+    """The set in fsspec's store in memory, which stands for s3, gs and the others."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/bucket/set", recursive=True)
+    yield "memory://bucket/set"
+    memory.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("room", ["", "0"])
+def test_an_object_store(store, folder, monkeypatch, room):
+    monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", room)
+    source = open_source(f"shards:{store}")
+    assert pixels(source) == pixels(open_source(str(folder)))
+    assert source.fingerprint() == open_source(str(folder)).fingerprint()
+
+
+def test_an_object_store_piece_by_piece(store, folder, monkeypatch):
+    monkeypatch.setattr(remote, "_PIECE", 50)
+    assert pixels(open_source(f"shards:{store}")) == pixels(open_source(str(folder)))
+
+
+def test_object_stores_that_fail(store, monkeypatch):
+    with pytest.raises(UserError, match="there is no memory://bucket/other/dataset.json: check the address"):
+        open_source("shards:memory://bucket/other")
+    with pytest.raises(UserError, match=r"cannot open nostore://x/dataset.json: .*; try `pip install 'mlp-mixer\[clou"):
+        open_source("shards:nostore://x")
+    source = open_source(f"shards:{store}")
+    answers = [RuntimeError("busy"), RuntimeError("busy")]
+    read = type(fsspec.filesystem("memory")).cat_file
+
+    def cat_file(self: object, *arguments: object, **options: object) -> bytes:
+        if answers:
+            raise answers.pop()
+        return read(self, *arguments, **options)
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", cat_file)
+    source.train.image(0)
+    answers += [RuntimeError("no\ncredentials")] * 5
+    with pytest.raises(UserError, match="cannot read memory://.*RuntimeError: no credentials; check the address"):
+        pixels(source)
+
+
+def test_without_fsspec(site, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
+    with pytest.raises(UserError, match=r"cannot open s3://b/x/dataset.json: .*try `pip install 'mlp-mixer\[cloud\]'`"):
+        open_source("shards:s3://b/x")
