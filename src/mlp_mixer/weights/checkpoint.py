@@ -142,7 +142,7 @@ def read_native(described: Mapping[str, Any], tensors: dict[str, Tensor], source
         with torch.device("meta"):
             expected = {name: tuple(tensor.shape) for name, tensor in MlpMixer(header.config).state_dict().items()}
     except (UserError, RuntimeError, OverflowError, TypeError) as error:  # torch's, for sizes that no memory has
-        raise UserError(f"{source} has a broken description: {error}") from error
+        raise UserError(f"{source} has a broken description: {' '.join(str(error).split())[:300]}") from error
     problems = [f"missing {name}" for name in expected if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in expected]
     problems += [

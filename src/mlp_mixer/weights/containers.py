@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,35 +21,50 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from . import hdf5
-from .contents import Contents, check_claim
-from .pickles import read_torch
+from . import hdf5, pickles
+from .contents import Contents, check_claim, check_number, read_member
 
-_HEADER_LIMIT = 32 * 2**20
+_HEADER_LIMIT = 4 * 2**20
 """Bytes of a safetensors header; real ones have kilobytes, and a million empty tensors would take seconds to parse."""
+
+_SIGNS = (
+    ((b"<!doctype", b"<html", b"<?xml"), "is a web page, not a file of weights: the download went wrong"),
+    ((b"version https://git-lfs",), "is a git-lfs pointer, not the file itself: run `git lfs pull`"),
+    ((b"\xff\xd8\xff", b"\x89png"), "is a picture"),
+    ((b"\x1f\x8b",), "is compressed by gzip: unpack it first"),
+)
 
 
 def read(path: Path) -> Contents:
     """Read a file of weights, recognised by its first bytes, not by its name; `UserError` if it is none or damaged."""
     with _damaged(path):
-        size = path.stat().st_size
+        source, status = repr(str(path)), path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{source} is a pipe, a device or a folder, expected a file of weights")
         with path.open("rb") as file:
             head = file.read(512)
-        if head.startswith(b"PK\x03\x04"):
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-            if "model.weights.h5" in names:
-                return hdf5.read_keras(path)
-            return _read_npz(path, size) if all(n.endswith(".npy") for n in names) else read_torch(path)
-        if head.startswith(b"\x89HDF\r\n\x1a\n"):
-            return hdf5.read_hdf5(path, path.name, size)
-        if size > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
-            return _read_safetensors(path)
-        if head[:1] == b"\x80":
-            return read_torch(path)
-    raise UserError(
-        f"{str(path)!r} {_what_it_is(head, path)}; give an npz, safetensors, pt, pth, bin, h5 or keras file"
-    )
+            file.seek(0)
+            if head.startswith(b"PK\x03\x04"):
+                contents = _read_archive(zipfile.ZipFile(file), path, status.st_size)
+            elif head.startswith(b"\x89HDF\r\n\x1a\n"):
+                contents = hdf5.read_hdf5(path, source, status.st_size)
+            elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= status.st_size - 8:
+                contents = _read_safetensors(path)
+            elif head[:1] == b"\x80":
+                contents = pickles.read_legacy(file, source, status.st_size)
+            else:
+                kinds = "give an npz, safetensors, pt, pth, bin, h5 or keras file"
+                raise UserError(f"{source} {_what_it_is(head, path)}; {kinds}")
+        return _checked(contents, source)
+
+
+def _checked(contents: Contents, source: str) -> Contents:
+    """Refuse a file without tensors, and names that would garble a message."""
+    if not contents.tensors:
+        raise UserError(f"{source} holds no tensors; give the weights of a trained Mixer")
+    if odd := next((name for name in contents.tensors if len(name) > 200 or not name.isprintable()), None):
+        raise UserError(f"{source} names a tensor {odd[:80]!r}, as no model does: it is damaged or a trap, refused")
+    return contents
 
 
 def to_bytes(suffix: str, tensors: Mapping[str, Tensor], *, wrap: str | None = None, meta: Any = None) -> bytes:
@@ -80,21 +96,23 @@ def _damaged(path: Path) -> Iterator[None]:
         raise UserError(
             f"no checkpoint at {str(path)!r}; check the path, or see `mlp-mixer models --weights`"
         ) from error
+    except PermissionError as error:
+        raise UserError(f"{str(path)!r} may not be read: permission denied; ask for it, or change it") from error
     except MemoryError as error:
         raise UserError(f"{str(path)!r} asks for more memory than there is: damaged, or too large for here") from error
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        text = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = "".join(letter if letter.isprintable() else "?" for letter in text)
         raise UserError(f"{str(path)!r} is damaged and cannot be read ({reason}); copy or download it again") from error
 
 
 def _what_it_is(head: bytes, path: Path) -> str:
-    text = head.lstrip().lower()
     if not head:
         return "is empty (0 bytes)"
-    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "is a web page, not a file of weights: the download went wrong"
-    if text.startswith(b"version https://git-lfs"):
-        return "is a git-lfs pointer, not the file itself: run `git lfs pull`"
+    if sign := next((what for starts, what in _SIGNS if head.lstrip().lower().startswith(starts)), None):
+        return sign
+    if head[257:262] == b"ustar":
+        return "is a tar archive: unpack it first"
     if path.suffix == ".safetensors":
         return "is damaged: it has no readable safetensors header"
     return "is no file of weights, or its beginning is damaged"
@@ -106,34 +124,42 @@ def _read_safetensors(path: Path) -> Contents:
     if length > _HEADER_LIMIT:
         raise UserError(f"{str(path)!r} has a header of {length:,} bytes, at most {_HEADER_LIMIT:,} are read")
     with safetensors.safe_open(path, framework="pt") as file:
+        check_number(repr(str(path)), len(file.keys()))
         return Contents({n: file.get_tensor(n) for n in file.keys()}, "safetensors", file.metadata() or {})  # noqa: SIM118
 
 
-def _read_npz(path: Path, size: int) -> Contents:
-    tensors: dict[str, Tensor] = {}
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        check_claim(repr(str(path)), sum(member.file_size for member in members), size)
-        for member in members:
-            name = member.filename.removesuffix(".npy")
-            if name in tensors:
-                raise UserError(f"{str(path)!r} holds {name!r} twice: it is damaged or a trap, refused")
-            tensors[name] = _read_npy(archive, member, f"{str(path)!r}: {name!r}")
-    return Contents(tensors, "npz")
+def _read_archive(archive: zipfile.ZipFile, path: Path, size: int) -> Contents:
+    """A zip of NumPy, Keras or torch, after a look at what its directory claims; nothing is unpacked to the disk."""
+    source, listed = repr(str(path)), archive.infolist()
+    members = {member.filename: member for member in listed}
+    check_number(source, len(listed))
+    check_claim(source, sum(member.file_size for member in listed), size)
+    if len(members) < len(listed):
+        raise UserError(f"{source} holds two members of one name: it is damaged or a trap, refused")
+    if weights := members.get("model.weights.h5"):  # Keras; the model's configuration beside it is not run
+        return hdf5.read_hdf5(io.BytesIO(read_member(archive, weights)), source, weights.file_size)
+    if not all(name.endswith(".npy") for name in members):
+        return pickles.read_zip(archive, members, source, size)
+    return Contents(
+        {
+            name.removesuffix(".npy"): _read_npy(read_member(archive, member), f"{source}: {name!r}")
+            for name, member in members.items()
+        },
+        "npz",
+    )
 
 
-def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo, what: str) -> Tensor:
+def _read_npy(data: bytes, what: str) -> Tensor:
     """One array; its header must claim exactly the bytes that follow, and no Python objects."""
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(file)
-        if dtype.hasobject:
-            raise UserError(f"{what} holds Python objects, which are not read: they could run code")
-        if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != member.file_size - file.tell():
-            raise UserError(f"{what} claims the shape {shape} of {dtype}, which is not what follows: damaged, refused")
-        data = file.read()
-    array = np.frombuffer(data, dtype).reshape(shape[::-1] if fortran else shape).copy()
+    file = io.BytesIO(data)
+    version = np.lib.format.read_magic(file)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = header(file)
+    if dtype.hasobject:
+        raise UserError(f"{what} holds Python objects, which are not read: they could run code")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise UserError(f"{what} claims the shape {shape} of {dtype}, which is not what follows: damaged, refused")
+    array = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape[::-1] if fortran else shape).copy()
     return _to_torch(array.T if fortran else array, what)
 
 

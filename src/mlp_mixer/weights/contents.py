@@ -36,7 +36,9 @@ def check_claim(source: str, claimed: int, size: int) -> None:
 def check_number(source: str, entries: int) -> None:
     """`UserError` if there are more tensors, groups or members than any model has."""
     if entries > MOST_ENTRIES:
-        raise UserError(f"{source} lists more than {MOST_ENTRIES:,} entries, as no Mixer does: damaged or a trap, refused")
+        raise UserError(
+            f"{source} lists more than {MOST_ENTRIES:,} entries, as no Mixer does: damaged or a trap, refused"
+        )
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:

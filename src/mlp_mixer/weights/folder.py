@@ -68,12 +68,12 @@ def _read_shards(folder: Path, index: Mapping[str, Any]) -> Contents:
     present = {path.name for path in folder.iterdir()}
     for name in sorted(set(places.values())):
         if Path(name).name != name:
-            raise UserError(f"the index in {str(folder)!r} points to {name!r}, outside its folder: refused")
+            raise UserError(f"the index in {str(folder)!r} points to {name[:80]!r}, outside its folder: refused")
         if name not in present:
-            raise UserError(f"{str(folder)!r} lacks the shard {name!r} that its index names; download it again")
+            raise UserError(f"{str(folder)!r} lacks the shard {name[:80]!r} that its index names; download it again")
         shard = containers.read(folder / name)
         contents = Contents(contents.tensors | shard.tensors, shard.container)
-    if absent := [name for name in places if name not in contents.tensors]:
+    if absent := [repr(name[:80])[1:-1] for name in places if name not in contents.tensors]:
         raise UserError(f"the shards in {str(folder)!r} lack {', '.join(absent[:4])}, which their index names")
     return contents
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
-import zipfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -15,34 +14,25 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .contents import Contents, check_claim
+from .contents import Contents, check_claim, check_number
 
-_MOST = 20_000  # groups and arrays in one file
 _BLOCK = re.compile(r"^(layers/)(?:sequential(?:_\d+)?/layers/)?(mlp_mixer_layer)")
 _BESIDE = re.compile(r"^(optimizer|metrics|compile)|seed_generator|/(random_|dropout|resizing|rescaling)")
 _NORMALIZATION = re.compile(r"/normalization(?:_\d+)?/vars/(\d)$")
 
 
-def read_keras(path: Path) -> Contents:
-    """The weights inside a `.keras` archive; its configuration is not run."""
-    with zipfile.ZipFile(path) as archive:
-        member = archive.getinfo("model.weights.h5")
-        check_claim(repr(str(path)), member.file_size, path.stat().st_size)
-        return read_hdf5(io.BytesIO(archive.read(member)), path.name, member.file_size)
-
-
-def read_hdf5(file: Any, name: str, size: int) -> Contents:
+def read_hdf5(file: Any, source: str, size: int) -> Contents:
     """Every float array by its path, under the names of the plain example (augmentation and optimiser left out).
 
     The statistics of a Normalization layer become `metadata["mean"]` and `["variance"]`, on the scale of the pixels.
-    Raises `UserError` for links to other files, objects, filters that need plug-ins, and sizes that cannot be.
+    Raises `UserError` for links, data in other files, compression (which a bomb needs), and sizes that cannot be.
     """
     arrays: dict[str, h5py.Dataset] = {}
     with h5py.File(file, "r") as root:
         if "layer_names" in root.attrs or "model_weights" in root:
-            raise UserError(f"{name!r} is Keras's old kind of .h5 file; load it in Keras and save it as a .keras file")
-        _collect(root, "", arrays, name)
-        check_claim(repr(name), sum(array.nbytes for array in arrays.values()), size)
+            raise UserError(f"{source} is Keras's old kind of .h5 file; load it in Keras and save it as a .keras file")
+        _collect(root, "", arrays, source, itertools.count(1))
+        check_claim(source, sum(array.nbytes for array in arrays.values()), size)
         found = {key: _to_torch(array) for key, array in arrays.items()}
     tensors, metadata = {}, {}
     for key, tensor in found.items():
@@ -51,25 +41,28 @@ def read_hdf5(file: Any, name: str, size: int) -> Contents:
         elif not _BESIDE.search(key):
             plain = _BLOCK.sub(r"\1sequential/layers/\2", key)
             if plain in tensors:
-                raise UserError(f"{name!r} keeps blocks in several places ({key!r}), expected one stack of them")
+                raise UserError(f"{source} keeps blocks in several places ({key!r}), expected one stack of them")
             tensors[plain] = tensor
     left_out = len(found) - len(tensors) - len(metadata)
     return Contents(tensors, "h5", metadata, (f"{left_out} arrays beside the weights left out",) if left_out else ())
 
 
-def _collect(group: h5py.Group, prefix: str, arrays: dict[str, h5py.Dataset], source: str) -> None:
+def _collect(
+    group: h5py.Group, prefix: str, arrays: dict[str, h5py.Dataset], source: str, visits: Iterator[int]
+) -> None:
     for key in group:
         path = f"{prefix}{key}"
-        if len(arrays) > _MOST or path.count("/") > 32:
-            raise UserError(f"{source!r} nests or lists more than any model does: damaged or a trap, refused")
+        check_number(source, next(visits))
+        if path.count("/") > 32:
+            raise UserError(f"{source} nests deeper than any model does: damaged or a trap, refused")
         if not isinstance(group.get(key, getlink=True), h5py.HardLink):
-            raise UserError(f"{source!r} links {path!r} to elsewhere; only data inside the file is read")
+            raise UserError(f"{source} links {path!r} to elsewhere; only data inside the file is read")
         item = group[key]
         if isinstance(item, h5py.Group):
-            _collect(item, f"{path}/", arrays, source)
+            _collect(item, f"{path}/", arrays, source, visits)
         elif isinstance(item, h5py.Dataset) and (item.dtype.kind in "fiu" or _is_bfloat16(item)):
-            if item.external or item.is_virtual or item.compression not in (None, "gzip", "lzf"):
-                raise UserError(f"{source!r} keeps {path!r} in another file or an unknown compression; save it plainly")
+            if item.external or item.is_virtual or item.id.get_create_plist().get_nfilters():
+                raise UserError(f"{source} keeps {path!r} compressed or in another file; save it plainly")
             arrays[path] = item
 
 
@@ -82,7 +75,7 @@ def _to_torch(array: h5py.Dataset) -> Tensor:
     values = np.asarray(array[()]).reshape(array.shape)  # [()] gives a scalar no axes and no array
     if values.dtype.kind == "V":
         return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(values)
+    return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
 
 
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -59,7 +60,7 @@ def read_weights(
     else:
         contents = containers.read(path)
     stored = _interpret(contents, described, path, size, dialect, record)
-    if "file" in stored.provenance and not Path(path_or_name).exists():
+    if "file" in stored.provenance and not os.path.exists(path_or_name):  # noqa: PTH110
         stored.provenance["file"] = str(path_or_name)  # a name or an address tells more than a file of the cache
     return stored
 
@@ -67,9 +68,9 @@ def read_weights(
 def find_file(path_or_name: PathLike) -> tuple[Path, catalog.PublishedWeights | None]:
     """Where the weights lie (downloaded first if they are published ones), and their record."""
     path, name = Path(path_or_name), str(path_or_name)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - these two never raise, whatever the name
         return (path / "best.safetensors" if (path / "best.safetensors").is_file() else path), None
-    if path.exists():
+    if os.path.exists(path):  # noqa: PTH110
         return path, None
     if record := catalog.find(name):
         return _fetch(record), record
@@ -81,7 +82,7 @@ def find_file(path_or_name: PathLike) -> tuple[Path, catalog.PublishedWeights | 
         raise UserError(f"{name!r} is an architecture without weights of its own; train it, or give a checkpoint")
     close = near_misses(name, catalog.list_models(weights=True))
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see `mlp-mixer models --weights`"
-    raise UserError(f"no checkpoint at {name!r}, and no published weights of that name; {hint}")
+    raise UserError(f"no checkpoint at {name[:300]!r}, and no published weights of that name; {hint}")
 
 
 def _fetch(record: catalog.PublishedWeights) -> Path:
@@ -152,7 +153,7 @@ def _own_description(contents: Contents, source: str) -> Mapping[str, Any] | Non
         return None
     try:
         described = json.loads(contents.metadata[KEY])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{source} is damaged: its description is no JSON ({error})") from error
     if not isinstance(described, dict):
         raise UserError(f"{source} is damaged: its description is {described!r}, expected a JSON object")

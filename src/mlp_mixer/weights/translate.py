@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..errors import UserError, unknown
 from ..models.mixer import MixerConfig, MlpMixer
-from .dialects import DIALECTS, Dialect, Entry
+from .dialects import CONV1D, DIALECTS, LEADING_TRANSPOSED, LEADING_VECTOR, Dialect, Entry
 
+_SINGLE_AXIS = {CONV1D: 2, LEADING_VECTOR: 0, LEADING_TRANSPOSED: 0}  # these layouts have one axis more than ours
 _TORCH_PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
 _KNOWN_STRANGERS: tuple[tuple[str, str], ...] = (
     ("cls_token", "a Vision Transformer"),
@@ -28,7 +29,10 @@ _KNOWN_STRANGERS: tuple[tuple[str, str], ...] = (
     ("attn.qkv", "a Vision Transformer"),
     ("linear_tokens", "a ResMLP"),
     ("mlp_channels.gate", "a gMLP"),
+    ("conv_dw", "a ConvNeXt or a relative"),
     ("running_mean", "a convolutional network with batch norm, such as a ResNet"),
+    ("standardized_conv2d", "a ResNet (BiT)"),
+    ("layers/conv2d", "a convolutional network of Keras, such as a ResNet"),
     ("conv1.weight", "a convolutional network, such as a ResNet"),
     ("layer_scale", "a ConvNeXt or a relative"),
 )
@@ -67,6 +71,10 @@ def recognise(names: Iterable[str], source: str, dialect: str | None = None) -> 
 def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
     """Without the wrappers that torch.compile, DataParallel, Lightning and transformers put before every name."""
     plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+    if len(plain) < len(tensors):
+        raise UserError(
+            "the checkpoint holds a tensor twice, with and without '_orig_mod.' in its name: keep one of them"
+        )
     while prefix := next((p for p in _TORCH_PREFIXES if plain and all(name.startswith(p) for name in plain)), None):
         plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
     return plain
@@ -85,7 +93,10 @@ def to_ours(
     Raises `UserError` with every problem in the file's own names.
     """
     inner = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    table = dialect.table(dialect.count_blocks(inner))
+    blocks = dialect.count_blocks(inner)
+    if blocks > len(inner):
+        raise UserError(f"{source} numbers its blocks up to {blocks:,}, but holds only {len(inner):,} tensors: refused")
+    table = dialect.table(blocks)
     if not any(entry.theirs in inner for entry in table if entry.ours[0].startswith("head.")):
         table = [entry for entry in table if not entry.ours[0].startswith("head.")]  # a backbone: pooled features
     names = {entry.theirs: entry for entry in table}
@@ -119,11 +130,13 @@ def _refuse(source: str, dialect: Dialect, problems: list[str]) -> None:
 
 
 def _misfit(entry: Entry, inner: Mapping[str, Tensor]) -> bool:
-    return inner[entry.theirs].ndim != entry.layout.ndim
+    shape = inner[entry.theirs].shape
+    return len(shape) != entry.layout.ndim or (entry.layout in _SINGLE_AXIS and shape[_SINGLE_AXIS[entry.layout]] != 1)
 
 
 def _axes(prefix: str, entry: Entry, tensor: Tensor) -> str:
-    return f"{prefix}{entry.theirs} is {tuple(tensor.shape)}, expected {entry.layout.ndim} axes"
+    single = f", axis {_SINGLE_AXIS[entry.layout]} of length 1" if entry.layout in _SINGLE_AXIS else ""
+    return f"{prefix}{entry.theirs} is {tuple(tensor.shape)}, expected {entry.layout.ndim} axes{single}"
 
 
 def check_numbers(tensors: Mapping[str, Tensor], source: str) -> None:
@@ -132,6 +145,8 @@ def check_numbers(tensors: Mapping[str, Tensor], source: str) -> None:
         if not tensor.dtype.is_floating_point or tensor.dtype.itemsize < 2:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(f"{source} stores {name} as {kind}, expected fp32, fp16 or bf16; give the weights as saved")
+        if tensor.numel() == 0:
+            raise UserError(f"{source} stores {name} without any number, shape {tuple(tensor.shape)}: it is damaged")
     bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise UserError(
@@ -238,11 +253,13 @@ def _shape_problems(
         for name in entry.ours[:1]
         if ours[name].shape != expected[name].shape
     }
+    by_shapes = {shapes: name for name, shapes in reversed(wrong.items())}  # the first of each
     problems = []
     for name, (came, wanted) in wrong.items():
-        partner = next((n for n, pair in wrong.items() if n != name and pair == (wanted, came)), None)
+        partner = by_shapes.get((wanted, came))
         hint = " (transposed?)" if came == wanted[::-1] else f" (swapped with {prefix}{partner}?)" if partner else ""
         gated = name.endswith(("fc1.weight", "fc1.bias")) and came[0] == 2 * wanted[0]
+        gated = gated or (name.endswith("fc2.weight") and 2 * came[-1] == wanted[-1])
         problems.append(
             f"{prefix}{name} is {came}, expected {wanted}{' (a gated MLP, as in gMixer?)' if gated else hint}"
         )
