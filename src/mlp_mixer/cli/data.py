@@ -1,18 +1,25 @@
-"""`mlp-mixer data`: look at a data set."""
+"""`mlp-mixer data`: look at a data set, or write it as shards."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at data sets.")
+data_app = typer.Typer(no_args_is_help=True, help="Look at data sets, and write them as shards.")
+
+_QUIET_SECONDS = 15.0  # between two plain lines
 
 
 @data_app.callback()
 def group() -> None:
-    """Look at data sets."""
+    """Look at data sets, and write them as shards."""
 
 
 @data_app.command()
@@ -39,3 +46,63 @@ def sample(
             Image.fromarray(images.image(int(index)).squeeze()).save(file, format="PNG")
     print(f"wrote {len(chosen)} test images of {source} to {out}")
     return 0
+
+
+@data_app.command()
+def shard(
+    source: Annotated[str, typer.Argument(help="folder:PATH, imagenet:PATH, hf:NAME, cifar10, ...")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, or what a stopped run left.")],
+    shard_size: Annotated[str, typer.Option(help="About how large a shard should be.")] = "256MB",
+    workers: Annotated[int | None, typer.Option(min=1, help="Threads; one per core by default, up to 16.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order of the training images in the shards.")] = 0,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out and list what cannot be decoded.")] = False,
+) -> int:
+    """Write a data set as tar shards with an index; after a stop, the same command goes on.
+
+    Image files are copied as they are, arrays become PNG. Then `shards:OUT` is the same data set.
+    """
+    from ..data import open_source
+    from ..data.shard_writer import write_shards
+    from ..data.shards import parse_bytes
+
+    size = parse_bytes(shard_size)
+    threads = workers or min(16, os.cpu_count() or 1)
+    opened = open_source(source)
+    try:
+        with _progress() as report:
+            done = write_shards(
+                opened, out, shard_bytes=size, seed=seed, workers=threads, skip_bad=skip_bad, report=report
+            )
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise
+    for name, reason in done.left_out.items():
+        print(f"left out {name}: {reason}", file=sys.stderr)
+    if done.left_out:
+        print(f"{len(done.left_out):,} images could not be decoded and were left out", file=sys.stderr)
+    counts = " + ".join(f"{count:,} {split}" for split, count in done.images.items())
+    print(f"{counts} images in {done.shards:,} shards: use them as shards:{out}")
+    return 1 if done.left_out else 0
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """What it yields is told how many of how many: a bar on a terminal, now and then a line elsewhere."""
+    from rich import progress as bars
+
+    from .console import stderr
+
+    console = stderr()
+    columns = (bars.BarColumn(), bars.MofNCompleteColumn(), bars.TextColumn("images"), bars.TimeRemainingColumn())
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        bar.update(task, completed=done, total=total)
+        if not console.is_terminal and (done == total or time.monotonic() - last > _QUIET_SECONDS):
+            last = time.monotonic()
+            console.print(f"{done:,} of {total:,} images", soft_wrap=True)
+
+    with bars.Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("shards", total=None)
+        yield report

@@ -47,7 +47,7 @@ def read(path: Path) -> Contents:
             if head.startswith(b"PK\x03\x04"):
                 contents = _read_archive(zipfile.ZipFile(file), path, status.st_size)
             elif head.startswith(b"\x89HDF\r\n\x1a\n"):
-                contents = hdf5.read_hdf5(path, source, status.st_size)
+                contents = hdf5.read_hdf5(file, source, status.st_size)
             elif head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= status.st_size - 8:
                 contents = _read_safetensors(path)
             elif head[:1] == b"\x80":

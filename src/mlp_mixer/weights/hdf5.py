@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import itertools
+import mmap
 import re
+import struct
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -21,13 +23,14 @@ _BESIDE = re.compile(r"^(optimizer|metrics|compile)|seed_generator|/(random_|dro
 _NORMALIZATION = re.compile(r"/normalization(?:_\d+)?/vars/(\d)$")
 
 
-def read_hdf5(file: Any, source: str, size: int) -> Contents:
+def read_hdf5(file: BinaryIO, source: str, size: int) -> Contents:
     """Every float array by its path, under the names of the plain example (augmentation and optimiser left out).
 
     The statistics of a Normalization layer become `metadata["mean"]` and `["variance"]`, on the scale of the pixels.
     Raises `UserError` for links, data in other files, compression (which a bomb needs), and sizes that cannot be.
     """
     arrays: dict[str, h5py.Dataset] = {}
+    _check_heaps(file, source)
     with h5py.File(file, "r") as root:
         if "layer_names" in root.attrs or "model_weights" in root:
             raise UserError(f"{source} is Keras's old kind of .h5 file; load it in Keras and save it as a .keras file")
@@ -45,6 +48,24 @@ def read_hdf5(file: Any, source: str, size: int) -> Contents:
             tensors[plain] = tensor
     left_out = len(found) - len(tensors) - len(metadata)
     return Contents(tensors, "h5", metadata, (f"{left_out} arrays beside the weights left out",) if left_out else ())
+
+
+def _check_heaps(file: BinaryIO, source: str) -> None:
+    """libhdf5 (1.14 and 2.0) follows the free list of a group's names for ever, taking memory, if it bites its tail."""
+    data = file.getbuffer() if isinstance(file, io.BytesIO) else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with data:
+        version = data[8]
+        sizes, base = (data[9:11], 12) if version > 1 else (data[13:15], 24 + 4 * version)
+        if sizes != b"\x08\x08" or any(data[base : base + 8]):
+            raise UserError(f"{source} counts in an unusual way, as Keras does not: damaged or a trap, refused")
+        seen = set()
+        for heap in re.finditer(rb"HEAP\0", data):
+            length, block, start = struct.unpack_from("<QQQ", data, heap.start() + 8)
+            while block + 16 <= length and start + length <= len(data):  # else libhdf5 sees the damage itself
+                if start + block in seen:
+                    raise UserError(f"{source} has a list of free space without end: damaged or a trap, refused")
+                seen.add(start + block)
+                (block,) = struct.unpack_from("<Q", data, start + block)
 
 
 def _collect(

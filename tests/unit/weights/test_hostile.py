@@ -966,7 +966,9 @@ def test_what_is_no_file_does_not_hang(tmp_path: Path) -> None:
     refused(tmp_path, "holds no best.safetensors")
 
 
-@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "\ud800", "~nobody/x", "http:", "C:\\x", "\n"], ids=lambda name: repr(name[:9]))
+@pytest.mark.parametrize(
+    "name", ["a" * 5000, "a\0b", "\ud800", "~nobody/x", "http:", "C:\\x", "\n"], ids=lambda name: repr(name[:9])
+)
 def test_a_name_that_no_file_can_have(name: str) -> None:
     with pytest.raises(UserError):
         load(name)
