@@ -16,7 +16,7 @@ from .loading import read_weights
 TARGETS = ("native", "huggingface", *DIALECTS)
 """What can be written: our own file, the folder of the Hugging Face convention, and every lineage's file."""
 
-_LEFT_BEHIND = "class names, preprocessing and provenance stay behind: this kind of file has no place for them"
+_LEFT_BEHIND = "stay behind: this kind of file has no place for them"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,8 @@ def convert(
     if to == "huggingface":
         return Conversion(write_folder(target, stored), stored.dialect, notes)
     write_bytes(target, _bytes(target, stored, DIALECTS[to]))
-    return Conversion(target, stored.dialect, (*notes, _LEFT_BEHIND))
+    lost = "preprocessing and provenance" if to == "mmpretrain" else "class names, preprocessing and provenance"
+    return Conversion(target, stored.dialect, (*notes, f"{lost} {_LEFT_BEHIND}"))
 
 
 def _check_place(target: Path, to: str, source: Path, overwrite: bool) -> None:

@@ -8,7 +8,7 @@ import mmap
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import h5py
 import numpy as np

@@ -84,8 +84,9 @@ def test_the_stored_dtype_is_kept_on_the_way_and_fp32_in_use(tmp_path: Path) -> 
 
 def test_class_names_travel_where_there_is_a_place(tmp_path: Path) -> None:
     source = native(tmp_path, gelu="erf", norm_eps=1e-5)
-    out = convert(source, tmp_path / "out.pth", "mmpretrain").path
-    assert load(out).labels == ("cat", "dög", "owl")
+    done = convert(source, tmp_path / "out.pth", "mmpretrain")
+    assert load(done.path).labels == ("cat", "dög", "owl")
+    assert [note.split(" stay")[0] for note in done.notes] == ["preprocessing and provenance"]
 
 
 @pytest.mark.parametrize(
