@@ -82,4 +82,9 @@ def _fail(sentence: str) -> int:
 
 def main() -> NoReturn:
     """Entry point of the command."""
-    sys.exit(run())
+    code = run()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # gloo's threads have been seen to abort a process that is done and leaves
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -108,14 +108,12 @@ def _insist(attempt: Callable[[], T]) -> T:
 def _bring(url: str, target: Path, size: int, sha256: str) -> None:
     part = target.with_name(f".{target.name}.part")
     try:
-        began = have = min(part.stat().st_size, size) if part.is_file() else 0
+        began = have = part.stat().st_size if part.is_file() else 0
         with part.open("r+b" if have else "wb") as file:
             for offset, piece in _pieces(url, began, size) if began < size else ():
                 file.seek(offset)
-                file.truncate()  # where a server begins anew, the old bytes must go
                 file.write(piece)
                 have = offset + len(piece)
-            file.truncate(min(have, size))
             os.fsync(file.fileno())
         if have < size:
             raise _CutError(f"{url} ended after {have} of {size} bytes; try again to get the rest")

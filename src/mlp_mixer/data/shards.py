@@ -5,7 +5,8 @@ stream: an index says where each image lies, in the order of the source, whateve
 is therefore an image set like any other, with the labels, names and fingerprint of what it was made from. As in any
 other, which images a step sees is a function of the step alone (see `sampling`), and this class keeps no position: so
 each image comes exactly once per epoch over all ranks and workers, and a run that resumes in the middle of an epoch,
-or moves from the folder to its shards, sees what it would have seen.
+or moves from the folder to its shards, sees what it would have seen. The price is that reading goes everywhere at any
+time: good for solid-state disks and the page cache, slow on a disk that turns.
 
     dataset.json               classes, splits, shards with bytes, SHA-256 and number of images; written last
     train/index.safetensors    the columns below, mapped into memory: all processes share them, none is sent any

@@ -167,6 +167,23 @@ def test_other_tools_find_a_plain_tar_with_the_very_bytes(source, out, photos):
     assert [label for split, label in keys if split == "test"] == source.test.labels.tolist()  # read in order
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_shards_of_any_size(source, tmp_path, workers):
+    """Also with more images than are read ahead."""
+    write(source, tmp_path / "out", shard_bytes=10**7, workers=workers)
+    assert len(list(tmp_path.glob("out/train/*.tar"))) == 1
+    assert_same_source(source, open_source(f"shards:{tmp_path / 'out'}"))
+
+
+def test_tars_without_their_index_keep_pictures_and_labels(source, out, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLP_MIXER_CACHE", str(tmp_path / "cache"))
+    (out / "dataset.json").unlink()
+    found = open_source(f"shards:{out}").train
+    assert found.classes == ("0", "1", "2")
+    kept = [(int(found.labels[i]), found.image(i).tobytes()) for i in range(23)]
+    assert sorted(kept) == sorted((int(source.train.labels[i]), source.train.image(i).tobytes()) for i in range(23))
+
+
 def test_the_order_in_the_tars_follows_the_seed(source, tmp_path):
     written = []
     for place, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -452,6 +469,7 @@ def refused(out: Path, match: str) -> None:
         (lambda d: d["splits"]["train"]["index"].update(name="../out/x"), "not the name of a file"),
         (lambda d: d["splits"]["train"]["index"].update(name="/etc/passwd"), "not the name of a file"),
         (lambda d: d["splits"]["train"]["index"].update(name="c:\\x"), "not the name of a file"),
+        (lambda d: d["splits"]["train"]["index"].update(name="a\\..\\x"), "not the name of a file"),
         (lambda d: d["splits"]["train"]["index"].update(name="nowhere"), "cannot read the index .*nowhere"),
         (lambda d: d["splits"]["train"]["shards"][0].update(name="../../x.tar"), "not the name of a file"),
         (lambda d: d["splits"]["train"]["shards"][0].update(name="train/other.tar"), "cannot read the shard .*other"),
