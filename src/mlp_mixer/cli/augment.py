@@ -45,7 +45,7 @@ def augment(
     from .train import resolve_config
 
     name = data.partition(":")[0]
-    config = resolve_config(recipe or (name if name in RECIPES else "photos"), data, settings or [])
+    config, _ = resolve_config(recipe or (name if name in RECIPES else "photos"), data, settings or [])
     batches = _batches(config)
     count = min(count, len(batches.images))
     _, indices = batch_positions(0, count, len(batches.images), batches.seed)

@@ -67,8 +67,6 @@ class Progress:
             f"{row['epochs']:.4g} epochs = {row['total_steps']:,} steps on {row['device']}"
             f"{' in ' + str(row['processes']) + ' processes' if row['processes'] > 1 else ''}{resumed}"
         )
-        for text in row["notes"]:
-            self.note(text)
 
     def _train(self, row: dict[str, Any]) -> None:
         self.train_row = row

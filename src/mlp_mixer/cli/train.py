@@ -23,16 +23,20 @@ def train(
     data: Annotated[str | None, typer.Option(help="digits, fashion_mnist:PATH, cifar10:PATH, folder:PATH, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/RECIPE-DATE-TIME).")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE: train.epochs=2")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Another length; a warm-up in steps follows.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Another batch; the learning rate follows.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest saved state.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew in a folder that holds a run.")] = False,
 ) -> int:
     """Train a model; leaves best.safetensors, last.safetensors, metrics.jsonl, config.json and state/ in --out."""
-    config = resolve_config(recipe, data, settings or [])
+    config, notes = resolve_config(recipe, data, settings or [], epochs, batch_size)
     folder = out or Path("runs") / f"{config.recipe or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return run_training(config, folder, resume=resume, overwrite=overwrite)
+    return run_training(config, folder, resume=resume, overwrite=overwrite, notes=notes)
 
 
-def run_training(config: TrainConfig, folder: Path, *, resume: bool, overwrite: bool) -> int:
+def run_training(
+    config: TrainConfig, folder: Path, *, resume: bool, overwrite: bool, notes: tuple[str, ...] = ()
+) -> int:
     """Train, show how it goes, and give the exit code; of several processes the first one speaks."""
     from ..train import Interrupted
     from ..train import train as start
@@ -40,7 +44,7 @@ def run_training(config: TrainConfig, folder: Path, *, resume: bool, overwrite: 
     speaks = os.environ.get("RANK", "0") == "0"
     with Progress(stderr(), quiet=not speaks) as progress:
         try:
-            best = start(config, folder, resume=resume, overwrite=overwrite, report=progress)
+            best = start(config, folder, resume=resume, overwrite=overwrite, report=progress, notes=notes)
         except Interrupted as stopped:
             command = shlex.join(["mlp-mixer", "train", str(folder / "config.json"), "--out", str(folder), "--resume"])
             progress.note(f"stopped at step {stopped.step}, the state is saved; go on with: {command}")
@@ -51,14 +55,18 @@ def run_training(config: TrainConfig, folder: Path, *, resume: bool, overwrite: 
     return 0
 
 
-def resolve_config(recipe: str, data: str | None, settings: list[str]) -> TrainConfig:
-    """The recipe (or a run's config.json) with `--data` and `--set` applied, in this order."""
+def resolve_config(
+    recipe: str, data: str | None, settings: list[str], epochs: float | None = None, batch_size: int | None = None
+) -> tuple[TrainConfig, tuple[str, ...]]:
+    """The recipe (or a run's config.json) with length, batch, `--data` and `--set` applied, in this order; notes."""
     from ..config import override
     from ..recipes import get_recipe
+    from ..recipes.rescale import rescale
 
     config = _read_config(Path(recipe)) if recipe.endswith(".json") else get_recipe(recipe)
+    config, notes = rescale(config, epochs=epochs, batch_size=batch_size)
     given = [f"data.source={json.dumps(data)}"] if data is not None else []
-    return override(config, [*given, *settings])
+    return override(config, [*given, *settings]), notes
 
 
 def _read_config(path: Path) -> TrainConfig:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,6 +50,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     report: Report = lambda row: None,
+    notes: Sequence[str] = (),
 ) -> Row:
     """Train and leave `best.safetensors`, `last.safetensors`, `metrics.jsonl`, `config.json` and `state/` in `out`.
 
@@ -58,6 +60,7 @@ def train(
     source: the images, instead of those that `config.data.source` names (such as arrays in memory).
     resume: go on from the newest readable state, or start anew if there is none. overwrite: forget an earlier run.
     report: is called with every journal row, and with rows of kind "start" and "note" that only people need.
+    notes: sentences for the journal, such as what was rescaled.
     Returns the evaluation row of the best checkpoint. Raises `UserError` for what a user can mend, and `Interrupted`
     after a SIGINT or SIGTERM, when the state is saved.
     """
@@ -67,6 +70,7 @@ def train(
         if not resume and not overwrite and (out / "config.json").exists():
             raise UserError(f"{str(out)!r} already holds a run; add --resume, --overwrite, or choose another --out")
         run = prepare(config, source)
+        run = replace(run, notes=(*notes, *run.notes))
         report = report if is_main() else lambda row: None
         if is_main():
             sweep(make_folder(out))
@@ -103,6 +107,8 @@ class _Loop:
         self.best: Row | None = None
         self.begin_at(state)
         self.journal = Journal(out, from_step=self.step) if is_main() else None
+        for text in run.notes if self.step == 0 else ():
+            self.record({"kind": "note", "text": text})
 
     def begin_at(self, state: RunState | None) -> None:
         if state:

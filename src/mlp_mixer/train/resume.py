@@ -88,5 +88,4 @@ def start_row(run: Run, step: int) -> Row:
         "step": step,
         "total_steps": run.total_steps,
         "epochs": run.epoch(run.total_steps),
-        "notes": list(run.notes),
     }
