@@ -15,6 +15,7 @@ from mlp_mixer.images.augment import Augment, augment_batch, draws_needed
 from mlp_mixer.images.mix import Mix, apply, mix_plan
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.train.config import TrainConfig
+from mlp_mixer.train.journal import read_journal
 from mlp_mixer.train.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -81,3 +82,12 @@ def test_augmentation_and_mixing_on_the_gpu_are_those_of_the_cpu(settings: dict[
         plan, labels = mix_plan(mix, 0, 3, (32, 32)), torch.arange(8) % 3
         own, theirs = apply(plan, images, labels, 3, 2), apply(plan, images.cuda(), labels.cuda(), 3, 2)
         assert all(torch.allclose(a, b.cpu(), atol=1e-4) for a, b in zip(own, theirs, strict=True))
+
+
+def test_a_compiled_step_learns_as_the_eager_one(tmp_path: Path) -> None:
+    losses = []
+    for compiled in ("false", "true"):
+        out = tmp_path / compiled
+        train(short("train.precision=fp32", f"train.compile={compiled}"), out)
+        losses.append([row["loss"] for row in read_journal(out) if row["kind"] == "train"])
+    assert losses[0] == pytest.approx(losses[1], abs=5e-3)

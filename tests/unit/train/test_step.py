@@ -201,6 +201,13 @@ def test_every_recipe_can_be_built() -> None:
     for name, recipe in RECIPES.items():
         assert recipe().recipe == name
         assert recipe.__doc__
+        config = recipe()
+        assert config.train.batch_size % config.data.repeats == 0, f"{name}: no batch of whole repeats"
+        for processes in (1, 2, 4, 8) if config.train.batch_size >= 512 else (1,):
+            share, rest = divmod(config.train.batch_size, processes)
+            assert rest == 0, name
+            assert not config.mix.active or share % config.mix.group == 0, name
+            assert not config.optim.sam_images or share % config.optim.sam_images == 0, name
     b16, l21k, h14 = (RECIPES[name]() for name in ("imagenet_b16", "imagenet21k_l16", "jft_h14"))
     assert (b16.train.epochs, b16.optim.lr, b16.optim.weight_decay, b16.mix.mixup) == (300, 1e-3, 0.1, 0.5)
     assert (b16.augment.policy_magnitude, l21k.augment.policy_magnitude, h14.augment.policy) == (15, 20, "none")
