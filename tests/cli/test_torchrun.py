@@ -56,7 +56,7 @@ def digests(out: Path) -> list[str]:
 
 
 def steps_saved(out: Path) -> int:
-    return max((int(path.stem.removeprefix("step-")) for path in (out / "state").glob("step-*")), default=0)
+    return max((int(path.name[5:14]) for path in (out / "state").glob("step-*")), default=0)
 
 
 @pytest.fixture(scope="module")
@@ -79,34 +79,50 @@ def test_one_two_and_three_processes_have_the_same_curve(two: Path, tmp_path: Pa
 
 
 def test_sharded_weights_learn_the_same(two: Path, tmp_path: Path) -> None:
-    """FSDP2, and then one process goes on from its state."""
+    """FSDP2: each process saves its own part; without one of the newest state's, one process goes on from the other."""
     out = tmp_path / "sharded"
     run(out, 2, "train.parallel=fsdp")
     assert [row["loss"] for row in rows(out)] == pytest.approx([row["loss"] for row in rows(two)], abs=2e-5)
     images = torch.rand(8, 1, 8, 8)
     logits, expected = (load(folder).model(images) for folder in (out, two))
     assert torch.allclose(logits, expected, atol=1e-4)  # the weights: not where the last norm takes their gradient away
-    newest = sorted((out / "state").iterdir())[-1]
-    newest.unlink()
+    files = sorted((out / "state").iterdir())
+    assert [path.name[14:] for path in files] == [f".part-{part}-of-2.safetensors" for part in (0, 1, 0, 1)]
+    assert files[0].stat().st_size < 0.6 * next((two / "state").iterdir()).stat().st_size
+    files[-1].unlink()
     run(out, 1)
-    assert newest.exists()
+    assert sorted((out / "state").iterdir())[-1].name == files[-1].name[:14] + ".safetensors"
+    assert rows(out)[-1]["loss"] == pytest.approx(rows(two)[-1]["loss"], abs=2e-5)
+
+
+def test_sharded_weights_resume_to_the_same_bytes(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(whole, 2, "train.parallel=fsdp")
+    kill_after_a_state(killed, "train.parallel=fsdp")
+    run(killed, 2, "train.parallel=fsdp")
+    assert digests(killed) == digests(whole)
+
+
+def kill_after_a_state(out: Path, *settings: str) -> None:
+    """Kill every process of a run at once, when it has saved once more."""
+    before = steps_saved(out)
+    process = subprocess.Popen(
+        command(out, 2, *settings),
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    while steps_saved(out) == before and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def test_all_processes_killed_and_resumed_gives_the_same_bytes(two: Path, tmp_path: Path) -> None:
     out = tmp_path / "killed"
     for _ in range(2):
-        before = steps_saved(out)
-        process = subprocess.Popen(
-            command(out, 2),
-            env=ENVIRONMENT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        while steps_saved(out) == before and process.poll() is None:
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill_after_a_state(out)
     assert 0 < steps_saved(out) < steps_saved(two)
     run(out, 2)
     assert digests(out) == digests(two)

@@ -78,8 +78,8 @@ def train(
         wait_for_all()
         state = find_state(out, run, report) if resume else None
         same_everywhere((state.step if state else None, run.fingerprint), "the saved state or the images")
-        if is_main() and state is None:
-            forget_states(out)
+        if is_main():
+            forget_states(out, after=state.step if state else -1)
         report(start_row(run, state.step if state else 0))
         with StopRequest() as stop, torch.random.fork_rng(devices=[]), cpu_threads(config.train.threads):
             if is_main():
@@ -232,14 +232,16 @@ class _Loop:
 
 
 def _whole(model: MlpMixer) -> MlpMixer:
-    """The model itself, or a copy with whole tensors where its parts lie with several processes."""
+    """The model itself; or, where its parts lie with several processes, a copy for the first one, which writes it."""
     state = model.state_dict()
     if not any(isinstance(tensor, DTensor) for tensor in state.values()):
         return model
     with torch.device("meta"):
         whole = MlpMixer(model.config)
-    tensors = {name: t.full_tensor().cpu() if isinstance(t, DTensor) else t.cpu() for name, t in state.items()}
-    whole.load_state_dict(tensors, assign=True)
+    for name, tensor in state.items():
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor  # every process takes part
+        if is_main():
+            whole.load_state_dict({name: full.cpu()}, strict=False, assign=True)
     return whole.eval()
 
 

@@ -11,8 +11,9 @@ Version 1 is what this file writes; a change of meaning raises the number, and e
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,15 +157,25 @@ def read_native(described: Mapping[str, Any], tensors: dict[str, Tensor], source
     return StoredWeights(header.config, tensors, header.preprocess, header.labels, header.provenance, "native")
 
 
-def read_file(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The JSON under one metadata key, and all tensors, of a safetensors file of ours; `UserError` if it is not one."""
+@contextlib.contextmanager
+def opened(path: Path, key: str) -> Iterator[tuple[dict[str, Any], Any]]:
+    """The JSON under one metadata key of a safetensors file of ours, and the file; `UserError` if it is not one."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             header = json.loads(metadata[key]) if key in metadata else None
-            tensors = {name: file.get_tensor(name) for name in file.keys()} if header else {}  # noqa: SIM118
+            if not isinstance(header, dict):
+                raise UserError(
+                    f"{str(path)!r} is a safetensors file, but not one written by mlp-mixer (no {key!r} metadata)"
+                )
+            yield header, file
+    except UserError:
+        raise
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} is damaged or no safetensors file ({error}); restore or retrain it") from error
-    if not isinstance(header, dict):
-        raise UserError(f"{str(path)!r} is a safetensors file, but not one written by mlp-mixer (no {key!r} metadata)")
-    return header, tensors
+
+
+def read_file(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """That JSON, and all tensors."""
+    with opened(path, key) as (header, file):
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
