@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -158,4 +160,50 @@ def test_a_polite_stop_saves_at_the_same_step_everywhere(two: Path, tmp_path: Pa
     process.wait(timeout=120)
     assert 0 < steps_saved(out) < steps_saved(two)
     run(out, 2)
+    assert digests(out) == digests(two)
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[list[str]]:
+    """Two network namespaces with a cable between them, and no other network: 10.73.0.1 and 10.73.0.2."""
+    names = [f"mixer{os.getpid()}{host}" for host in "ab"]
+    setup = [
+        *(f"ip netns add {name}" for name in names),
+        f"ip -n {names[0]} link add wire type veth peer name wire netns {names[1]}",
+        *(f"ip -n {name} addr add 10.73.0.{host}/24 dev wire" for host, name in enumerate(names, start=1)),
+        *(f"ip -n {name} link set {device} up" for name in names for device in ("lo", "wire")),
+    ]
+    try:
+        for line in setup:
+            subprocess.run(line.split(), check=True, capture_output=True)
+        yield names
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"network namespaces cannot be made here: {error}")
+    finally:
+        if shutil.which("ip"):
+            for name in names:
+                subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+
+
+def test_two_hosts_are_as_good_as_one(two: Path, tmp_path: Path, two_hosts: list[str]) -> None:
+    """One process on each of two machines that reach each other by one wire only, with a common file system."""
+    out = tmp_path / "hosts"
+    program = command(out, 2)
+    processes = []
+    for host, name in enumerate(two_hosts, start=1):
+        place = [
+            "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=10.73.0.1:29511",
+            f"--rdzv-conf=is_host={host == 1}", f"--local-addr=10.73.0.{host}",
+        ]  # fmt: skip
+        torchrun = [*program[:3], *place, *program[program.index("-m", 3) :]]
+        process = subprocess.Popen(
+            ["ip", "netns", "exec", name, *torchrun],
+            env={**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "wire"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        processes.append(process)
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)[-3000:]
     assert digests(out) == digests(two)

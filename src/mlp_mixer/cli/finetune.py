@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .train import run_training
+from .train import FindBatchSize, Track, run_training
 
 if TYPE_CHECKING:
     from ..train.config import TrainConfig
@@ -24,6 +24,8 @@ def finetune(
     sweep: Annotated[str | None, typer.Option(help="FIELD=A,B,C: one run each, the best on validation wins.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest saved state.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew in a folder that holds a run.")] = False,
+    find_batch_size: FindBatchSize = False,
+    track: Track = None,
 ) -> int:
     """Fine-tune weights of any lineage: a new head of zeros, rows kept for classes that the weights know by name."""
     from ..config import override
@@ -31,15 +33,16 @@ def finetune(
 
     config = override(_settings(weights, data, recipe), settings or [])
     folder = out or Path("runs") / f"finetune-{time.strftime('%Y%m%d-%H%M%S')}"
+    how: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "find_batch_size": find_batch_size, "track": track}
     if sweep is None:
-        return run_training(config, folder, resume=resume, overwrite=overwrite)
+        return run_training(config, folder, **how)
     field, separator, values = sweep.partition("=")
     if not separator or not values:
         raise UserError(f"cannot read the sweep {sweep!r}: expected FIELD=A,B,C, such as optim.lr=0.003,0.01,0.03")
     found = {}
     for value in values.split(","):
         run = folder / f"{field}={value}"
-        if code := run_training(override(config, [f"{field}={value}"]), run, resume=resume, overwrite=overwrite):
+        if code := run_training(override(config, [f"{field}={value}"]), run, **how):
             return code
         found[run] = _validation(run)
     best = max(found, key=lambda run: found[run])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,11 @@ from .progress import Progress
 
 if TYPE_CHECKING:
     from ..train.config import TrainConfig
+
+FindBatchSize = Annotated[
+    bool, typer.Option("--find-batch-size", help="Compute each batch in the parts that fit and are fastest here.")
+]
+Track = Annotated[str | None, typer.Option(help="Also follow the run in tensorboard, wandb or trackio.")]
 
 
 def train(
@@ -27,24 +33,34 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Another batch; the learning rate follows.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest saved state.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew in a folder that holds a run.")] = False,
+    find_batch_size: FindBatchSize = False,
+    track: Track = None,
 ) -> int:
     """Train a model; leaves best.safetensors, last.safetensors, metrics.jsonl, config.json and state/ in --out."""
     config, notes = resolve_config(recipe, data, settings or [], epochs, batch_size)
     folder = out or Path("runs") / f"{config.recipe or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return run_training(config, folder, resume=resume, overwrite=overwrite, notes=notes)
+    how = {"resume": resume, "overwrite": overwrite, "find_batch_size": find_batch_size}
+    return run_training(config, folder, track=track, notes=notes, **how)
 
 
-def run_training(
-    config: TrainConfig, folder: Path, *, resume: bool, overwrite: bool, notes: tuple[str, ...] = ()
-) -> int:
+def run_training(config: TrainConfig, folder: Path, *, track: str | None, **how: Any) -> int:
     """Train, show how it goes, and give the exit code; of several processes the first one speaks."""
     from ..train import Interrupted
     from ..train import train as start
+    from ..train.track import tracking
 
     speaks = os.environ.get("RANK", "0") == "0"
-    with Progress(stderr(), quiet=not speaks) as progress:
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(stderr(), quiet=not speaks))
+        follow = stack.enter_context(tracking(track, config, folder)) if track and speaks else None
+
+        def report(row: dict[str, Any]) -> None:
+            progress(row)
+            if follow:
+                follow(row)
+
         try:
-            best = start(config, folder, resume=resume, overwrite=overwrite, report=progress, notes=notes)
+            best = start(config, folder, report=report, **how)
         except Interrupted as stopped:
             command = shlex.join(["mlp-mixer", "train", str(folder / "config.json"), "--out", str(folder), "--resume"])
             progress.note(f"stopped at step {stopped.step}, the state is saved; go on with: {command}")

@@ -30,6 +30,7 @@ from ..weights import save
 from .config import TrainConfig
 from .journal import Journal, Row, environment
 from .meter import Meter
+from .micro_batch import with_fitting_parts
 from .optim import Ema, build_optimizer
 from .parallel import same_everywhere, shard, wrap
 from .prepare import Run, prepare
@@ -49,6 +50,7 @@ def train(
     source: Source | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    find_batch_size: bool = False,
     report: Report = lambda row: None,
     notes: Sequence[str] = (),
 ) -> Row:
@@ -59,6 +61,7 @@ def train(
 
     source: the images, instead of those that `config.data.source` names (such as arrays in memory).
     resume: go on from the newest readable state, or start anew if there is none. overwrite: forget an earlier run.
+    find_batch_size: compute each batch in as many parts as fit into memory and are fastest here, found by trying.
     report: is called with every journal row, and with rows of kind "start" and "note" that only people need.
     notes: sentences for the journal, such as what was rescaled.
     Returns the evaluation row of the best checkpoint. Raises `UserError` for what a user can mend, and `Interrupted`
@@ -76,6 +79,8 @@ def train(
             sweep(make_folder(out))
             sweep(out / "state")
         wait_for_all()
+        if find_batch_size:
+            run = with_fitting_parts(run, newest_state(out)[0] if resume else None)
         state = find_state(out, run, report) if resume else None
         same_everywhere((state.step if state else None, run.fingerprint), "the saved state or the images")
         if is_main():
