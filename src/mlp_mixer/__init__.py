@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .weights import Checkpoint, list_models, load, save
     from .weights.convert import convert
     from .weights.hub import from_pretrained, push_to_hub, save_pretrained
+    from .weights.resize import resize
 
 __all__ = [
     "ArraySet",
@@ -50,6 +51,7 @@ __all__ = [
     "load",
     "open_source",
     "push_to_hub",
+    "resize",
     "save",
     "save_pretrained",
 ]
@@ -63,6 +65,7 @@ _HOME = {
     **dict.fromkeys(("MLPMixer", "MLPMixer3D"), "compat.lucidrains"),
     "MLP_Mixer": "compat.lavish619",
     "convert": "weights.convert",
+    "resize": "weights.resize",
     "Preprocess": "images.preprocess",
     "decode_image": "images.decode",
     "UserError": "errors",

@@ -25,6 +25,7 @@ from .models import models
 from .predict import predict
 from .recipes import recipes
 from .report import report
+from .resize import resize
 from .runs import runs
 from .train import train
 
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (models, recipes, augment, train, finetune, evaluate, fewshot, predict, convert, report, runs):
+for verb in (models, recipes, augment, train, finetune, evaluate, fewshot, predict, convert, resize, report, runs):
     app.command()(verb)
 app.add_typer(data_app, name="data")
 

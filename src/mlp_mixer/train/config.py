@@ -10,6 +10,7 @@ from ..errors import UserError
 from ..images.augment import Augment
 from ..images.mix import Mix
 from ..models.layers import DropPathRule, Gelu
+from ..models.resolution import Method
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class ModelChoice:
     name: str = "mixer_s16"
     init: str | None = None  # weights to start from (what `load` takes), with their architecture and preprocessing
     image_size: int | tuple[int, int] | None = None
+    resize: Method = "block_diagonal"  # how the weights of init come to another image size
     patch_size: int | None = None
     num_blocks: int | None = None
     hidden_dim: int | None = None

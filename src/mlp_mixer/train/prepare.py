@@ -23,6 +23,7 @@ from ..images.preprocess import Preprocess
 from ..models import MlpMixer, create_model
 from ..weights import load
 from ..weights.labels import class_numbers
+from ..weights.resize import resize
 from .config import DataChoice, ModelChoice, TrainConfig
 from .parallel import check_parallel
 from .schedule import warmup_length
@@ -136,29 +137,38 @@ def build_model(config: TrainConfig, images: ImageSet) -> tuple[MlpMixer, Prepro
     """The network for these images' classes and channels, its preprocessing, and notes.
 
     Fresh weights: fields of the choice left at none are the variant's. With `model.init`: the checkpoint's network and
-    preprocessing, with a new head; the rows of classes that the old head knows by name are kept.
+    preprocessing, resized if another image size is asked for, with a new head; the rows of classes that the old head
+    knows by name are kept.
     """
     choice = config.model
     if choice.init is None:
         fields = {name: value for name, value in dataclasses.asdict(choice).items() if value is not None}
+        del fields["resize"]
         model = create_model(num_classes=len(images.classes), in_channels=images.channels, **fields)
         size, channels = model.config.image_size, model.config.in_channels
         preprocess = Preprocess(image_size=size, channels=channels, **dataclasses.asdict(config.preprocess))
         notes: tuple[str, ...] = ()
     else:
         checkpoint = load(choice.init)
+        old = checkpoint.model.config
+        if choice.image_size or choice.patch_size:
+            size = choice.image_size or old.image_size
+            checkpoint = resize(checkpoint, size, method=choice.resize, patch_size=choice.patch_size)
         model, preprocess = _with_noise(checkpoint.model, choice).train(), checkpoint.preprocess
         notes = _new_head(model, checkpoint.labels, images)
+        if model.config.image_size != old.image_size:
+            was, now = ("x".join(map(str, config.image_size)) for config in (old, model.config))
+            notes = (f"weights resized from {was} to {now} ({choice.resize})", *notes)
     if isinstance(model.head, nn.Linear) and config.train.head_bias and choice.init is None:
         nn.init.constant_(model.head.bias, config.train.head_bias)
     return model, preprocess, notes
 
 
 def _with_noise(model: MlpMixer, choice: ModelChoice) -> MlpMixer:
-    """The same weights with the dropout and stochastic depth that the choice states; they settle all the rest."""
+    """The same weights with the dropout and stochastic depth that the choice states; they settle the widths."""
     given = {name: value for name, value in dataclasses.asdict(choice).items() if value is not None}
     noise = {name: given.pop(name) for name in ("dropout", "drop_path", "drop_path_rule") if name in given}
-    if settled := sorted(given.keys() - {"name", "init"}):
+    if settled := sorted(given.keys() - {"name", "init", "image_size", "patch_size", "resize"}):
         raise UserError(f"model.{settled[0]} is settled by the weights of model.init; leave it out")
     noisy = MlpMixer(dataclasses.replace(model.config, **noise))
     noisy.load_state_dict(model.state_dict(), assign=True)

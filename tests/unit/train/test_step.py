@@ -23,6 +23,7 @@ from mlp_mixer.images.augment import Augment
 from mlp_mixer.images.preprocess import Preprocess
 from mlp_mixer.recipes import RECIPES, get_recipe
 from mlp_mixer.train import prepare, step, train
+from mlp_mixer.train.config import ModelChoice
 from mlp_mixer.train.optim import build_optimizer
 from mlp_mixer.train.state import newest_state
 from mlp_mixer.train.step import Stepper
@@ -194,6 +195,29 @@ def test_finetuning_keeps_what_the_weights_know_by_name(tmp_path: Path) -> None:
     assert run.notes == ("the head keeps 2 of 3 classes that the weights know by name",)
     with pytest.raises(UserError, match="model.num_blocks is settled by the weights"):
         prepare(dataclasses.replace(config, model=dataclasses.replace(config.model, num_blocks=2)), source())
+
+
+def test_finetuning_at_another_size_begins_with_the_answers_of_the_tiles(tmp_path: Path) -> None:
+    """The paper's App. C: twice the side gives the mean of four tiles, and every new weight can learn."""
+    model = create_model("mixer_pico2", num_classes=3, in_channels=1, num_blocks=2, hidden_dim=8)
+    torch.nn.init.normal_(model.head.weight)  # type: ignore[arg-type]
+    preprocess = Preprocess((8, 8), channels=1)
+    save(tmp_path / "old.safetensors", model, labels=["class 0", "class 1", "class 2"], preprocess=preprocess)
+    choice = ModelChoice(init=str(tmp_path / "old.safetensors"), image_size=16)
+    config = dataclasses.replace(override(get_recipe("digits"), ["train.device=cpu", "train.steps=4"]), model=choice)
+    run = prepare(config, source())
+    assert run.preprocess.image_size == run.model.config.image_size == (16, 16)
+    images = torch.randn(3, 1, 16, 16)
+    tiles = [model(images[:, :, y : y + 8, x : x + 8]) for y in (0, 8) for x in (0, 8)]
+    torch.testing.assert_close(run.model(images), torch.stack(tiles).mean(0), atol=1e-6, rtol=0)
+    train(config, tmp_path / "run", source=source())
+    learned = load(tmp_path / "run" / "last.safetensors").model.state_dict()["blocks.0.mlp_tokens.fc1.weight"]
+    before = run.model.state_dict()["blocks.0.mlp_tokens.fc1.weight"]
+    assert (learned[before == 0] != 0).any()
+    with pytest.raises(UserError, match="whole multiples of 8x8"):
+        prepare(dataclasses.replace(config, model=dataclasses.replace(choice, image_size=12)), source())
+    interpolated = dataclasses.replace(choice, image_size=12, resize="interpolate")
+    assert prepare(dataclasses.replace(config, model=interpolated), source()).model.config.grid == (6, 6)
 
 
 def test_every_recipe_can_be_built() -> None:

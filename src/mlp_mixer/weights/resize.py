@@ -1,0 +1,81 @@
+"""A model, a checkpoint or a file for another image size or patch size; the arithmetic is `models.resolution`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ..errors import UserError
+from ..files import PathLike, write_bytes
+from ..models.mixer import MixerConfig, MlpMixer
+from ..models.resolution import Method, resized
+from .checkpoint import Checkpoint, native_bytes
+from .loading import read_weights
+
+Resizable = TypeVar("Resizable", MlpMixer, Checkpoint)
+
+
+def resize(
+    model_or_checkpoint: Resizable,
+    image_size: int | tuple[int, int],
+    *,
+    method: Method = "block_diagonal",
+    patch_size: int | None = None,
+) -> Resizable:
+    """The same network for images of another size: a new model for a model, a new checkpoint for a checkpoint.
+
+    image_size: side, or (height, width), in pixels. patch_size: in pixels, the old one by default.
+    method: "block_diagonal" (the paper's: exact, and larger) or "interpolate" (any size); see `models.resolution`.
+
+    What came is not changed and shares no memory with the result, which has its dtype, device and mode. A checkpoint's
+    preprocessing gets the new size, and its provenance `resized`, which says from what and how.
+    Raises `UserError` for an unknown method, or a size that the patch size or the method does not allow.
+    """
+    old = model_or_checkpoint
+    if isinstance(old, Checkpoint):
+        model = resize(old.model, image_size, method=method, patch_size=patch_size)
+        preprocess = replace(old.preprocess, image_size=model.config.image_size)
+        provenance = _provenance(old.provenance, old.model.config, method)
+        return replace(old, model=model, preprocess=preprocess, provenance=provenance)
+    config, tensors = resized(old.config, old.state_dict(), image_size, method=method, patch_size=patch_size)
+    with torch.device("meta"):
+        model = MlpMixer(config)
+    model.load_state_dict(tensors, assign=True)
+    return model.train(old.training)
+
+
+def resize_file(
+    source: PathLike,
+    out: PathLike,
+    image_size: int | tuple[int, int],
+    *,
+    method: Method = "block_diagonal",
+    patch_size: int | None = None,
+    overwrite: bool = False,
+) -> MixerConfig:
+    """Read weights of any lineage, write them for another size as a native checkpoint, and give its architecture.
+
+    source: as for `load`. out: a .safetensors file; overwrite: replace it if it is there. The rest as for `resize`.
+    Tensors keep their stored dtype. Raises `UserError` as `load` and `resize` do, or if `out` exists.
+    """
+    target, came = Path(out), Path(source)
+    if target.suffix.lower() != ".safetensors":
+        raise UserError(f"a native checkpoint is a .safetensors file, got {str(target)!r}; change its ending")
+    if target.exists() and (not overwrite or (came.exists() and target.samefile(came))):
+        raise UserError(f"{str(target)!r} exists; choose another name, or --overwrite it (but never IN itself)")
+    stored = read_weights(source)
+    config, tensors = resized(stored.config, stored.tensors, image_size, method=method, patch_size=patch_size)
+    preprocess = replace(stored.preprocess, image_size=config.image_size)
+    provenance = _provenance(stored.provenance, stored.config, method)
+    write_bytes(target, native_bytes(config, tensors, preprocess, stored.labels, provenance))
+    return config
+
+
+def _provenance(before: Mapping[str, Any], config: MixerConfig, method: Method) -> dict[str, Any]:
+    """The origin, and what was resized; after several times the last one, with those before inside."""
+    step = {"image_size": list(config.image_size), "patch_size": config.patch_size, "method": method}
+    return {**before, "resized": step | ({"earlier": before["resized"]} if "resized" in before else {})}
