@@ -152,8 +152,8 @@ def build_model(config: TrainConfig, images: ImageSet) -> tuple[MlpMixer, Prepro
         checkpoint = load(choice.init)
         old = checkpoint.model.config
         if choice.image_size or choice.patch_size:
-            size = choice.image_size or old.image_size
-            checkpoint = resize(checkpoint, size, method=choice.resize, patch_size=choice.patch_size)
+            other = choice.image_size or old.image_size
+            checkpoint = resize(checkpoint, other, method=choice.resize, patch_size=choice.patch_size)
         model, preprocess = _with_noise(checkpoint.model, choice).train(), checkpoint.preprocess
         notes = _new_head(model, checkpoint.labels, images)
         if model.config.image_size != old.image_size:
