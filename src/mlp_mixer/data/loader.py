@@ -5,6 +5,7 @@ Batches hold uint8 images (B, C, H, W); the network's normalisation happens on i
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -76,11 +77,10 @@ class TrainBatches(Dataset[Batch]):
         if self.augment.crop != "inception":
             return _fitted(self.images, self.preprocess, indices)
         size = self.preprocess.image_size
-        crops = [
-            inception_crop(self.images.image(int(index)), own, size, self.augment)
-            for index, own in zip(indices, draws, strict=True)
-        ]
-        return _to_tensor(np.stack(crops))
+        crops = torch.empty((len(indices), self.images.channels, *size), dtype=torch.uint8)
+        for crop, index, own in zip(crops, indices, draws, strict=True):
+            crop.copy_(inception_crop(functools.partial(self.images.part, int(index)), own, size, self.augment))
+        return crops
 
 
 @dataclass(frozen=True)

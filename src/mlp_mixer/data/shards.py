@@ -33,7 +33,7 @@ from safetensors.numpy import save
 
 from ..errors import UserError
 from ..files import cache_folder, write_bytes
-from ..images.decode import Pixels, decode_image
+from ..images.decode import Part, Pixels, decode_image
 from . import remote
 from .image_set import ImageSet, Indices
 
@@ -53,9 +53,15 @@ class EncodedSet(ImageSet):
         """The bytes of image file `index`; `UserError` if they cannot be had."""
 
     def image(self, index: int) -> Pixels:
+        return self._decoded(index, None)
+
+    def part(self, index: int, part: Part) -> Pixels:
+        return self._decoded(index, part)
+
+    def _decoded(self, index: int, part: Part | None) -> Pixels:
         data = self.encoded(index)
         try:
-            return decode_image(data, channels=self.channels)
+            return decode_image(data, channels=self.channels, part=part)
         except UserError as error:
             raise UserError(f"{self.name(index)!r}: {error}") from error
 

@@ -4,6 +4,7 @@ from PIL import Image
 
 from mlp_mixer.data import ArraySet, FileSet
 from mlp_mixer.errors import UserError
+from mlp_mixer.images.decode import Part
 
 
 def test_array_set_in_all_layouts():
@@ -61,3 +62,27 @@ def test_file_set_decodes_on_access(tmp_path):
         files.image(1)
     gray = FileSet(tmp_path, ["a/1.png"], [0], ["x"], channels=1).subset([0])
     assert gray.image(0).shape == (2, 3, 1)
+
+
+def test_parts_are_those_of_the_images(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 9, 12, 3), np.uint8)
+    for name, image in zip(["a.png", "b.jpg"], pixels, strict=True):
+        Image.fromarray(image).save(tmp_path / name)
+    files = FileSet(tmp_path, ["a.png", str(tmp_path / "b.jpg")], [0, 1], ["x", "y"])
+    gray = FileSet(tmp_path, ["a.png", "b.jpg"], [0, 1], ["x", "y"], channels=1)
+    part = Part(lambda height, width: (height // 3, width // 4, 5, 6), (5, 6))
+    for images in (ArraySet(pixels, [0, 1]), files, gray):
+        for index in (0, 1):
+            np.testing.assert_array_equal(images.part(index, part), images.image(index)[3:8, 3:9])
+
+
+def test_a_broken_file_has_its_name_for_a_part_too(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"no image")
+    for name in ("a.jpg", "b.jpg"):
+        files = FileSet(tmp_path, [name], [0], ["x"])
+        with pytest.raises(UserError) as whole:
+            files.image(0)
+        with pytest.raises(UserError) as part:
+            files.part(0, Part(lambda height, width: (0, 0, 1, 1)))
+        assert str(part.value) == str(whole.value)
+        assert name in str(part.value)

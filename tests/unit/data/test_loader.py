@@ -1,3 +1,4 @@
+import functools
 import hashlib
 import multiprocessing
 import os
@@ -33,7 +34,7 @@ PREPROCESS = Preprocess((8, 6), crop_pct=1.0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.
 class OneByOne(ImageSet):
     """The images of another set, without its arrays: nothing can take a short cut."""
 
-    def __init__(self, images: ArraySet) -> None:
+    def __init__(self, images: ImageSet) -> None:
         super().__init__(images.labels, images.classes, images.channels, None)
         self.source = images
 
@@ -64,6 +65,19 @@ def file_set(tmp_path) -> FileSet:
     return FileSet(tmp_path, names, np.arange(11) % 4, list("abcd"))
 
 
+@pytest.fixture
+def jpeg_set(tmp_path) -> FileSet:
+    """Eleven smooth photos, large enough to be decoded at a smaller scale, in all orientations."""
+    names = [f"{number}.jpg" for number in range(11)]
+    for number, name in enumerate(names):
+        rows, columns = np.mgrid[: 70 + number, : 90 - number]
+        waves = [128 + 100 * np.sin(rows / 24 + k + number) * np.cos(columns / 18 - k) for k in range(3)]
+        exif = Image.Exif()
+        exif[0x0112] = 1 + number % 8
+        Image.fromarray(np.stack(waves, axis=2).astype(np.uint8)).save(tmp_path / name, quality=95, exif=exif)
+    return FileSet(tmp_path, names, np.arange(11) % 4, list("abcd"))
+
+
 def same(first: Batch, second: Batch) -> bool:
     return all(torch.equal(getattr(first, field.name), getattr(second, field.name)) for field in fields(Batch))
 
@@ -83,10 +97,11 @@ def test_a_training_batch_is_a_function_of_its_step(augment):
     assert set(epochs) == {1, 2}  # the batch spans two epochs
     draws = uniforms(5, epochs, indices, draws_needed(augment))
     if augment.crop == "inception":
-        parts = [inception_crop(images.image(i), own, (8, 6), augment) for i, own in zip(indices, draws, strict=True)]
+        readers = [functools.partial(images.part, int(i)) for i in indices]
+        parts = [inception_crop(read, own, (8, 6), augment) for read, own in zip(readers, draws, strict=True)]
     else:
-        parts = [images.image(i) for i in indices]
-    pixels = torch.from_numpy(np.stack(parts)).permute(0, 3, 1, 2)
+        parts = [torch.from_numpy(images.image(i)).permute(2, 0, 1) for i in indices]
+    pixels = torch.stack(parts)
     expected = augment_batch(pixels, torch.from_numpy(draws), augment, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
     assert same(batch, Batch(expected, torch.from_numpy(indices % 4), torch.from_numpy(indices)))
     assert (batch.images.dtype, batch.labels.dtype, batch.images.shape) == (torch.uint8, torch.int64, (4, 3, 8, 6))
@@ -184,6 +199,24 @@ def test_batch_moves_to_a_device():
     assert {getattr(batch, field.name).device.type for field in fields(Batch)} == {"meta"}
 
 
+def test_scaled_decode_shows_the_same_but_for_the_finest_waves(jpeg_set):
+    """Same boxes and flips; smooth photos differ by the rounding of boxes to coarser pixels alone."""
+    augment = Augment(crop="inception", area=(0.3, 1.0), flip=True)
+    scaled, full, exact = (
+        train_batches(images, how, batch_size=44)[0].images.int()
+        for images, how in (
+            (jpeg_set, augment),
+            (jpeg_set, replace(augment, scaled_decode=False)),
+            (OneByOne(jpeg_set), augment),
+        )
+    )
+    assert torch.equal(full, exact)
+    assert not torch.equal(scaled, full)
+    assert (scaled - full).abs().max() <= 24
+    assert (scaled - full).abs().float().mean() < 4
+    assert (full - full.flip(3)).abs().float().mean() > 10
+
+
 # Short cut for arrays
 
 
@@ -240,8 +273,9 @@ def start_method(request) -> Iterator[str]:
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.mark.parametrize("augment", [INCEPTION, INCEPTION_AND_MORE])
-def test_workers_change_nothing(file_set, workers, augment):
-    batches = train_batches(file_set, augment, repeats=2)
+@pytest.mark.parametrize("kind", ["file_set", "jpeg_set"])
+def test_workers_change_nothing(request, kind, workers, augment):
+    batches = train_batches(request.getfixturevalue(kind), augment, repeats=2)
     steps = [7, 2, 3, 4]
     streamed = list(stream(batches, steps, workers=workers))
     assert len(streamed) == 4

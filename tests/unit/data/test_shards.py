@@ -29,6 +29,7 @@ from mlp_mixer.data.shard_writer import Written, write_shards
 from mlp_mixer.data.shards import ShardSet, parse_bytes
 from mlp_mixer.errors import UserError
 from mlp_mixer.images.augment import Augment
+from mlp_mixer.images.decode import Part
 from mlp_mixer.images.preprocess import Preprocess
 
 PREPROCESS = Preprocess((8, 6), crop_pct=1.0)
@@ -90,6 +91,8 @@ def assert_same_source(first: Source, second: Source) -> None:
         for index in range(len(mine)):
             assert mine.name(index) == theirs.name(index)
             np.testing.assert_array_equal(mine.image(index), theirs.image(index))
+            part = Part(lambda height, width: (1, 2, height // 2, width // 2), (3, 3))
+            np.testing.assert_array_equal(mine.part(index, part), theirs.part(index, part))
 
 
 # The same data set

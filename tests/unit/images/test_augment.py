@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from mlp_mixer.images.augment import (
     draws_needed,
     inception_crop,
 )
+from mlp_mixer.images.decode import Part, Pixels
 from mlp_mixer.images.policies import SLOT, apply_policy
 
 # Which of a sample's numbers does what.
@@ -344,6 +346,11 @@ def test_scale_is_the_relative_size_of_things(draw, side):
 # Inception crop
 
 
+def reader(image: Tensor) -> Callable[[Part], Pixels]:
+    """How to read parts of an image (C, H, W)."""
+    return lambda part: part.of(image.permute(1, 2, 0).numpy())
+
+
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("shape", [(40, 61), (17, 9), (100, 100)])
@@ -354,16 +361,27 @@ def test_inception_crop_equals_torchvision_on_the_same_box(interpolation, channe
         box = _crop_box(*shape, draws, augment)
         mode = InterpolationMode(interpolation)
         expected = tv.resized_crop(image, *box, size=[24, 20], interpolation=mode, antialias=True)
-        actual = inception_crop(image.permute(1, 2, 0).numpy(), draws, (24, 20), augment)
-        assert (actual.dtype, actual.shape) == (np.uint8, (24, 20, channels))
-        difference = actual.astype(int) - expected.permute(1, 2, 0).numpy().astype(int)
-        assert np.abs(difference).max() <= 1
+        actual = inception_crop(reader(image), draws, (24, 20), augment)
+        assert (actual.dtype, actual.shape) == (torch.uint8, (channels, 24, 20))
+        assert (actual.int() - expected.int()).abs().max() <= 1
 
 
 def test_whole_image_at_its_own_size_is_untouched():
-    image = random_images(1, 3, 16, 16)[0].permute(1, 2, 0).numpy()
+    image = random_images(1, 3, 16, 16)[0]
     augment = Augment(crop="inception", area=(1, 1), ratio=(1, 1))
-    np.testing.assert_array_equal(inception_crop(image, random_draws(1)[0].numpy(), (16, 16), augment), image)
+    assert torch.equal(inception_crop(reader(image), random_draws(1)[0].numpy(), (16, 16), augment), image)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_coarser_decode_is_asked_for_if_allowed(scaled):
+    image, asked = random_images(1, 3, 40, 61)[0], []
+
+    def read(part: Part) -> Pixels:
+        asked.append(part.size)
+        return reader(image)(part)
+
+    inception_crop(read, random_draws(1)[0].numpy(), (16, 12), Augment(crop="inception", scaled_decode=scaled))
+    assert asked == [(16, 12) if scaled else None]
 
 
 unit = st.floats(0, 1, exclude_max=True)

@@ -1,8 +1,10 @@
 import csv
+import importlib.util
 import io
 import os
 import re
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -10,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from mlp_mixer.errors import UserError
 from mlp_mixer.images import decode
-from mlp_mixer.images.decode import decode_image
+from mlp_mixer.images.decode import Part, decode_image
 
 SHARED = Path(os.environ.get("MLP_MIXER_SHARED", Path(__file__).parents[3] / "../shared")) / "data/bad_images"
 
@@ -207,6 +211,202 @@ def test_threads_leave_the_warning_filters_as_they_were(picture):
     for thread in threads:
         thread.join()
     assert warnings.filters == before
+
+
+# Parts
+
+
+def photo(width: int = 61, height: int = 47, *, waves: float = 12.0) -> Image.Image:
+    """Smooth colours with some noise on top; the smoother, the less a smaller scale leaves out."""
+    rows, columns = np.mgrid[:height, :width]
+    colours = [128 + 100 * np.sin(rows / waves + k) * np.cos(columns / waves - k) for k in range(3)]
+    noise = np.random.default_rng(0).normal(0, 48 / waves, (height, width, 1))
+    return Image.fromarray(np.clip(np.stack(colours, axis=2) + noise, 0, 255).astype(np.uint8))
+
+
+def jpeg(kind: str, image: Image.Image, orientation: int) -> bytes:
+    """A JPEG, or two of them in one file as telephones write them."""
+    two = {"save_all": True, "append_images": [Image.new("RGB", image.size)]} if kind == "MPO" else {}
+    return encoded(image, kind, quality=95, exif=turned(orientation), **two)
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def corner(height: int, width: int) -> tuple[int, int, int, int]:
+    """A box that knows up from down and left from right."""
+    return height // 5, width // 3, height // 2, width // 2 + 1
+
+
+@pytest.fixture(params=["simplejpeg", "Pillow alone"])
+def decoder(request, monkeypatch) -> str:
+    """With the fast decoder, and where it is not installed."""
+    if request.param == "Pillow alone":
+        monkeypatch.setattr(decode, "_fast_jpeg", None)
+    elif decode._fast_jpeg is None:
+        pytest.skip("simplejpeg is not installed")
+    return request.param
+
+
+JPEGS = {
+    "444": {"subsampling": 0, "quality": 95},
+    "422": {"subsampling": 1},
+    "420": {"subsampling": 2, "quality": 60},
+    "progressive": {"progressive": True},
+    "restarts": {"restart_marker_rows": 1},
+    "RGB": {"keep_rgb": True},
+    "gray": {"mode": "L"},
+    "CMYK": {"mode": "CMYK"},
+}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+@pytest.mark.parametrize("size", [(61, 47), (16, 16), (7, 33), (1, 1)])
+def test_a_part_of_a_jpeg_has_the_bits_of_the_whole(decoder, options, size, channels):
+    mode, others = options.get("mode", "RGB"), {name: value for name, value in options.items() if name != "mode"}
+    data = encoded(photo(*size).convert(mode), "JPEG", **others)
+    for box in (corner, lambda height, width: (0, 0, height, width)):
+        for least in (None, size[::-1]):
+            part = Part(
+                lambda height, width, box=box: tuple(
+                    max(1, v) if k > 1 else v for k, v in enumerate(box(height, width))
+                ),
+                least,
+            )
+            expected = part.of(decode_image(data, channels=channels))
+            np.testing.assert_array_equal(decode_image(data, channels=channels, part=part), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "MPO", "WEBP", "TIFF"])
+def test_a_part_is_of_the_upright_image(decoder, orientation, kind):
+    data = jpeg(kind, photo(), orientation)
+    assert Image.open(io.BytesIO(data)).format == kind
+    part = Part(corner, (47, 61))
+    np.testing.assert_array_equal(decode_image(data, part=part), part.of(decode_image(data)))
+
+
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "I;16"])
+def test_a_part_of_other_modes(mode):
+    image = photo().convert("L").convert("I").convert("I;16") if mode == "I;16" else photo().convert(mode)
+    data = encoded(image, "PNG")
+    np.testing.assert_array_equal(decode_image(data, part=Part(corner, (1, 1))), Part(corner).of(decode_image(data)))
+
+
+def averaged(pixels: np.ndarray, box: tuple[int, int, int, int], scale: int) -> np.ndarray:
+    top, left, height, width = box
+    part = pixels[top : top + height, left : left + width].astype(float)
+    return part.reshape(height // scale, scale, width // scale, scale, 3).mean((1, 3))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("size", "scale"), [((24, 36), 1), ((20, 30), 2), ((10, 15), 4), ((11, 15), 2), ((5, 7), 8), ((1, 1), 8)]
+)
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_the_smallest_scale_that_has_the_pixels(decoder, orientation, size, scale, kind):
+    """A part of 40 x 60 in 96 x 128, against the averages of squares: its place, and what the scale leaves out."""
+    wide = orientation < 5
+    data = jpeg(kind, photo(*((128, 96) if wide else (96, 128)), waves=24.0), orientation)
+    box = (16, 24, 40, 60)
+    pixels = decode_image(data, part=Part(lambda height, width: box if (height, width) == (96, 128) else None, size))
+    assert pixels.shape == (40 // scale, (60 + 4) // 8 * 8 // 8 if scale == 8 else 60 // scale, 3)
+    if scale < 8:
+        assert np.abs(pixels - averaged(decode_image(data), box, scale)).max() < 8
+
+
+@pytest.mark.skipif(decode._fast_jpeg is None, reason="simplejpeg is not installed")
+@pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
+@pytest.mark.parametrize("size", [(160, 120), (157, 131), (65, 33), (9, 17)])
+def test_both_decoders_give_the_same_bits_at_every_scale(options, size, monkeypatch):
+    mode, others = options.get("mode", "RGB"), {name: value for name, value in options.items() if name != "mode"}
+    data = encoded(photo(*size).convert(mode), "JPEG", **others)
+    parts = [
+        Part(lambda height, width: (0, 0, height, width), (size[1] // scale, size[0] // scale))
+        for scale in (1, 2, 4, 8)
+    ]
+    fast = [decode_image(data, part=part) for part in parts]
+    monkeypatch.setattr(decode, "_fast_jpeg", None)
+    for pixels, part in zip(fast, parts, strict=True):
+        np.testing.assert_array_equal(pixels, decode_image(data, part=part))
+
+
+@given(
+    st.tuples(st.integers(1, 90), st.integers(1, 90)),
+    st.tuples(*[st.floats(0, 1, exclude_max=True)] * 4),
+    st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    st.sampled_from([1, 3, 6]),
+)
+@settings(max_examples=150, deadline=None)
+def test_any_part_is_there_and_has_its_pixels(shape, draws, size, orientation):
+    data = encoded(Image.new("RGB", shape), "JPEG", exif=turned(orientation))
+
+    def box(height: int, width: int) -> tuple[int, int, int, int]:
+        rows, columns = 1 + int(draws[0] * height), 1 + int(draws[1] * width)
+        return int(draws[2] * (height - rows + 1)), int(draws[3] * (width - columns + 1)), rows, columns
+
+    _, _, rows, columns = box(*(shape[::-1] if orientation < 5 else shape))
+    height, width, _ = decode_image(data, part=Part(box, size)).shape
+    assert min(rows, size[0]) <= height <= rows
+    assert min(columns, size[1]) <= width <= columns
+    assert height < 2 * size[0] + 1 or width < 2 * size[1] + 1 or min(rows // size[0], columns // size[1]) >= 8
+
+
+def test_a_part_leaves_the_caller_s_image_as_it_was():
+    data = encoded(photo(), "JPEG")
+    with Image.open(io.BytesIO(data)) as image:
+        part = Part(lambda height, width: (0, 0, height, width), (1, 1))
+        np.testing.assert_array_equal(decode_image(image, part=part), decode_image(data))
+        assert image.size == (61, 47)
+
+
+@pytest.mark.parametrize("size", [None, (2, 2)])
+def test_every_cut_of_a_jpeg_is_refused_for_a_part_too(decoder, size, tmp_path):
+    data, path = encoded(photo(), "JPEG"), tmp_path / "cut.jpg"
+    for part in (0.01, 0.1, 0.3, 0.6, 0.9, 0.99):
+        path.write_bytes(data[: max(1, int(len(data) * part))])
+        with pytest.raises(UserError) as whole:
+            decode_image(path)
+        with pytest.raises(UserError) as raised:
+            decode_image(
+                path, part=Part(lambda height, width: (0, 0, 1, 1) if size is None else (0, 0, height, width), size)
+            )
+        assert re.sub(r"\d+", "", str(raised.value)) == re.sub(r"\d+", "", str(whole.value))
+
+
+def test_too_many_pixels_are_refused_before_a_part():
+    with pytest.raises(UserError, match="the image is too large"):
+        decode_image(png_that_claims(8001, 8000), part=Part(corner))
+    data = bytearray(encoded(photo(), "JPEG"))
+    start = data.index(b"\xff\xc0")
+    data[start + 5 : start + 9] = struct.pack(">HH", 9000, 9000)
+    with pytest.raises(UserError, match="the image is too large: 9000 x 9000"):
+        decode_image(bytes(data), part=Part(corner, (1, 1)))
+
+
+def test_what_simplejpeg_refuses_goes_to_pillow(monkeypatch):
+    data, seen = encoded(photo(), "JPEG"), []
+
+    def refuses(received: bytes, **_: int) -> np.ndarray:
+        seen.append(received)
+        raise ValueError("Corrupt JPEG data")
+
+    for decoded in (refuses, lambda received, **_: np.zeros((5, 5, 3), np.uint8)):
+        monkeypatch.setattr(decode, "_fast_jpeg", decoded)
+        np.testing.assert_array_equal(decode_image(data, part=Part(corner)), Part(corner).of(decode_image(data)))
+    assert seen == [data]
+
+
+def test_simplejpeg_need_not_be_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "simplejpeg", None)
+    spec = importlib.util.find_spec(decode.__name__)
+    without = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(without)
+    assert without._fast_jpeg is None
 
 
 def manifest() -> list[dict[str, str]]:
