@@ -45,10 +45,12 @@ def train(
 
 def run_training(config: TrainConfig, folder: Path, *, track: str | None, **how: Any) -> int:
     """Train, show how it goes, and give the exit code; of several processes the first one speaks."""
+    from ..devices import keep_memory
     from ..train import Interrupted
     from ..train import train as start
     from ..train.track import tracking
 
+    keep_memory()
     speaks = os.environ.get("RANK", "0") == "0"
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(stderr(), quiet=not speaks))

@@ -1,0 +1,237 @@
+"""Three questions about training on this machine, each answered in one run:
+
+    python benchmarks/training.py step     S/16, batch 16, fp32, 2 threads: our step against timm's, eager and compiled
+    python benchmarks/training.py loop     the loop against its bare step, for models whose steps are short
+    python benchmarks/training.py save     how long saving a state holds training up
+
+Contenders take turns in processes of their own (`step`) or in turns of many steps (`loop`, `save`), so that all meet
+the same noise. Printed: median, quartiles, processor seconds, and the ratio to ours.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mlp_mixer import Source, create_model
+from mlp_mixer.config import override
+from mlp_mixer.data.loader import Batch
+from mlp_mixer.recipes import get_recipe
+from mlp_mixer.train import train
+from mlp_mixer.train.config import TrainConfig
+from mlp_mixer.train.optim import build_optimizer
+from mlp_mixer.train.prepare import prepare
+from mlp_mixer.train.step import Stepper
+
+ROUNDS = int(os.environ.get("ROUNDS", "9"))
+THREADS = int(os.environ.get("THREADS", "2"))
+Step = Callable[[], float]
+
+
+def photos(images: int, side: int = 224, classes: int = 10) -> Source:
+    """Noise of photos' size, in memory."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (images, side, side, 3), dtype=np.uint8)
+    return Source.from_arrays(pixels, np.arange(images) % classes, [str(k) for k in range(classes)])
+
+
+def our_step() -> Step:
+    """A step of `mlp-mixer train` on a batch of 16 photos."""
+    settings = [
+        "model.name=mixer_s16", "model.gelu=erf", "augment.crop=none", "train.batch_size=16", "train.device=cpu",
+        f"train.threads={THREADS}", "optim.clip_norm=none", "optim.lr=1e-4", "optim.weight_decay=0.05",
+        "schedule.decay=constant", "schedule.warmup_epochs=0",
+    ]  # fmt: skip
+    run = prepare(override(get_recipe("photos"), settings), photos(40))
+    model = run.model.train()
+    stepper = Stepper(run, model, build_optimizer(model, run.config.optim), None)
+    batch = Batch(*same_batch(), torch.arange(16))
+    return lambda: stepper(batch, 0).loss.item()
+
+
+def timm_step(compiled: bool) -> Step:
+    """timm's model, the same start and batch, and what its training script does in a step."""
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("mixer_s16_224", num_classes=10)
+    torch.manual_seed(0)
+    model.load_state_dict(create_model("mixer_s16", gelu="erf", num_classes=10).state_dict())
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
+    forward = torch.compile(model) if compiled else model
+    images, labels = same_batch()
+
+    def step() -> float:
+        x = (images.float() / 255 - 0.5) / 0.5
+        loss = F.cross_entropy(forward(x), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return step
+
+
+def same_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """16 images of noise around patterns of their classes, so that there is something to learn."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(16) % 10
+    patterns = torch.randint(256, (10, 3, 224, 224), generator=generator)
+    noise = torch.randint(256, (16, 3, 224, 224), generator=generator)
+    return ((patterns[labels] + noise) // 2).to(torch.uint8), labels
+
+
+CONTENDERS: dict[str, Callable[[], Step]] = {
+    "ours": our_step,
+    "timm eager": lambda: timm_step(compiled=False),
+    "timm compiled": lambda: timm_step(compiled=True),
+}
+
+
+def serve(name: str, pipe: Connection) -> None:
+    """Be one contender: two steps to warm up, then one whenever asked."""
+    if name == "ours":
+        from mlp_mixer.devices import keep_memory
+
+        keep_memory()
+    torch.set_num_threads(THREADS)
+    step = CONTENDERS[name]()
+    for _ in range(2):
+        step()
+    while True:
+        pipe.send(None)
+        pipe.recv()
+        wall, cpu = time.perf_counter(), time.process_time()
+        loss = step()
+        pipe.send((time.perf_counter() - wall, time.process_time() - cpu, loss))
+
+
+def compare_steps() -> None:
+    context = multiprocessing.get_context("spawn")
+    pipes = {}
+    for name in CONTENDERS:
+        pipes[name], other = context.Pipe()
+        context.Process(target=serve, args=(name, other), daemon=True).start()
+        pipes[name].recv()  # one after the other
+    results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in CONTENDERS}
+    for number in range(ROUNDS):
+        names = list(CONTENDERS)
+        for name in names[number % 3 :] + names[: number % 3]:
+            pipes[name].send(None)
+            results[name].append(pipes[name].recv())
+            pipes[name].recv()
+    ours = statistics.median(wall for wall, _, _ in results["ours"])
+    for name, rows in results.items():
+        walls, cpus = sorted(wall for wall, _, _ in rows), sorted(cpu for _, cpu, _ in rows)
+        low, middle, high = quartiles(walls)
+        paired = statistics.median(w / o for (w, _, _), (o, _, _) in zip(rows, results["ours"], strict=True))
+        print(
+            f"{name:14} {middle:6.3f} s [{low:.3f}, {high:.3f}]  cpu {statistics.median(cpus):6.3f} s  "
+            f"time / ours {middle / ours:.3f} (paired {paired:.3f})  losses {rows[0][2]:.5f} {rows[-1][2]:.5f}"
+        )
+
+
+def compare_loop() -> None:
+    """Seconds per step: of the loop between two lines of its journal, and of forward, backward, optimiser alone."""
+    small = ["train.device=cpu", "train.threads=1", "train.log_every_steps=50", "train.eval_every_epochs=1000"]
+    for title, recipe, source, more in (
+        ("digits, pico2, batch 64", "digits", None, []),
+        ("32 x 32, nano4, batch 128", "cifar10", photos(2000, 32), ["train.batch_size=128", "data.workers=1"]),
+    ):
+        config = override(get_recipe(recipe), [*small, "train.steps=200", *more])
+        loops, bares = [], []
+        for _ in range(ROUNDS):
+            loops.append(loop_seconds(config, source))
+            bares.append(bare_seconds(config, source, 200))
+        ratios = sorted(a / b for a, b in zip(loops, bares, strict=True))
+        low, middle, high = quartiles(ratios)
+        print(
+            f"{title:28} loop {1e3 * statistics.median(loops):.2f} ms, "
+            f"bare step {1e3 * statistics.median(bares):.2f} ms, "
+            f"overhead {100 * (middle - 1):.1f} % [{100 * (low - 1):.1f}, {100 * (high - 1):.1f}]"
+        )
+
+
+def loop_seconds(config: TrainConfig, source: Source | None) -> float:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, Path(folder), source=source, report=rows.append)
+    # from the second line on: the first holds the start of the workers
+    timed = [row for row in rows if row["kind"] == "train"][1:]
+    return sum(row["seconds"] for row in timed) / (50 * len(timed))
+
+
+def bare_seconds(config: TrainConfig, source: Source | None, steps: int) -> float:
+    """Forward, loss, backward, optimiser on one batch that is there already, in plain PyTorch."""
+    torch.set_num_threads(1)
+    run = prepare(config, source)
+    model = run.model.train()
+    optimizer = build_optimizer(model, config.optim)
+    batch = run.batches()[0]
+    images = run.preprocess.normalize(batch.images)
+    start = time.perf_counter()
+    for step in range(steps):
+        if step == 50:
+            start = time.perf_counter()
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), batch.labels, label_smoothing=config.train.label_smoothing).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm or 1e9)
+        optimizer.step()
+    return (time.perf_counter() - start) / (steps - 50)
+
+
+def compare_saves() -> None:
+    """S/16 with AdamW and an average (a state of 300 MB), batch 8: 12 steps with and without a save every third."""
+    steps, every = 12, 3
+    settings = [
+        "model.name=mixer_s16", "train.batch_size=8", f"train.steps={steps}", "train.ema=0.999", "train.device=cpu",
+        f"train.threads={THREADS}", "train.eval_every_epochs=1000", "augment.crop=none", "data.val_fraction=0",
+    ]  # fmt: skip
+    plain = override(get_recipe("photos"), settings)
+    saving = override(plain, [f"train.save_every_steps={every}"])
+    source, extra, step_seconds = photos(64), [], []
+    for _ in range(ROUNDS):
+        without, with_saves = (whole_seconds(config, source) for config in (plain, saving))
+        extra.append((with_saves - without) / (steps // every - 1))  # both save at the end
+        step_seconds.append(without / steps)
+    low, middle, high = quartiles(sorted(extra))
+    step = statistics.median(step_seconds)
+    print(
+        f"a save costs {middle:.2f} s [{low:.2f}, {high:.2f}] of {step:.2f} s per step: "
+        f"{100 * middle / (100 * step):.2f} % of the wall time at one save per 100 steps"
+    )
+
+
+def whole_seconds(config: TrainConfig, source: Source) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        train(config, Path(folder), source=source)
+        return time.perf_counter() - start
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    low, middle, high = statistics.quantiles(values, n=4)
+    return low, middle, high
+
+
+if __name__ == "__main__":
+    questions = {"step": compare_steps, "loop": compare_loop, "save": compare_saves}
+    if len(sys.argv) != 2 or sys.argv[1] not in questions:
+        sys.exit(__doc__)
+    print(
+        f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, n = {ROUNDS}"
+    )
+    questions[sys.argv[1]]()
