@@ -86,7 +86,9 @@ class Progress:
     def _facts(self, row: dict[str, Any]) -> str:
         wait = f"  waiting {row['data_wait']:.0%}" if row["data_wait"] > _NOTABLE_WAIT else ""
         accuracy = f"top-1 {percent(row['train_top1'])}"
-        return f"loss {row['loss']:.4f}  {accuracy}  lr {row['lr']:.2e}  {row['images_per_second']:,.0f} img/s{wait}"
+        memory = f"  {row['memory_mib'] / 1024:.1f} GiB" if row.get("memory_mib") else ""
+        speed = f"{row['images_per_second']:,.0f} img/s{memory}{wait}"
+        return f"loss {row['loss']:.4f}  {accuracy}  lr {row['lr']:.2e}  {speed}"
 
     def _time_left(self, step: int) -> str:
         rate = (time.monotonic() - self.started) / max(1, step - self.first_step)
