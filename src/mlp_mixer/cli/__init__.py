@@ -20,6 +20,7 @@ from .convert import convert
 from .data import data_app
 from .evaluate import evaluate
 from .fewshot import fewshot
+from .figures import figures
 from .finetune import finetune
 from .models import models
 from .predict import predict
@@ -36,7 +37,21 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (models, recipes, augment, train, finetune, evaluate, fewshot, predict, convert, resize, report, runs):
+for verb in (
+    models,
+    recipes,
+    augment,
+    train,
+    finetune,
+    evaluate,
+    fewshot,
+    predict,
+    convert,
+    resize,
+    figures,
+    report,
+    runs,
+):
     app.command()(verb)
 app.add_typer(data_app, name="data")
 
