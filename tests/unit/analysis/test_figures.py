@@ -31,8 +31,8 @@ def test_filters_are_drawn_by_frequency_in_their_own_colours() -> None:
 def test_any_number_of_channels(channels: int) -> None:
     filters = np.random.default_rng(0).normal(size=(7, channels, 3, 3)).astype(np.float32)
     mosaic = draw_filters(filters)
-    assert mosaic.shape[2] == 3
-    assert (channels == 3) == bool((mosaic[..., 0] != mosaic[..., 1]).any() and channels == 3)
+    inside = mosaic[3:-3, 3:-3]
+    assert ((inside.max(axis=2) - inside.min(axis=2)) > 8).any() == (channels == 3), "colours only where they mean colour"
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
@@ -66,7 +66,9 @@ def test_the_command_draws_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFi
     assert run(["figures", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "pictures")]) == 0
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == {"token_units.png", "token_units_all.png", "embeddings.png"}
-    assert all(Image.open(tmp_path / "pictures" / name).size[0] > 100 for name in names)
+    for name in names:
+        with Image.open(tmp_path / "pictures" / name) as picture:
+            assert picture.size[0] > 100
     with torch.no_grad():
         model.stem.proj.weight.fill_(float("inf"))
     save(tmp_path / "broken.safetensors", model, preprocess=Preprocess((8, 8), channels=1))
