@@ -32,7 +32,7 @@ def test_any_number_of_channels(channels: int) -> None:
     filters = np.random.default_rng(0).normal(size=(7, channels, 3, 3)).astype(np.float32)
     mosaic = draw_filters(filters)
     inside = mosaic[3:-3, 3:-3]
-    assert ((inside.max(axis=2) - inside.min(axis=2)) > 8).any() == (channels == 3), "colours only where they mean colour"
+    assert ((inside.max(axis=2) - inside.min(axis=2)) > 8).any() == (channels == 3)
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:
