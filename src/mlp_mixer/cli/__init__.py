@@ -18,6 +18,7 @@ from ..errors import UserError
 from .augment import augment
 from .convert import convert
 from .data import data_app
+from .doctor import doctor
 from .evaluate import evaluate
 from .fewshot import fewshot
 from .figures import figures
@@ -51,6 +52,7 @@ for verb in (
     figures,
     report,
     runs,
+    doctor,
 ):
     app.command()(verb)
 app.add_typer(data_app, name="data")
