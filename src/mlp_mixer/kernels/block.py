@@ -1,0 +1,53 @@
+"""A Mixer block whose token branch is one operator."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..models.mixer import MixerBlock
+from .ops import DTYPES, INTERPRETED, float32_products, token_mix
+
+
+class FusedBlock(MixerBlock):
+    """Another way to compute a `MixerBlock`: its very submodules under their own names, so its state dict too.
+
+    Where the kernel does not apply (on the CPU, with dropout in training, in float64 or in float32 without TF32) a call
+    is computed as in the plain block. Hooks on `norm1` and `mlp_tokens` and their parts see nothing of a fused call.
+    """
+
+    def __init__(self, block: MixerBlock, *, deterministic: bool) -> None:
+        nn.Module.__init__(self)
+        for name, part in block.named_children():
+            self.add_module(name, part)
+        self.deterministic = deterministic
+        self.training = block.training
+
+    def forward(
+        self, x_BSC: Float[Tensor, "B S C"], draws_B2: Float[Tensor, "B 2"] | None = None
+    ) -> Float[Tensor, "B S C"]:
+        """As in the plain block. Under autocast x is taken in autocast's dtype, which is what the network gives it."""
+        if torch.is_autocast_enabled(x_BSC.device.type):
+            x_BSC = x_BSC.to(torch.get_autocast_dtype(x_BSC.device.type))
+        if not self._fused(x_BSC):
+            return super().forward(x_BSC, draws_B2)
+        of_tokens, of_channels = (None, None) if draws_B2 is None else draws_B2.unbind(1)
+        norm, mlp = self.norm1, self.mlp_tokens
+        factors_B = None
+        if self.training and self.drop_path.rate > 0:  # the plain rule, on ones
+            factors_B = self.drop_path(x_BSC.new_ones(len(x_BSC), 1, 1), of_tokens).flatten()
+        x_BSC, _, _ = token_mix(
+            x_BSC.contiguous(), norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias,
+            factors_B, norm.eps, mlp.act.approximate == "tanh", self.deterministic,
+        )  # fmt: skip
+        return x_BSC + self.drop_path(self.mix_channels(x_BSC), of_channels)
+
+    def _fused(self, x: Tensor) -> bool:
+        if self.training and self.mlp_tokens.drop.p > 0:
+            return False
+        if INTERPRETED:
+            return x.dtype in DTYPES
+        if x.dtype == torch.float32 and float32_products() == "ieee":  # without tensor cores cuBLAS is faster
+            return False
+        return x.is_cuda and x.dtype in DTYPES

@@ -1,0 +1,159 @@
+"""`token_mix` and its gradients beside the plain layers in float64. Run by `test_interpreted.py`."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlp_mixer.kernels import ops
+
+NAMES = ("y", "x", "gamma", "beta", "w1", "b1", "w2", "b2")
+
+
+class Case(NamedTuple):
+    batch: int
+    tokens: int
+    channels: int
+    hidden: int
+    tanh: bool = True
+    scaled: bool = False
+    deterministic: bool = True
+    programs: int = 3  # that sum, so that each has several steps and there are several sums
+
+
+CASES = [
+    Case(1, 1, 1, 1, deterministic=False),
+    Case(2, 1, 37, 5, tanh=False, scaled=True),
+    Case(2, 49, 37, 24, scaled=True),
+    Case(2, 16, 64, 80, tanh=False, deterministic=False),
+    Case(1, 64, 130, 32, programs=132),
+    Case(4, 40, 200, 16, scaled=True, programs=1),
+    Case(2, 196, 33, 40, tanh=False),
+    Case(1, 256, 16, 16, scaled=True),
+]
+
+
+def plain(
+    x: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, scale: Tensor | None,
+    tanh: bool,
+) -> Tensor:  # fmt: skip
+    x_BCS = F.layer_norm(x, (x.shape[-1],), gamma, beta, 1e-6).transpose(1, 2)
+    hidden = F.gelu(F.linear(x_BCS, w1, b1), approximate="tanh" if tanh else "none")
+    branch = F.linear(hidden, w2, b2).transpose(1, 2)
+    return x + (branch if scale is None else branch * scale[:, None, None])
+
+
+def tensors(case: Case, dtype: torch.dtype) -> tuple[list[Tensor], Tensor | None, Tensor]:
+    """x and the parameters, each image's factor, and a gradient to come from above, as numbers of `dtype`."""
+    B, S, C, D = case[:4]
+    made = [
+        2 * torch.randn(B, S, C) + torch.randn(B, S, 1),
+        1 + 0.3 * torch.randn(C),
+        0.3 * torch.randn(C),
+        torch.randn(D, S) / S**0.5,
+        0.3 * torch.randn(D),
+        torch.randn(S, D) / D**0.5,
+        0.3 * torch.randn(S),
+    ]
+    scale = torch.tensor([0.0, 1.25, 1.0, 0.5, 0.0])[torch.arange(1, B + 1) % 5].to(dtype) if case.scaled else None
+    return [t.to(dtype) for t in made], scale, torch.randn(B, S, C).to(dtype)
+
+
+def results(
+    case: Case, inputs: list[Tensor], scale: Tensor | None, dy: Tensor, dtype: torch.dtype | None
+) -> list[Tensor]:
+    """The output and all gradients: plainly in `dtype`, or by the kernels (None) in that of the inputs."""
+    leaves = [t.to(dtype or t.dtype).clone().requires_grad_() for t in inputs]
+    if dtype is None:
+        ops.PROGRAMS = case.programs
+        y = ops.token_mix(*leaves, scale, 1e-6, case.tanh, case.deterministic)[0]
+    else:
+        y = plain(*leaves, scale if scale is None else scale.to(dtype), case.tanh)
+    return [y.detach(), *torch.autograd.grad(y, leaves, dy.to(y.dtype))]
+
+
+def assert_close_as_plain(kernel: list[Tensor], plain: list[Tensor], exact: list[Tensor]) -> None:
+    """Within twice (a gradient: three times) the error of the plain layers, and one rounding of the largest number."""
+    for name, ours, theirs, truth in zip(NAMES, kernel, plain, exact, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert ours.shape == theirs.shape
+        ours_off, theirs_off = (ours.double() - truth).abs().max(), (theirs.double() - truth).abs().max()
+        allowed = (2 if name == "y" else 3) * theirs_off + torch.finfo(ours.dtype).eps * truth.abs().max()
+        assert ours_off <= allowed, f"{name}: off by {ours_off:.3g}, the plain layers by {theirs_off:.3g}"
+
+
+@pytest.fixture(autouse=True)
+def _programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "PROGRAMS", ops.PROGRAMS)  # restored after each test
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_the_kernels_err_no_more_than_the_plain_layers(case: Case, dtype: torch.dtype) -> None:
+    inputs, scale, dy = tensors(case, dtype)
+    exact, theirs, ours = (results(case, inputs, scale, dy, kind) for kind in (torch.float64, dtype, None))
+    assert_close_as_plain(ours, theirs, exact)
+
+
+def test_float32_parameters_serve_half_precision_and_get_float32_gradients() -> None:
+    case = CASES[2]
+    (x, *parameters), scale, dy = tensors(case, torch.float32)
+    ours = results(case, [x.half(), *parameters], scale, dy, None)
+    exact = results(case, [x.half(), *parameters], scale, dy.half(), torch.float64)
+    assert [t.dtype for t in ours] == [torch.float16] * 2 + [torch.float32] * 6
+    for name, a, b in zip(NAMES, ours, exact, strict=True):
+        assert (a.double() - b).abs().max() <= 4e-3 * b.abs().max(), name
+
+
+def test_a_fixed_order_of_sums_repeats_every_bit_and_atomics_agree() -> None:
+    case = Case(5, 16, 130, 20)
+    inputs, scale, dy = tensors(case, torch.float16)
+    first, again = (results(case, inputs, scale, dy, None) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    atomic = results(case._replace(deterministic=False), inputs, scale, dy, None)
+    for a, b in zip(first, atomic, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_gradient_in_another_layout_is_read_as_it_is() -> None:
+    case = Case(2, 10, 12, 8)
+    inputs, scale, dy = tensors(case, torch.float32)
+    turned = dy.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not turned.is_contiguous()
+    for a, b in zip(*(results(case, inputs, scale, d, None) for d in (dy, turned)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_dropped_image_passes_unchanged_and_the_others_are_as_if_alone() -> None:
+    case = Case(3, 9, 20, 8)
+    inputs, _, _ = tensors(case, torch.float32)
+    y = ops.token_mix(*inputs, torch.tensor([1.0, 0.0, 1.0]), 1e-6, True, True)[0]
+    assert torch.equal(y[1], inputs[0][1])
+    alone = ops.token_mix(inputs[0][2:], *inputs[1:], None, 1e-6, True, True)[0]
+    assert torch.equal(y[2:], alone)
+
+
+def test_the_statistics_are_those_of_layer_norm() -> None:
+    x = torch.randn(3, 5, 37) * 4 + 100
+    weights = [torch.ones(37), torch.zeros(37), torch.zeros(8, 5), torch.zeros(8), torch.zeros(5, 8), torch.zeros(5)]
+    y, mean, rstd = ops.token_mix(x, *weights, None, 1e-6, True, True)
+    assert torch.equal(y, x)
+    _, expected_mean, expected_rstd = torch.native_layer_norm(x.double(), (37,), None, None, 1e-6)
+    torch.testing.assert_close(mean.double(), expected_mean[..., 0], rtol=1e-6, atol=0)
+    torch.testing.assert_close(rstd.double(), expected_rstd[..., 0], rtol=1e-6, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own checker
+@pytest.mark.parametrize("scaled", [False, True])
+def test_torch_finds_the_operators_well_behaved(scaled: bool) -> None:
+    """Schema, autograd registration, fake tensors and AOT dispatch with static and dynamic shapes."""
+    inputs, scale, dy = tensors(Case(2, 5, 7, 6, scaled=scaled), torch.float32)
+    leaves = [t.requires_grad_() for t in inputs]
+    torch.library.opcheck(ops.token_mix, (*leaves, scale, 1e-6, True, True))
+    x, gamma, beta, w1, b1, w2, _ = (t.detach() for t in inputs)
+    statistics = torch.zeros(2, 5), torch.ones(2, 5)
+    torch.library.opcheck(ops.token_mix_backward, (dy, x, *statistics, gamma, beta, w1, b1, w2, scale, True, True))
