@@ -16,6 +16,7 @@ import typer
 from .._version import __version__
 from ..errors import UserError
 from .augment import augment
+from .bench import bench
 from .convert import convert
 from .data import data_app
 from .doctor import doctor
@@ -50,6 +51,7 @@ for verb in (
     convert,
     resize,
     figures,
+    bench,
     report,
     runs,
     doctor,

@@ -37,6 +37,7 @@ def predict(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures computed at once.")] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    engine: Annotated[str, typer.Option(help="What computes: torch, onnxruntime, openvino or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
     """Classify pictures. Unreadable ones are listed and make the exit code 1; the others are answered."""
@@ -52,7 +53,7 @@ def predict(
         results.check(out, features=features is not None)
     elif features is not None:
         raise UserError(f"the features {features!r} need a file to go to; add --out FILE.npz")
-    predictor = Predictor(checkpoint, device=str(pick_device(device)), top=top)
+    predictor = Predictor(checkpoint, device=str(pick_device(device)), top=top, engine=engine)
     counts: Counter[str] = Counter()
     quiet = as_json and out is None  # then the failures are on stdout
     if out is not None and features is not None:

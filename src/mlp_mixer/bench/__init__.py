@@ -1,0 +1,1 @@
+"""Us and our peers in one run: the same weights, the same images, turn by turn."""

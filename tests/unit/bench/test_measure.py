@@ -1,0 +1,58 @@
+"""Turns, percentiles and memory: what is counted, in which order, and that sums come out."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from mlp_mixer.bench import measure
+from mlp_mixer.bench.measure import interleave, memory, percentiles, roofline, timed
+
+CPU = torch.device("cpu")
+
+
+def test_turns_rotate_and_first_calls_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    numbers = iter(range(100))
+
+    def fake(call: object, device: torch.device) -> tuple[float, float]:
+        call()  # type: ignore[operator]
+        return float(next(numbers)), 0.5
+
+    monkeypatch.setattr(measure, "timed", fake)
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    times = interleave(calls, 3, CPU, each=3)
+    assert "".join(order) == "aaabbbccc" + "bbbcccaaa" + "cccaaabbb"
+    assert times["a"].wall == [1, 2, 16, 17, 22, 23]
+    assert times["a"].turns == [1.5, 16.5, 22.5]
+    assert times["a"].cpu == [0.5] * 6
+    assert interleave(calls, 1, CPU, each=1)["a"].wall == [27.0]
+
+
+def test_wall_and_cpu_seconds_are_two_things() -> None:
+    wall, cpu = timed(lambda: time.sleep(0.05), CPU)
+    assert wall > 0.049
+    assert cpu < wall / 2
+
+
+def test_percentiles_lie_between_values() -> None:
+    assert percentiles([4, 1, 3, 2], 0, 50, 75, 100) == pytest.approx([1, 2.5, 3.25, 4])
+    assert percentiles([7], 25, 99) == [7, 7]
+
+
+def test_memory_grows_by_what_is_touched() -> None:
+    assert torch.ones(2**26).sum() == 2**26  # 256 MiB, given back before
+    before = memory(CPU, forget=True)
+    if before is None:
+        pytest.skip("no /proc here")
+    assert torch.ones(2**24).sum() == 2**24
+    after = memory(CPU)
+    assert after is not None
+    assert 60 <= after - before <= 80  # MiB, of 64
+
+
+def test_the_roofline_counts_multiplications_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "timed", lambda call, device: (0.5, 0.5))
+    assert roofline(CPU, "fp32") == {"flops": 2 * 2048**3 / 0.5, "bytes": 2 * 4 * 2**26 / 0.5}
