@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import pytest
+
 KILLS = int(os.environ.get("MLP_MIXER_KILLS", "3"))
 SETTINGS = [
-    f"train.epochs={2 * KILLS + 2}", "train.batch_size=64", "train.save_every_steps=2", "train.eval_every_epochs=1",
+    "train.batch_size=64", "train.save_every_steps=2", "train.eval_every_epochs=1", "train.threads=1",
     "model.dropout=0.1", "model.drop_path=0.1", "model.hidden_dim=16", "train.ema=0.95", "train.device=cpu",
     "mix.mixup=0.5", "mix.cutmix=1", "augment.policy=trivialaugment", "augment.erase=0.3", "data.workers=1",
 ]  # fmt: skip
 
 
-def command(out: Path) -> list[str]:
-    settings = [part for setting in SETTINGS for part in ("--set", setting)]
-    return [sys.executable, "-m", "mlp_mixer", "train", "digits", "--out", str(out), "--resume", *settings]
+def command(out: Path, processes: int, kills: int) -> list[str]:
+    settings = [part for setting in (*SETTINGS, f"train.epochs={2 * kills + 2}") for part in ("--set", setting)]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    program = [sys.executable, *(launcher if processes > 1 else []), "-m", "mlp_mixer"]
+    return [*program, "train", "digits", "--out", str(out), "--resume", *settings]
 
 
 def digests(out: Path) -> list[str]:
@@ -33,20 +39,27 @@ def steps_saved(out: Path) -> int:
     return max((int(path.stem.removeprefix("step-")) for path in (out / "state").glob("step-*")), default=0)
 
 
-def test_killed_at_random_and_resumed_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("processes", "kills"), [(1, KILLS), (2, -(-KILLS // 3))])
+def test_killed_at_random_and_resumed_gives_the_same_bytes(tmp_path: Path, processes: int, kills: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole), check=True, capture_output=True)
+    subprocess.run(command(whole, processes, kills), check=True, capture_output=True)
     rng = random.Random(0)
-    for _ in range(KILLS):
+    for _ in range(kills):
         before = steps_saved(killed)
-        process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(killed, processes, kills),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         while steps_saved(killed) == before and process.poll() is None:  # let it come a little further each time
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3))
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):  # all of them at once, as when the power fails
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert 0 < steps_saved(killed) < steps_saved(whole), "the kills did not meet a run under way"
     (killed / "state" / ".step-000000002.safetensors.1.0.tmp").write_bytes(b"a writer was killed here")
-    subprocess.run(command(killed), check=True, capture_output=True)
+    subprocess.run(command(killed, processes, kills), check=True, capture_output=True)
     assert digests(killed) == digests(whole)
     assert not list(killed.rglob("*.tmp*")), "a killed writer's leftovers were not cleaned up"

@@ -58,7 +58,7 @@ def test_every_option_arrives(source: Path, tmp_path: Path) -> None:
         (["IN", "out.safetensors", "--image-size", "32", "--patch-size", "0"], "patch_size must be at least 1"),
         (["IN", "out.npz", "--image-size", "32"], "a native checkpoint is a .safetensors file"),
         (["IN", "there.safetensors", "--image-size", "32"], "exists; choose another name"),
-        (["IN", "IN", "--image-size", "32", "--overwrite"], "never IN itself"),
+        (["IN", "IN", "--image-size", "32", "--overwrite"], "is the file to read"),
         (["nowhere.npz", "out.safetensors", "--image-size", "32"], "no checkpoint at 'nowhere.npz'"),
         (["mixer_b16", "out.safetensors", "--image-size", "448"], "an architecture without weights"),
     ],

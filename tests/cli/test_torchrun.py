@@ -121,15 +121,6 @@ def kill_after_a_state(out: Path, *settings: str) -> None:
     process.wait()
 
 
-def test_all_processes_killed_and_resumed_gives_the_same_bytes(two: Path, tmp_path: Path) -> None:
-    out = tmp_path / "killed"
-    for _ in range(2):
-        kill_after_a_state(out)
-    assert 0 < steps_saved(out) < steps_saved(two)
-    run(out, 2)
-    assert digests(out) == digests(two)
-
-
 def test_torchrun_restarts_after_a_worker_died(two: Path, tmp_path: Path) -> None:
     """The command has no --resume: a restart goes on by itself."""
     out = tmp_path / "elastic"
