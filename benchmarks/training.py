@@ -52,7 +52,7 @@ def our_step() -> Step:
     settings = [
         "model.name=mixer_s16", "model.gelu=erf", "augment.crop=none", "train.batch_size=16", "train.device=cpu",
         f"train.threads={THREADS}", "optim.clip_norm=none", "optim.lr=1e-4", "optim.weight_decay=0.05",
-        "schedule.decay=constant", "schedule.warmup_epochs=0",
+        "schedule.decay=constant", "schedule.warmup_epochs=0", "train.label_smoothing=0", "model.drop_path=0",
     ]  # fmt: skip
     run = prepare(override(get_recipe("photos"), settings), photos(40))
     model = run.model.train()
@@ -111,9 +111,8 @@ def serve(name: str, pipe: Connection) -> None:
     step = CONTENDERS[name]()
     for _ in range(2):
         step()
-    while True:
-        pipe.send(None)
-        pipe.recv()
+    pipe.send(None)
+    while pipe.recv():
         wall, cpu = time.perf_counter(), time.process_time()
         loss = step()
         pipe.send((time.perf_counter() - wall, time.process_time() - cpu, loss))
@@ -130,9 +129,10 @@ def compare_steps() -> None:
     for number in range(ROUNDS):
         names = list(CONTENDERS)
         for name in names[number % 3 :] + names[: number % 3]:
-            pipes[name].send(None)
+            pipes[name].send(True)
             results[name].append(pipes[name].recv())
-            pipes[name].recv()
+    for pipe in pipes.values():
+        pipe.send(False)
     ours = statistics.median(wall for wall, _, _ in results["ours"])
     for name, rows in results.items():
         walls, cpus = sorted(wall for wall, _, _ in rows), sorted(cpu for _, cpu, _ in rows)

@@ -8,19 +8,22 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "mlp_mixer"
-GROUND = {"_version", "errors", "config", "files", "distributed", "devices"}
+GROUND = {"_version", "errors", "config", "files", "distributed", "devices", "web"}
 
 # room -> the rooms it may import, beside the ground floor and itself
 LAW: dict[str, set[str]] = {
     "models": set(),
+    "kernels": {"models"},
+    "runtime": {"models", "kernels"},
     "images": set(),
     "weights": {"models", "images"},
     "data": {"images"},
     "analysis": {"weights", "models", "images"},
     "evaluate": {"weights", "data", "models", "images"},
-    "predict": {"weights", "images", "models"},
+    "predict": {"runtime", "weights", "images", "models"},
     "train": {"evaluate", "predict", "weights", "data", "models", "images"},
     "recipes": {"train", "models", "images"},
+    "bench": {"train", "runtime", "kernels", "weights", "models", "images"},
     "report": {"train", "evaluate", "predict", "analysis", "weights", "data", "models", "images"},
 }
 ROOF = {"cli", "compat", "__init__", "__main__"}

@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from ..errors import UserError, unknown
-from . import remote
+from ..web import offline
 from .folder import SPLIT_NAMES
 from .image_set import ImageSet, Indices
 from .shards import EncodedSet
@@ -89,7 +89,7 @@ def _load(place: str, split: str | None) -> Mapping[str, Any]:
                 tables = tables[split]
         else:
             name, _, config = (str(path), "", "") if path.is_dir() else place.partition(":")
-            if remote.offline() and not (path.is_dir() or datasets.config.HF_HUB_OFFLINE):
+            if offline() and not (path.is_dir() or datasets.config.HF_HUB_OFFLINE):
                 hint = "set HF_HUB_OFFLINE=1, too, to use what the library has"
                 raise UserError(f"cannot open hf:{place}: the network is switched off; {hint}")
             tables = datasets.load_dataset(name, config or None, split=split)

@@ -8,7 +8,6 @@ what is in it; a shard without its note is written again. dataset.json comes las
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -21,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -215,8 +214,8 @@ def _ahead(pool: ThreadPoolExecutor, job: _Job, window: int) -> Iterator[bytes |
 def _write(out: Path, job: _Job, images: Iterable[bytes | UserError], skip_bad: bool) -> Iterator[int]:
     """Write a shard and then its note; yields how many images are done."""
     note: dict[str, Any] = {"left_out": {}} | {column: [] for column in _NOTED}
-    with atomic_file(out / job.name) as file:
-        tar = _Tar(file)
+    path = out / job.name
+    with atomic_file(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for count, (row, data) in enumerate(zip(job.rows.tolist(), images, strict=True)):
             name, key = job.images.name(row), f"{job.first + count:09d}"
             if isinstance(data, UserError):
@@ -224,13 +223,12 @@ def _write(out: Path, job: _Job, images: Iterable[bytes | UserError], skip_bad: 
                     raise UserError(f"{name!r}: {data}; mend it, or leave out such images with --skip-bad") from data
                 note["left_out"][name] = str(data)
             else:
-                offset = tar.add(f"{key}.{_ending(data, name)}", data)
-                tar.add(f"{key}.cls", str(job.images.labels[row]).encode())
+                offset = _add(tar, f"{key}.{_ending(data, name)}", data)
+                _add(tar, f"{key}.cls", str(job.images.labels[row]).encode())
                 for column, value in zip(_NOTED, (row, offset, len(data), zlib.crc32(data)), strict=True):
                     note[column].append(value)
             yield count + 1
-        note |= {"bytes": tar.close(), "sha256": tar.digest.hexdigest()}
-    write_json(out / job.note, note)
+    write_json(out / job.note, note | {"bytes": path.stat().st_size, "sha256": sha256(path)})
 
 
 def _ending(data: bytes, name: str) -> str:
@@ -240,30 +238,13 @@ def _ending(data: bytes, name: str) -> str:
     return found or (called if re.fullmatch("[a-z0-9]{1,8}", called) else "img")
 
 
-class _Tar:
-    """A tar file in which nothing depends on when and by whom it was written."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.position, self.digest = file, 0, hashlib.sha256()
-
-    def add(self, name: str, data: bytes) -> int:
-        """Append a file and return the offset of its data."""
-        header = tarfile.TarInfo(name)  # mode 644, and time 0 and owner 0 by default
-        header.size = len(data)
-        self._put(header.tobuf(tarfile.USTAR_FORMAT))
-        offset = self.position
-        self._put(data + bytes(-len(data) % 512))
-        return offset
-
-    def close(self) -> int:
-        """Write the end mark and return the size of the whole."""
-        self._put(bytes(1024))
-        return self.position
-
-    def _put(self, data: bytes) -> None:
-        self.file.write(data)
-        self.digest.update(data)
-        self.position += len(data)
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
+    """Append a file, in which nothing depends on when and by whom it was written; the offset of its data."""
+    header = tarfile.TarInfo(name)  # mode 644, and time 0 and owner 0 by default
+    header.size, offset = len(data), tar.offset + tarfile.BLOCKSIZE
+    tar.addfile(header, io.BytesIO(data))
+    tar.getmembers().clear()  # it would keep every header
+    return offset
 
 
 def _finish(out: Path, jobs: list[_Job], description: dict[str, Any]) -> None:

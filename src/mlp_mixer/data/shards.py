@@ -31,10 +31,10 @@ from typing import Any, NamedTuple, final
 import numpy as np
 from safetensors.numpy import save
 
+from .. import web
 from ..errors import UserError
 from ..files import cache_folder, write_bytes
 from ..images.decode import Part, Pixels, decode_image
-from . import remote
 from .image_set import ImageSet, Indices
 
 FORMAT_VERSION = 1
@@ -105,7 +105,7 @@ class Shards:
             raise UserError(f"{self.index.name!r} in {self.place!r} points beyond its shards: copy the whole set again")
         shard = self.shards[number]
         if self.kept is not None and number >= self.kept:
-            return remote.fetch_part(remote.join(self.place, shard.name), offset, size)
+            return web.fetch_part(web.join(self.place, shard.name), offset, size)
         path = Path(self.place) / shard.name if self.kept is None else self._fetched(shard)
         try:
             with path.open("rb", buffering=0) as file:  # opened anew: 2 microseconds, and nothing to share or to close
@@ -117,7 +117,7 @@ class Shards:
             raise UserError(f"cannot read the shard {str(path)!r}: {error.strerror}; copy it again") from error
 
     def _fetched(self, file: File) -> Path:
-        return remote.fetch(remote.join(self.place, file.name), self.folder / file.sha256, file.bytes, file.sha256)
+        return web.fetch(web.join(self.place, file.name), self.folder / file.sha256, file.bytes, file.sha256)
 
 
 @final
@@ -168,7 +168,7 @@ def read_shards(place: str) -> dict[str, ImageSet]:
     Raises:
         UserError: there are no shards, they are unfinished, or what describes them is damaged.
     """
-    if remote.is_address(place):
+    if "://" in place:  # https, s3, gs, ...
         splits = _at_address(place)
     else:
         root = folder = Path(place).expanduser()
@@ -185,10 +185,10 @@ def read_shards(place: str) -> dict[str, ImageSet]:
 
 
 def _at_address(url: str) -> dict[str, Shards]:
-    where, slug = remote.join(url, DESCRIPTION), re.sub(r"[^\w.-]", "_", url.rstrip("/").rpartition("/")[2], flags=re.A)
+    where, slug = web.join(url, DESCRIPTION), re.sub(r"[^\w.-]", "_", url.rstrip("/").rpartition("/")[2], flags=re.A)
     folder = cache_folder("shards", f"{slug[:50]}-{hashlib.sha256(url.encode()).hexdigest()[:16]}")
-    if not (remote.offline() and (folder / DESCRIPTION).is_file()):
-        write_bytes(folder / DESCRIPTION, remote.fetch_small(where, _MAX_TEXT))
+    if not (web.offline() and (folder / DESCRIPTION).is_file()):
+        write_bytes(folder / DESCRIPTION, web.fetch_small(where, _MAX_TEXT))
     limit = os.environ.get("MLP_MIXER_SHARD_CACHE")
     room = parse_bytes(limit) if limit else sys.maxsize
     splits = _described(_small(folder / DESCRIPTION), where, url, folder, web=True)

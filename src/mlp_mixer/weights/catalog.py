@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..files import cache_folder
+from .labels import KEYS
 
 
 @dataclass(frozen=True)
@@ -25,15 +26,15 @@ class PublishedWeights:
         architecture: a key of `VARIANTS`; what else the configuration needs (GELU, epsilon) belongs to the dialect.
         num_classes: outputs of the head.
         dialect: whose names and layouts the tensors have.
-        url: where the file is, or None if it is on the Hugging Face hub.
-        hub: the repository there, or None if there is a url.
-        filename: of the file, at that url or in that repository.
-        sha256: the first hexadecimal digits of the hash, where the file's name states them.
-        mib: size of the file in units of 2**20 bytes, to two decimals, where it is published.
+        filename: of the file, at its url or in its repository.
         labels: key for `class_names`, or None if the names of the classes are not known.
         preprocess: the lineage whose way from an image to the input these weights expect.
         licence: of the weights, as an SPDX identifier, or "unknown".
         trained_on: on what, in truth; up to the first semicolon in short, then the evidence and the doubts.
+        url: where the file is, or None if it is on the Hugging Face hub.
+        hub: the repository there, or None if there is a url.
+        sha256: the first hexadecimal digits of the hash, where the file's name states them.
+        mib: size of the file in units of 2**20 bytes, to two decimals, where it is published.
         paper_row: the row of arXiv 2105.01601 that these weights, or their fine-tuned successors, stand for.
         top1: ImageNet-1k top-1 accuracy in percent that was published for them.
         top1_source: who published it.
@@ -45,15 +46,15 @@ class PublishedWeights:
     architecture: str
     num_classes: int
     dialect: Literal["google", "timm", "mmpretrain"]
-    url: str | None
-    hub: str | None
     filename: str
-    sha256: str | None
-    mib: float | None
     labels: Literal["imagenet1k", "imagenet21k_goog"] | None
     preprocess: Literal["google", "timm", "timm_miil", "mmpretrain"]
     licence: str
     trained_on: str
+    url: str | None = None
+    hub: str | None = None
+    sha256: str | None = None
+    mib: float | None = None
     paper_row: str | None = None
     top1: float | None = None
     top1_source: str | None = None
@@ -98,7 +99,6 @@ def cached_path(record: PublishedWeights) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-_LABELS: dict[int, Literal["imagenet1k", "imagenet21k_goog"]] = {1000: "imagenet1k", 21843: "imagenet21k_goog"}
 _TABLE_3 = {
     "B/16 in1k": "Table 3: Mixer-B/16, ImageNet, 224 px, 76.44",
     "L/16 in1k": "Table 3: Mixer-L/16, ImageNet, 224 px, 71.76",
@@ -122,11 +122,9 @@ def _google(
         num_classes=num_classes,
         dialect="google",
         url=f"https://storage.googleapis.com/mixer_models/{file}",
-        hub=None,
         filename=file.rpartition("/")[2],
-        sha256=None,
         mib=mib,
-        labels=_LABELS[num_classes],
+        labels=KEYS[num_classes],
         preprocess="google",
         licence="Apache-2.0",
         trained_on=trained_on,
@@ -148,12 +146,9 @@ def _timm(
         architecture=architecture,
         num_classes=num_classes,
         dialect="timm",
-        url=None,
         hub=f"timm/{theirs}",
         filename="model.safetensors",
-        sha256=None,
-        mib=None,
-        labels=_LABELS.get(num_classes),
+        labels=KEYS.get(num_classes),
         preprocess="timm_miil" if miil else "timm",
         licence="unknown" if miil else "Apache-2.0",  # timm's page for MIIL's says Apache-2.0, MIIL's own nothing
         trained_on=trained_on,
@@ -174,10 +169,8 @@ def _mmpretrain(model: str, size: str, sha256: str, trained_on: str, top1: float
         num_classes=1000,
         dialect="mmpretrain",
         url=f"https://download.openmmlab.com/mmclassification/v0/mlp-mixer/{file}",
-        hub=None,
         filename=file,
         sha256=sha256,
-        mib=None,
         labels="imagenet1k",
         preprocess="mmpretrain",
         licence="Apache-2.0",

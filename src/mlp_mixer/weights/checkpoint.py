@@ -55,6 +55,20 @@ class StoredWeights:
     provenance: dict[str, Any]
     dialect: str
 
+    @classmethod
+    def of(
+        cls,
+        model: MlpMixer,
+        preprocess: Preprocess | None = None,
+        labels: Sequence[str] | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> StoredWeights:
+        """A model as it is now; see `save`."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+        preprocess = preprocess or evaluation("paper", model.config.image_size, model.config.in_channels)
+        names = None if labels is None else tuple(labels)
+        return cls(model.config, tensors, preprocess, names, dict(provenance or {}), "native")
+
     def build(self) -> Checkpoint:
         """The network in evaluation mode, fp32 on the CPU, with what belongs to it."""
         with torch.device("meta"):
@@ -92,40 +106,18 @@ def save(
     labels: one name per class. provenance: JSON values about the origin of the weights.
     Raises `UserError` if the labels do not fit the model or the file cannot be written.
     """
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_bytes(path, native_bytes(model.config, tensors, preprocess, labels, provenance))
+    write_bytes(path, native_bytes(StoredWeights.of(model, preprocess, labels, provenance)))
     return Path(path)
 
 
-def native_bytes(
-    config: MixerConfig,
-    tensors: dict[str, Tensor],
-    preprocess: Preprocess | None = None,
-    labels: Sequence[str] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-) -> bytes:
+def native_bytes(stored: StoredWeights) -> bytes:
     """A native checkpoint as bytes; the tensors keep their dtype."""
-    return safetensors.torch.save(
-        tensors, {KEY: json.dumps(description(config, preprocess, labels, provenance), ensure_ascii=False)}
-    )
+    return safetensors.torch.save(stored.tensors, {KEY: json.dumps(description(stored), ensure_ascii=False)})
 
 
-def description(
-    config: MixerConfig,
-    preprocess: Preprocess | None = None,
-    labels: Sequence[str] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
+def description(stored: StoredWeights) -> dict[str, Any]:
     """The JSON beside the tensors; `UserError` if the labels do not fit."""
-    names = tuple(labels) if labels is not None else None
-    return to_dict(
-        _Header(
-            config,
-            preprocess or evaluation("paper", config.image_size, config.in_channels),
-            names,
-            dict(provenance or {}),
-        )
-    )
+    return to_dict(_Header(stored.config, stored.preprocess, stored.labels, stored.provenance))
 
 
 def read_native(described: Mapping[str, Any], tensors: dict[str, Tensor], source: str) -> StoredWeights:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from . import hdf5, pickles
-from .contents import Contents, check_claim, check_number, read_member
+from .contents import Contents, check_claim, check_number, read_member, to_numpy, to_torch
 
 _HEADER_LIMIT = 4 * 2**20
 """Bytes of a safetensors header; real ones have kilobytes, and a million empty tensors would take seconds to parse."""
@@ -76,7 +76,7 @@ def to_bytes(suffix: str, tensors: Mapping[str, Tensor], *, wrap: str | None = N
         return hdf5.to_bytes(plain)
     buffer = io.BytesIO()
     if suffix == ".npz":
-        arrays: dict[str, Any] = {name: _to_numpy(tensor) for name, tensor in plain.items()}
+        arrays: dict[str, Any] = {name: to_numpy(tensor) for name, tensor in plain.items()}
         np.savez(buffer, **arrays)
     else:
         # Cloned, because torch.save writes whole storages, and views of one storage would be written entwined.
@@ -160,18 +160,4 @@ def _read_npy(data: bytes, what: str) -> Tensor:
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
         raise UserError(f"{what} claims the shape {shape} of {dtype}, which is not what follows: damaged, refused")
     array = np.frombuffer(data, dtype, offset=file.tell()).reshape(shape[::-1] if fortran else shape).copy()
-    return _to_torch(array.T if fortran else array, what)
-
-
-def _to_torch(array: np.ndarray[Any, Any], what: str) -> Tensor:
-    """As torch stores it; big_vision writes bfloat16 as two opaque bytes."""
-    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
-    try:
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
-    except TypeError as error:
-        raise UserError(f"{what} holds {array.dtype}, expected numbers") from error
-
-
-def _to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
-    return tensor.view(torch.int16).numpy().view("V2") if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    return to_torch(array.T if fortran else array, what)

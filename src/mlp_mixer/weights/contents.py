@@ -6,6 +6,8 @@ import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from ..errors import UserError
@@ -25,6 +27,21 @@ class Contents:
     container: str
     metadata: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def to_torch(array: np.ndarray[Any, Any], what: str) -> Tensor:
+    """Numbers as torch stores them; two opaque bytes are bfloat16, which NumPy and HDF5 do not have."""
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    try:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except TypeError as error:
+        raise UserError(f"{what} holds {array.dtype}, expected numbers") from error
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The way back."""
+    return tensor.view(torch.int16).numpy().view("V2") if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
 def check_claim(source: str, claimed: int, size: int) -> None:

@@ -48,11 +48,10 @@ def convert(
     target = Path(out)
     if to not in TARGETS:
         raise unknown("kind of checkpoint", to, TARGETS)
-    _check_place(target, to, Path(source), overwrite)
+    check_place(target, to, Path(source), overwrite)
     stored = read_weights(source, image_size=image_size, dialect=dialect)
     if to == "native":
-        fields = (stored.config, stored.tensors, stored.preprocess, stored.labels, stored.provenance)
-        write_bytes(target, native_bytes(*fields))
+        write_bytes(target, native_bytes(stored))
         return Conversion(target, stored.dialect, ())
     reasons = timm_obstacles(stored) if to == "huggingface" else translate.obstacles(stored.config, DIALECTS[to])
     if reasons and not force:
@@ -68,12 +67,13 @@ def convert(
     return Conversion(target, stored.dialect, (*notes, f"{lost} {_LEFT_BEHIND}"))
 
 
-def _check_place(target: Path, to: str, source: Path, overwrite: bool) -> None:
+def check_place(target: Path, to: str, source: Path, overwrite: bool) -> None:
+    """`UserError` where the target has another suffix than `to` writes, is the source, or is there already."""
     suffixes = (".safetensors",) if to == "native" else () if to == "huggingface" else DIALECTS[to].suffixes
     if suffixes and target.suffix.lower() not in suffixes:
         raise UserError(f"a {to} checkpoint is a {' or '.join(suffixes)} file, got {str(target)!r}; change its ending")
     if target.exists() and source.exists() and target.samefile(source):
-        raise UserError(f"{str(target)!r} is the file to convert; write to another place")
+        raise UserError(f"{str(target)!r} is the file to read; write to another place")
     if target.exists() and not overwrite and (suffixes or not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{str(target)!r} exists; choose another name, or use --overwrite to replace it")
 

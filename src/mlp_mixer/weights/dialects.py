@@ -311,18 +311,5 @@ KERAS = Dialect(
     head_layout=TRANSPOSED,
 )
 
-DIALECTS: dict[str, Dialect] = {
-    dialect.name: dialect
-    for dialect in (
-        GOOGLE,
-        BIGVISION,
-        GOOGLE_PRELINEN,
-        TIMM,
-        MMPRETRAIN,
-        LAVISH619,
-        LUCIDRAINS,
-        JEONSWORLD,
-        RISHIKKSH20,
-        KERAS,
-    )
-}
+_GOOGLES, _SMALL_PORTS = (GOOGLE, BIGVISION, GOOGLE_PRELINEN), (LAVISH619, LUCIDRAINS, JEONSWORLD, RISHIKKSH20)
+DIALECTS = {dialect.name: dialect for dialect in (*_GOOGLES, TIMM, MMPRETRAIN, *_SMALL_PORTS, KERAS)}

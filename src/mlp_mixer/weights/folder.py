@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, unknown
 from ..images.preprocess import Preprocess
+from ..web import offline
 from . import containers
 from .checkpoint import KEY
 from .contents import Contents
-from .download import hub_errors, offline
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -53,11 +54,50 @@ def hub_folder(repo_id: str, *, revision: str | None = None) -> Path:
     revision = revision or tag or None
     with hub_errors(f"download {name!r}" + (f" at {revision!r}" if revision else "")):
         for wanted in _WANTED:  # the second kind only where there is nothing of the first
-            options: dict[str, Any] = {"revision": revision, "local_files_only": offline(), "allow_patterns": wanted}
-            folder = Path(huggingface_hub.snapshot_download(name, **options))
+            options: dict[str, Any] = {"local_files_only": bool(offline()), "allow_patterns": wanted}
+            folder = Path(huggingface_hub.snapshot_download(name, revision=revision, **options))
             if any((folder / file).is_file() for file in (*_SINGLE, *_INDEX)):
                 return folder
     raise UserError(f"{name!r} on the Hugging Face hub holds no {' and no '.join(_SINGLE)}: nothing that can be loaded")
+
+
+def hub_file(repo_id: str, filename: str) -> Path:
+    """A file of `owner/name` on the hub, by way of that library's own cache; `UserError` if it cannot be had."""
+    import huggingface_hub
+
+    with hub_errors(f"download {filename!r} of {repo_id!r}"):
+        path = huggingface_hub.hf_hub_download(repo_id, filename, local_files_only=bool(offline()))
+    return Path(path)
+
+
+@contextlib.contextmanager
+def hub_errors(doing: str) -> Iterator[None]:
+    """Whatever the hub's library raises becomes a `UserError`: "cannot", `doing`, why not, and what to do about it."""
+    from huggingface_hub import constants, errors
+
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # they share no base class, and come from one HTTP library or the next
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        said = " ".join(str(getattr(error, "server_message", None) or cause).split())[:200] or type(cause).__name__
+        login, offered = "log in with `hf auth login`", f"{said}; check the connection and the names, and try again"
+        hints: dict[type[Exception], str] = {
+            errors.HFValidationError: "that is no folder here and no name of a repository, such as 'owner/name'",
+            errors.RevisionNotFoundError: "no such revision; give one of its branches, tags or commits",
+            errors.LocalEntryNotFoundError: offered,
+            errors.EntryNotFoundError: "no such file there; check its name",
+            errors.RepositoryNotFoundError: f"no such repository, or a closed one; check the name, or {login}",
+        }
+        why = next((hint for kind, hint in hints.items() if isinstance(error, kind)), offered)
+        if on := offline():
+            why = f"the network is switched off; bring it into {str(constants.HF_HUB_CACHE)!r}, or unset {on}"
+        elif why == offered and getattr(getattr(error, "response", None), "status_code", 0) in (401, 403):
+            why = f"no permission ({said}); {login}, with a token that has it"
+        raise UserError(f"cannot {doing}: {why}") from error
 
 
 def _read_shards(folder: Path, index: Mapping[str, Any]) -> Contents:

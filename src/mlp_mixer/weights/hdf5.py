@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .contents import Contents, check_claim, check_number
+from .contents import Contents, check_claim, check_number, to_numpy, to_torch
 
 _BLOCK = re.compile(r"^(layers/)(?:sequential(?:_\d+)?/layers/)?(mlp_mixer_layer)")
 _BESIDE = re.compile(r"^(optimizer|metrics|compile)|seed_generator|/(random_|dropout|resizing|rescaling)")
@@ -36,7 +36,9 @@ def read_hdf5(file: BinaryIO, source: str, size: int) -> Contents:
             raise UserError(f"{source} is Keras's old kind of .h5 file; load it in Keras and save it as a .keras file")
         _collect(root, "", arrays, source, itertools.count(1))
         check_claim(source, sum(array.nbytes for array in arrays.values()), size)
-        found = {key: _to_torch(array) for key, array in arrays.items()}
+        found = {}
+        for key, array in arrays.items():  # [()] gives a scalar no axes and no array
+            found[key] = to_torch(np.asarray(array[()]).reshape(array.shape), f"{source}: {key!r}")
     tensors, metadata = {}, {}
     for key, tensor in found.items():
         if statistic := _NORMALIZATION.search(key):
@@ -92,21 +94,13 @@ def _is_bfloat16(item: h5py.Dataset) -> bool:
     return item.dtype == "V2" and item.attrs.get("dtype") == "bfloat16"
 
 
-def _to_torch(array: h5py.Dataset) -> Tensor:
-    values = np.asarray(array[()]).reshape(array.shape)  # [()] gives a scalar no axes and no array
-    if values.dtype.kind == "V":
-        return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(values.astype(values.dtype.newbyteorder("="), copy=False))
-
-
 def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """An HDF5 file of these arrays, as Keras's `load_weights` takes it."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", track_order=True) as root:
         for name, tensor in tensors.items():
+            dataset = root.create_dataset(name, data=to_numpy(tensor))
             if tensor.dtype == torch.bfloat16:
-                root.create_dataset(name, data=tensor.view(torch.int16).numpy().view("V2")).attrs["dtype"] = "bfloat16"
-            else:
-                root.create_dataset(name, data=tensor.numpy())
+                dataset.attrs["dtype"] = "bfloat16"
         root.create_group("vars")  # of the network itself: empty, but Keras before 3.4 wants it
     return buffer.getvalue()

@@ -17,12 +17,12 @@ from .._version import __version__
 from ..errors import UserError
 from ..files import PathLike, make_folder, write_bytes, write_json, write_text
 from ..images.preprocess import Preprocess
+from ..web import offline
 from . import translate
 from .card import model_card
 from .checkpoint import KEY, Checkpoint, StoredWeights, description
 from .dialects import TIMM
-from .download import hub_errors, offline
-from .folder import hub_folder
+from .folder import hub_errors, hub_folder
 from .loading import load
 from .timm_names import EntryPoint, entry_point
 
@@ -86,7 +86,7 @@ def write_folder(folder: Path, stored: StoredWeights, *, force: bool = True, rep
     make_folder(folder)
     entry, reasons = entry_point(stored.config), timm_obstacles(stored)
     transform, changes = timm_transform(stored.preprocess)
-    described = {KEY: description(stored.config, stored.preprocess, stored.labels, stored.provenance)}
+    described = {KEY: description(stored)}
     if entry and (force or not reasons):
         described = _timm_config(stored, entry, transform) | described
     card = model_card(stored, entry, reasons, changes, repo_id)  # nothing is written if this fails
@@ -124,6 +124,4 @@ def timm_transform(preprocess: Preprocess) -> tuple[dict[str, Any], list[str]]:
 
 
 def _stored(checkpoint: Checkpoint) -> StoredWeights:
-    model, preprocess = checkpoint.model, checkpoint.preprocess
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return StoredWeights(model.config, tensors, preprocess, checkpoint.labels, checkpoint.provenance, "native")
+    return StoredWeights.of(checkpoint.model, checkpoint.preprocess, checkpoint.labels, checkpoint.provenance)

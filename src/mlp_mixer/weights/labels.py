@@ -7,11 +7,13 @@ import gzip
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
+from typing import Literal
 
 from ..errors import unknown
 
 _FILES = {"imagenet1k": "imagenet1k.tsv", "imagenet21k_goog": "imagenet21k_goog.tsv.gz"}
-_COUNTS = {"imagenet1k": 1000, "imagenet21k_goog": 21843}
+KEYS: dict[int, Literal["imagenet1k", "imagenet21k_goog"]] = {1000: "imagenet1k", 21843: "imagenet21k_goog"}
+"""Which set a number of classes can only mean."""
 
 
 def class_names(key: str) -> tuple[str, ...]:
@@ -35,9 +37,8 @@ def class_numbers(labels: Sequence[str]) -> dict[str, int]:
     share ("crane") stands for neither.
     """
     numbers = _unique(name.split(", ")[0] for name in labels) | _unique(labels)
-    for key, count in _COUNTS.items():
-        if len(labels) == count and tuple(labels) == class_names(key):
-            numbers |= {wnid: number for number, wnid in enumerate(wordnet_ids(key))}
+    if (key := KEYS.get(len(labels))) and tuple(labels) == class_names(key):
+        numbers |= {wnid: number for number, wnid in enumerate(wordnet_ids(key))}
     return numbers
 
 

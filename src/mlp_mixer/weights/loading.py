@@ -15,13 +15,14 @@ from ..files import PathLike, cache_folder
 from ..images.lineages import evaluation
 from ..images.preprocess import Preprocess
 from ..models.mixer import VARIANTS, MixerConfig
+from ..web import fetch, file_name
 from . import catalog, containers, folder, translate
 from .checkpoint import KEY, Checkpoint, StoredWeights, read_native
 from .contents import Contents
 from .dialects import DIALECTS, Dialect
-from .download import download, hub_file
-from .labels import class_names
+from .labels import KEYS, class_names
 
+_Record = catalog.PublishedWeights | None
 _SIGMOID_BIAS = -3.0
 """Heads trained with sigmoid cross-entropy start at a bias of -6.9 (big_vision) or -10 (GSAM), and stay far below 0."""
 
@@ -65,7 +66,7 @@ def read_weights(
     return stored
 
 
-def find_file(path_or_name: PathLike) -> tuple[Path, catalog.PublishedWeights | None]:
+def find_file(path_or_name: PathLike) -> tuple[Path, _Record]:
     """Where the weights lie (downloaded first if they are published ones), and their record."""
     path, name = Path(path_or_name), str(path_or_name)
     if os.path.isdir(path):  # noqa: PTH112 - these two never raise, whatever the name
@@ -77,7 +78,8 @@ def find_file(path_or_name: PathLike) -> tuple[Path, catalog.PublishedWeights | 
     if name.startswith(("hf-hub:", "hf_hub:")):
         return folder.hub_folder(name.split(":", 1)[1]), None
     if name.startswith(("http://", "https://")):
-        return download(name, cache_folder("weights", "url", hashlib.sha256(name.encode()).hexdigest()[:16])), None
+        slug = hashlib.sha256(name.encode()).hexdigest()[:16]
+        return fetch(name, cache_folder("weights", "url", slug, file_name(name)), bar=True), None
     if name in VARIANTS:
         raise UserError(f"{name!r} is an architecture without weights of its own; train it, or give a checkpoint")
     close = near_misses(name, catalog.list_models(weights=True))
@@ -89,9 +91,8 @@ def _fetch(record: catalog.PublishedWeights) -> Path:
     """The file of published weights, from the cache or the network, checked by its hash or its size."""
     if record.url is None:
         assert record.hub is not None
-        return hub_file(record.hub, record.filename)
-    place = catalog.cache_place(record)
-    path = download(record.url, place.parent, name=place.name, sha256=record.sha256)
+        return folder.hub_file(record.hub, record.filename)
+    path = fetch(record.url, catalog.cache_place(record), sha256=record.sha256 or "", bar=True)
     mib = path.stat().st_size / 2**20
     if record.mib is not None and abs(mib - record.mib) > 0.01:
         raise UserError(
@@ -106,7 +107,7 @@ def _interpret(
     path: Path,
     size: tuple[int, int] | None,
     dialect: str | None,
-    record: catalog.PublishedWeights | None,
+    record: _Record,
 ) -> StoredWeights:
     source = repr(str(path))
     own = described.get(KEY) or _own_description(contents, source)
@@ -124,7 +125,7 @@ def _interpret(
     tensors = translate.plain_names(contents.tensors)
     lineage, prefix = translate.recognise(tensors, source, dialect or (record.dialect if record else None))
     config, ours = translate.to_ours(tensors, lineage, prefix, source, size or folder.image_size(described))
-    labels, assumed = _labels(config, lineage, contents, described, record)
+    labels, assumed = _labels(config.num_classes, lineage, contents, described, record)
     provenance: dict[str, Any] = {"file": path.name, "container": contents.container, "dialect": lineage.name}
     provenance |= {"notes": list(contents.notes)} if contents.notes else {}
     provenance |= {"labels": assumed} if assumed else {}
@@ -135,9 +136,9 @@ def _interpret(
         provenance |= {"head": record.head} if record.head else {}
         provenance |= {"name": record.name, "trained_on": record.trained_on, "licence": record.licence}
         provenance |= {"source": record.url or f"https://huggingface.co/{record.hub}"}
-    return StoredWeights(
-        config, ours, _preprocess(config, lineage, contents, described, record), labels, provenance, lineage.name
-    )
+    usual = evaluation(record.preprocess if record else lineage.evaluation, config.image_size, config.in_channels)
+    preprocess = _preprocess(contents, described, usual)
+    return StoredWeights(config, ours, preprocess, labels, provenance, lineage.name)
 
 
 def _check_record(config: MixerConfig, record: catalog.PublishedWeights, source: str) -> None:
@@ -161,35 +162,24 @@ def _own_description(contents: Contents, source: str) -> Mapping[str, Any] | Non
 
 
 def _labels(
-    config: MixerConfig,
-    lineage: Dialect,
-    contents: Contents,
-    described: Mapping[str, Any],
-    record: catalog.PublishedWeights | None,
+    classes: int, lineage: Dialect, contents: Contents, described: Mapping[str, Any], record: _Record
 ) -> tuple[tuple[str, ...] | None, str]:
     """The class names that come with the weights; else ImageNet's where their number can only mean that, and a note."""
     meta = contents.metadata.get("dataset_meta")
     given = folder.label_names(described) or (meta.get("classes") if isinstance(meta, dict) else None)
     given = given or contents.metadata.get("CLASSES")
-    if isinstance(given, (list, tuple)) and len(given) == config.num_classes:
+    if isinstance(given, (list, tuple)) and len(given) == classes:
         return tuple(map(str, given)), ""
     if record:
         return (class_names(record.labels) if record.labels else None), ""
-    known = {1000: "imagenet1k", 21843: "imagenet21k_goog"}.get(config.num_classes)
+    known = KEYS.get(classes)
     if known and lineage.evaluation in ("google", "timm", "mmpretrain"):  # who published ImageNet weights
-        return class_names(known), f"assumed to be those of {known}, because there are {config.num_classes:,}"
+        return class_names(known), f"assumed to be those of {known}, because there are {classes:,}"
     return None, ""
 
 
-def _preprocess(
-    config: MixerConfig,
-    lineage: Dialect,
-    contents: Contents,
-    described: Mapping[str, Any],
-    record: catalog.PublishedWeights | None,
-) -> Preprocess:
-    """What the file says; else what its lineage does at evaluation."""
-    usual = evaluation(record.preprocess if record else lineage.evaluation, config.image_size, config.in_channels)
+def _preprocess(contents: Contents, described: Mapping[str, Any], usual: Preprocess) -> Preprocess:
+    """What the file says; else what is usual in its lineage at evaluation."""
     mean, variance = contents.metadata.get("mean"), contents.metadata.get("variance")
     if contents.container == "h5" and mean and variance:  # a Normalization layer of Keras, on values of 0-255
         std = tuple(max(value, 1e-14) ** 0.5 / 255 for value in variance)

@@ -51,28 +51,15 @@ _READ_AS_DICT = (
     "mmcv.utils.config.ConfigDict",
     "mmengine.config.config.ConfigDict",
 )
-_READ_AS_NOTHING = (
-    "_codecs.encode",
-    "argparse.Namespace",
-    "builtins.bytearray",
-    "builtins.complex",
-    "builtins.set",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "numpy._core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy.dtype",
-    "numpy.ndarray",
-    "pathlib.PosixPath",
-    "pathlib.WindowsPath",
-    "pathlib._local.PosixPath",
-    "pathlib._local.WindowsPath",
-    "torch.Size",
-    "torch.device",
-    *map(str, _STORAGES.values()),
-)
-_KNOWN = {*_STORAGES, *_TENSORS, *_PARAMETERS, *_READ_AS_DICT, *_READ_AS_NOTHING}
+_READ_AS_NOTHING = """
+_codecs.encode argparse.Namespace builtins.bytearray builtins.complex builtins.set
+mmengine.logging.history_buffer.HistoryBuffer
+numpy.dtype numpy.ndarray numpy.core.multiarray._reconstruct numpy.core.multiarray.scalar
+numpy._core.multiarray._reconstruct numpy._core.multiarray.scalar
+pathlib.PosixPath pathlib.WindowsPath pathlib._local.PosixPath pathlib._local.WindowsPath
+torch.Size torch.device
+"""
+_KNOWN = {*_STORAGES, *_TENSORS, *_PARAMETERS, *_READ_AS_DICT, *_READ_AS_NOTHING.split(), *map(str, _STORAGES.values())}
 
 _NEW: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,

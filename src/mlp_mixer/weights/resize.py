@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 import torch
 
-from ..errors import UserError
 from ..files import PathLike, write_bytes
 from ..models.mixer import MixerConfig, MlpMixer
 from ..models.resolution import Method, resized
 from .checkpoint import Checkpoint, native_bytes
+from .convert import check_place
 from .loading import read_weights
 
 Resizable = TypeVar("Resizable", MlpMixer, Checkpoint)
@@ -62,16 +62,13 @@ def resize_file(
     source: as for `load`. out: a .safetensors file; overwrite: replace it if it is there. The rest as for `resize`.
     Tensors keep their stored dtype. Raises `UserError` as `load` and `resize` do, or if `out` exists.
     """
-    target, came = Path(out), Path(source)
-    if target.suffix.lower() != ".safetensors":
-        raise UserError(f"a native checkpoint is a .safetensors file, got {str(target)!r}; change its ending")
-    if target.exists() and (not overwrite or (came.exists() and target.samefile(came))):
-        raise UserError(f"{str(target)!r} exists; choose another name, or --overwrite it (but never IN itself)")
+    check_place(Path(out), "native", Path(source), overwrite)
     stored = read_weights(source)
     config, tensors = resized(stored.config, stored.tensors, image_size, method=method, patch_size=patch_size)
     preprocess = replace(stored.preprocess, image_size=config.image_size)
     provenance = _provenance(stored.provenance, stored.config, method)
-    write_bytes(target, native_bytes(config, tensors, preprocess, stored.labels, provenance))
+    stored = replace(stored, config=config, tensors=tensors, preprocess=preprocess, provenance=provenance)
+    write_bytes(out, native_bytes(stored))
     return config
 
 

@@ -81,11 +81,7 @@ def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_ours(
-    tensors: Mapping[str, Tensor],
-    dialect: Dialect,
-    prefix: str,
-    source: str,
-    image_size: tuple[int, int] | None = None,
+    tensors: Mapping[str, Tensor], dialect: Dialect, prefix: str, source: str, image_size: tuple[int, int] | None = None
 ) -> tuple[MixerConfig, dict[str, Tensor]]:
     """The architecture that the shapes tell, and the tensors under our names, in the dtype they were stored in.
 
@@ -100,7 +96,8 @@ def to_ours(
     if not any(entry.theirs in inner for entry in table if entry.ours[0].startswith("head.")):
         table = [entry for entry in table if not entry.ours[0].startswith("head.")]  # a backbone: pooled features
     names = {entry.theirs: entry for entry in table}
-    _refuse(source, dialect, _missing_and_unexpected(inner, names, prefix))
+    missing = [f"missing {prefix}{name}" for name in names if name not in inner]
+    _refuse(source, dialect, missing + [f"unexpected {prefix}{name}" for name in inner if name not in names])
     check_numbers({prefix + name: tensor for name, tensor in inner.items()}, source)
     _refuse(source, dialect, [_axes(prefix, entry, inner[entry.theirs]) for entry in table if _misfit(entry, inner)])
     config, ours = _infer(table, inner, dialect, source, image_size)
@@ -116,11 +113,6 @@ def _apart(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         apart[name] = tensor.clone() if tensor.data_ptr() in seen else tensor
         seen.add(tensor.data_ptr())
     return apart
-
-
-def _missing_and_unexpected(inner: Mapping[str, Tensor], names: Mapping[str, Entry], prefix: str) -> list[str]:
-    missing = [f"missing {prefix}{name}" for name in names if name not in inner]
-    return missing + [f"unexpected {prefix}{name}" for name in inner if name not in names]
 
 
 def _refuse(source: str, dialect: Dialect, problems: list[str]) -> None:
@@ -156,11 +148,7 @@ def check_numbers(tensors: Mapping[str, Tensor], source: str) -> None:
 
 
 def _infer(
-    table: list[Entry],
-    inner: Mapping[str, Tensor],
-    dialect: Dialect,
-    source: str,
-    image_size: tuple[int, int] | None,
+    table: list[Entry], inner: Mapping[str, Tensor], dialect: Dialect, source: str, image_size: tuple[int, int] | None
 ) -> tuple[MixerConfig, dict[str, Tensor]]:
     """Widths from the biases and norms (most blocks agree even if one tensor is wrong), patches from the stem."""
     lengths: dict[str, list[int]] = {}

@@ -95,7 +95,7 @@ def test_class_names_travel_where_there_is_a_place(tmp_path: Path) -> None:
         (["IN", "out.npz", "--to", "timm"], "a timm checkpoint is a .safetensors or .pth"),
         (["IN", "out.txt", "--to", "native"], "a native checkpoint is a .safetensors file"),
         (["IN", "out.npz", "--to", "gogle"], "did you mean 'google'"),
-        (["IN", "IN", "--to", "native"], "is the file to convert"),
+        (["IN", "IN", "--to", "native"], "is the file to read"),
         (["IN", "there.npz", "--to", "google"], "exists; choose another name, or use --overwrite"),
         (["IN", "there", "--to", "huggingface"], "exists; choose another name"),
         (["nowhere.npz", "out.npz", "--to", "google"], "no checkpoint at 'nowhere.npz'"),

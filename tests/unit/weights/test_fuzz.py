@@ -27,12 +27,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mlp_mixer import MixerConfig, MlpMixer, UserError, load
+from mlp_mixer.images.lineages import evaluation
 from mlp_mixer.weights import containers, translate
-from mlp_mixer.weights.checkpoint import native_bytes
+from mlp_mixer.weights.checkpoint import StoredWeights, native_bytes
 from mlp_mixer.weights.dialects import DIALECTS
 
 EXAMPLES = int(os.environ.get("MLP_MIXER_FUZZ", "100"))
 CONFIG = MixerConfig(2, 1, 2, 4, 4, image_size=(4, 4), in_channels=1, num_classes=2, gelu="erf")
+USUAL = evaluation("paper", CONFIG.image_size, CONFIG.in_channels)
 fuzz = settings(
     max_examples=EXAMPLES,
     derandomize=True,
@@ -101,7 +103,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "npz": lambda: containers.to_bytes(".npz", tensors("google")),
     "compressed npz": compressed,
     "safetensors": lambda: containers.to_bytes(".safetensors", tensors("timm")),
-    "native": lambda: native_bytes(CONFIG, tensors("timm"), labels=["a", "b"]),
+    "native": lambda: native_bytes(StoredWeights(CONFIG, tensors("timm"), USUAL, ("a", "b"), {}, "native")),
     "pth": lambda: containers.to_bytes(".pth", tensors("mmpretrain"), wrap="state_dict"),
     "legacy pth": legacy,
     "h5": lambda: containers.to_bytes(".h5", tensors("keras")),

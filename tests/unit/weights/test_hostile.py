@@ -756,10 +756,10 @@ TREES: dict[str, tuple[Change, str]] = {
     "text": (replaced(["a", "b", "c", "d"]), f"missing {BIAS_PATH}"),
     "a structure": (replaced(np.zeros(4, "f4,f4")), f"missing {BIAS_PATH}"),
     "references": (replaced([None] * 4, dtype=h5py.ref_dtype), f"missing {BIAS_PATH}"),
-    "empty": (replaced(h5py.Empty("f4")), "damaged and cannot be read"),
+    "empty": (replaced(h5py.Empty("f4")), "holds object, expected numbers"),
     "no numbers": (replaced(np.zeros(0, np.float32)), f"stores {BIAS_PATH} without any number"),
     "integers": (replaced(np.zeros(4, np.int32)), f"stores {BIAS_PATH} as int32, expected fp32"),
-    "long doubles": (replaced(np.zeros(4, np.longdouble)), "damaged and cannot be read .*numpy.longdouble"),
+    "long doubles": (replaced(np.zeros(4, np.longdouble)), f"{BIAS_PATH}' holds float128, expected numbers"),
     "NaN": (replaced(np.full(4, np.nan)), f"NaN or infinite values in 1 of .* {BIAS_PATH}"),
     "a group": (lambda file: linked(file["layers"])(file), "nests deeper than any model does"),
     "a ResNet": (

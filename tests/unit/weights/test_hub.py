@@ -612,7 +612,7 @@ def test_a_private_repository(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None
         ("me/birds", None, "cannot upload to 'me/birds': no permission (Invalid username or password.); log in with"),
         ("me/birds", "hf_wrong", "cannot upload to 'me/birds': no permission (Invalid username"),
         ("you/birds", TOKEN, "cannot upload to 'you/birds': no permission (You don't have the rights"),
-        ("me/a/b", TOKEN, "cannot upload to 'me/a/b': .*no name of a repository; expected one such as 'owner/name'"),
+        ("me/a/b", TOKEN, "cannot upload to 'me/a/b': .*no name of a repository, such as 'owner/name'"),
         ("me/ü", TOKEN, "no name of a repository"),
         ("", TOKEN, "no name of a repository"),
         ("me/birds", f"{TOKEN}\n", "the token is empty or holds blanks"),
