@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models.mixer import MixerConfig
+from ..models.nd import cut_patches
 
 
 class Patches(nn.Module):
@@ -29,11 +30,8 @@ class Patches(nn.Module):
         if tuple(image.shape[1:]) != self.shape:
             expected = ", ".join(map(str, self.shape))
             raise UserError(f"this model takes inputs of shape (batch, {expected}), got {tuple(image.shape)}")
-        P, R = self.patch_size, self.time_patch_size
-        height, width = self.shape[-2:]
-        frames = math.prod(self.shape[1:-2]) // R
-        boxes = image.reshape(image.shape[0], self.shape[0], frames, R, height // P, P, width // P, P)
-        return boxes.permute(0, 4, 6, 2, 5, 7, 3, 1).flatten(4).flatten(1, 3)
+        patch = (self.patch_size, self.patch_size, self.time_patch_size)[: image.ndim - 2]
+        return cut_patches(image.movedim(2, -1) if image.ndim == 5 else image, patch).flatten(1, -2)
 
     def extra_repr(self) -> str:
         return f"{self.shape}, patch_size={self.patch_size}, time_patch_size={self.time_patch_size}"

@@ -10,7 +10,7 @@ import warnings
 import torch
 from torch import nn
 
-from ..models.mixer import MixerBlock, MlpMixer
+from ..models.mixer import MixerBlock, MixerConfig, MlpMixer
 from .tiles import MOST_TOKENS
 
 _MOST_CHANNELS = 8192  # LayerNorm holds whole rows in registers
@@ -32,6 +32,8 @@ def why_not(model: MlpMixer, device: torch.device | str | None = None) -> str | 
     if lacking:
         return lacking
     config = model.config
+    if not isinstance(config, MixerConfig):
+        return "its blocks are not those of a Mixer"
     if config.num_patches > MOST_TOKENS:
         return f"it has {config.num_patches} tokens, and the kernel holds at most {MOST_TOKENS}"
     if config.hidden_dim > _MOST_CHANNELS:

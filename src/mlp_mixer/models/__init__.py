@@ -7,14 +7,19 @@ from typing import Any
 
 from ..config import from_dict, to_dict
 from ..errors import unknown
+from .base import NetworkConfig
 from .cost import Cost, PartCost, cost
+from .families import ALL_VARIANTS, FAMILIES
 from .mixer import VARIANTS, MixerConfig, MlpMixer
 
 __all__ = [
+    "ALL_VARIANTS",
+    "FAMILIES",
     "VARIANTS",
     "Cost",
     "MixerConfig",
     "MlpMixer",
+    "NetworkConfig",
     "PartCost",
     "cost",
     "create_model",
@@ -24,8 +29,8 @@ __all__ = [
 
 
 def variants(pattern: str = "*") -> list[str]:
-    """Names of the architectures that match a shell pattern, in the order of the paper's Table 1."""
-    return [name for name in VARIANTS if fnmatch.fnmatchcase(name, pattern)]
+    """Names of the architectures that match a shell pattern: Mixers in the order of Table 1, then other families."""
+    return [name for name in ALL_VARIANTS if fnmatch.fnmatchcase(name, pattern)]
 
 
 def model_config(
@@ -35,14 +40,14 @@ def model_config(
     image_size: int | tuple[int, int] | None = None,
     in_channels: int = 3,
     **config_fields: Any,
-) -> MixerConfig:
+) -> NetworkConfig:
     """The configuration `create_model` would build; same arguments and errors."""
-    if name not in VARIANTS:
-        raise unknown("model", name, VARIANTS)
-    fields = to_dict(VARIANTS[name]) | {"num_classes": num_classes, "in_channels": in_channels} | config_fields
+    if name not in ALL_VARIANTS:
+        raise unknown("model", name, ALL_VARIANTS)
+    fields = to_dict(ALL_VARIANTS[name]) | {"num_classes": num_classes, "in_channels": in_channels} | config_fields
     if image_size is not None:
         fields["image_size"] = [image_size, image_size] if isinstance(image_size, int) else image_size
-    return from_dict(MixerConfig, fields)
+    return from_dict(type(ALL_VARIANTS[name]), fields)
 
 
 def create_model(
@@ -53,11 +58,11 @@ def create_model(
     in_channels: int = 3,
     **config_fields: Any,
 ) -> MlpMixer:
-    """A Mixer with fresh weights (paper initialisation, from torch's global generator), in training mode.
+    """A network with fresh weights (paper initialisation, from torch's global generator), in training mode.
 
-    name: a row of `VARIANTS`, such as "mixer_b16".
+    name: one of `variants()`, such as "mixer_b16" or "gmlp_s16".
     image_size: side, or (height, width), in pixels; the default is the variant's own (224 for those of the paper).
-    config_fields: any other field of `MixerConfig`: gelu, norm_eps, final_norm, dropout, drop_path, ...
+    config_fields: any other field of its configuration: gelu, norm_eps, final_norm, dropout, drop_path, ...
 
     The network takes float images (batch, in_channels, height, width) and gives logits (batch, num_classes).
     Raises `UserError` (a ValueError) for an unknown name or field, or an illegal value.

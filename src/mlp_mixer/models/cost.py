@@ -5,6 +5,7 @@
                    2 per LayerNorm element, the stem's bias adds and the mean pool. B/16: 12.61, L/16: 44.57.
 `gmacs_fvcore`     fvcore's count, which timm's tables print: pure MACs plus 5 per LayerNorm element. B/16: 12.62.
 None of them doubles: 1 MAC counts as 1. The paper's conventions agree with the first; twice it are FLOPs.
+Other families have no formulas: a pass on the meta device, where nothing is computed, is watched instead.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
 from ..errors import unknown
-from .mixer import VARIANTS, MixerConfig, MlpMixer
+from .base import NetworkConfig
+from .families import ALL_VARIANTS
+from .mixer import MixerConfig, MlpMixer
 
 
 @dataclass(frozen=True)
@@ -80,26 +87,18 @@ class Cost:
         return sum(part.norm_elements for part in self.parts)
 
 
-def cost(model: str | MixerConfig | MlpMixer, image_size: int | tuple[int, int] | None = None) -> Cost:
+def cost(model: str | NetworkConfig | MlpMixer, image_size: int | tuple[int, int] | None = None) -> Cost:
     """Count a variant by name, a configuration or a model, at its own or another image size (token widths kept).
 
     Raises `UserError` for an unknown name or an image size that the patch size does not divide.
     """
-    config = _config_of(model)
+    if isinstance(model, str) and model not in ALL_VARIANTS:
+        raise unknown("model", model, ALL_VARIANTS)
+    config = ALL_VARIANTS[model] if isinstance(model, str) else model.config if isinstance(model, MlpMixer) else model
     if image_size is not None:
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         config = dataclasses.replace(config, image_size=size)
-    return _count(config)
-
-
-def _config_of(model: str | MixerConfig | MlpMixer) -> MixerConfig:
-    if isinstance(model, MlpMixer):
-        return model.config
-    if isinstance(model, MixerConfig):
-        return model
-    if model not in VARIANTS:
-        raise unknown("model", model, VARIANTS)
-    return VARIANTS[model]
+    return _count(config) if isinstance(config, MixerConfig) else _watch(config)
 
 
 def _count(config: MixerConfig) -> Cost:
@@ -126,3 +125,27 @@ def _count(config: MixerConfig) -> Cost:
         PartCost("head", C * K + K if K else 0, C * K, C if K else 0),
     )
     return Cost(parts, conv_bias_adds=S * C, pooled_elements=S * C)
+
+
+def _watch(config: NetworkConfig) -> Cost:
+    norms: list[int] = []
+    kept: dict[int, Tensor] = {}  # by storage: views of one count once, and as the whole
+    with torch.device("meta"):
+        model, image = MlpMixer(config), torch.empty(1, config.in_channels, *config.image_size)
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.register_forward_hook(lambda _, __, out: norms.append(out.numel()))
+    keep = torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.setdefault(t.untyped_storage()._cdata, t), lambda t: t
+    )
+    with FlopCounterMode(display=False) as counter, keep:
+        tokens = model.forward_features(image)
+        model.forward_head(tokens)
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    activations = sum(t.untyped_storage().nbytes() // t.element_size() for key, t in kept.items() if key not in weights)
+    numbers = sum(parameter.numel() for parameter in model.parameters())
+    S, C, K = config.num_patches, config.hidden_dim, config.num_classes
+    head = PartCost("head", C * K + K, C * K, 0)
+    macs = counter.get_total_flops() // 2 - head.macs
+    body = PartCost("all but the head", numbers - head.params, macs, activations, sum(norms))
+    return Cost((body, head), conv_bias_adds=S * C, pooled_elements=tokens.numel())

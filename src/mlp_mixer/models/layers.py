@@ -39,14 +39,14 @@ class PatchEmbed(nn.Module):
 class Mlp(nn.Module):
     """Dense, GELU, dropout, Dense, dropout over the last axis."""
 
-    def __init__(self, dim: int, hidden_dim: int, *, gelu: Gelu, dropout: float) -> None:
+    def __init__(self, dim: int, hidden_dim: int, out_dim: int | None = None, *, gelu: Gelu, dropout: float) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc2 = nn.Linear(hidden_dim, out_dim or dim)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+    def forward(self, x: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch out"]:
         return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
 

@@ -7,86 +7,42 @@ K classes. A suffix names them where an axis changes its meaning: x_BSC, x_BCS.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import get_args
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
-from .layers import DropPath, DropPathRule, Gelu, Mlp, PatchEmbed, drop_path_rates, lecun_normal_
+from .base import Block, Branches, NetworkConfig
+from .layers import Mlp, PatchEmbed, drop_path_rates, lecun_normal_
 
 
 @dataclass(frozen=True)
-class MixerConfig:
-    """The whole architecture, as a checkpoint carries it. Widths are stated, never derived from ratios."""
+class MixerConfig(NetworkConfig):
+    """The whole architecture, as a checkpoint carries it: these fields after those of every family (base.py)."""
 
-    patch_size: int
-    num_blocks: int
-    hidden_dim: int
     tokens_mlp_dim: int
     channels_mlp_dim: int
-    image_size: tuple[int, int] = (224, 224)
-    in_channels: int = 3
-    num_classes: int = 1000  # 0: no head, the network answers with pooled features
-    gelu: Gelu = "tanh"  # "erf" in timm, mmpretrain and most ports
-    norm_eps: float = 1e-6
-    final_norm: bool = True  # lavish619 and the Keras example have none
-    dropout: float = 0.0
-    drop_path: float = 0.0  # stochastic depth
-    drop_path_rule: DropPathRule = "paper"
+    norm_eps: float = field(default=1e-6, kw_only=True)
+    final_norm: bool = field(default=True, kw_only=True)  # lavish619 and the Keras example have none
 
-    def __post_init__(self) -> None:
-        """Check every field; `UserError` names the field, what came and what is legal."""
-        for name in ("patch_size", "num_blocks", "hidden_dim", "tokens_mlp_dim", "channels_mlp_dim", "in_channels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_classes < 0:
-            raise UserError(f"num_classes must be 0 (no head) or more, got {self.num_classes}")
-        for name in ("dropout", "drop_path"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
-        if not 0 < self.norm_eps < 1:
-            raise UserError(f"norm_eps must be above 0 and below 1, got {self.norm_eps}")
-        for name, choices in (("gelu", get_args(Gelu)), ("drop_path_rule", get_args(DropPathRule))):
-            if getattr(self, name) not in choices:
-                raise UserError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        if not (isinstance(self.image_size, tuple) and len(self.image_size) == 2):
-            raise UserError(f"image_size must be (height, width), got {self.image_size!r}")
-        height, width = self.image_size
-        if height < 1 or width < 1 or height % self.patch_size or width % self.patch_size:
-            legal = "x".join(str(_nearest_multiple(side, self.patch_size)) for side in self.image_size)
-            raise UserError(
-                f"image size {height}x{width} is not divisible by the patch size {self.patch_size}; "
-                f"the nearest legal size is {legal}"
-            )
+    def block(self, i: int, drop_path: float) -> MixerBlock:
+        return MixerBlock(self, drop_path)
 
-    @property
-    def grid(self) -> tuple[int, int]:
-        """Rows and columns of patches."""
-        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
-
-    @property
-    def num_patches(self) -> int:
-        """S, the number of tokens."""
-        return self.grid[0] * self.grid[1]
+    def norm(self) -> nn.Module:
+        return nn.LayerNorm(self.hidden_dim, eps=self.norm_eps) if self.final_norm else nn.Identity()
 
 
-def _nearest_multiple(side: int, patch_size: int) -> int:
-    return max(1, round(side / patch_size)) * patch_size
-
-
-class MixerBlock(nn.Module):
+class MixerBlock(Block):
     """Mix across tokens, then across channels; each branch reads a normalised x and is added to it."""
 
     def __init__(self, config: MixerConfig, drop_path: float) -> None:
-        super().__init__()
+        super().__init__(config, drop_path)
         self.norm1 = nn.LayerNorm(config.hidden_dim, eps=config.norm_eps)
         self.mlp_tokens = Mlp(config.num_patches, config.tokens_mlp_dim, gelu=config.gelu, dropout=config.dropout)
         self.norm2 = nn.LayerNorm(config.hidden_dim, eps=config.norm_eps)
         self.mlp_channels = Mlp(config.hidden_dim, config.channels_mlp_dim, gelu=config.gelu, dropout=config.dropout)
-        self.drop_path = DropPath(drop_path, rescale=config.drop_path_rule == "timm")
 
     def mix_tokens(self, x_BSC: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
         """The token branch before its skip connection: each channel is mixed across positions."""
@@ -97,26 +53,25 @@ class MixerBlock(nn.Module):
         """The channel branch before its skip connection: each position is mixed across channels."""
         return self.mlp_channels(self.norm2(x_BSC))
 
-    def forward(
-        self, x_BSC: Float[Tensor, "B S C"], draws_B2: Float[Tensor, "B 2"] | None = None
-    ) -> Float[Tensor, "B S C"]:
-        """draws_B2: each sample's uniform numbers for stochastic depth, one for each branch."""
-        of_tokens, of_channels = (None, None) if draws_B2 is None else draws_B2.unbind(1)
-        x_BSC = x_BSC + self.drop_path(self.mix_tokens(x_BSC), of_tokens)
-        return x_BSC + self.drop_path(self.mix_channels(x_BSC), of_channels)
+    def branches(self) -> Branches:
+        """x = x + mix_tokens(x), then x = x + mix_channels(x)."""
+        return {"mlp_tokens": self.mix_tokens, "mlp_channels": self.mix_channels}
 
 
 class MlpMixer(nn.Module):
-    """Images (B, in_channels, H, W) -> logits (B, K), or pooled features (B, C) if there is no head."""
+    """Images (B, in_channels, H, W) -> logits (B, K), or pooled features (B, C) if there is no head.
 
-    def __init__(self, config: MixerConfig) -> None:
+    The configuration says of which family the blocks are: `MixerConfig` makes a Mixer.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.config = config
         self.grad_checkpointing = False
         rates = drop_path_rates(config.drop_path_rule, config.drop_path, config.num_blocks)
         self.stem = PatchEmbed(config.in_channels, config.hidden_dim, config.patch_size)
-        self.blocks = nn.ModuleList(MixerBlock(config, rate) for rate in rates)
-        self.norm = nn.LayerNorm(config.hidden_dim, eps=config.norm_eps) if config.final_norm else nn.Identity()
+        self.blocks = nn.ModuleList(config.block(i, rate) for i, rate in enumerate(rates))
+        self.norm = config.norm()
         self.head = _head(config)
         self.reset_parameters()
 
@@ -125,10 +80,12 @@ class MlpMixer(nn.Module):
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 lecun_normal_(module.weight)
-                assert module.bias is not None
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         if isinstance(self.head, nn.Linear):
             nn.init.zeros_(self.head.weight)
+        for block in self.blocks:
+            block.reset_parameters()  # type: ignore[operator]
 
     def forward_features(
         self, image: Float[Tensor, "B in_channels H W"], draws_BL2: Float[Tensor, "B L 2"] | None = None
@@ -160,18 +117,18 @@ class MlpMixer(nn.Module):
     def features(self, image: Float[Tensor, "B in_channels H W"]) -> dict[str, Tensor]:
         """Every intermediate by name, in order of computation.
 
-        `stem`; per block `blocks.i.mlp_tokens` and `blocks.i.mlp_channels` (the branches before their skip
-        connections) and `blocks.i`; `norm`, all (B, S, C); `pre_logits` (B, C); `logits` (B, K).
+        `stem`; per block its branches before their skip connections, `blocks.i.mlp_tokens` and `blocks.i.mlp_channels`
+        in a Mixer, and `blocks.i`; `norm`, all (B, S, C); `pre_logits` (B, C); `logits` (B, K).
         """
         self._check(image)
         out = {"stem": self.stem(image)}
         x_BSC = out["stem"]
         for i, block in enumerate(self.blocks):
-            assert isinstance(block, MixerBlock)
-            out[f"blocks.{i}.mlp_tokens"] = tokens = block.mix_tokens(x_BSC)
-            x_BSC = x_BSC + block.drop_path(tokens)
-            out[f"blocks.{i}.mlp_channels"] = channels = block.mix_channels(x_BSC)
-            out[f"blocks.{i}"] = x_BSC = x_BSC + block.drop_path(channels)
+            assert isinstance(block, Block)
+            for name, branch in block.branches().items():
+                out[f"blocks.{i}.{name}"] = branch(x_BSC)
+                x_BSC = block.add(x_BSC, out[f"blocks.{i}.{name}"])
+            out[f"blocks.{i}"] = x_BSC
         out["norm"] = self.norm(x_BSC)
         out["pre_logits"] = self.forward_head(out["norm"], pre_logits=True)
         out["logits"] = self.head(out["pre_logits"])
@@ -213,7 +170,7 @@ class MlpMixer(nn.Module):
             )
 
 
-def _head(config: MixerConfig) -> nn.Module:
+def _head(config: NetworkConfig) -> nn.Module:
     return nn.Linear(config.hidden_dim, config.num_classes) if config.num_classes else nn.Identity()
 
 

@@ -13,7 +13,7 @@ from ..data.image_set import ImageSet
 from ..data.source import public_name
 from ..errors import UserError
 from ..evaluate import Evaluation, judge
-from ..models import MlpMixer, cost
+from ..models import MixerConfig, MlpMixer, cost
 from ..train.journal import read_journal
 from ..weights import Checkpoint, load
 from .page import Report, Sample
@@ -100,7 +100,9 @@ def _sample(images: ImageSet, result: Evaluation, classes: tuple[str, ...], inde
 
 
 def _pictures(model: MlpMixer) -> tuple[tuple[str, str, np.ndarray], ...]:
-    """Fig. 5 of the paper for the first blocks."""
+    """Fig. 5 of the paper for the first blocks; nothing for other families."""
+    if not isinstance(model.config, MixerConfig):
+        return ()
     weights = [
         block.mlp_tokens.fc1.weight.detach().float().numpy()  # type: ignore[union-attr, operator]
         for block in list(model.blocks)[:_MOST_BLOCKS]

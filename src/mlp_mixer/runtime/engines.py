@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, unknown
-from ..models.mixer import MlpMixer
+from ..models.families import need_mixer
+from ..models.mixer import MixerConfig, MlpMixer
 from .onnx_graph import onnx_graph
 from .packed import can_pack, packed
 
@@ -54,6 +55,8 @@ def why_not(model: MlpMixer, name: str) -> str | None:
     """Why this engine cannot run the model, in words; None if it can. Packages are looked up, not imported."""
     if name == "torch":
         return None
+    if not isinstance(model.config, MixerConfig):
+        return "its graphs are those of Mixers, and this network is of another family"
     if missing := [package for package in (name, "onnx") if importlib.util.find_spec(package) is None]:
         return f"{missing[0]} is not installed (pip install {' '.join(missing)})"
     weight = model.stem.proj.weight
@@ -101,8 +104,12 @@ def _torch(model: MlpMixer) -> Run:
 
 ENGINES: dict[str, Callable[[MlpMixer], Run]] = {
     "torch": _torch,
-    "onnxruntime": lambda model: run_onnxruntime(onnx_graph(model.config, model.state_dict()).SerializeToString()),
-    "openvino": lambda model: run_openvino(onnx_graph(model.config, model.state_dict()).SerializeToString()),
+    "onnxruntime": lambda model: run_onnxruntime(
+        onnx_graph(need_mixer(model.config, "onnx_graph"), model.state_dict()).SerializeToString()
+    ),
+    "openvino": lambda model: run_openvino(
+        onnx_graph(need_mixer(model.config, "onnx_graph"), model.state_dict()).SerializeToString()
+    ),
 }
 
 
@@ -131,7 +138,7 @@ def int8(model: MlpMixer) -> Run:
     """Weights in int8 per output channel, activations quantised as they come: onnxruntime on the CPU, not exact."""
     from onnxruntime.quantization import QuantType, quant_utils, quantize_dynamic
 
-    graph = onnx_graph(model.config, model.state_dict(), token_mixing="transposed")
+    graph = onnx_graph(need_mixer(model.config, "onnx_graph"), model.state_dict(), token_mixing="transposed")
     quant_utils.add_pre_process_metadata(graph)  # else it asks for a pass that does nothing here
     info = Path("/proc/cpuinfo")
     saturates = not (info.is_file() and "vnni" in info.read_text())  # in sums of pairs, unless weights have 7 bits

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..devices import cpu_threads
-from ..models.mixer import MixerBlock, MlpMixer
+from ..models.families import need_mixer
+from ..models.mixer import MixerBlock, MixerConfig, MlpMixer
 
 _LEAST_WORK = 2**25  # multiply-accumulates of a channel MLP, below which Python's calls would cost more than is gained
 _LEAST_ROWS = 128  # tokens of an image, below which a batch is better off in the plain module, on each thread's share
@@ -27,6 +28,8 @@ _LEAST_ROWS = 128  # tokens of an image, below which a batch is better off in th
 def can_pack(model: MlpMixer) -> bool:
     """Whether `packed(model)` can be and pays: fp32 on the CPU, a torch built with MKL, and a network not too small."""
     weight, config = model.stem.proj.weight, model.config
+    if not isinstance(config, MixerConfig):
+        return False
     large = 2 * config.num_patches * config.hidden_dim * config.channels_mlp_dim >= _LEAST_WORK
     suits = weight.device.type == "cpu" and weight.dtype == torch.float32
     return large and suits and hasattr(torch.ops.mkl, "_mkl_linear")
@@ -38,7 +41,7 @@ def packed(model: MlpMixer) -> Callable[[Tensor], Tensor]:
     Weights that change later are not seen. Packed copies need as much memory again as the channel MLPs, once for
     batches and once for single images.
     """
-    config = model.config
+    config = need_mixer(model.config, "packed")
     S, C, P, (height, width) = config.num_patches, config.hidden_dim, config.patch_size, config.grid
     blocks = [cast(MixerBlock, block) for block in model.blocks]
     stem, stem_bias = _parts(model.stem.proj)

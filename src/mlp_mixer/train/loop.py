@@ -35,7 +35,7 @@ from .optim import Ema, build_optimizer
 from .parallel import same_everywhere, shard, wrap
 from .prepare import Run, prepare
 from .resume import find_state, made_with, start_row
-from .state import RunState, StateSaver, forget_states, newest_state, restore
+from .state import RunState, StateSaver, forget_states, newest_state, prune_states, restore
 from .step import Stepper
 from .stop import Interrupted, StopRequest
 
@@ -128,6 +128,8 @@ class _Loop:
         finally:
             self.saver.wait()
         wait_for_all()
+        if is_main():  # the last parts of the other processes may have come after the last pruning
+            prune_states(self.out)
         assert self.best is not None
         return self.best
 

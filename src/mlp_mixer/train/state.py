@@ -116,9 +116,7 @@ class StateSaver:
         try:
             write_bytes(path, safetensors.torch.save(tensors, {_KEY: described}))
             if is_main():
-                for old in _states(self.out)[_KEEP:]:
-                    for file in old:
-                        file.unlink(missing_ok=True)
+                prune_states(self.out)
         except BaseException as error:  # a thread has nobody to raise it to
             self._error = error
 
@@ -177,6 +175,13 @@ def forget_states(out: Path, *, after: int = -1) -> None:
     for path in (out / "state").glob("step-*.safetensors"):
         if (match := _NAME.fullmatch(path.name)) and int(match[1]) > after:
             path.unlink(missing_ok=True)
+
+
+def prune_states(out: Path) -> None:
+    """Keep the newest states that are whole; of a state whose parts are still being written, nothing is removed."""
+    for old in _states(out)[_KEEP:]:
+        for file in old:
+            file.unlink(missing_ok=True)
 
 
 def _states(out: Path) -> list[tuple[Path, ...]]:

@@ -6,6 +6,8 @@ equal bytes):
 
     {"format_version": 1, "config": {...}, "preprocess": {...}, "labels": [...], "provenance": {...}}
 
+`config` names the network's `family`, unless it is a Mixer.
+
 Version 1 is what this file writes; a change of meaning raises the number, and every older number stays readable.
 """
 
@@ -28,7 +30,9 @@ from ..errors import UserError
 from ..files import PathLike, write_bytes
 from ..images.lineages import evaluation
 from ..images.preprocess import Preprocess
-from ..models.mixer import MixerConfig, MlpMixer
+from ..models.base import NetworkConfig
+from ..models.families import config_from_dict, config_to_dict
+from ..models.mixer import MlpMixer
 
 FORMAT_VERSION = 1
 KEY = "mlp_mixer"
@@ -48,7 +52,7 @@ class Checkpoint:
 class StoredWeights:
     """A checkpoint before a network is built: our tensor names, the dtype and the lineage it was stored in."""
 
-    config: MixerConfig
+    config: NetworkConfig
     tensors: dict[str, Tensor]
     preprocess: Preprocess
     labels: tuple[str, ...] | None
@@ -81,15 +85,16 @@ class StoredWeights:
 class _Header:
     """What the metadata of version 1 holds."""
 
-    config: MixerConfig
+    config: dict[str, Any]
     preprocess: Preprocess
     labels: tuple[str, ...] | None
     provenance: dict[str, Any]
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.labels is not None and len(self.labels) != self.config.num_classes:
-            raise UserError(f"{len(self.labels)} labels for {self.config.num_classes} classes: expected one each")
+        classes = self.config.get("num_classes", 1000)
+        if self.labels is not None and len(self.labels) != classes:
+            raise UserError(f"{len(self.labels)} labels for {classes} classes: expected one each")
 
 
 def save(
@@ -117,7 +122,7 @@ def native_bytes(stored: StoredWeights) -> bytes:
 
 def description(stored: StoredWeights) -> dict[str, Any]:
     """The JSON beside the tensors; `UserError` if the labels do not fit."""
-    return to_dict(_Header(stored.config, stored.preprocess, stored.labels, stored.provenance))
+    return to_dict(_Header(config_to_dict(stored.config), stored.preprocess, stored.labels, stored.provenance))
 
 
 def read_native(described: Mapping[str, Any], tensors: dict[str, Tensor], source: str) -> StoredWeights:
@@ -130,10 +135,11 @@ def read_native(described: Mapping[str, Any], tensors: dict[str, Tensor], source
         )
     try:
         header = from_dict(_Header, described)
-        if header.config.num_blocks > len(tensors):
-            raise UserError(f"{header.config.num_blocks} blocks in {len(tensors)} tensors")
+        config = config_from_dict(header.config)
+        if config.num_blocks > len(tensors):
+            raise UserError(f"{config.num_blocks} blocks in {len(tensors)} tensors")
         with torch.device("meta"):
-            expected = {name: tuple(tensor.shape) for name, tensor in MlpMixer(header.config).state_dict().items()}
+            expected = {name: tuple(tensor.shape) for name, tensor in MlpMixer(config).state_dict().items()}
     except (UserError, RuntimeError, OverflowError, TypeError) as error:  # torch's, for sizes that no memory has
         raise UserError(f"{source} has a broken description: {' '.join(str(error).split())[:300]}") from error
     problems = [f"missing {name}" for name in expected if name not in tensors]
@@ -146,7 +152,7 @@ def read_native(described: Mapping[str, Any], tensors: dict[str, Tensor], source
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise UserError(f"{source} does not fit its architecture: {shown}")
-    return StoredWeights(header.config, tensors, header.preprocess, header.labels, header.provenance, "native")
+    return StoredWeights(config, tensors, header.preprocess, header.labels, header.provenance, "native")
 
 
 @contextlib.contextmanager

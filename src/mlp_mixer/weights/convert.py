@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..errors import UserError, unknown
 from ..files import PathLike, write_bytes
+from ..models.families import need_mixer
 from . import containers, translate
 from .checkpoint import StoredWeights, native_bytes
 from .dialects import DIALECTS, MMPRETRAIN, Dialect
@@ -53,7 +54,11 @@ def convert(
     if to == "native":
         write_bytes(target, native_bytes(stored))
         return Conversion(target, stored.dialect, ())
-    reasons = timm_obstacles(stored) if to == "huggingface" else translate.obstacles(stored.config, DIALECTS[to])
+    reasons = (
+        timm_obstacles(stored)
+        if to == "huggingface"
+        else translate.obstacles(need_mixer(stored.config, to), DIALECTS[to])
+    )
     if reasons and not force:
         raise UserError(
             f"as {to} these weights would not give the same results: {'; '.join(reasons)}; "
@@ -79,7 +84,7 @@ def check_place(target: Path, to: str, source: Path, overwrite: bool) -> None:
 
 
 def _bytes(target: Path, stored: StoredWeights, lineage: Dialect) -> bytes:
-    tensors = translate.to_theirs(stored.config, stored.tensors, lineage)
+    tensors = translate.to_theirs(need_mixer(stored.config, lineage.name), stored.tensors, lineage)
     if lineage is not MMPRETRAIN:
         return containers.to_bytes(target.suffix.lower(), tensors)
     meta = {"dataset_meta": {"classes": list(stored.labels)}} if stored.labels else {}

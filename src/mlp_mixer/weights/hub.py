@@ -17,6 +17,7 @@ from .._version import __version__
 from ..errors import UserError
 from ..files import PathLike, make_folder, write_bytes, write_json, write_text
 from ..images.preprocess import Preprocess
+from ..models.families import need_mixer
 from ..web import offline
 from . import translate
 from .card import model_card
@@ -71,8 +72,9 @@ def push_to_hub(
 
 def timm_obstacles(stored: StoredWeights) -> list[str]:
     """Why timm (and transformers through it) would not build this network and compute the same; empty if it does."""
-    reasons = translate.obstacles(stored.config, TIMM)
-    if entry_point(stored.config) is None and stored.config.final_norm:
+    config = need_mixer(stored.config, "a folder for Hugging Face")
+    reasons = translate.obstacles(config, TIMM)
+    if entry_point(config) is None and config.final_norm:
         size = f"patches of {stored.config.patch_size}, {stored.config.num_blocks} blocks of {stored.config.hidden_dim}"
         reasons.append(f"timm has no entry point for {size}")
     return reasons

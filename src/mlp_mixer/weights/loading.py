@@ -14,6 +14,7 @@ from ..errors import UserError, near_misses
 from ..files import PathLike, cache_folder
 from ..images.lineages import evaluation
 from ..images.preprocess import Preprocess
+from ..models.families import ALL_VARIANTS
 from ..models.mixer import VARIANTS, MixerConfig
 from ..web import fetch, file_name
 from . import catalog, containers, folder, translate
@@ -80,7 +81,7 @@ def find_file(path_or_name: PathLike) -> tuple[Path, _Record]:
     if name.startswith(("http://", "https://")):
         slug = hashlib.sha256(name.encode()).hexdigest()[:16]
         return fetch(name, cache_folder("weights", "url", slug, file_name(name)), bar=True), None
-    if name in VARIANTS:
+    if name in ALL_VARIANTS:
         raise UserError(f"{name!r} is an architecture without weights of its own; train it, or give a checkpoint")
     close = near_misses(name, catalog.list_models(weights=True))
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "see `mlp-mixer models --weights`"

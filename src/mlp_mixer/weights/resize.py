@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 from ..files import PathLike, write_bytes
+from ..models.base import NetworkConfig
+from ..models.families import need_mixer
 from ..models.mixer import MixerConfig, MlpMixer
 from ..models.resolution import Method, resized
 from .checkpoint import Checkpoint, native_bytes
@@ -41,7 +43,9 @@ def resize(
         preprocess = replace(old.preprocess, image_size=model.config.image_size)
         provenance = _provenance(old.provenance, old.model.config, method)
         return replace(old, model=model, preprocess=preprocess, provenance=provenance)
-    config, tensors = resized(old.config, old.state_dict(), image_size, method=method, patch_size=patch_size)
+    config, tensors = resized(
+        need_mixer(old.config, "resize"), old.state_dict(), image_size, method=method, patch_size=patch_size
+    )
     with torch.device("meta"):
         model = MlpMixer(config)
     model.load_state_dict(tensors, assign=True)
@@ -64,7 +68,9 @@ def resize_file(
     """
     check_place(Path(out), "native", Path(source), overwrite)
     stored = read_weights(source)
-    config, tensors = resized(stored.config, stored.tensors, image_size, method=method, patch_size=patch_size)
+    config, tensors = resized(
+        need_mixer(stored.config, "resize"), stored.tensors, image_size, method=method, patch_size=patch_size
+    )
     preprocess = replace(stored.preprocess, image_size=config.image_size)
     provenance = _provenance(stored.provenance, stored.config, method)
     stored = replace(stored, config=config, tensors=tensors, preprocess=preprocess, provenance=provenance)
@@ -72,7 +78,7 @@ def resize_file(
     return config
 
 
-def _provenance(before: Mapping[str, Any], config: MixerConfig, method: Method) -> dict[str, Any]:
+def _provenance(before: Mapping[str, Any], config: NetworkConfig, method: Method) -> dict[str, Any]:
     """The origin, and what was resized; after several times the last one, with those before inside."""
     step = {"image_size": list(config.image_size), "patch_size": config.patch_size, "method": method}
     return {**before, "resized": step | ({"earlier": before["resized"]} if "resized" in before else {})}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..models.base import NetworkConfig
 from ..models.mixer import VARIANTS, MixerConfig
 
 # A timm entry point fixes patch size, blocks and width; all of them have these ratios and three channels.
@@ -26,15 +27,20 @@ class EntryPoint:
     needs_register: bool  # timm has no such name until `mlp_mixer.compat.timm_models.register()`
 
 
-def entry_point(config: MixerConfig) -> EntryPoint | None:
+def entry_point(config: NetworkConfig) -> EntryPoint | None:
     """How timm builds exactly this network, or None if no entry point has its patch size, blocks and width.
 
-    None too without the final norm, which timm always has. GELU and epsilon (erf and 1e-6 in timm, and no argument
-    can change them) are for the caller to compare; dropout and stochastic depth are left to who trains.
+    None too for other families, and without the final norm, which timm always has. GELU and epsilon (erf and 1e-6 in
+    timm, and no argument can change them) are for the caller to compare; dropout and stochastic depth are left to who
+    trains.
     """
     size = (config.patch_size, config.num_blocks, config.hidden_dim)
     for name, row in ENTRY_POINTS.items():
-        if config.final_norm and size == (row.patch_size, row.num_blocks, row.hidden_dim):
+        if (
+            isinstance(config, MixerConfig)
+            and config.final_norm
+            and size == (row.patch_size, row.num_blocks, row.hidden_dim)
+        ):
             return EntryPoint(name, _model_args(config, row.image_size), needs_register=name not in TIMMS_OWN)
     return None
 
