@@ -149,7 +149,7 @@ def compare_loop() -> None:
     small = ["train.device=cpu", "train.threads=1", "train.log_every_steps=50", "train.eval_every_epochs=1000"]
     for title, recipe, source, more in (
         ("digits, pico2, batch 64", "digits", None, []),
-        ("32 x 32, nano4, batch 128", "cifar10", photos(2000, 32), ["train.batch_size=128", "data.workers=1"]),
+        ("32 x 32, nano4, batch 32", "cifar10", photos(2000, 32), ["train.batch_size=32", "data.workers=1"]),
     ):
         config = override(get_recipe(recipe), [*small, "train.steps=200", *more])
         loops, bares = [], []
