@@ -113,11 +113,13 @@ def kill_after_a_state(out: Path, *settings: str) -> None:
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
     )
     while steps_saved(out) == before and process.poll() is None:
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    # torchrun's workers lead sessions of their own: they would go on without it
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout
+    for pid in (process.pid, *map(int, workers.split())):
+        os.kill(pid, signal.SIGKILL)
     process.wait()
 
 

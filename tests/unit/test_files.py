@@ -11,6 +11,7 @@ import pytest
 
 from mlp_mixer import files
 from mlp_mixer.errors import UserError
+from mlp_mixer.files import claimed
 
 posix = pytest.mark.skipif(os.name != "posix", reason="umask and resource limits are POSIX")
 
@@ -229,3 +230,21 @@ def test_a_killed_writers_leftover_is_recognised(tmp_path):
     temporary.write_bytes(b"left behind")
     files.sweep(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["long name" * 10]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no record locks")
+def test_a_folder_is_claimed_by_one_process_and_free_when_that_is_killed(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; from mlp_mixer.files import claimed\n"
+        "with claimed(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    assert other.stdout is not None
+    with other:
+        other.stdout.readline()
+        with pytest.raises(UserError, match="another process is at work in .*wait for it"), claimed(tmp_path):
+            pass
+        other.kill()
+    with claimed(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())

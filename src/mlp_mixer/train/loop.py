@@ -6,6 +6,7 @@ ends with the same bytes as one that was not (same machine, threads, processes a
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +25,7 @@ from ..devices import cpu_threads
 from ..distributed import any_of_us, is_main, joined, restarts, wait_for_all
 from ..errors import UserError
 from ..evaluate import evaluate
-from ..files import make_folder, sweep, write_json
+from ..files import claimed, make_folder, sweep, write_json
 from ..models import MlpMixer
 from ..weights import save
 from .config import TrainConfig
@@ -67,7 +68,7 @@ def train(
     Returns the evaluation row of the best checkpoint. Raises `UserError` for what a user can mend, and `Interrupted`
     after a SIGINT or SIGTERM, when the state is saved.
     """
-    with joined():
+    with joined(), contextlib.ExitStack() as stack:
         resume = resume or restarts() > 0
         same_everywhere((out / "config.json").exists(), "whether --out holds a run")
         if not resume and not overwrite and (out / "config.json").exists():
@@ -76,7 +77,8 @@ def train(
         run = replace(run, notes=(*notes, *run.notes))
         report = report if is_main() else lambda row: None
         if is_main():
-            sweep(make_folder(out))
+            stack.enter_context(claimed(make_folder(out)))
+            sweep(out)
             sweep(out / "state")
         wait_for_all()
         if find_batch_size:
