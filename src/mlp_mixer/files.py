@@ -82,8 +82,10 @@ def claimed(folder: PathLike) -> Iterator[None]:
             raise UserError(f"another process is at work in {str(folder)!r}: wait for it, or stop it first") from error
         except OSError:  # a file system without locks
             pass
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def sweep(folder: PathLike) -> None:
