@@ -23,7 +23,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # each is torch's for some absent device
         reason = str(error).splitlines()[0]
         raise UserError(f"cannot use the device {name!r} ({reason}); use cpu or auto") from error
     return device

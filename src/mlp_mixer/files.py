@@ -75,7 +75,11 @@ def claimed(folder: PathLike) -> Iterator[None]:
         yield
         return
     path = Path(folder) / ".claimed"
-    with path.open("a") as file:
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise _refused("write", path, error) from error
+    with file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:

@@ -248,3 +248,8 @@ def test_a_folder_is_claimed_by_one_process_and_free_when_that_is_killed(tmp_pat
     with claimed(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_claimed_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write"), claimed(tmp_path / "absent"):
+        pass
