@@ -195,8 +195,7 @@ def _summary(series: Sequence[Series], text: Format) -> str:
             parts.append(part + (f" ({lost:,} not finite)" if lost else ""))
         elif lost:
             parts.append(f"{line.name}: no finite value among {lost:,}")
-    sentence = "; ".join(parts) + "."
-    return sentence[0].upper() + sentence[1:]
+    return "; ".join(parts) + "."  # names stay as they are: one may be that of a run's folder
 
 
 def _height(point: Point) -> float:

@@ -156,14 +156,14 @@ def test_chart_places_points_on_its_axes() -> None:
     assert chart.x_ticks[-1] == (346, "100")
     assert line.note is not None
     assert (line.note.x, line.note.y, line.note.text, line.note.anchor) == (346, 196, "0", "end")
-    assert chart.summary == "Training: 2 to 0."
+    assert chart.summary == "training: 2 to 0."
 
 
 def test_chart_breaks_at_nan_and_says_so() -> None:
     chart = line_chart("Loss", [Series("training", [(1, 2), (2, 1), (3, NAN), (4, math.inf), (5, 1)])])
     assert chart.lines[0].path.count("M") == 2
     assert "inf" not in chart.lines[0].path
-    assert chart.summary == "Training: 2 to 1 (2 not finite)."
+    assert chart.summary == "training: 2 to 1 (2 not finite)."
 
 
 def test_chart_of_one_point_of_none_and_of_nan_only() -> None:
@@ -172,11 +172,11 @@ def test_chart_of_one_point_of_none_and_of_nan_only() -> None:
     )
     assert one.lines[0].dots
     assert one.y_ticks[-1][1] == "100%"
-    assert one.summary == "Val: 100%, highest 100% at step 7."
+    assert one.summary == "val: 100%, highest 100% at step 7."
     for nothing in ([], [Series("val", [])], [Series("val", [(1, NAN)])]):
         assert line_chart("Top-1", nothing).lines == ()
     mixed = line_chart("Loss", [Series("training", [(1, NAN)]), Series("val", [(1, 3)])])
-    assert mixed.summary == "Training: no finite value among 1; val: 3."
+    assert mixed.summary == "training: no finite value among 1; val: 3."
 
 
 def test_accuracies_beyond_the_limits_are_still_drawn() -> None:
@@ -271,9 +271,9 @@ def test_any_journal_gives_a_page(journal: tuple[dict[str, Any], ...]) -> None:
 
 def test_a_resumed_run_counts_its_last_rows() -> None:
     journal = (train_row(10, 9.0), train_row(20, 9.0), train_row(20, 1.0), train_row(30, 0.5))
-    assert "Training: 9 to 0.5." in render(dataclasses.replace(EMPTY, journal=journal))
+    assert "training: 9 to 0.5." in render(dataclasses.replace(EMPTY, journal=journal))
     journal = (train_row(10, 4.0), train_row(20, 9.0), train_row(20, 1.0))
-    assert "Training: 4 to 1." in render(dataclasses.replace(EMPTY, journal=journal))
+    assert "training: 4 to 1." in render(dataclasses.replace(EMPTY, journal=journal))
 
 
 def test_many_classes_become_a_list_of_pairs() -> None:
