@@ -208,7 +208,7 @@ def _floats(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def _augmented(images: Tensor, draw: torch.Generator, recipe: Recipe, mirrored: bool) -> Tensor:
-    """Each image shifted by its own whole number of pixels, zero (the mean) where it ends, and mirrored half of the time."""
+    """Each image shifted by its own whole number of pixels, zero (the mean) beyond, and mirrored half of the time."""
     B, _, H, W = images.shape
     reach = round(recipe.shift * H)
     down, right = torch.randint(0, 2 * reach + 1, (2, B, 1), generator=draw)

@@ -1,12 +1,13 @@
-"""A Mixer as an ONNX graph, written straight from its configuration and tensors: nine kinds of node, no tracing.
+"""A Mixer as an ONNX graph, written straight from its configuration and tensors: few kinds of node, no tracing.
 
-Axes as in `models.mixer`. Every operator is of the standard's own domain in version 20, where Gelu came (onnxruntime
-1.17, openvino 2024); the batch is free.
+Axes as in `models.mixer`. Every operator is of the standard's own domain, by default in version 20, where Gelu came
+(onnxruntime 1.17, openvino 2024); LayerNormalization came in 17, and is written out before. The batch is free.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,16 +18,25 @@ from ..models.mixer import MixerConfig
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-OPSET, IR_VERSION = 20, 9
+OPSETS = range(13, 21)
 TokenForm = Literal["left", "transposed"]
 
 
-def onnx_graph(config: MixerConfig, tensors: Mapping[str, Tensor], *, token_mixing: TokenForm = "left") -> ModelProto:
+def onnx_graph(
+    config: MixerConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    token_mixing: TokenForm = "left",
+    opset: int = OPSETS[-1],
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+) -> ModelProto:
     """The network in evaluation mode: `image` (B, in_channels, H, W) -> `logits` (B, K), or `pre_logits` (B, C).
 
     tensors: the state dict of the model; stored as float32.
     token_mixing: "left" is W1 @ x, which moves no memory; "transposed" is x^T @ W1^T, with the weights as right
-        factors, which is all that dynamic quantisation takes.
+        factors, which is all that quantisation takes.
+    opset: the version of the standard, of `OPSETS`.
+    normalize: mean and std per channel of values in [0, 1]: then `image` is uint8 (B, H, W, in_channels) in 0-255.
     Needs the package `onnx`. A message holds at most 2 GiB, which H/14 does not fill.
     """
     from onnx import TensorProto, helper, numpy_helper
@@ -41,7 +51,7 @@ def onnx_graph(config: MixerConfig, tensors: Mapping[str, Tensor], *, token_mixi
         return name
 
     def constant(name: str, value: np.ndarray[Any, Any] | list[int]) -> str:
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        constants.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
     def array(name: str) -> np.ndarray[Any, Any]:
@@ -50,8 +60,37 @@ def onnx_graph(config: MixerConfig, tensors: Mapping[str, Tensor], *, token_mixi
     def parts(name: str) -> tuple[str, str]:
         return constant(f"{name}.weight", array(f"{name}.weight")), constant(f"{name}.bias", array(f"{name}.bias"))
 
+    def number(name: str, value: float) -> str:
+        return constant(name, np.array(value, np.float32))
+
+    def mean(name: str, x: str, axis: int, keepdims: int) -> str:
+        if opset < 18:
+            return op(name, "ReduceMean", x, axes=[axis], keepdims=keepdims)
+        return op(name, "ReduceMean", x, constant(f"{name}.axes", [axis]), keepdims=keepdims)
+
     def norm(x: str, name: str) -> str:
-        return op(name, "LayerNormalization", x, *parts(name), axis=-1, epsilon=config.norm_eps)
+        if opset >= 17:
+            return op(name, "LayerNormalization", x, *parts(name), axis=-1, epsilon=config.norm_eps)
+        weight, bias = parts(name)
+        centred = op(f"{name}.centred", "Sub", x, mean(f"{name}.mean", x, -1, 1))
+        square = op(f"{name}.square", "Pow", centred, number(f"{name}.two", 2))
+        above = op(f"{name}.above", "Add", mean(f"{name}.var", square, -1, 1), number(f"{name}.eps", config.norm_eps))
+        scaled = op(f"{name}.scaled", "Div", centred, op(f"{name}.std", "Sqrt", above))
+        return op(name, "Add", op(f"{name}.product", "Mul", scaled, weight), bias)
+
+    def activation(x: str, name: str) -> str:
+        if opset >= 20:
+            return op(name, "Gelu", x, approximate=gelu)
+        if config.gelu == "erf":
+            bent = op(f"{name}.erf", "Erf", op(f"{name}.in", "Div", x, number(f"{name}.root", math.sqrt(2))))
+        else:
+            cube = op(f"{name}.cube", "Pow", x, number(f"{name}.three", 3))
+            small = op(f"{name}.small", "Mul", cube, number(f"{name}.part", 0.044715))
+            sum_ = op(f"{name}.sum", "Add", x, small)
+            scaled = op(f"{name}.in", "Mul", sum_, number(f"{name}.root", math.sqrt(2 / math.pi)))
+            bent = op(f"{name}.tanh", "Tanh", scaled)
+        gate = op(f"{name}.gate", "Add", bent, number(f"{name}.one", 1))
+        return op(name, "Mul", op(f"{name}.half", "Mul", x, number(f"{name}.factor", 0.5)), gate)
 
     def linear(x: str, name: str, left: bool) -> str:
         weight, bias = array(f"{name}.weight"), array(f"{name}.bias")
@@ -60,7 +99,7 @@ def onnx_graph(config: MixerConfig, tensors: Mapping[str, Tensor], *, token_mixi
         return op(name, "Add", product, constant(f"{name}.bias", bias[:, None] if left else bias))
 
     def mlp(x: str, name: str, left: bool = False) -> str:
-        hidden = op(f"{name}.act", "Gelu", linear(x, f"{name}.fc1", left), approximate=gelu)
+        hidden = activation(linear(x, f"{name}.fc1", left), f"{name}.act")
         return linear(hidden, f"{name}.fc2", left)
 
     def mix_tokens(x: str, name: str) -> str:
@@ -69,18 +108,25 @@ def onnx_graph(config: MixerConfig, tensors: Mapping[str, Tensor], *, token_mixi
         x_BCS = op(f"{name}.in", "Transpose", x, perm=[0, 2, 1])
         return op(f"{name}.out", "Transpose", mlp(x_BCS, name), perm=[0, 2, 1])
 
-    side = [config.patch_size] * 2
-    x = op("stem.proj", "Conv", "image", *parts("stem.proj"), kernel_shape=side, strides=side)
+    side, x = [config.patch_size] * 2, "image"
+    given_type, given_size = TensorProto.FLOAT, (config.in_channels, *config.image_size)
+    if normalize is not None:
+        given_type, given_size = TensorProto.UINT8, (*config.image_size, config.in_channels)
+        x = op("image.unit", "Div", op("image.float", "Cast", x, to=TensorProto.FLOAT), number("image.white", 255))
+        for kind, values in zip(("Sub", "Div"), normalize, strict=True):
+            x = op(f"image.{kind}", kind, x, constant(f"image.{kind}.by", np.array(values, np.float32)))
+        x = op("image.first", "Transpose", x, perm=[0, 3, 1, 2])
+    x = op("stem.proj", "Conv", x, *parts("stem.proj"), kernel_shape=side, strides=side)
     x = op("stem.flat", "Reshape", x, constant("stem.shape", [0, config.hidden_dim, config.num_patches]))  # 0: batch
     x = op("stem", "Transpose", x, perm=[0, 2, 1])
     for i in range(config.num_blocks):
         block = f"blocks.{i}"
         x = op(f"{block}.tokens", "Add", x, mix_tokens(norm(x, f"{block}.norm1"), f"{block}.mlp_tokens"))
         x = op(block, "Add", x, mlp(norm(x, f"{block}.norm2"), f"{block}.mlp_channels"))
-    x = op("pre_logits", "ReduceMean", norm(x, "norm") if config.final_norm else x, constant("axes", [1]), keepdims=0)
+    x = mean("pre_logits", norm(x, "norm") if config.final_norm else x, 1, 0)
     if config.num_classes:
         x = op("logits", "Gemm", x, *parts("head"), transB=1)
-    shapes = (("image", config.in_channels, *config.image_size), (x, config.num_classes or config.hidden_dim))
-    given, got = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["B", *size]) for n, *size in shapes)
-    graph = helper.make_graph(nodes, "mlp_mixer", [given], [got], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    given = helper.make_tensor_value_info("image", given_type, ["B", *given_size])
+    got = helper.make_tensor_value_info(x, TensorProto.FLOAT, ["B", config.num_classes or config.hidden_dim])
+    graph, standard = helper.make_graph(nodes, "mlp_mixer", [given], [got], constants), [helper.make_opsetid("", opset)]
+    return helper.make_model(graph, opset_imports=standard, ir_version=helper.find_min_ir_version_for(standard))

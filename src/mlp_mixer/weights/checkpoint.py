@@ -136,23 +136,28 @@ def read_native(described: Mapping[str, Any], tensors: dict[str, Tensor], source
     try:
         header = from_dict(_Header, described)
         config = config_from_dict(header.config)
-        if config.num_blocks > len(tensors):
-            raise UserError(f"{config.num_blocks} blocks in {len(tensors)} tensors")
-        with torch.device("meta"):
-            expected = {name: tuple(tensor.shape) for name, tensor in MlpMixer(config).state_dict().items()}
+        problems = misfits(config, tensors)
     except (UserError, RuntimeError, OverflowError, TypeError) as error:  # torch's, for sizes that no memory has
         raise UserError(f"{source} has a broken description: {' '.join(str(error).split())[:300]}") from error
-    problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in expected]
-    problems += [
-        f"{name} is {tuple(tensor.shape)}, expected {expected[name]}"
-        for name, tensor in tensors.items()
-        if name in expected and tuple(tensor.shape) != expected[name]
-    ]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise UserError(f"{source} does not fit its architecture: {shown}")
     return StoredWeights(config, tensors, header.preprocess, header.labels, header.provenance, "native")
+
+
+def misfits(config: NetworkConfig, tensors: Mapping[str, Tensor]) -> list[str]:
+    """Which tensors that network lacks or does not have in that shape, in words; `UserError` for too many blocks."""
+    if config.num_blocks > len(tensors):
+        raise UserError(f"{config.num_blocks} blocks in {len(tensors)} tensors")
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in MlpMixer(config).state_dict().items()}
+    problems = [f"missing {name}" for name in expected if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in expected]
+    return problems + [
+        f"{name} is {tuple(tensor.shape)}, expected {expected[name]}"
+        for name, tensor in tensors.items()
+        if name in expected and tuple(tensor.shape) != expected[name]
+    ]
 
 
 @contextlib.contextmanager

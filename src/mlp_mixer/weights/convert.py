@@ -8,7 +8,8 @@ from pathlib import Path
 from ..errors import UserError, unknown
 from ..files import PathLike, write_bytes
 from ..models.families import need_mixer
-from . import containers, translate
+from ..models.mixer import MixerConfig
+from . import containers, timm_families, translate
 from .checkpoint import StoredWeights, native_bytes
 from .dialects import DIALECTS, MMPRETRAIN, Dialect
 from .hub import timm_obstacles, write_folder
@@ -54,11 +55,7 @@ def convert(
     if to == "native":
         write_bytes(target, native_bytes(stored))
         return Conversion(target, stored.dialect, ())
-    reasons = (
-        timm_obstacles(stored)
-        if to == "huggingface"
-        else translate.obstacles(need_mixer(stored.config, to), DIALECTS[to])
-    )
+    reasons = _obstacles(stored, to)
     if reasons and not force:
         raise UserError(
             f"as {to} these weights would not give the same results: {'; '.join(reasons)}; "
@@ -83,8 +80,17 @@ def check_place(target: Path, to: str, source: Path, overwrite: bool) -> None:
         raise UserError(f"{str(target)!r} exists; choose another name, or use --overwrite to replace it")
 
 
+def _obstacles(stored: StoredWeights, to: str) -> list[str]:
+    if to == "huggingface":
+        return timm_obstacles(stored)
+    reasons = timm_families.obstacles(stored.config) if to == "timm" else None
+    return translate.obstacles(need_mixer(stored.config, to), DIALECTS[to]) if reasons is None else reasons
+
+
 def _bytes(target: Path, stored: StoredWeights, lineage: Dialect) -> bytes:
-    tensors = translate.to_theirs(need_mixer(stored.config, lineage.name), stored.tensors, lineage)
+    config, tensors = stored.config, stored.tensors  # of another family: under timm's names already
+    if isinstance(config, MixerConfig):
+        tensors = translate.to_theirs(config, tensors, lineage)
     if lineage is not MMPRETRAIN:
         return containers.to_bytes(target.suffix.lower(), tensors)
     meta = {"dataset_meta": {"classes": list(stored.labels)}} if stored.labels else {}

@@ -14,13 +14,14 @@ from ..errors import UserError, near_misses
 from ..files import PathLike, cache_folder
 from ..images.lineages import evaluation
 from ..images.preprocess import Preprocess
+from ..models.base import NetworkConfig
 from ..models.families import ALL_VARIANTS
-from ..models.mixer import VARIANTS, MixerConfig
+from ..models.mixer import VARIANTS
 from ..web import fetch, file_name
-from . import catalog, containers, folder, translate
+from . import catalog, containers, folder, timm_families, translate
 from .checkpoint import KEY, Checkpoint, StoredWeights, read_native
 from .contents import Contents
-from .dialects import DIALECTS, Dialect
+from .dialects import DIALECTS, TIMM, Dialect
 from .labels import KEYS, class_names
 
 _Record = catalog.PublishedWeights | None
@@ -39,7 +40,8 @@ def load(
         (a grid that is no square, a flattened stem). It is only stated: nothing is resized.
     dialect: whose names the file uses, if it should not be recognised (a key of `weights.dialects.DIALECTS`).
 
-    The architecture comes from the shapes; GELU form, norm epsilon and final norm from the lineage.
+    The architecture comes from the shapes; GELU form, norm epsilon and final norm from the lineage. Beside Mixers, only
+    timm's gMixers, ResMLPs and gMLPs are known.
     `.provenance` says whose file it was, what was assumed, and with `head` whether the scores are "softmax" or
     "sigmoid". Raises `UserError` if there is no such file or name, or the file is damaged, hostile or no Mixer.
     """
@@ -124,8 +126,13 @@ def _interpret(
             raise UserError(f"{source} was made for images of {made}; a size is only stated, never changed to")
         return stored
     tensors = translate.plain_names(contents.tensors)
-    lineage, prefix = translate.recognise(tensors, source, dialect or (record.dialect if record else None))
-    config, ours = translate.to_ours(tensors, lineage, prefix, source, size or folder.image_size(described))
+    wanted, size = dialect or (record.dialect if record else None), size or folder.image_size(described)
+    family = timm_families.family_of(tensors) if wanted in (None, TIMM.name) else None
+    if family:
+        lineage, (config, ours) = TIMM, timm_families.to_ours(tensors, family, source, size)
+    else:
+        lineage, prefix = translate.recognise(tensors, source, wanted)
+        config, ours = translate.to_ours(tensors, lineage, prefix, source, size)
     labels, assumed = _labels(config.num_classes, lineage, contents, described, record)
     provenance: dict[str, Any] = {"file": path.name, "container": contents.container, "dialect": lineage.name}
     provenance |= {"notes": list(contents.notes)} if contents.notes else {}
@@ -138,15 +145,16 @@ def _interpret(
         provenance |= {"name": record.name, "trained_on": record.trained_on, "licence": record.licence}
         provenance |= {"source": record.url or f"https://huggingface.co/{record.hub}"}
     usual = evaluation(record.preprocess if record else lineage.evaluation, config.image_size, config.in_channels)
+    usual = folder.preprocess(timm_families.TRANSFORM.get(family, {}), usual)
     preprocess = _preprocess(contents, described, usual)
     return StoredWeights(config, ours, preprocess, labels, provenance, lineage.name)
 
 
-def _check_record(config: MixerConfig, record: catalog.PublishedWeights, source: str) -> None:
+def _check_record(config: NetworkConfig, record: catalog.PublishedWeights, source: str) -> None:
     published = replace(VARIANTS[record.architecture], num_classes=record.num_classes)
     same = ("patch_size", "num_blocks", "hidden_dim", "tokens_mlp_dim", "channels_mlp_dim", "num_classes", "image_size")
-    if wrong := [name for name in same if getattr(config, name) != getattr(published, name)]:
-        shown = ", ".join(f"{name} {getattr(config, name)} instead of {getattr(published, name)}" for name in wrong)
+    if wrong := [name for name in same if getattr(config, name, 0) != getattr(published, name)]:
+        shown = ", ".join(f"{name} {getattr(config, name, 0)} instead of {getattr(published, name)}" for name in wrong)
         raise UserError(f"{source} is not {record.name}: it has {shown}; delete it and try again")
 
 

@@ -27,8 +27,6 @@ _KNOWN_STRANGERS: tuple[tuple[str, str], ...] = (
     ("posembed_input", "a Vision Transformer"),
     ("MultiHeadDotProductAttention", "a Vision Transformer"),
     ("attn.qkv", "a Vision Transformer"),
-    ("linear_tokens", "a ResMLP"),
-    ("mlp_channels.gate", "a gMLP"),
     ("conv_dw", "a ConvNeXt or a relative"),
     ("running_mean", "a convolutional network with batch norm, such as a ResNet"),
     ("standardized_conv2d", "a ResNet (BiT)"),
@@ -97,15 +95,15 @@ def to_ours(
         table = [entry for entry in table if not entry.ours[0].startswith("head.")]  # a backbone: pooled features
     names = {entry.theirs: entry for entry in table}
     missing = [f"missing {prefix}{name}" for name in names if name not in inner]
-    _refuse(source, dialect, missing + [f"unexpected {prefix}{name}" for name in inner if name not in names])
+    refuse(source, dialect, missing + [f"unexpected {prefix}{name}" for name in inner if name not in names])
     check_numbers({prefix + name: tensor for name, tensor in inner.items()}, source)
-    _refuse(source, dialect, [_axes(prefix, entry, inner[entry.theirs]) for entry in table if _misfit(entry, inner)])
+    refuse(source, dialect, [_axes(prefix, entry, inner[entry.theirs]) for entry in table if _misfit(entry, inner)])
     config, ours = _infer(table, inner, dialect, source, image_size)
-    _refuse(source, dialect, _shape_problems(config, table, inner, ours, prefix))
-    return config, _apart(ours)
+    refuse(source, dialect, _shape_problems(config, table, inner, ours, prefix))
+    return config, apart(ours)
 
 
-def _apart(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def apart(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """No two tensors in the same memory: training would write into both, and safetensors refuses them."""
     seen: set[int] = set()
     apart = {}
@@ -115,7 +113,8 @@ def _apart(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return apart
 
 
-def _refuse(source: str, dialect: Dialect, problems: list[str]) -> None:
+def refuse(source: str, dialect: Dialect, problems: list[str]) -> None:
+    """`UserError` with the first problems, if there are any."""
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise UserError(f"{source} looks like a {dialect.name} checkpoint but does not fit: {shown}")
@@ -157,7 +156,7 @@ def _infer(
             lengths.setdefault(re.sub(r"^blocks\.\d+\.", "", name), []).append(inner[entry.theirs].shape[-1])
     num_patches = mode(lengths["mlp_tokens.fc2.bias"])
     stem = next(entry for entry in table if entry.ours[0] == "stem.proj.weight")
-    patch_size, in_channels = _patch(stem, inner[stem.theirs], num_patches, source, image_size)
+    patch_size, in_channels = patch(stem, inner[stem.theirs], num_patches, source, image_size)
     ours: dict[str, Tensor] = {}
     for entry in table:
         tensor = inner[entry.theirs]
@@ -170,7 +169,7 @@ def _infer(
         hidden_dim=mode(lengths["norm1.weight"]),
         tokens_mlp_dim=mode(lengths["mlp_tokens.fc1.bias"]),
         channels_mlp_dim=mode(lengths["mlp_channels.fc1.bias"]),
-        image_size=_image_size(num_patches, patch_size, source, image_size),
+        image_size=image_size_of(num_patches, patch_size, source, image_size),
         in_channels=in_channels,
         num_classes=ours["head.bias"].shape[0] if "head.bias" in ours else 0,
         gelu=dialect.gelu,
@@ -180,7 +179,7 @@ def _infer(
     return config, ours
 
 
-def _patch(
+def patch(
     stem: Entry, tensor: Tensor, num_patches: int, source: str, image_size: tuple[int, int] | None
 ) -> tuple[int, int]:
     """Patch side and input channels; a flattened stem tells only their product P P channels."""
@@ -205,7 +204,9 @@ def _patch(
     )
 
 
-def _image_size(num_patches: int, patch_size: int, source: str, image_size: tuple[int, int] | None) -> tuple[int, int]:
+def image_size_of(
+    num_patches: int, patch_size: int, source: str, image_size: tuple[int, int] | None
+) -> tuple[int, int]:
     """The stated size if it gives that many patches, else a square one."""
     side = math.isqrt(num_patches)
     if image_size is None:
@@ -246,11 +247,7 @@ def _shape_problems(
     for name, (came, wanted) in wrong.items():
         partner = by_shapes.get((wanted, came))
         hint = " (transposed?)" if came == wanted[::-1] else f" (swapped with {prefix}{partner}?)" if partner else ""
-        gated = name.endswith(("fc1.weight", "fc1.bias")) and came[0] == 2 * wanted[0]
-        gated = gated or (name.endswith("fc2.weight") and 2 * came[-1] == wanted[-1])
-        problems.append(
-            f"{prefix}{name} is {came}, expected {wanted}{' (a gated MLP, as in gMixer?)' if gated else hint}"
-        )
+        problems.append(f"{prefix}{name} is {came}, expected {wanted}{hint}")
     return problems
 
 
