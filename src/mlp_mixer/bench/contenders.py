@@ -90,7 +90,8 @@ def ours(job: Job) -> Contender:
     if job.dtype == "int8":
         need("onnxruntime", "onnx")
         return Contender(functools.partial(int8(job.model), job.images), "int8", "onnxruntime")
-    return _engine(job, fastest(job.model))
+    name, run = fastest(job.model, job.images)
+    return Contender(functools.partial(run, job.images), note=name)
 
 
 def _engine(job: Job, name: str) -> Contender:

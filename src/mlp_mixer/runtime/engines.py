@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -22,14 +24,16 @@ Run = Callable[[Tensor], Tensor]
 """Images (B, in_channels, H, W) on the model's device -> logits (B, K) in float32 on the same device."""
 
 TOLERANCE = 1e-4  # largest difference from the plain module in fp32, in units of the largest logit if that is above 1
-PATIENCE = 32  # images that "auto" leaves to the plain module, for preparing another engine costs as much as several
+PATIENCE = 3.0  # seconds of computing that "auto" leaves to the plain module: about what preparing and trying costs
+_ROUNDS, _TRIED = 4, 8  # of the trial: calls of each engine, the first of them unmeasured, and the most images in one
 
 
 def engine(model: MlpMixer, name: str = "auto") -> Run:
     """The model, in evaluation mode, behind one call. Weights that change later may or may not be seen.
 
     name: "torch" (`packed` on the CPU in fp32, the fused kernels on a CUDA device where they can be), "onnxruntime" or
-        "openvino" (CPU, fp32), or "auto": the plain module for the first images, then `fastest`.
+        "openvino" (CPU, fp32), or "auto": the plain module for the first seconds, then the `fastest` here, which may
+        be another one for single images than for several.
     Raises `UserError` if the engine is not known or not installed, cannot run this model, or answers differently.
     """
     if name not in ENGINES and name != "auto":
@@ -45,10 +49,25 @@ def engine(model: MlpMixer, name: str = "auto") -> Run:
     return run
 
 
-def fastest(model: MlpMixer) -> str:
-    """The engine for many images, as measured: packed torch where the CPU has AVX-512, else onnxruntime if it can."""
-    pack = torch.backends.cpu.get_cpu_capability() == "AVX512" and can_pack(model)
-    return "torch" if pack or why_not(model, "onnxruntime") else "onnxruntime"
+def fastest(model: MlpMixer, images: Tensor) -> tuple[str, Run]:
+    """The engine that answers these images soonest on this machine now, by trying: its name, and itself.
+
+    Which one that is differs between processors, networks and batches. Engines that cannot run the model are left out.
+    """
+    runs: dict[str, Run] = {}
+    for name in ENGINES:
+        with contextlib.suppress(UserError):
+            runs[name] = engine(model, name)
+    if len(runs) < 2:
+        return next(iter(runs.items()), ("torch", plain(model)))
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(_ROUNDS):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run(images[:_TRIED])
+            times[name].append(time.perf_counter() - began)
+    best = min(times, key=lambda name: statistics.median(times[name][1:]))
+    return best, runs[best]
 
 
 def why_not(model: MlpMixer, name: str) -> str | None:
@@ -76,17 +95,23 @@ def disagreement(run: Run, model: MlpMixer) -> tuple[float, float]:
 
 
 class _Patient:
-    """The plain module, until so many images have come that a faster engine is worth its preparation."""
+    """The plain module, until it has computed for so long that a faster engine is worth its preparation."""
 
     def __init__(self, model: MlpMixer) -> None:
-        self.model, self.run, self.seen = model.eval(), plain(model), 0
+        self.model, self.plain, self.spent = model.eval(), plain(model), 0.0
+        self.runs: dict[bool, Run] = {}  # for several images, and for one
 
     def __call__(self, images: Tensor) -> Tensor:
-        before, self.seen = self.seen, self.seen + len(images)
-        if before <= PATIENCE < self.seen:
-            with contextlib.suppress(UserError):  # then the plain module it is
-                self.run = engine(self.model, fastest(self.model))
-        return self.run(images)
+        run = self.runs.get(len(images) > 1)
+        if run is None and self.spent >= PATIENCE and len(images):
+            _, run = fastest(self.model, images)
+            self.runs[len(images) > 1] = run
+        if run is not None:
+            return run(images)
+        began = time.perf_counter()
+        answer = self.plain(images)
+        self.spent += time.perf_counter() - began
+        return answer
 
 
 def plain(model: nn.Module) -> Run:

@@ -146,7 +146,7 @@ def test_small_and_half_precision_networks_stay_plain(monkeypatch: pytest.Monkey
     half = trained(CONFIG).to(torch.bfloat16)
     assert not packed.can_pack(half)
     assert engine(half, "torch")(images(CONFIG, 2).bfloat16()).dtype == torch.float32
-    assert fastest(half) == "torch"
+    assert fastest(half, images(CONFIG, 2).bfloat16())[0] == "torch"
     assert why_not(half, "onnxruntime") in (
         "it is for fp32 on the CPU, and the weights are bfloat16 on cpu",
         "onnxruntime is not installed (pip install onnxruntime)",
@@ -162,7 +162,7 @@ def test_what_cannot_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         UserError, match=r"'openvino' cannot run this model: openvino is not installed \(pip install op"
     ):
         engine(model, "openvino")
-    assert fastest(model) == "torch"
+    assert fastest(model, images(CONFIG, 2))[0] == "torch"
 
 
 def test_an_engine_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,19 +194,53 @@ def test_int8_is_near_and_not_equal() -> None:
     assert 1e-4 < difference / scale < 0.1
 
 
+def test_the_fastest_is_the_one_that_took_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x, clock = trained(CONFIG), images(CONFIG, 9), [0.0]
+    seconds = {"torch": 2.0, "onnxruntime": 1.0, "openvino": 3.0}
+    asked: list[tuple[str, int]] = []
+
+    def made(name: str) -> engines.Run:
+        def run(x: torch.Tensor) -> torch.Tensor:
+            first = not any(who == name and count > 2 for who, count in asked)
+            asked.append((name, len(x)))
+            clock[0] += 50 if first and name == "onnxruntime" else seconds[name]  # a first call prepares
+            return model(x).detach()
+
+        return run
+
+    monkeypatch.setattr(engines, "why_not", lambda model, name: None)
+    monkeypatch.setattr(engines.time, "perf_counter", lambda: clock[0])
+    for name in ENGINES:
+        monkeypatch.setitem(ENGINES, name, lambda model, name=name: made(name))
+    name, run = fastest(model, x)
+    assert name == "onnxruntime"
+    torch.testing.assert_close(run(x), model(x).detach())
+    assert max(count for _, count in asked[:-1]) == 8  # a large batch is not tried whole
+    assert [who for who, count in asked if count == 8] == [*ENGINES] * 4  # in turns: noise hits all of them
+    monkeypatch.setitem(ENGINES, "onnxruntime", lambda model: lambda x: model(x) + 1)  # wrong: out of the question
+    assert fastest(model, x)[0] == "torch"
+
+
 def test_auto_is_plain_at_first_and_then_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, made = trained(CONFIG), []
-    monkeypatch.setattr(engines, "fastest", lambda model: "torch")
-    monkeypatch.setitem(ENGINES, "torch", lambda model: made.append(1) or packed.packed(model))
+    model, tried = trained(CONFIG), []
+
+    def chosen(model: MlpMixer, x: torch.Tensor) -> tuple[str, engines.Run]:
+        tried.append(len(x))
+        return "torch", packed.packed(model)
+
+    monkeypatch.setattr(engines, "fastest", chosen)
     run = engine(model)
-    x = images(CONFIG, 16)
-    for count, expected in ((16, []), (32, []), (48, [1]), (64, [1])):
+    assert isinstance(run, engines._Patient)
+    for count, expected in ((16, []), (1, []), (0, [])):
+        x = images(CONFIG, count)
         torch.testing.assert_close(run(x), model(x).detach(), atol=1e-5, rtol=1e-5)
-        assert made == expected, count
-    monkeypatch.setitem(ENGINES, "torch", lambda model: lambda x: model(x) + 1)  # a broken engine is not used
-    run = engine(model)
-    for _ in range(4):
+        assert tried == expected
+    assert 0 < run.spent < engines.PATIENCE
+    run.spent = engines.PATIENCE
+    for count, expected in ((0, []), (16, [16]), (8, [16]), (1, [16, 1]), (1, [16, 1]), (0, [16, 1])):
+        x = images(CONFIG, count)
         torch.testing.assert_close(run(x), model(x).detach(), atol=1e-5, rtol=1e-5)
+        assert tried == expected, "single images and several may have an engine each"
 
 
 @pytest.mark.parametrize("name", [*NAMES, "auto"])
