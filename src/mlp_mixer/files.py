@@ -64,8 +64,10 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def claimed(folder: PathLike) -> Iterator[None]:
+def claimed(folder: PathLike, name: str = ".claimed") -> Iterator[None]:
     """While the block runs, no other process can claim the folder; `UserError` if one does. It ends with the process.
+
+    name: of the file that stands for the claim, where a part of the folder is claimed.
 
     A record lock of POSIX: children do not inherit it, and it works over NFS. On Windows nothing is claimed.
     """
@@ -74,7 +76,7 @@ def claimed(folder: PathLike) -> Iterator[None]:
     except ImportError:
         yield
         return
-    path = Path(folder) / ".claimed"
+    path = Path(folder) / name
     try:
         file = path.open("a")
     except OSError as error:

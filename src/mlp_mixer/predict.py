@@ -6,24 +6,24 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .errors import UserError, unknown
-from .images.decode import decode_image, image_extensions
+from .images.decode import decode_image
+from .images.pictures import Failure as Failure
+from .images.pictures import Found, Picture, expand, is_url, source, without
 from .models import MlpMixer
 from .runtime import engine as make_engine
 from .weights import Checkpoint, load
 
 R = TypeVar("R")
-Picture: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
-"""A path, an http(s) URL, a folder (which stands for its images), encoded bytes, a Pillow image, or a uint8 array."""
 
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda logits: logits.softmax(dim=-1),  # the classes compete, their scores sum to 1
@@ -65,18 +65,6 @@ class Features:
     values: dict[str, np.ndarray[Any, Any]]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A picture that could not be read, and why."""
-
-    path: str
-    error: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-
 class Predictor:
     """Classifies pictures with a checkpoint; an unreadable one becomes a `Failure` and does not end the run."""
 
@@ -110,13 +98,17 @@ class Predictor:
         """The answer for one picture; `UserError` if it cannot be read, or is a folder of several."""
         return self._prediction(*self._logits_of(picture))
 
-    def predict(self, pictures: Iterable[Picture], *, batch_size: int = 32) -> Iterator[Prediction | Failure]:
+    def predict(
+        self, pictures: Iterable[Picture], *, batch_size: int = 32, done: Iterable[str] = ()
+    ) -> Iterator[Prediction | Failure]:
         """Answers in the order of the pictures, read and computed `batch_size` at a time; `UserError` without a head.
 
-        A folder stands for the images in it and below, sorted, without hidden ones.
+        done: the names (`path`) of the first pictures, which are passed over; `UserError` if others come.
+
+        Folders, patterns and videos stand for several pictures, as `images.pictures.expand` says.
         """
         self._need_classifier()
-        answers = self._computed(_expand(pictures), batch_size, self._logits)
+        answers = self._computed(without(expand(pictures), done), batch_size, self._logits)
         return (x if isinstance(x, Failure) else self._prediction(name, x) for name, x in answers)
 
     def features(
@@ -129,7 +121,7 @@ class Predictor:
             known = MlpMixer(self.model.config).features(x)
         if strangers := [name for name in wanted if name not in known]:
             raise unknown("feature", strangers[0], known)
-        answers = self._computed(_expand(pictures), batch_size, functools.partial(self._features, wanted))
+        answers = self._computed(expand(pictures), batch_size, functools.partial(self._features, wanted))
         return (x if isinstance(x, Failure) else Features(name, x) for name, x in answers)
 
     def _need_classifier(self) -> None:
@@ -139,7 +131,7 @@ class Predictor:
     def _logits_of(self, picture: Picture) -> tuple[str, Tensor]:
         """Name and logits (K,) of the one picture that is meant."""
         self._need_classifier()
-        found = list(itertools.islice(_expand([picture]), 2))
+        found = list(itertools.islice(expand([picture]), 2))
         if len(found) > 1:
             raise UserError(f"the folder {str(picture)!r} holds several images; use predict(), which answers for each")
         name, answer = next(self._computed(iter(found), 1, self._logits))
@@ -148,27 +140,42 @@ class Predictor:
         return name, answer
 
     def _computed(
-        self, pictures: Iterable[Picture | Failure], batch_size: int, compute: Callable[[Tensor], Iterable[R]]
+        self, pictures: Iterator[Found], batch_size: int, compute: Callable[[Tensor], Iterable[R]]
     ) -> Iterator[tuple[str, R | Failure]]:
-        """Each picture's name and what `compute` gives for it; no more than one batch is in memory."""
+        """Each picture's name and what `compute` gives for it; no more than two batches are in memory."""
         dtype = next(self.model.parameters()).dtype
         if batch_size < 1:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
-        named = ((_name(picture, position), picture) for position, picture in enumerate(pictures))
-        while chunk := [(name, self._read(picture, name)) for name, picture in itertools.islice(named, batch_size)]:
+        for chunk in self._batches(pictures, batch_size):
             good = [x for _, x in chunk if isinstance(x, Tensor)]
             results = iter(compute(torch.stack(good).to(self.device, dtype)) if good else ())
             for name, x in chunk:
                 yield name, x if isinstance(x, Failure) else next(results)
+
+    def _batches(self, pictures: Iterator[Found], batch_size: int) -> Iterator[list[tuple[str, Tensor | Failure]]]:
+        """Names and inputs; batches of several are read by threads, while the one before is computed."""
+        if batch_size == 1:
+            yield from ([(name, self._read(picture, name))] for name, picture in pictures)
+            return
+        pool, waiting = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "pictures"), None
+        try:
+            while waiting != []:
+                some = itertools.islice(pictures, batch_size)
+                ahead = [(name, pool.submit(self._read, picture, name)) for name, picture in some]
+                if waiting:
+                    yield [(name, future.result()) for name, future in waiting]
+                waiting = ahead
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _read(self, picture: Picture | Failure, name: str) -> Tensor | Failure:
         if isinstance(picture, Failure):
             return picture
         preprocess = self.checkpoint.preprocess
         try:
-            return preprocess(decode_image(_source(picture), channels=preprocess.channels))
+            return preprocess(decode_image(source(picture), channels=preprocess.channels))
         except ValueError as error:  # UserError, and what a path with a null byte raises
-            return Failure(name, f"{name!r}: {error}" if _is_url(picture) and name not in str(error) else str(error))
+            return Failure(name, f"{name!r}: {error}" if is_url(picture) and name not in str(error) else str(error))
 
     def _logits(self, x: Tensor) -> Tensor:
         return self._run(x).cpu()
@@ -221,53 +228,3 @@ def _stamp(source: str | os.PathLike[str]) -> tuple[object, ...]:
     """What differs once the file (or a file of the folder) is another one; empty for a name."""
     files = [file for file in (Path(source), *sorted(Path(source).glob("*"))) if file.is_file()]
     return tuple((str(f.resolve()), (s := f.stat()).st_ino, s.st_mtime_ns, s.st_size) for f in files)
-
-
-def _expand(pictures: Iterable[Picture]) -> Iterator[Picture | Failure]:
-    for picture in pictures:
-        if isinstance(picture, (str, os.PathLike)) and os.path.isdir(picture):  # noqa: PTH112 - it never raises
-            images = _images_below(Path(picture))
-            yield next(images, Failure(str(Path(picture)), f"the folder {str(picture)!r} holds no images"))
-            yield from images
-        else:
-            yield picture
-
-
-def _images_below(folder: Path, above: frozenset[str] = frozenset()) -> Iterator[Path | Failure]:
-    """The images in a folder and in its folders, by name; `above` ends links that lead back up."""
-    real = os.path.realpath(folder)
-    try:
-        names = sorted(os.listdir(folder)) if real not in above else []  # noqa: PTH208 - a million paths are large
-    except OSError as error:
-        yield Failure(str(folder), f"cannot look into the folder {str(folder)!r}: {error.strerror}; check its rights")
-        return
-    for path in (folder / name for name in names if not name.startswith(".")):
-        if os.path.isdir(path):  # noqa: PTH112
-            yield from _images_below(path, above | {real})
-        elif path.suffix.lower() in image_extensions():
-            yield path
-
-
-def _is_url(picture: object) -> TypeGuard[str]:
-    return isinstance(picture, str) and picture.lower().startswith(("http://", "https://"))
-
-
-def _source(picture: Picture) -> Path | bytes | Image.Image | np.ndarray[Any, Any]:
-    """What `decode_image` takes; `UserError` if the URL does not answer, or for another kind of value."""
-    if _is_url(picture):
-        from .web import fetch_bytes
-
-        return fetch_bytes(picture)
-    if isinstance(picture, (str, os.PathLike)):
-        return Path(picture)
-    if isinstance(picture, (bytes, Image.Image, np.ndarray)):
-        return picture
-    raise UserError(f"cannot read a {type(picture).__name__} as a picture: expected a path, URL, bytes or an image")
-
-
-def _name(picture: Picture | Failure, position: int) -> str:
-    if isinstance(picture, Failure):
-        return picture.path
-    if isinstance(picture, (str, os.PathLike)):
-        return picture if _is_url(picture) else str(Path(picture))
-    return f"image {position}"

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import importlib
+import io
 import json
 import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +22,8 @@ from PIL import Image
 
 import mlp_mixer
 from mlp_mixer.cli import results, run
+
+predict_verb = importlib.import_module("mlp_mixer.cli.predict")
 
 LABELS = ["hen, the bird", 'a "quoted"\nname', "naïve 猫", "=1+1", "e"]
 NAMES = ["a.png", "b, with comma.png", 'c "quoted".png', "d\nnewline.png", "é 猫.png", "broken.png", "z.png"]
@@ -149,13 +157,8 @@ def test_a_name_that_is_not_utf8(checkpoint: Path, folder: Path, tmp_path: Path,
         assert written.encode("utf-8", "backslashreplace").decode().endswith("caf\\udce9.png")
 
 
-@pytest.mark.parametrize("suffix", ["csv", "json", "jsonl", "parquet"])
-def test_rows_are_written_while_they_come(
-    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
-) -> None:
-    """No answer waits for the last picture; and a failure of our own leaves no file behind."""
-    if suffix == "parquet":
-        pytest.importorskip("pyarrow")
+def test_rows_are_kept_while_they_come(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """No answer waits for the last picture; a failure of our own keeps them, and another run goes on from there."""
     events: list[str] = []
     forward, to_dict = mlp_mixer.MlpMixer.forward, mlp_mixer.Prediction.to_dict
 
@@ -169,13 +172,145 @@ def test_rows_are_written_while_they_come(
         events.append("written")
         return to_dict(self)
 
-    monkeypatch.setattr(mlp_mixer.MlpMixer, "forward", computed)
-    monkeypatch.setattr(mlp_mixer.Prediction, "to_dict", written)
-    arguments = ["--out", str(tmp_path / "out" / f"a.{suffix}"), "--batch-size", "1"]
-    with pytest.raises(RuntimeError, match="ours"):
-        run(["predict", str(checkpoint), str(folder), *arguments])
+    out = tmp_path / "out" / "a.csv"
+    command = ["predict", str(checkpoint), str(folder), "--out", str(out), "--batch-size", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(mlp_mixer.MlpMixer, "forward", computed)
+        patch.setattr(mlp_mixer.Prediction, "to_dict", written)
+        with pytest.raises(RuntimeError, match="ours"):
+            run(command)
     assert events == ["computed", "written"] * 2 + ["computed"]
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in out.parent.iterdir()] == ["a.csv.unfinished"]
+    assert run([*command, "--resume"]) == 1
+    assert [path.name for path in out.parent.iterdir()] == ["a.csv"]
+    whole = tmp_path / "whole.csv"
+    assert run(["predict", str(checkpoint), str(folder), "--out", str(whole)]) == 1
+    assert [row["path"] for row in read(out)] == [row["path"] for row in read(whole)]
+    assert all(
+        a == pytest.approx(b, abs=1e-6) for a, b in zip(map(scores, read(out)), map(scores, read(whole)), strict=True)
+    )
+
+
+def scores(row: dict[str, Any]) -> list[float]:
+    return [float(value) for key, value in row.items() if key.endswith("_score") and value]
+
+
+# Going on
+
+
+def unfinished(checkpoint: Path, folder: Path, out: Path, lines: int, tail: bytes = b"") -> None:
+    """What a run leaves that was killed after so many answers, and in the middle of the next."""
+    whole = out.with_name("whole.jsonl")
+    predictor = mlp_mixer.Predictor(str(checkpoint))
+    part = results.Unfinished(whole, identity(predictor), resume=False)
+    for _ in part.add(iter(list(predictor.predict([str(folder)]))[:lines])):
+        pass
+    part.path.rename(out.with_name(f"{out.name}.unfinished"))
+    with out.with_name(f"{out.name}.unfinished").open("ab") as file:
+        file.write(tail)
+
+
+def identity(predictor: mlp_mixer.Predictor) -> dict[str, Any]:
+    preprocess = dataclasses.asdict(predictor.checkpoint.preprocess)
+    weights = predict_verb._fingerprint(predictor.model)
+    return json.loads(json.dumps({"weights": weights, "preprocess": preprocess, "top": predictor.top}))
+
+
+@pytest.mark.parametrize("lines", [0, 1, 5, 7])
+@pytest.mark.parametrize("tail", [b"", b'{"path": "half', b'{"path": "x"}garbage\n', b"\x00\x00\n"])
+def test_a_cut_line_is_computed_again(checkpoint: Path, folder: Path, tmp_path: Path, lines: int, tail: bytes) -> None:
+    out = tmp_path / "a.jsonl"
+    unfinished(checkpoint, folder, out, lines, tail)
+    assert run(["predict", str(checkpoint), str(folder), "--out", str(out), "--resume", "--batch-size", "2"]) == 1
+    assert [Path(row["path"]).name for row in read(out)] == sorted(NAMES)
+    assert not out.with_name("a.jsonl.unfinished").exists()
+
+
+def test_what_is_unfinished_is_not_lost(checkpoint: Path, folder: Path, tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "a.jsonl"
+    unfinished(checkpoint, folder, out, 3)
+    before = out.with_name("a.jsonl.unfinished").read_bytes()
+    command = ["predict", str(checkpoint), str(folder), "--out", str(out)]
+    for more, sentence in (
+        ([], "holds the answers of a run that did not end: add --resume to go on, or delete it"),
+        (["--resume", "--top", "2"], "was begun with other weights or settings"),
+    ):
+        assert run([*command, *more]) == 2
+        assert sentence in capsys.readouterr().err
+        assert out.with_name("a.jsonl.unfinished").read_bytes() == before
+    (folder / "0 first.png").write_bytes(b"")
+    assert run([*command, "--resume"]) == 2
+    assert "the pictures have changed: number 1 was" in capsys.readouterr().err
+    assert out.with_name("a.jsonl.unfinished").read_bytes() == before
+    assert run(["predict", str(checkpoint), str(folder), "--resume"]) == 2
+    assert "--resume goes on with the answers in a file: add --out FILE" in capsys.readouterr().err
+
+
+def test_killed_at_any_instant_each_picture_comes_once(checkpoint: Path, tmp_path: Path) -> None:
+    pictures, out = tmp_path / "many", tmp_path / "out.csv"
+    pictures.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(400):
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(pictures / f"{number:04}.png")
+    code = "import sys; from mlp_mixer.cli import run; sys.exit(run())"
+    command = [sys.executable, "-c", code, "predict", str(checkpoint), str(pictures), "--out", str(out)]
+    command += ["--resume", "--batch-size", "1"]
+    kills, sizes = 0, []
+    while True:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        before = sizes[-1] if sizes else 0
+        while process.poll() is None and kills < 4:
+            part = out.with_name("out.csv.unfinished")
+            if part.exists() and part.stat().st_size > before + 5000 + 3000 * kills:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                sizes.append(part.stat().st_size)
+                break
+        if process.wait() == 0:
+            break
+    assert kills >= 3
+    assert [Path(row["path"]).name for row in read(out)] == [f"{number:04}.png" for number in range(400)]
+
+
+# Lists, patterns, videos
+
+
+def test_a_list_on_stdin_and_patterns(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    listed = [folder / "a.png", folder / NAMES[4], folder / "d\nnewline.png"]
+    for separator, count in ((b"\0", 3), (b"\n", 2), (b"\r\n", 2)):
+        text = separator.join(os.fsencode(path) for path in listed[:count]) + separator
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
+        out = tmp_path / "a.jsonl"
+        assert run(["predict", str(checkpoint), "-", "--out", str(out)]) == 0
+        assert [row["path"] for row in read(out)] == [str(path) for path in listed[:count]]
+    assert run(["predict", str(checkpoint), str(tmp_path / "**" / "[abz]*.png"), "--out", str(out)]) == 1
+    assert [Path(row["path"]).name for row in read(out)] == ["a.png", "b, with comma.png", "broken.png", "z.png"]
+    assert run(["predict", str(checkpoint), str(folder / "*.jpg"), "--out", str(out)]) == 1
+    assert read(out)[0]["error"].startswith("nothing matches")
+
+
+def test_a_frame_of_every_second_of_a_video(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    av = pytest.importorskip("av")
+    video = tmp_path / "film.mp4"
+    with av.open(str(video), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        for number in range(25):
+            grey = np.full((32, 32, 3), 10 * number, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        file.mux(stream.encode())
+    (tmp_path / "broken.mp4").write_bytes(video.read_bytes()[:200])
+    answers = list(mlp_mixer.Predictor(str(checkpoint)).predict([video, tmp_path / "broken.mp4"]))
+    assert [Path(answer.path).name for answer in answers] == [
+        "film.mp4#t=0.00",
+        "film.mp4#t=1.00",
+        "film.mp4#t=2.00",
+        "broken.mp4",
+    ]
+    assert "cannot read the video" in answers[-1].error
+    monkeypatch.setitem(sys.modules, "av", None)
+    (answer,) = mlp_mixer.Predictor(str(checkpoint)).predict([video])
+    assert 'needs PyAV: pip install "mlp-mixer[video]"' in answer.error
 
 
 # Features

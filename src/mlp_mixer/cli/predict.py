@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import sys
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -13,9 +16,12 @@ import typer
 from .console import percent, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..predict import Prediction
+    from torch import nn
+
+    from ..predict import Prediction, Predictor
 
 Answer = TypeVar("Answer")
+_QUIET_SECONDS = 15.0  # between two lines of progress where stderr is no terminal
 WEIGHT_SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".bin", ".h5", ".keras")
 NOTES = {
     "sigmoid": "scores are sigmoids: each class is judged on its own, and they need not sum to 1",
@@ -27,7 +33,10 @@ WEIGHT_FILES = ("best.safetensors", "model.safetensors")  # in the folder of a r
 def predict(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="[CHECKPOINT] PICTURE...", help="Weights, then pictures, folders of them, URLs."),
+        typer.Argument(
+            metavar="[CHECKPOINT] PICTURE...",
+            help="Weights, then pictures, folders, 'patterns/**/*.jpg', URLs, videos; - for a list on stdin.",
+        ),
     ],
     model: Annotated[str | None, typer.Option(help="The checkpoint; then every argument is a picture.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Candidates per picture.")] = 5,
@@ -35,6 +44,7 @@ def predict(
     features: Annotated[
         str | None, typer.Option(metavar="NAME", help="Write pre_logits, blocks.0, ... into --out FILE.npz instead.")
     ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where a run with this --out was stopped.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures computed at once.")] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     engine: Annotated[str, typer.Option(help="What computes: torch, onnxruntime, openvino or auto.")] = "auto",
@@ -43,27 +53,31 @@ def predict(
     """Classify pictures. Unreadable ones are listed and make the exit code 1; the others are answered."""
     from ..devices import pick_device
     from ..errors import UserError
+    from ..images.pictures import listed
     from ..predict import Prediction, Predictor
     from . import results
 
-    checkpoint, pictures = split_arguments(paths, model)
-    if not pictures:
+    checkpoint, names = split_arguments(paths, model)
+    if not names:
         raise UserError(f"no pictures given to classify with {checkpoint!r}; add the paths of some")
     if out is not None:
         results.check(out, features=features is not None)
     elif features is not None:
         raise UserError(f"the features {features!r} need a file to go to; add --out FILE.npz")
+    if resume and (out is None or features is not None):
+        raise UserError("--resume goes on with the answers in a file: add --out FILE, and leave --features away")
     predictor = Predictor(checkpoint, device=str(pick_device(device)), top=top, engine=engine)
-    counts: Counter[str] = Counter()
+    pictures = itertools.chain.from_iterable(listed(sys.stdin.buffer) if name == "-" else [name] for name in names)
+    counts = Counter(pictures=0, failed=0)
     quiet = as_json and out is None  # then the failures are on stdout
     if out is not None and features is not None:
         values = predictor.features(pictures, features, batch_size=batch_size)
         results.save_features(out, features, _reported(values, counts))
+    elif out is not None:
+        counts = _into_file(out, predictor, pictures, batch_size, resume)
     else:
         answers = _reported(predictor.predict(pictures, batch_size=batch_size), counts, quiet)
-        if out is not None:
-            results.save_answers(out, predictor.top, answers)
-        elif as_json:
+        if as_json:
             print_json([answer.to_dict() | {"path": results.escaped(answer.path)} for answer in answers])
         else:
             _print_table([answer for answer in answers if isinstance(answer, Prediction)], predictor.score_kind)
@@ -74,6 +88,37 @@ def predict(
     if counts["failed"] and not quiet:
         print(f"{counts['failed']} of {counts['pictures']} pictures could not be read", file=sys.stderr)
     return 1 if counts["failed"] else 0
+
+
+def _into_file(out: Path, predictor: Predictor, pictures: Iterable[str], batch_size: int, resume: bool) -> Counter[str]:
+    """Answers into the file, going on where an earlier run was stopped if that is wanted; how many, how many failed."""
+    from ..config import to_dict
+    from ..files import claimed, make_folder
+    from . import results
+
+    preprocess = to_dict(predictor.checkpoint.preprocess)
+    identity = {"weights": _fingerprint(predictor.model), "preprocess": preprocess, "top": predictor.top}
+    with claimed(make_folder(out.parent), f".{out.name}.claimed"):
+        unfinished = results.Unfinished(out, identity, resume=resume)
+        try:
+            answers = predictor.predict(pictures, batch_size=batch_size, done=unfinished.done())
+            for _ in _reported(unfinished.add(answers), Counter()):
+                pass
+            unfinished.finish(predictor.top)
+        finally:
+            unfinished.give_up()
+    return unfinished.counts
+
+
+def _fingerprint(model: nn.Module) -> str:
+    """16 hexadecimal digits of all weights."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 def split_arguments(arguments: list[str], model: str | None) -> tuple[str, list[str]]:
@@ -103,17 +148,25 @@ def is_model(argument: str, inside: tuple[str, ...] = ("config.json", *WEIGHT_FI
 
 
 def _reported(answers: Iterator[Answer], counts: Counter[str], quiet: bool = False) -> Iterator[Answer]:
-    """The same answers, counted; failures are named on stderr as they come."""
+    """The same answers, counted; failures are named on stderr as they come, and so is, now and then, how many came."""
     from ..predict import Failure
 
     counts.update(pictures=0, failed=0)
+    started = said = time.monotonic()
+    live, pause = (True, 0.2) if sys.stderr.isatty() else (False, _QUIET_SECONDS)
     for answer in answers:
         counts["pictures"] += 1
         if isinstance(answer, Failure):
             counts["failed"] += 1
             if not quiet:
                 print(f"error: {answer.error}", file=sys.stderr)
+        if (now := time.monotonic()) - said > pause:
+            said, rate = now, counts["pictures"] / (now - started)
+            text = f"{counts['pictures']:,} pictures, {rate:,.0f}/s"
+            print(f"\r\x1b[K{text}" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
         yield answer
+    if live and said > started:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _print_table(answers: list[Prediction], score_kind: str) -> None:

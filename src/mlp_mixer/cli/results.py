@@ -1,11 +1,16 @@
-"""Answers in a file, whole or absent: CSV, JSON, JSON lines or Parquet row by row, features as NumPy's `.npz`."""
+"""Answers in a file, whole or absent: CSV, JSON, JSON lines or Parquet, features as NumPy's `.npz`.
+
+Until all are there, answers are lines of `FILE.unfinished`, from which a run that was killed goes on.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -14,6 +19,8 @@ if TYPE_CHECKING:
     from ..predict import Failure, Features, Prediction
 
     Answers: TypeAlias = Iterable[Prediction | Failure]
+
+Rows: TypeAlias = "Iterable[dict[str, Any]]"
 
 # What the first bytes of our own files hold; no other file is replaced.
 _HOLDS = {
@@ -49,12 +56,82 @@ def _is_ours(path: Path, holds: bytes) -> bool:
         return False
 
 
-def save_answers(out: Path, top: int, answers: Answers) -> None:
-    """Write one row per picture while the answers come; the columns of .csv and .parquet hold `top` candidates."""
-    from ..files import atomic_file
+class Unfinished:
+    """The answers so far, a line each, after one that says which weights and settings gave them."""
 
-    with atomic_file(out) as file:
-        {".csv": _csv, ".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}[out.suffix.lower()](file, top, answers)
+    def __init__(self, out: Path, identity: dict[str, Any], *, resume: bool) -> None:
+        """identity: what must be the same for a run to go on. `UserError` if that, or an unfinished run, forbids."""
+        from ..errors import UserError
+
+        self.out, self.path = out, out.with_name(f"{out.name}.unfinished")
+        self.head = _line({"mlp_mixer predict": identity})
+        self.counts = Counter(pictures=0, failed=0)
+        head = answer = b""
+        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
+            head, answer = file.readline(), file.readline()
+        if answer and not resume:
+            raise UserError(
+                f"{str(self.path)!r} holds the answers of a run that did not end: add --resume to go on, or delete it"
+            )
+        if answer and head != self.head:
+            raise UserError(
+                f"{str(self.path)!r} was begun with other weights or settings: give those again, or delete it"
+            )
+        if not answer:
+            self.path.write_bytes(self.head)
+
+    def done(self) -> Iterator[str]:
+        """The names of the pictures that are answered. A line that a kill has cut, and all after it, is removed."""
+        with self.path.open("r+b") as file:
+            whole = len(file.readline())
+            for line in file:
+                try:
+                    answer = json.loads(line) if line.endswith(b"\n") else None
+                except ValueError:
+                    answer = None
+                if answer is None:
+                    break
+                whole += len(line)
+                self._count(answer)
+                yield answer["path"]
+            file.truncate(whole)
+
+    def add(self, answers: Answers) -> Iterator[Prediction | Failure]:
+        """The same answers, each kept before it is passed on."""
+        file: BinaryIO | None = None
+        try:
+            for answer in answers:
+                file = file or self.path.open("ab", buffering=0)  # after done(), which the first answer has waited for
+                row = answer.to_dict()
+                file.write(_line(row))
+                self._count(row)
+                yield answer
+        finally:
+            if file:
+                file.close()
+
+    def finish(self, top: int) -> None:
+        """Write the file itself, whose columns in .csv and .parquet hold `top` candidates, and forget the lines."""
+        from ..files import atomic_file
+
+        write = {".csv": _csv, ".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}[self.out.suffix.lower()]
+        with self.path.open("rb") as lines, atomic_file(self.out) as file:
+            lines.readline()
+            write(file, top, map(json.loads, lines))
+        self.path.unlink()
+
+    def give_up(self) -> None:
+        """Forget the lines if there is no answer among them, so that nothing is left of a run that did not begin."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.path.stat().st_size <= len(self.head):
+                self.path.unlink()
+
+    def _count(self, answer: dict[str, Any]) -> None:
+        self.counts.update(pictures=1, failed=int("error" in answer))
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
 
 
 def save_features(out: Path, name: str, answers: Iterable[Features | Failure]) -> None:
@@ -88,33 +165,33 @@ def _columns(top: int) -> dict[str, str]:
     return {"path": "string", **best, **others, "error": "string"}
 
 
-def _flat(answer: Prediction | Failure) -> dict[str, Any]:
-    row = answer.to_dict()
+def _flat(answer: dict[str, Any]) -> dict[str, Any]:
+    row = dict(answer)
     for rank, candidate in enumerate(row.pop("top", ())[1:], start=2):
         row |= {f"top{rank}_class": candidate["name"], f"top{rank}_score": candidate["score"]}
     return row
 
 
-def _csv(file: BinaryIO, top: int, answers: Answers) -> None:
+def _csv(file: BinaryIO, top: int, answers: Rows) -> None:
     text = SimpleNamespace(write=lambda line: file.write(_utf8(line)))
     table = csv.DictWriter(text, list(_columns(top)), lineterminator="\n")
     table.writeheader()
     table.writerows(map(_flat, answers))
 
 
-def _jsonl(file: BinaryIO, top: int, answers: Answers, between: str = "\n") -> None:
+def _jsonl(file: BinaryIO, top: int, answers: Rows, between: str = "\n") -> None:
     for position, answer in enumerate(answers):
-        file.write(_utf8((between if position else "") + json.dumps(answer.to_dict(), ensure_ascii=False)))
+        file.write(_utf8((between if position else "") + json.dumps(answer, ensure_ascii=False)))
     file.write(b"\n")
 
 
-def _json(file: BinaryIO, top: int, answers: Answers) -> None:
+def _json(file: BinaryIO, top: int, answers: Rows) -> None:
     file.write(b"[\n")
     _jsonl(file, top, answers, between=",\n")
     file.write(b"]\n")
 
 
-def _parquet(file: BinaryIO, top: int, answers: Answers) -> None:
+def _parquet(file: BinaryIO, top: int, answers: Rows) -> None:
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
