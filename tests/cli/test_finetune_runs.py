@@ -40,6 +40,29 @@ def test_a_sweep_runs_all_and_names_the_best(weights: Path, tmp_path: Path, caps
     assert "expected FIELD=A,B,C" in capsys.readouterr().err
 
 
+def test_only_the_head(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["finetune", str(weights), "--data", "digits", "--out", str(tmp_path / "new"), "--frozen"]
+    assert run(command) == 0
+    told = capsys.readouterr()
+    assert "only the head was learnt" in told.err
+    assert "best checkpoint" in told.out
+    assert run(["evaluate", str(tmp_path / "new"), "--data", "digits"]) == 0
+    assert run(["report", str(tmp_path / "new")]) == 0
+    assert run([*command, "--overwrite", "--resume"]) == 2
+    assert "--frozen takes seconds" in capsys.readouterr().err
+
+
+def test_from_nothing_it_says_what_that_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["finetune", "scratch", "--data", "digits", "--out", str(tmp_path / "new")]
+    assert run([*command, "--set", "train.steps=2", "--set", "train.device=cpu"]) == 0
+    assert "without pretrained weights a Mixer needs many images" in capsys.readouterr().err
+    assert load(tmp_path / "new").provenance["recipe"] == "fashion_mnist"
+    assert run([*command, "--frozen"]) == 2
+    assert "--frozen needs weights" in capsys.readouterr().err
+    assert run([*command, "--recipe", "paper"]) == 2
+    assert "goes with --recipe auto" in capsys.readouterr().err
+
+
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["finetune", str(tmp_path / "nothing.npz"), "--data", "digits", "--out", str(tmp_path / "x")]) == 2
     assert "no checkpoint at" in capsys.readouterr().err

@@ -171,15 +171,15 @@ def judge_features(
     if resize is not None:
         preprocess = dataclasses.replace(preprocess, resize=resize)
     x_train = np.zeros((len(train), model.num_features), dtype=np.float32)  # rows that stay 0 are never drawn
-    x_train[used] = _features(model, train.subset(used), preprocess, batch_size)
-    four = (x_train, train.labels, _features(model, chosen.images, preprocess, batch_size), chosen.images.labels)
+    x_train[used] = pooled_features(model, train.subset(used), preprocess, batch_size)
+    four = (x_train, train.labels, pooled_features(model, chosen.images, preprocess, batch_size), chosen.images.labels)
     curve = fewshot_curve(*four, shots=shots, seeds=seeds, l2=l2)
     vote = None if neighbours is None else knn_accuracy(*four, k=neighbours)
     return FewShot(chosen, len(train.classes), curve, vote)
 
 
-def _features(model: MlpMixer, images: ImageSet, preprocess: Preprocess, batch_size: int) -> np.ndarray:
-    """(n, C) what the head reads."""
+def pooled_features(model: MlpMixer, images: ImageSet, preprocess: Preprocess, batch_size: int = 256) -> np.ndarray:
+    """(n, C) float32: what the head reads, of each image in order."""
 
     def pooled(x: torch.Tensor) -> torch.Tensor:
         return model.forward_head(model.forward_features(x), pre_logits=True)

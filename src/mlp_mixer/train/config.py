@@ -162,12 +162,13 @@ class LoopChoice:
     parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes: whole weights in each, or a part
     nonfinite: Literal["stop", "rollback"] = "stop"  # at a loss or gradient that is no number; rollback: skip the step
     eval_every_epochs: float = 1.0
+    patience: int | None = None  # evaluations in a row that are not better than the best, after which the run ends
     log_every_steps: int = 20
     save_every_steps: int | None = None  # none: a state is saved with every evaluation
 
     def __post_init__(self) -> None:
         positive = ("epochs", "steps", "eval_every_epochs", "batch_size", "accumulate", "log_every_steps")
-        for name in (*positive, "save_every_steps", "threads"):
+        for name in (*positive, "save_every_steps", "threads", "patience"):
             if getattr(self, name) is not None:
                 _within(f"train.{name}", getattr(self, name), above=0)
         _within("train.label_smoothing", self.label_smoothing, least=0, below=1)

@@ -34,7 +34,7 @@ from .meter import Meter
 from .micro_batch import with_fitting_parts
 from .optim import Ema, build_optimizer
 from .parallel import same_everywhere, shard, wrap
-from .prepare import Run, prepare
+from .prepare import Run, prepare, write_split
 from .resume import find_state, made_with, start_row
 from .state import RunState, StateSaver, forget_states, newest_state, prune_states, restore
 from .step import Stepper
@@ -55,7 +55,7 @@ def train(
     report: Report = lambda row: None,
     notes: Sequence[str] = (),
 ) -> Row:
-    """Train and leave `best.safetensors`, `last.safetensors`, `metrics.jsonl`, `config.json` and `state/` in `out`.
+    """Train; leave best.safetensors, last.safetensors, metrics.jsonl, config.json, split.csv and state/ in `out`.
 
     Under torchrun, every process calls this with the same arguments; the first one writes and reports, and a restart by
     torchrun resumes by itself.
@@ -92,6 +92,7 @@ def train(
             if is_main():
                 settings = {"config": to_dict(run.config), "environment": environment(run.device)}
                 write_json(out / "config.json", settings | {"notes": list(run.notes)})
+                write_split(run, out / "split.csv")
             return _Loop(run, out, state, report).go(stop)
 
 
@@ -125,7 +126,7 @@ class _Loop:
     def go(self, stop: StopRequest) -> Row:
         meter = Meter(self.run.device)
         try:
-            while self.step < self.run.total_steps:
+            while self.step < self.run.total_steps and not self.given_up():
                 self.some_steps(meter, stop)
         finally:
             self.saver.wait()
@@ -150,6 +151,9 @@ class _Loop:
                 self.save_state()
             if asked_to_stop and self.step < self.run.total_steps:
                 raise Interrupted(self.step, asked_to_stop)
+            if self.given_up():
+                self.record({"kind": "note", "text": f"ended early: not better since step {self.best_step():,}"})
+                return
             meter.start_clock_if_empty()
 
     def batches(self) -> Iterator[Batch]:
@@ -165,6 +169,17 @@ class _Loop:
             math.floor(self.run.epoch(s) / self.choice.eval_every_epochs) for s in (self.step, self.step - 1)
         )
         return now > before or self.step == self.run.total_steps
+
+    def given_up(self) -> bool:
+        """Whether as many evaluations as `patience` have come since the best one: known from the steps alone."""
+        if self.choice.patience is None or self.best is None:
+            return False
+        every = self.choice.eval_every_epochs
+        now, best = (math.floor(self.run.epoch(step) / every) for step in (self.step, self.best_step()))
+        return now - best >= self.choice.patience
+
+    def best_step(self) -> int:
+        return int((self.best or {})["step"])
 
     def save_due(self) -> bool:
         every = self.choice.save_every_steps

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from ..data.sources import open_source
 from ..devices import pick_device
 from ..distributed import rank, world_size
 from ..errors import UserError
+from ..files import write_bytes
 from ..images.preprocess import Preprocess
 from ..models import MlpMixer, create_model
 from ..weights import load
@@ -27,6 +30,8 @@ from ..weights.resize import resize
 from .config import DataChoice, ModelChoice, TrainConfig
 from .parallel import check_parallel
 from .schedule import warmup_length
+
+_MOST_LISTED = 200_000  # images of a training set, of which a list would be longer than anyone reads
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,22 @@ def split_validation(source: Source, data: DataChoice) -> tuple[ImageSet, ImageS
         return source.train, source.val
     rest, held_out = stratified_split(source.train.labels, data.val_fraction, data.split_seed)
     return (source.train.subset(rest), source.train.subset(held_out)) if len(held_out) else (source.train, None)
+
+
+def write_split(run: Run, path: Path) -> None:
+    """Which images were learnt from and which judged, if it was us who split them: path,label,split as in `list:`."""
+    parts = {"train": run.train, "val": run.val, "test": run.source.test}
+    ours = run.source.held_out is not None or (run.val is not None and run.source.val is None)
+    if not ours or len(run.source.train) > _MOST_LISTED:
+        return
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["path", "label", "split"])
+    for split, images in parts.items():
+        for index in range(len(images) if images is not None else 0):
+            assert images is not None
+            table.writerow([images.name(index), images.classes[images.labels[index]], split])
+    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
 
 
 def build_model(config: TrainConfig, images: ImageSet) -> tuple[MlpMixer, Preprocess, tuple[str, ...]]:

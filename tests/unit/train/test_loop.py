@@ -18,7 +18,7 @@ from mlp_mixer.config import override
 from mlp_mixer.data import ArraySet, ImageSet, Source
 from mlp_mixer.evaluate import evaluate
 from mlp_mixer.images.augment import Augment
-from mlp_mixer.train import Interrupted, prepare, train
+from mlp_mixer.train import Interrupted, loop, prepare, train
 from mlp_mixer.train.config import DataChoice, LoopChoice, ModelChoice, OptimChoice, ScheduleChoice, TrainConfig
 from mlp_mixer.train.journal import read_journal
 from mlp_mixer.train.state import newest_state
@@ -71,9 +71,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_leaves_what_was_promised(whole: Path) -> None:
     assert {path.name for path in whole.iterdir()} == {
-        "best.safetensors", "last.safetensors", "metrics.jsonl", "config.json", "state",
+        "best.safetensors", "last.safetensors", "metrics.jsonl", "config.json", "split.csv", "state",
     }  # fmt: skip
     assert len(list((whole / "state").iterdir())) == 2
+    parts = [line.rsplit(",", 1)[1] for line in (whole / "split.csv").read_text().splitlines()]
+    assert {part: parts.count(part) for part in set(parts)} == {"split": 1, "train": 1293, "val": 145, "test": 359}
     record = json.loads((whole / "config.json").read_text())
     assert record["config"]["train"]["batch_size"] == 128
     assert record["environment"]["torch"]
@@ -117,6 +119,39 @@ def test_a_crashed_and_resumed_run_ends_with_the_same_bytes(
     assert digests(tmp_path) == digests(whole)
     steps_logged = [(row["kind"], row["step"]) for row in read_journal(tmp_path)]
     assert steps_logged == [(row["kind"], row["step"]) for row in read_journal(whole)]
+
+
+def test_a_run_without_progress_ends_early_and_the_same_way_when_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best evaluation is the second of twelve; two that are no better end the run at the fourth."""
+    step, real = 0, loop.evaluate
+
+    def judged(*args: Any, **kwargs: Any) -> Any:
+        return dataclasses.replace(real(*args, **kwargs), top1=0.5 - abs(step - 10) / 1000)
+
+    def watch(crash: int) -> Any:
+        def report(row: dict[str, Any]) -> None:
+            nonlocal step
+            step = row["step"] if row["kind"] == "train" else step
+            if step >= crash:
+                raise Stop
+
+        return report
+
+    monkeypatch.setattr(loop, "evaluate", judged)
+    settings = tiny(patience=2, epochs=6)
+    best = train(settings, tmp_path / "whole", report=watch(999))
+    for crash in (7, 12, 19):
+        with pytest.raises(Stop):
+            train(settings, tmp_path / "broken", resume=True, report=watch(crash))
+    assert train(settings, tmp_path / "broken", resume=True, report=watch(999)) == best
+    assert train(settings, tmp_path / "broken", resume=True, report=watch(999)) == best  # it has ended
+    rows = read_journal(tmp_path / "broken")
+    assert [row["step"] for row in rows if row["kind"] == "eval"] == [6, 11, 16, 21]
+    assert rows[-1] == {"kind": "note", "text": "ended early: not better since step 11", "step": 21, "epoch": 2.0789}
+    assert digests(tmp_path / "broken") == digests(tmp_path / "whole")
+    assert load(tmp_path / "whole" / "best.safetensors").provenance["measured"]["step"] == best["step"] == 11
 
 
 def test_another_seed_gives_another_run(whole: Path, tmp_path: Path) -> None:
