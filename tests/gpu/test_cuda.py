@@ -14,6 +14,7 @@ from mlp_mixer.config import override
 from mlp_mixer.images.augment import Augment, augment_batch, draws_needed
 from mlp_mixer.images.mix import Mix, apply, mix_plan
 from mlp_mixer.recipes import get_recipe
+from mlp_mixer.runtime import engine
 from mlp_mixer.train.config import TrainConfig
 from mlp_mixer.train.journal import read_journal
 from mlp_mixer.train.loop import train
@@ -43,6 +44,16 @@ def test_compiled_equals_eager() -> None:
     image = torch.randn(4, 3, 32, 32, device="cuda")
     with torch.inference_mode():
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(image), model(image), atol=1e-4, rtol=0)
+
+
+def test_the_engine_of_a_gpu_answers_as_the_module_for_any_batch() -> None:
+    model = create_model("mixer_s16", num_classes=10).cuda().eval()
+    torch.nn.init.normal_(model.head.weight, std=0.1)
+    run = engine(model, "torch")
+    for n in (1, 8, 65, 8, 1):
+        image = torch.randn(n, 3, 224, 224, device="cuda")
+        with torch.inference_mode():
+            torch.testing.assert_close(run(image), model(image), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

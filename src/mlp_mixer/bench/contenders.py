@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models import MlpMixer
-from ..runtime import engine, fastest, int8, why_not
+from ..runtime import Run, engine, fastest, int8, why_not
+from ..runtime.cuda_graph import MOST_IMAGES, graphed
 from ..runtime.engines import plain, run_onnxruntime, run_openvino
 from ..weights.timm_names import entry_point
 from .measure import DTYPES
@@ -76,15 +77,9 @@ def answers(job: Job, contender: Contender) -> Tensor:
 
 
 def ours(job: Job) -> Contender:
-    """The fastest way we have: an engine of `runtime` on the CPU, fused kernels under torch.compile on CUDA."""
-    if job.images.device.type == "cuda":
-        from ..kernels import fuse
-        from ..kernels import why_not as unfused
-
-        if job.dtype not in DTYPES:
-            raise AbsentError(f"{job.dtype} on CUDA is not built")
-        model, reason = copy.deepcopy(job.model), unfused(job.model)
-        return _torch(job, torch.compile(model if reason else fuse(model)), note=reason or "fused")
+    """The fastest way we have: an engine of `runtime` on the CPU, our kernels under torch.compile on CUDA."""
+    if job.images.device.type == "cuda" or job.dtype == "fp8":
+        return _kernels(job)
     if job.task == "train" or job.dtype in ("bf16", "fp16"):
         return _torch(job, copy.deepcopy(job.model))
     if job.dtype == "int8":
@@ -92,6 +87,32 @@ def ours(job: Job) -> Contender:
         return Contender(functools.partial(int8(job.model), job.images), "int8", "onnxruntime")
     name, run = fastest(job.model, job.images)
     return Contender(functools.partial(run, job.images), note=name)
+
+
+def _kernels(job: Job, wrap: Callable[[Run], Run] = lambda run: run, mode: str | None = None) -> Contender:
+    """Fused token mixing where it can be, fp8 if that is the job, on CUDA compiled in a mode of `torch.compile`."""
+    from ..kernels import fp8, fuse, why_not_fp8
+    from ..kernels import why_not as unfused
+
+    device, narrow = job.images.device, job.dtype == "fp8"
+    if narrow and (missing := "it does not train" if job.task == "train" else why_not_fp8(job.model)):
+        raise AbsentError(missing)
+    if not narrow and job.dtype not in DTYPES:
+        raise AbsentError(f"{job.dtype} on CUDA is not built")
+    reason = unfused(job.model, device)
+    model: Any = fp8(job.model) if narrow else copy.deepcopy(job.model)
+    model = model if reason else fuse(model)
+    model = torch.compile(model, mode=mode) if device.type == "cuda" else model
+    if narrow:
+        return Contender(functools.partial(wrap(plain(model)), job.images.bfloat16()), "fp8", reason or "fused")
+    return _torch(job, model, wrap, note=reason or "fused")
+
+
+def _graph(job: Job) -> Contender:
+    """`ours` with all its launches in one."""
+    if job.images.device.type != "cuda" or job.task == "train" or len(job.images) > MOST_IMAGES:
+        raise AbsentError(f"it is for inference of at most {MOST_IMAGES} images on CUDA")
+    return _kernels(job, graphed)
 
 
 def _engine(job: Job, name: str) -> Contender:
@@ -113,12 +134,13 @@ def timm_twin(job: Job) -> nn.Module:
     return model.eval().to(job.images.device)
 
 
-def _torch(job: Job, model: Any, **more: Any) -> Contender:
-    """A forward pass in the dtype, or forward, cross-entropy, backward and AdamW under autocast."""
-    precision = job.dtype if job.dtype in DTYPES else "fp32"
+def _torch(job: Job, model: Any, wrap: Callable[[Run], Run] = lambda run: run, **more: Any) -> Contender:
+    """A forward pass in the dtype (bf16 beside fp8), or forward, cross-entropy, backward and AdamW under autocast."""
+    precision = "bf16" if job.dtype == "fp8" else job.dtype if job.dtype in DTYPES else "fp32"
     dtype = DTYPES[precision]
     if job.task != "train":
-        return Contender(functools.partial(plain(model.to(dtype).eval()), job.images.to(dtype)), precision, **more)
+        run = wrap(plain(model.to(dtype).eval()))
+        return Contender(functools.partial(run, job.images.to(dtype)), precision, **more)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
 
@@ -177,4 +199,8 @@ PEERS: dict[str, Callable[[Job], Contender]] = {
     "resnet": lambda job: _neighbour(job, 1),
     "ours-ort": lambda job: _engine(job, "onnxruntime"),
     "ours-openvino": lambda job: _engine(job, "openvino"),
+    "ours-graph": _graph,
+    "ours-autotune": lambda job: _kernels(job, mode="max-autotune"),
+    "ours-bf16": lambda job: ours(replace(job, dtype="bf16")),
 }
+RARE = ("autotune", "ours-graph", "ours-autotune", "ours-bf16")  # only where they are named, or with `thorough`

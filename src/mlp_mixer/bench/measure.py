@@ -29,7 +29,7 @@ def interleave(calls: Mapping[str, Call], rounds: int, device: torch.device, eac
     """`each` calls per turn; of several the first is not counted: it finds another contender's data in the caches."""
     times, names = {name: Times() for name in calls}, list(calls)
     for number in range(rounds):
-        start = number % len(names)
+        start = number % max(1, len(names))
         for name in names[start:] + names[:start]:
             wall, cpu = zip(*[timed(calls[name], device) for _ in range(each)][each > 1 :], strict=True)
             times[name].wall += wall
@@ -75,10 +75,11 @@ def memory(device: torch.device, *, forget: bool = False) -> float | None:
 def roofline(device: torch.device, dtype: str) -> dict[str, float]:
     """What this machine does at best, here and now: `flops` of a large matmul, `bytes` of a large copy, per second.
 
-    In the dtype; in fp32 for int8 and fp8.
+    In the dtype; in fp32 for int8, in bf16 for fp8.
     """
     side, numbers = (8192, 2**28) if device.type == "cuda" else (2048, 2**26)
-    a, b = (torch.randn(side, side, device=device).to(DTYPES.get(dtype, torch.float32)) for _ in range(2))
+    kind = DTYPES.get("bf16" if dtype == "fp8" else dtype, torch.float32)
+    a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
     source, target = torch.ones(numbers, device=device), torch.empty(numbers, device=device)
     flops, moved = (min(timed(f, device)[0] for _ in range(6)) for f in (lambda: a @ b, lambda: target.copy_(source)))
     return {"flops": 2 * side**3 / flops, "bytes": 8 * numbers / moved}

@@ -13,7 +13,7 @@ import torch
 from ..errors import unknown
 from ..models import cost, create_model
 from ..train.journal import environment
-from .contenders import PEERS, AbsentError, Contender, Job, answers, ours
+from .contenders import PEERS, RARE, AbsentError, Contender, Job, answers, ours
 from .measure import Times, interleave, memory, percentiles, roofline, timed
 from .start import start_commands
 
@@ -35,7 +35,7 @@ def bench(
 ) -> dict[str, Any]:
     """Measure an architecture (random weights, erf GELU) against its peers: facts, and `rows`, one per contender.
 
-    peers: "none", "all" (max-autotune only if thorough), or names from `PEERS` with commas between.
+    peers: "none", "all" (those in `RARE` only if thorough), or names from `PEERS` with commas between.
     A row has medians with quartiles `_q1` and `_q3`. `ratio` is its speed in units of ours, from quotients within a
     round, so that a machine that slows down between rounds does not matter. `mfu` is in units of a large matmul in the
     same run; `roofline` is the time that this matmul and a copy would need over the time taken. Only contenders whose
@@ -63,7 +63,7 @@ def bench(
     tell(f"measuring {len(ready)} contenders in {rounds} rounds")
     times = interleave({name: contender.call for name, contender in ready.items()}, rounds, device)
     passes = 3 if task == "train" else 1  # a backward pass is two products for each of the forward pass
-    counted, size = cost(job.model), 2 if dtype in ("bf16", "fp16") else 4
+    counted, size = cost(job.model), 4 if dtype in ("fp32", "int8") else 2
     flops, traffic = 2 * counted.macs * passes, size * (counted.params * passes / batch + job.images[0].numel())
     for row in (row for row in rows if row["contender"] in ready):
         row |= _numbers(times, row["contender"], batch)
@@ -76,7 +76,7 @@ def bench(
 def peer_names(peers: str, thorough: bool = False) -> list[str]:
     """The peers that are meant; `UserError` with near misses for one that is not known."""
     if peers in ("none", "all"):
-        return [name for name in PEERS if peers == "all" and (thorough or name != "autotune")]
+        return [name for name in PEERS if peers == "all" and (thorough or name not in RARE)]
     names = [name.strip() for name in peers.split(",")]
     for name in names:
         if name not in PEERS:
@@ -114,6 +114,9 @@ def _admit(job: Job, name: str, ready: dict[str, Contender]) -> dict[str, Any]:
         row["error"] = (got - expected).abs().max().item()
         if not row["error"] <= TOLERANCE[contender.precision] * max(1.0, expected.abs().max().item()):
             return row | {"status": f"not measured: its answers differ by {row['error']:.2g}"}
+    if contender.precision in ("int8", "fp8"):
+        same = (got.argmax(-1) == expected.argmax(-1)).double().mean()
+        row["note"] = f"{same:.1%} of the classes as in fp32; {contender.note}"
     for _ in range(2):
         timed(contender.call, device)
     ready[name], after = contender, memory(device)

@@ -16,7 +16,9 @@ def bench(
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16, fp8 or int8.")] = "fp32",
-    peers: Annotated[str, typer.Option(help="none, all, or some: timm,compile,ort,openvino,vit,resnet")] = "all",
+    peers: Annotated[
+        str, typer.Option(help="none, all, or some: timm,compile,autotune,ort,openvino,vit,resnet,ours-graph")
+    ] = "all",
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each contender.")] = 7,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default: one per core.")] = None,
     thorough: Annotated[bool, typer.Option("--thorough", help="torch.compile with max-autotune too.")] = False,

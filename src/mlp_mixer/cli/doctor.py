@@ -16,7 +16,8 @@ from .console import print_json, print_table
 
 _LIBRARIES = (
     "torch", "torchvision", "triton", "numpy", "pillow", "simplejpeg", "safetensors", "h5py", "huggingface-hub", "timm",
-    "transformers", "onnx", "onnxruntime", "openvino", "datasets", "pyarrow", "fsspec", "tensorboard",
+    "transformers", "onnx", "onnxruntime", "openvino", "fastapi", "uvicorn", "datasets", "pyarrow", "fsspec",
+    "tensorboard",
 )  # fmt: skip
 _SWITCHES = ("MLP_MIXER_CACHE", "MLP_MIXER_OFFLINE", "MLP_MIXER_SHARD_CACHE", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,7 +15,8 @@ from torch import Tensor, nn
 from ..errors import UserError, unknown
 from ..models.families import need_mixer
 from ..models.mixer import MixerConfig, MlpMixer
-from .onnx_graph import onnx_graph
+from .cuda_graph import graphed
+from .onnx_graph import onnx_graph, quantised
 from .packed import can_pack, packed
 
 Run = Callable[[Tensor], Tensor]
@@ -31,7 +30,7 @@ _ROUNDS, _TRIED = 4, 8  # of the trial: calls of each engine, the first of them 
 def engine(model: MlpMixer, name: str = "auto") -> Run:
     """The model, in evaluation mode, behind one call. Weights that change later may or may not be seen.
 
-    name: "torch" (`packed` on the CPU in fp32, the fused kernels on a CUDA device where they can be), "onnxruntime" or
+    name: "torch" (`packed` on the CPU in fp32, fused kernels and CUDA graphs on a GPU), "plain", "onnxruntime" or
         "openvino" (CPU, fp32), or "auto": the plain module for the first seconds, then the `fastest` here, which may
         be another one for single images than for several.
     Raises `UserError` if the engine is not known or not installed, cannot run this model, or answers differently.
@@ -55,7 +54,7 @@ def fastest(model: MlpMixer, images: Tensor) -> tuple[str, Run]:
     Which one that is differs between processors, networks and batches. Engines that cannot run the model are left out.
     """
     runs: dict[str, Run] = {}
-    for name in ENGINES:
+    for name in (name for name in ENGINES if name != "plain"):
         with contextlib.suppress(UserError):
             runs[name] = engine(model, name)
     if len(runs) < 2:
@@ -72,7 +71,7 @@ def fastest(model: MlpMixer, images: Tensor) -> tuple[str, Run]:
 
 def why_not(model: MlpMixer, name: str) -> str | None:
     """Why this engine cannot run the model, in words; None if it can. Packages are looked up, not imported."""
-    if name == "torch":
+    if name in ("torch", "plain"):
         return None
     if not isinstance(model.config, MixerConfig):
         return "its graphs are those of Mixers, and this network is of another family"
@@ -110,6 +109,8 @@ class _Patient:
             return run(images)
         began = time.perf_counter()
         answer = self.plain(images)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
         self.spent += time.perf_counter() - began
         return answer
 
@@ -123,12 +124,13 @@ def _torch(model: MlpMixer) -> Run:
     if model.stem.proj.weight.device.type == "cuda":
         from ..kernels import fuse, why_not
 
-        return plain(model if why_not(model) else fuse(model))
+        return graphed(plain(model if why_not(model) else fuse(model)))
     return packed(model) if can_pack(model) else plain(model)
 
 
 ENGINES: dict[str, Callable[[MlpMixer], Run]] = {
     "torch": _torch,
+    "plain": plain,
     "onnxruntime": lambda model: run_onnxruntime(
         onnx_graph(need_mixer(model.config, "onnx_graph"), model.state_dict()).SerializeToString()
     ),
@@ -161,14 +163,5 @@ def run_openvino(graph: bytes, precision: Literal["f32", "bf16"] = "f32") -> Run
 
 def int8(model: MlpMixer) -> Run:
     """Weights in int8 per output channel, activations quantised as they come: onnxruntime on the CPU, not exact."""
-    from onnxruntime.quantization import QuantType, quant_utils, quantize_dynamic
-
-    graph = onnx_graph(need_mixer(model.config, "onnx_graph"), model.state_dict(), token_mixing="transposed")
-    quant_utils.add_pre_process_metadata(graph)  # else it asks for a pass that does nothing here
-    info = Path("/proc/cpuinfo")
-    saturates = not (info.is_file() and "vnni" in info.read_text())  # in sums of pairs, unless weights have 7 bits
-    how = {"per_channel": True, "reduce_range": saturates, "weight_type": QuantType.QInt8}
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "int8.onnx"
-        quantize_dynamic(graph, out, op_types_to_quantize=["MatMul"], **how)
-        return run_onnxruntime(out.read_bytes())
+    graph = onnx_graph(need_mixer(model.config, "int8"), model.state_dict(), token_mixing="transposed")
+    return run_onnxruntime(quantised(graph).SerializeToString())

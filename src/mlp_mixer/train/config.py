@@ -9,6 +9,7 @@ from ..devices import Precision
 from ..errors import UserError
 from ..images.augment import Augment
 from ..images.mix import Mix
+from ..kernels import Kernels
 from ..models.layers import DropPathRule, Gelu
 from ..models.resolution import Method
 
@@ -158,6 +159,7 @@ class LoopChoice:
     device: str = "auto"
     threads: int | None = None  # of the CPU; none: torch's choice. Tiny models are faster, and steadier, with one
     grad_checkpointing: bool = False
+    kernels: Kernels = "auto"  # token mixing fused on a GPU; auto: where it passes its check there, else plain
     compile: bool = False  # the forward and backward pass by torch.compile
     parallel: Literal["ddp", "fsdp"] = "ddp"  # several processes: whole weights in each, or a part
     nonfinite: Literal["stop", "rollback"] = "stop"  # at a loss or gradient that is no number; rollback: skip the step

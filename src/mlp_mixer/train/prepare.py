@@ -23,6 +23,7 @@ from ..distributed import rank, world_size
 from ..errors import UserError
 from ..files import write_bytes
 from ..images.preprocess import Preprocess
+from ..kernels import with_kernels
 from ..models import MlpMixer, create_model
 from ..weights import load
 from ..weights.labels import class_numbers
@@ -113,6 +114,7 @@ def prepare(config: TrainConfig, source: Source | None = None) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)
         model, preprocess, notes = build_model(config, source.train)
+    model, of_kernels = with_kernels(model.to(device), choice.kernels, choice.precision)
     total_steps = choice.steps or steps_for(choice.epochs, choice.batch_size, len(train))
     return Run(
         config=config,
@@ -120,13 +122,13 @@ def prepare(config: TrainConfig, source: Source | None = None) -> Run:
         fingerprint=source.fingerprint(),
         train=train,
         val=val,
-        model=model.to(device),
+        model=model,
         preprocess=preprocess,
         device=device,
         total_steps=total_steps,
         warmup_steps=warmup_length(config.schedule, total_steps, len(train), choice.batch_size),
         workers=auto_workers(train) if data.workers is None else data.workers,
-        notes=notes,
+        notes=(*notes, *of_kernels),
     )
 
 

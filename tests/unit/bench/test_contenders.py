@@ -77,6 +77,32 @@ def test_precision_is_said_and_kept() -> None:
     assert 1e-4 < error < 0.1
 
 
+def test_fp8_says_how_many_classes_stay_and_runs_beside_bf16() -> None:
+    here = job(dtype="fp8", batch=4)
+    ready: dict[str, Contender] = {}
+    row, beside, plain = (run._admit(here, name, ready) for name in ("ours", "ours-bf16", "vit"))
+    assert (row["status"], row["precision"]) == ("measured", "fp8")
+    assert 1e-3 < row["error"] / here.expected.abs().max() < 0.1
+    same = (answers(here, ready["ours"]).argmax(-1) == here.expected.argmax(-1)).float().mean().item()
+    assert row["note"] == f"{same:.1%} of the classes as in fp32; {ready['ours'].note}"
+    assert (beside["precision"], beside["note"]) == ("bf16", "")
+    assert beside["error"] < row["error"]
+    assert plain.get("precision", "bf16") == "bf16", "peers run in bf16 beside fp8"
+    with pytest.raises(AbsentError, match="^it does not train$"):
+        ours(job("train", "fp8"))
+    with pytest.raises(AbsentError, match="^it is for inference of at most 64 images on CUDA$"):
+        PEERS["ours-graph"](here)
+
+
+def test_a_bench_of_nobody_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(job: Job) -> Contender:
+        raise AbsentError("compute capability 8.6 is older than 8.9")
+
+    monkeypatch.setattr(run, "ours", absent)
+    rows = bench("mixer_s32", "infer", 2, CPU, dtype="fp8", peers="none")["rows"]
+    assert rows == [{"contender": "ours", "status": "compute capability 8.6 is older than 8.9"}]
+
+
 @pytest.mark.parametrize(
     ("name", "missing", "task", "said"),
     [
@@ -146,6 +172,6 @@ def test_what_is_unknown_is_named() -> None:
     with pytest.raises(UserError, match="unknown dtype 'bf61'; did you mean 'bf16'"):
         bench("mixer_s32", "infer", 1, CPU, dtype="bf61")
     assert peer_names("none") == []
-    assert set(PEERS) - set(peer_names("all")) == {"autotune"}
+    assert set(PEERS) - set(peer_names("all")) == {"autotune", "ours-graph", "ours-autotune", "ours-bf16"}
     assert set(peer_names("all", thorough=True)) == set(PEERS)
     assert peer_names("vit, timm,vit") == ["vit", "timm"]

@@ -29,4 +29,4 @@ def test_under_the_interpreter(file: Path) -> None:
 
 
 def test_there_is_something_to_run() -> None:
-    assert [file.stem for file in FILES] == ["networks", "products"]
+    assert [file.stem for file in FILES] == ["networks", "products", "selfcheck"]

@@ -9,10 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import min_cut_rematerialization_partition
+from torch._inductor.decomposition import select_decomp_table
 from torch._subclasses import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from mlp_mixer.kernels import available, fuse, network, why_not
+from mlp_mixer import UserError
+from mlp_mixer.kernels import available, fuse, network, selfcheck, why_not, with_kernels
 from mlp_mixer.kernels.tiles import MOST_TOKENS, padded_hidden, parts
 from mlp_mixer.models import MlpMixer, create_model
 
@@ -131,3 +135,65 @@ def test_tokens_are_cut_with_little_to_spare() -> None:
 def test_importing_the_kernels_does_not_import_triton() -> None:
     code = "import sys, mlp_mixer.kernels; sys.exit('mlp_mixer.kernels.ops' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.usefixtures("capable")
+def test_training_takes_the_kernels_only_where_they_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On tensors that pretend to be on a GPU, where nothing can be computed, so that the check's answer is imagined."""
+    reasons: list[str | None] = [None, "the output is off by 1 here", "the output is off by 1 here"]
+    asked = []
+    monkeypatch.setattr(selfcheck, "self_check", lambda model, dtype: asked.append(dtype) or reasons.pop(0))
+    with torch.device("meta"):
+        model = create_model("mixer_pico2")
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = model.to_empty(device="cuda")
+        fused, notes = with_kernels(model, "auto", "fp32")
+        assert type(fused.blocks[0]).__name__ == "FusedBlock"
+        assert notes == ("token mixing is fused",)
+        assert with_kernels(model, "auto", "fp32") == (
+            model, ("token mixing stays plain: the output is off by 1 here",)
+        )  # fmt: skip
+        with pytest.raises(UserError, match="^train.kernels=fused cannot be: the output is off by 1 here; use train.k"):
+            with_kernels(model, "fused", "fp32")
+        assert with_kernels(model, "plain", "fp32") == (model, ())
+    assert asked == [torch.float32] * 3
+
+
+def test_without_a_gpu_fused_training_is_refused_and_auto_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(network, "_machine_lacks", lambda device: f"the kernel needs a CUDA device, not {device.type}")
+    model = create_model("mixer_pico2")
+    assert with_kernels(model, "auto", "auto") == (model, ())
+    with pytest.raises(UserError, match="cannot be: the kernel needs a CUDA device, not cpu; use train.kernels=auto"):
+        with_kernels(model, "fused", "auto")
+
+
+@pytest.mark.usefixtures("capable")
+def test_a_compiled_training_step_keeps_less_than_half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the compiler's own partitioner hands from the forward to the backward pass of a block of B/16 in bf16."""
+    from mlp_mixer.kernels.block import FusedBlock
+
+    monkeypatch.setattr(FusedBlock, "_fused", lambda self, x: True)
+    kept: list[int] = []
+
+    def count(graph: torch.fx.GraphModule, _: object) -> None:
+        (handed,) = next(node for node in graph.graph.nodes if node.op == "output").args
+        made = [node.meta["val"] for node in handed if node is not None and node.op != "placeholder"]
+        kept.append(sum(value.nbytes for value in made if isinstance(value, torch.Tensor)))
+        raise RuntimeError("nothing is to be computed")
+
+    backend = aot_autograd(
+        fw_compiler=count,
+        partition_fn=min_cut_rematerialization_partition,
+        decompositions=select_decomp_table(),
+    )
+    plain, image = (
+        create_model("mixer_b16", num_blocks=1, gelu="erf").bfloat16(),
+        torch.zeros(4, 3, 224, 224).bfloat16(),
+    )
+    for model in (plain, fuse(plain)):
+        torch.compiler.reset()
+        with pytest.raises(Exception, match="nothing is to be computed"):
+            torch.compile(model, backend=backend, fullgraph=True)(image)
+    assert len(kept) == 2
+    assert kept[0] > 4 * 4e6  # the count is of this network: both hidden layers, before and after GELU, are 3.5 MB
+    assert kept[1] < 0.5 * kept[0]

@@ -125,6 +125,18 @@ def test_checkpointing_recomputes_the_same() -> None:
     assert all(torch.equal(a, b) for a, b in zip(grads(fused, image, draws), expected, strict=True))
 
 
+def test_training_keeps_no_result_of_gelu() -> None:
+    model, image = made(), images()
+    rows, width = len(image) * model.config.num_patches, model.config.channels_mlp_dim
+    wide: list[int] = []
+    for network in (model, fuse(model)):
+        seen: list[Tensor] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t) or t, lambda t: t):  # noqa: B023
+            network(image)
+        wide.append(sum(t.shape[-1] == width and t.numel() == rows * width for t in seen))
+    assert wide == [4, 2]  # of two blocks: what goes into GELU and what comes out; what goes in
+
+
 def test_it_compiles_whole_and_for_any_batch() -> None:
     fused, draws = fuse(made(drop_path=0.4)), torch.rand(8, 2, 2)
     compiled = torch.compile(fused, fullgraph=True, backend="aot_eager", dynamic=True)
