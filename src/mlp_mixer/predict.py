@@ -7,7 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,8 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     "sigmoid": torch.sigmoid,  # one yes or no per class: weights trained with sigmoid cross-entropy, as big_vision's
     "semantic softmax": lambda logits: logits.softmax(dim=-1),  # MIIL's 21k head: good for ranking, no probabilities
 }
+LARGER = ("resize", "tile")
+_MOST_TILES = 4  # a side
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,21 @@ class Predictor:
         device: str = "cpu",
         top: int = 5,
         engine: str = "auto",
+        larger: str = "resize",
     ) -> None:
         """checkpoint: loaded, or what `load` takes. top: how many candidates to report. `UserError` if it cannot be.
 
         engine: what computes the answers, "torch", "onnxruntime" or "openvino"; "auto" prepares the fastest once many
         pictures have come. They agree to 1e-4 in the logits, or are refused. Features are always torch's.
+        larger: what becomes of pictures with more pixels than the network takes. "resize": they are scaled to its size.
+            "tile": they are scaled to K x K tiles of its size, K being how often it goes into both sides, 4 at most,
+            and the tiles' features are averaged. That is the answer of the network that `resize` grows K-fold (the
+            paper's App. C), without the zeros of its block-diagonal weights.
         """
         if top < 1:
             raise UserError(f"top must be at least 1, got {top}")
+        if larger not in LARGER:
+            raise unknown("way with larger pictures", larger, LARGER)
         self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
         self.score_kind = str(self.checkpoint.provenance.get("head", "softmax"))
         if self.score_kind not in SCORES:
@@ -93,6 +102,7 @@ class Predictor:
         classes = self.model.config.num_classes
         self.labels = self.checkpoint.labels or tuple(f"class {number}" for number in range(classes))
         self.top = min(top, classes)
+        self.larger = larger
 
     def __call__(self, picture: Picture) -> Prediction:
         """The answer for one picture; `UserError` if it cannot be read, or is a folder of several."""
@@ -121,6 +131,8 @@ class Predictor:
             known = MlpMixer(self.model.config).features(x)
         if strangers := [name for name in wanted if name not in known]:
             raise unknown("feature", strangers[0], known)
+        if self.larger == "tile" and not {"pre_logits", "logits"}.issuperset(wanted):
+            raise UserError(f"tiles have only pre_logits and logits in common, got {', '.join(wanted)}; resize instead")
         answers = self._computed(expand(pictures), batch_size, functools.partial(self._features, wanted))
         return (x if isinstance(x, Failure) else Features(name, x) for name, x in answers)
 
@@ -148,9 +160,10 @@ class Predictor:
             raise UserError(f"batch_size must be at least 1, got {batch_size}")
         for chunk in self._batches(pictures, batch_size):
             good = [x for _, x in chunk if isinstance(x, Tensor)]
-            results = iter(compute(torch.stack(good).to(self.device, dtype)) if good else ())
+            parts = torch.split(torch.cat(good), batch_size) if good else ()
+            results = iter([y for part in parts for y in compute(part.to(self.device, dtype))])
             for name, x in chunk:
-                yield name, x if isinstance(x, Failure) else next(results)
+                yield name, x if isinstance(x, Failure) else _mean(list(itertools.islice(results, len(x))))
 
     def _batches(self, pictures: Iterator[Found], batch_size: int) -> Iterator[list[tuple[str, Tensor | Failure]]]:
         """Names and inputs; batches of several are read by threads, while the one before is computed."""
@@ -171,11 +184,19 @@ class Predictor:
     def _read(self, picture: Picture | Failure, name: str) -> Tensor | Failure:
         if isinstance(picture, Failure):
             return picture
-        preprocess = self.checkpoint.preprocess
         try:
-            return preprocess(decode_image(source(picture), channels=preprocess.channels))
+            return self._tiles(decode_image(source(picture), channels=self.checkpoint.preprocess.channels))
         except ValueError as error:  # UserError, and what a path with a null byte raises
             return Failure(name, f"{name!r}: {error}" if is_url(picture) and name not in str(error) else str(error))
+
+    def _tiles(self, image: np.ndarray[Any, Any]) -> Tensor:
+        """A decoded image as the network takes it, (1, C, H, W), or K x K tiles of it, (K K, C, H, W)."""
+        preprocess, (H, W) = self.checkpoint.preprocess, self.checkpoint.preprocess.image_size
+        K = min(image.shape[0] // H, image.shape[1] // W, _MOST_TILES) if self.larger == "tile" else 1
+        if K <= 1:
+            return preprocess(image)[None]
+        tiles = replace(preprocess, image_size=(K * H, K * W))(image).view(-1, K, H, K, W)
+        return tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)
 
     def _logits(self, x: Tensor) -> Tensor:
         return self._run(x).cpu()
@@ -196,6 +217,15 @@ class Predictor:
         numbers = logits.topk(self.top).indices.tolist()  # of the logits: sigmoid rounds large ones to the same 1.0
         top = tuple(Candidate(number, self.labels[number], scores[number].item()) for number in numbers)
         return Prediction(name, top[0].label, top[0].name, top[0].score, self.score_kind, top)
+
+
+def _mean(tiles: list[Any]) -> Any:
+    """What was computed for one picture: logits, or arrays by name; the head is linear, so its mean is of the mean."""
+    if len(tiles) == 1:
+        return tiles[0]
+    if isinstance(tiles[0], dict):
+        return {name: np.mean([tile[name] for tile in tiles], axis=0) for name in tiles[0]}
+    return torch.stack(tiles).mean(dim=0)
 
 
 def inference_model(

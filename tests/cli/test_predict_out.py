@@ -213,7 +213,8 @@ def unfinished(checkpoint: Path, folder: Path, out: Path, lines: int, tail: byte
 def identity(predictor: mlp_mixer.Predictor) -> dict[str, Any]:
     preprocess = dataclasses.asdict(predictor.checkpoint.preprocess)
     weights = predict_verb._fingerprint(predictor.model)
-    return json.loads(json.dumps({"weights": weights, "preprocess": preprocess, "top": predictor.top}))
+    how = {"preprocess": preprocess, "top": predictor.top, "larger": predictor.larger}
+    return json.loads(json.dumps({"weights": weights, **how}))
 
 
 @pytest.mark.parametrize("lines", [0, 1, 5, 7])

@@ -47,7 +47,8 @@ def predict(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where a run with this --out was stopped.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures computed at once.")] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    engine: Annotated[str, typer.Option(help="What computes: torch, onnxruntime, openvino or auto.")] = "auto",
+    engine: Annotated[str, typer.Option(help="What computes: torch, plain, onnxruntime, openvino or auto.")] = "auto",
+    larger: Annotated[str, typer.Option(help="Pictures of more pixels: resize, or tile and average.")] = "resize",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
     """Classify pictures. Unreadable ones are listed and make the exit code 1; the others are answered."""
@@ -66,7 +67,7 @@ def predict(
         raise UserError(f"the features {features!r} need a file to go to; add --out FILE.npz")
     if resume and (out is None or features is not None):
         raise UserError("--resume goes on with the answers in a file: add --out FILE, and leave --features away")
-    predictor = Predictor(checkpoint, device=str(pick_device(device)), top=top, engine=engine)
+    predictor = Predictor(checkpoint, device=str(pick_device(device)), top=top, engine=engine, larger=larger)
     pictures = itertools.chain.from_iterable(listed(sys.stdin.buffer) if name == "-" else [name] for name in names)
     counts = Counter(pictures=0, failed=0)
     quiet = as_json and out is None  # then the failures are on stdout
@@ -96,8 +97,8 @@ def _into_file(out: Path, predictor: Predictor, pictures: Iterable[str], batch_s
     from ..files import claimed, make_folder
     from . import results
 
-    preprocess = to_dict(predictor.checkpoint.preprocess)
-    identity = {"weights": _fingerprint(predictor.model), "preprocess": preprocess, "top": predictor.top}
+    how = {"preprocess": to_dict(predictor.checkpoint.preprocess), "top": predictor.top, "larger": predictor.larger}
+    identity = {"weights": _fingerprint(predictor.model), **how}
     with claimed(make_folder(out.parent), f".{out.name}.claimed"):
         unfinished = results.Unfinished(out, identity, resume=resume)
         try:

@@ -40,10 +40,10 @@ def load(
         (a grid that is no square, a flattened stem). It is only stated: nothing is resized.
     dialect: whose names the file uses, if it should not be recognised (a key of `weights.dialects.DIALECTS`).
 
-    The architecture comes from the shapes; GELU form, norm epsilon and final norm from the lineage. Beside Mixers, only
-    timm's gMixers, ResMLPs and gMLPs are known.
+    The architecture comes from the shapes; GELU form, norm epsilon and final norm from the lineage.
     `.provenance` says whose file it was, what was assumed, and with `head` whether the scores are "softmax" or
-    "sigmoid". Raises `UserError` if there is no such file or name, or the file is damaged, hostile or no Mixer.
+    "sigmoid". Raises `UserError` if there is no such file or name, or the file is damaged, hostile or neither a Mixer
+    nor one of timm's gMixers, ResMLPs and gMLPs.
     """
     return read_weights(path_or_name, image_size=image_size, dialect=dialect).build()
 
@@ -145,8 +145,7 @@ def _interpret(
         provenance |= {"name": record.name, "trained_on": record.trained_on, "licence": record.licence}
         provenance |= {"source": record.url or f"https://huggingface.co/{record.hub}"}
     usual = evaluation(record.preprocess if record else lineage.evaluation, config.image_size, config.in_channels)
-    usual = folder.preprocess(timm_families.TRANSFORM.get(family, {}), usual)
-    preprocess = _preprocess(contents, described, usual)
+    preprocess = _preprocess(contents, described, folder.preprocess(timm_families.TRANSFORM.get(family, {}), usual))
     return StoredWeights(config, ours, preprocess, labels, provenance, lineage.name)
 
 
