@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := runs/demo
 
-.PHONY: demo test lint types install clean
+.PHONY: demo test lint types browser install clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -23,7 +23,7 @@ demo: install
 	$(BIN)/mlp-mixer report $(DEMO)
 	@echo "Open $(DEMO)/report.html in a browser."
 
-test: lint types
+test: lint types browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # one thread each: two processes share the cores
 
 lint: install
@@ -32,6 +32,10 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+browser: install  # for tests/browser: one that is there, Playwright's own, or Debian's
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(BIN)/playwright install chromium \
+	  || (apt-get update -qq && apt-get install -y -qq chromium)
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,192 @@
+"""The page of `mlp-mixer serve` in a real Chromium: what a person does with it, and what they are told."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, expect
+
+
+def picture(side: int = 160, seed: int = 0, form: str = "PNG") -> bytes:
+    """Soft noise, which compresses."""
+    small = np.random.default_rng(seed).integers(0, 255, (5, 7, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(small).resize((side, side * 3 // 4), Image.Resampling.BICUBIC).save(file, form)
+    return file.getvalue()
+
+
+def choose(page: Page, data: bytes, name: str = "photo.png", kind: str = "image/png") -> None:
+    page.locator("#file").set_input_files({"name": name, "mimeType": kind, "buffer": data})
+
+
+def event(page: Page, kind: str, data: bytes, name: str = "photo.png") -> None:
+    """A drop on the document, or a paste into it, as the browser would send it."""
+    page.evaluate(
+        """([kind, data, name]) => {
+            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0)), transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, { type: "image/png" }));
+            const init = { bubbles: true, cancelable: true };
+            document.body.dispatchEvent(kind === "paste"
+                ? new ClipboardEvent("paste", { ...init, clipboardData: transfer })
+                : new DragEvent(kind, { ...init, dataTransfer: transfer }));
+        }""",
+        [kind, base64.b64encode(data).decode(), name],
+    )
+
+
+def answered(page: Page, answers: int = 1) -> list[str]:
+    """The names in the bars, once there are so many answers in the history."""
+    expect(page.locator("#history li")).to_have_count(answers)
+    expect(page.locator("#answer")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#error")).to_be_hidden()
+    return page.locator("#bars li span:first-child").all_inner_texts()
+
+
+def test_a_chosen_picture_is_answered_with_bars(page: Page) -> None:
+    choose(page, picture())
+    names = answered(page)
+    assert len(set(names)) == 5  # of six classes
+    shares = [float(text.removesuffix(" %")) for text in page.locator("#bars .value").all_inner_texts()]
+    assert shares == sorted(shares, reverse=True)
+    page.wait_for_timeout(500)  # the bars grow
+    drawn = page.locator("#bars .bar").evaluate_all(
+        "bars => bars.map(bar => 100 * parseFloat(getComputedStyle(bar, '::before').width) / bar.clientWidth)"
+    )
+    assert drawn == pytest.approx(shares, abs=0.6)
+    expect(page.get_by_role("status")).to_contain_text(f"{names[0]}, ")
+    expect(page.locator("#model")).to_contain_text("tiny <b>")  # text, and no markup
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_a_picture_is_dropped_or_pasted(page: Page, kind: str) -> None:
+    choose(page, picture())
+    expected = answered(page)
+    if kind == "drop":
+        event(page, "dragover", picture())
+        expect(page.locator("body")).to_have_class("over")
+    event(page, kind, picture())
+    assert answered(page, 2) == expected
+    expect(page.locator("body")).not_to_have_class("over")
+
+
+def test_a_file_that_is_no_picture_gets_one_sentence_and_a_broken_one_another(page: Page) -> None:
+    choose(page, b"<html>not an image</html>" * 9, "page.html", "text/html")
+    expect(page.get_by_role("alert")).to_contain_text("not an image in a known format")
+    expect(page.get_by_role("button", name="Try again")).to_be_hidden()  # it would not help
+    choose(page, picture(form="JPEG")[:-900], "half.jpg", "image/jpeg")
+    expect(page.get_by_role("alert")).to_contain_text("cut short")
+    choose(page, picture())
+    answered(page)
+
+
+def test_a_huge_file_is_refused_before_it_is_sent(page: Page) -> None:
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.method))
+    choose(page, bytes(2**20 + 1), "huge.png")
+    expect(page.get_by_role("alert")).to_contain_text("too large: at most 1 MiB")
+    assert "POST" not in sent
+
+
+def test_a_server_that_is_gone_is_said_and_asked_again(page: Page, site: Any) -> None:
+    choose(page, picture())
+    answered(page)
+    page.route("**/predict*", lambda route: route.abort("connectionrefused"))
+    choose(page, picture(seed=1))
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+    page.unroute("**/predict*")
+    page.get_by_role("button", name="Try again").click()
+    answered(page, 2)
+    site.stop()
+    choose(page, picture(seed=2))
+    expect(page.get_by_role("alert")).to_contain_text("does not answer")
+
+
+def test_the_explanation_takes_the_place_of_the_picture(page: Page) -> None:
+    choose(page, picture())
+    answered(page)
+    before = page.locator("#picture").get_attribute("src")
+    page.get_by_role("switch").check()
+    expect(page.locator("#picture")).to_have_attribute("src", re.compile("^data:image/png"))
+    expect(page.locator("#picture")).not_to_have_attribute("src", before or "")
+    explained = page.locator("#picture").get_attribute("src")
+    choose(page, picture(seed=1))  # the next one is explained at once
+    answered(page, 2)
+    expect(page.locator("#picture")).not_to_have_attribute("src", explained or "")
+    page.get_by_role("switch").uncheck()
+    page.locator("#history button").nth(1).click()
+    expect(page.locator("#picture")).to_have_attribute("src", before or "")
+
+
+def test_the_history_is_this_tabs_and_outlives_a_reload(page: Page) -> None:
+    choose(page, picture(seed=0), "first.png")
+    first = answered(page)
+    choose(page, picture(seed=3), "second.png")
+    answered(page, 2)
+    page.reload()
+    expect(page.locator("#history li")).to_have_count(2)
+    page.get_by_title("first.png").click()
+    assert page.locator("#bars li span:first-child").all_inner_texts() == first
+    expect(page.get_by_title("first.png")).to_have_attribute("aria-current", "true")
+    page.get_by_role("switch").check()
+    expect(page.get_by_role("alert")).to_contain_text("Choose it again")
+    other = page.context.new_page()
+    other.goto(page.url)
+    expect(other.locator("#history li")).to_have_count(0)
+
+
+def test_the_weight_pictures_come_when_they_are_wanted(page: Page) -> None:
+    assert page.locator("#token_units").get_attribute("src") is None
+    page.get_by_text("What the network has learned").click()
+    for name in ("token_units", "embeddings"):
+        expect(page.locator(f"#{name}")).to_have_attribute("src", f"figures/{name}.png")
+        assert page.locator(f"#{name}").evaluate("async (image) => (await image.decode(), image.naturalWidth)") > 50
+
+
+def test_the_keyboard_alone_will_do(page: Page) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "file"
+    style = "getComputedStyle(document.getElementById('stage')).outlineStyle"
+    assert page.evaluate(style) == "solid"  # where one is can be seen
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Space")
+    chooser.value.set_files({"name": "a.png", "mimeType": "image/png", "buffer": picture()})
+    answered(page)
+    reached = []
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    assert [x for x in ("explain", "BUTTON", "SUMMARY", "A") if x not in reached] == []
+
+
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
+def test_the_dark_page_can_be_read_and_a_narrow_one_does_not_scroll_sideways(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    choose(page, picture())
+    answered(page)
+    contrasts = page.evaluate(
+        """() => {
+            const light = (text) => {
+                const [r, g, b] = text.match(/[\\d.]+/g).map((v) => v / 255)
+                    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+            };
+            const ground = (e) => { for (; e; e = e.parentElement) {
+                const colour = getComputedStyle(e).backgroundColor;
+                if (colour !== "rgba(0, 0, 0, 0)") return colour;
+            } };
+            return [...document.querySelectorAll("h1, h2, p, li span, label span, summary, a, strong, button")]
+                .filter((e) => e.textContent.trim() && e.offsetParent).map((e) => {
+                    const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
+                    return [(a + 0.05) / (b + 0.05), e.outerHTML.slice(0, 60)];
+                });
+        }"""
+    )
+    assert len(contrasts) > 15
+    assert [row for row in contrasts if row[0] < 4.5] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360

@@ -1,0 +1,148 @@
+"""The server behind a socket: clients that dawdle, many at once, and how it begins and ends."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlp_mixer.cli import run
+from mlp_mixer.predict import Predictor
+from mlp_mixer.weights.checkpoint import save
+
+PICTURE = b"P6 40 30 255\n" + bytes(range(240)) * 15  # a PPM
+POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/x\r\nContent-Length: %d\r\n\r\n"
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=20)
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What comes until the other side closes; a hard close counts as one."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := connection.recv(2**16):
+            received += data
+    return received
+
+
+def answered(port: int) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    with contextlib.closing(connection):
+        connection.request("POST", "/predict", PICTURE, {"Content-Type": "image/x"})
+        return connection.getresponse().status
+
+
+def test_a_head_that_never_ends_is_cut_off_also_the_second_one(serving: Callable[..., int]) -> None:
+    port = serving(head_seconds=0.3)
+    with connect(port) as silent, connect(port) as slow, connect(port) as second:
+        slow.sendall(POST[:20])
+        second.sendall(POST % len(PICTURE) + PICTURE)
+        assert second.recv(2**16).startswith(b"HTTP/1.1 200")
+        second.sendall(POST[:20])
+        assert answered(port) == 200
+        assert everything(silent) == everything(slow) == b""
+        assert b"HTTP" not in everything(second)
+
+
+def test_a_body_that_trickles_gets_408(serving: Callable[..., int]) -> None:
+    port = serving(seconds=0.3)
+    with connect(port) as slow:
+        slow.sendall(POST % len(PICTURE) + PICTURE[:9])
+        assert b" 408 " in everything(slow)[:20]
+        assert answered(port) == 200
+
+
+def test_who_does_not_fetch_the_answer_is_cut_off(serving: Callable[..., int]) -> None:
+    port = serving(head_seconds=0.5, seconds=0.2)
+    with contextlib.closing(socket.socket()) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        deaf.settimeout(20)
+        deaf.connect(("127.0.0.1", port))
+        deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)  # more than the system's buffers hold
+        time.sleep(2)
+        received = everything(deaf)
+        assert received.count(b"HTTP/1.1 200") < 2000  # it was aborted, and what it had not fetched is gone
+
+
+def test_a_head_without_end_in_bytes_is_refused(serving: Callable[..., int]) -> None:
+    port = serving()
+    with connect(port) as greedy:
+        with contextlib.suppress(OSError):
+            greedy.sendall(b"GET / HTTP/1.1\r\nX: " + b"x" * 2**20)
+        assert b"HTTP/1.1 200" not in everything(greedy)
+    assert answered(port) == 200
+
+
+def test_many_open_connections_do_not_keep_others_out(serving: Callable[..., int]) -> None:
+    port = serving()
+    with contextlib.ExitStack() as stack:
+        for number in range(int(os.environ.get("MLP_MIXER_OPEN_CONNECTIONS", "50"))):
+            stack.enter_context(connect(port)).sendall((POST % len(PICTURE))[: number % 60] if number % 2 else b"")
+        assert answered(port) == 200
+
+
+def test_bytes_that_are_no_http_are_refused(serving: Callable[..., int]) -> None:
+    port = serving()
+    for nonsense in (b"\x16\x03\x01\x02\x00" * 9 + b"\r\n\r\n", b"GET /\r\n\r\n"):
+        with connect(port) as connection:
+            connection.sendall(nonsense)
+            assert b" 400 " in everything(connection)[:20]
+    assert answered(port) == 200
+
+
+def test_a_signal_has_it_answer_what_it_has_begun(predictor: Predictor, tmp_path: Path) -> None:
+    weights = save(tmp_path / "w.safetensors", predictor.model, preprocess=predictor.checkpoint.preprocess)
+    command = [sys.executable, "-m", "mlp_mixer", "serve", str(weights), "--port", "0", "--engine", "torch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stderr
+        said = process.stdout.readline()
+        try:
+            port = int(said.split("127.0.0.1:")[1].split("/")[0])
+            while True:
+                with contextlib.suppress(OSError):
+                    if answered(port) == 200:
+                        break
+            with connect(port) as begun:
+                begun.sendall(POST % len(PICTURE) + PICTURE[:99])
+                time.sleep(0.2)  # its head is read
+                process.send_signal(signal.SIGTERM)
+                time.sleep(0.5)
+                begun.sendall(PICTURE[99:])
+                head, _, body = everything(begun).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200")
+            assert json.loads(body)["predictions"][0]["path"] == "picture"
+            assert process.wait(30) == 143
+            assert "Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+
+
+def test_mistakes_at_the_start_are_one_sentence(
+    predictor: Predictor,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    serving: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights = save(tmp_path / "w.safetensors", predictor.model)
+    start = ["serve", str(weights), "--engine", "torch", "--port"]
+    assert run([*start, str(serving())]) == 2
+    assert "cannot listen on 127.0.0.1 port" in capsys.readouterr().err
+    assert run([*start, "0", "--host", "no.such.host.invalid"]) == 2
+    assert "choose another --host or --port" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "mlp_mixer.serve", None)  # as if it could not be imported
+    assert run([*start, "0"]) == 2
+    assert "pip install 'mlp-mixer[serve]'" in capsys.readouterr().err
