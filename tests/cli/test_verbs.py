@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -103,6 +104,12 @@ def test_predict_goes_on_after_a_bad_picture(
 def test_report_is_one_page(trained: Path) -> None:
     assert run(["report", str(trained)]) == 0
     page = (trained / "report.html").read_text()
+    assert "Expected calibration error" in page
+    assert "a temperature that the validation images chose" in page
+    shown = int(re.search(r"(\d+) shown of", page)[1])  # type: ignore[index]
+    assert page.count("the same under a map") == shown > 0
+    assert run(["report", str(trained), "--data", "digits", "--out", str(trained / "other.html")]) == 0
+    assert "a temperature" not in (trained / "other.html").read_text()
     assert "top-1" in page
     assert page.count("<svg") >= 3
     assert page.count("data:image/png") > 12

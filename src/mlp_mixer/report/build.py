@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..analysis import token_unit_pictures
+from ..analysis.explain import laid_over, maps
+from ..config import from_dict
 from ..data.image_set import ImageSet
 from ..data.source import public_name
+from ..data.sources import open_source
 from ..errors import UserError
-from ..evaluate import Evaluation, judge
+from ..evaluate import Evaluation, evaluate, judge
+from ..evaluate.calibration import Calibration, calibration, fit_temperature, tempered
 from ..models import MixerConfig, MlpMixer, cost
+from ..train import TrainConfig
 from ..train.journal import read_journal
+from ..train.prepare import split_validation
 from ..weights import Checkpoint, load
 from .page import Report, Sample
 
 _SAMPLES, _MISTAKES, _TOP = 12, 12, 3
 _MOST_UNITS, _MOST_BLOCKS = 64, 4
+_MAP_MACS = 3e12  # multiply-accumulates for maps of the mistakes: half a minute of two cores
 
 
 def build_report(run: str | Path, *, data: str | None = None) -> Report:
@@ -32,7 +41,9 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
     checkpoint = load(folder)
     record = _read_config(folder)
     source = data or record["config"]["data"]["source"]
+    began = time.perf_counter()
     chosen, result = judge(checkpoint, source)
+    rate = result.n / (time.perf_counter() - began)
     images = chosen.images
     classes = checkpoint.labels or images.classes
     provenance = checkpoint.provenance
@@ -42,16 +53,30 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
             f"Recipe {provenance.get('recipe') or '-'}; judged on {public_name(source)}, {chosen.split}, "
             f"{result.n:,} images."
         ),
-        facts=_facts(checkpoint, result, record),
+        facts=(*_facts(checkpoint, result, record), ("pictures per second", f"{rate:,.0f}")),
         journal=tuple(read_journal(folder)),
         classes=classes,
         confusion=result.confusion,
         samples=_samples(images, result, classes, _spread(result.n, _SAMPLES)),
-        mistakes=_samples(images, result, classes, _worst_mistakes(result)),
+        mistakes=_mistakes(checkpoint, images, result, classes),
         pictures=_pictures(checkpoint.model),
         config=record["config"],
         provenance={**provenance, "environment": record["environment"]},
+        calibration=calibration(result.probabilities, result.labels),
+        tempered=_tempered(checkpoint, record, result) if data is None else None,
     )
+
+
+def _tempered(checkpoint: Checkpoint, record: dict[str, Any], result: Evaluation) -> tuple[float, Calibration] | None:
+    """The temperature that the run's validation images choose, and how calibrated the judged answers are with it."""
+    choice = from_dict(TrainConfig, record["config"]).data
+    source = open_source(choice.source, split_seed=choice.split_seed, test_fraction=choice.test_fraction)
+    _, val = split_validation(source, choice)
+    if val is None or val.classes != checkpoint.labels:
+        return None
+    chosen_by = evaluate(checkpoint.model, val, checkpoint.preprocess)
+    temperature = fit_temperature(chosen_by.probabilities, chosen_by.labels)
+    return temperature, calibration(tempered(result.probabilities, temperature), result.labels)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -86,6 +111,21 @@ def _worst_mistakes(result: Evaluation) -> np.ndarray:
     wrong = np.flatnonzero(result.predictions != result.labels)
     confidence = result.probabilities[wrong].max(axis=1)
     return wrong[np.argsort(-confidence, kind="stable")][:_MISTAKES]
+
+
+def _mistakes(
+    checkpoint: Checkpoint, images: ImageSet, result: Evaluation, classes: tuple[str, ...]
+) -> tuple[Sample, ...]:
+    """The worst of them, the first with maps of what spoke for the answer, as many as take seconds."""
+    model, preprocess, worst = checkpoint.model, checkpoint.preprocess, _worst_mistakes(result)
+    samples = _samples(images, result, classes, worst)
+    windows = model.config.num_patches  # an occlusion map computes about so many images
+    mapped = min(len(samples), int(_MAP_MACS / (windows * cost(model).macs)))
+    found = []
+    for index, sample in zip(worst[:mapped], samples, strict=False):
+        heat = maps(model, preprocess(sample.image)[None], int(result.predictions[index]), "occlusion")
+        found.append(replace(sample, heat=laid_over(preprocess.fit(sample.image), heat)))
+    return (*found, *samples[mapped:])
 
 
 def _samples(images: ImageSet, result: Evaluation, classes: tuple[str, ...], indices: np.ndarray) -> tuple[Sample, ...]:

@@ -1,6 +1,6 @@
 """Line charts as geometry in view-box units: pure functions; `chart.svg.j2` turns the result into SVG.
 
-Points are (x, y) in data units; a y that is not finite breaks the line. x starts at 0 (training steps).
+Points are (x, y) in data units; a y that is not finite breaks the line. x starts at 0.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Chart:
     left: int = _LEFT
     right: int = _RIGHT
     bottom: int = _BOTTOM
+    across: str = "step"
 
 
 def number(value: float) -> str:
@@ -121,8 +122,9 @@ def line_chart(
     *,
     from_zero: bool = True,
     limits: tuple[float, float] = (-math.inf, math.inf),
+    across: str = "step",
 ) -> Chart:
-    """Lay out a chart; `text` writes y values and `from_zero` begins the y axis at 0.
+    """Lay out a chart; `text` writes y values, `from_zero` begins the y axis at 0, `across` names the x axis.
 
     No tick exceeds `limits` unless a value does.
     """
@@ -143,9 +145,10 @@ def line_chart(
     return Chart(
         title,
         summary=_summary(series, text),
-        x_ticks=tuple((place((x, 0))[0], number(x)) for x in nice_ticks(0, x_end, most=5, whole=True)),
+        x_ticks=tuple((place((x, 0))[0], number(x)) for x in nice_ticks(0, x_end, most=6, whole=across == "step")),
         y_ticks=tuple((place((0, y))[1], text(y)) for y in y_values),
         lines=tuple(_line(line, place, text) for line in drawn),
+        across=across,
     )
 
 

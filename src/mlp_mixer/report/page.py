@@ -7,6 +7,7 @@ escaped by the template engine; pictures are PNG data URIs.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import math
 import statistics
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..analysis import to_png
+from ..evaluate.calibration import Calibration
 from ..files import PathLike, write_text
 from .chart import Chart, Point, Series, line_chart, number, percent
 from .confusion import check_confusion, class_rows, confused_pairs
@@ -29,18 +31,24 @@ from .confusion import check_confusion, class_rows, confused_pairs
 Image8 = NDArray[np.uint8]
 
 _MOST_CLASSES_IN_TABLE = 25
+_FEWEST_ANSWERS = 5  # in a dot of the calibration chart: fewer say little
+_DOTS = f"Each dot is a fifteenth of the scale in which at least {_FEWEST_ANSWERS} answers fell."
 _MOST_SAMPLE_PIXELS = 256  # on the longer side; cards show about 180
 _SMALL_PIXELS = 64  # up to here an enlarged picture shows its pixels instead of a blur
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture (uint8 HWC, C 1 or 3) with its prediction: classes with probabilities (0 to 1), best first."""
+    """One picture (uint8 HWC, C 1 or 3) with its prediction: classes with probabilities (0 to 1), best first.
+
+    heat: the picture under a map of what spoke for the best class.
+    """
 
     name: str
     image: Image8
     true_class: str | None
     top: tuple[tuple[str, float], ...]
+    heat: Image8 | None = None
 
     @property
     def correct(self) -> bool | None:
@@ -67,6 +75,8 @@ class Report:
     pictures: tuple[tuple[str, str, Image8], ...]
     config: dict[str, Any]
     provenance: dict[str, Any]
+    calibration: Calibration | None = None
+    tempered: tuple[float, Calibration] | None = None  # with a temperature that other images chose
 
 
 def write_report(report: Report, path: PathLike) -> Path:
@@ -106,6 +116,7 @@ def _views(report: Report) -> dict[str, Any]:
     table = confusion is not None and len(report.classes) <= _MOST_CLASSES_IN_TABLE
     return {
         "charts": _charts(report.journal) if report.journal else [],
+        "reliability": _reliability(report) if report.calibration else None,
         "pace": _pace(report.journal),
         "evaluations": [row for row in report.journal if row.get("kind") == "eval"],
         "rows": class_rows(confusion, report.classes) if confusion is not None and table else None,
@@ -134,6 +145,23 @@ def _charts(journal: Iterable[Mapping[str, Any]]) -> list[Chart]:
         line_chart("Top-1 accuracy", accuracies, percent, from_zero=False, limits=(0, 1)),
         line_chart("Learning rate", [Series("learning rate", points(train, "lr"), "highest")]),
     ]
+
+
+def _reliability(report: Report) -> Chart:
+    """Accuracy of the answers by their confidence."""
+    assert report.calibration
+
+    def dots(found: Calibration) -> list[Point]:
+        return [(sure, right) for sure, right, count in found.bins if count >= _FEWEST_ANSWERS]
+
+    series = [Series("as it answers", dots(report.calibration), dots=True)]
+    if report.tempered:
+        temperature, better = report.tempered
+        name = f"temperature {temperature:.2f}"
+        series.append(Series(name, dots(better), dots=True))
+    series.append(Series("calibrated", [(0, 0), (1, 1)]))
+    chart = line_chart("Accuracy by confidence", series, percent, limits=(0, 1), across="confidence")
+    return dataclasses.replace(chart, summary=_DOTS)
 
 
 def points(rows: Iterable[Mapping[str, Any]], key: str) -> list[Point]:

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from mlp_mixer.errors import UserError
+from mlp_mixer.evaluate.calibration import Calibration
 from mlp_mixer.report import Report, Sample, render, write_report
 from mlp_mixer.report.chart import Series, line_chart, nice_ticks, number, percent, thin
 from mlp_mixer.report.confusion import class_rows, confused_pairs
@@ -59,6 +60,27 @@ FULL = Report(
     {"train": {"epochs": 2, "betas": (0.9, 0.99), "ema": None}, "seed": 0},
     {"command": "mlp-mixer train", "data": {"n": 4}},
 )
+
+
+def test_calibration_leaves_out_what_few_answers_say() -> None:
+    few, many = (0.3, 1.0, 4), ((0.7, 0.6, 40), (0.9, 0.95, 60))
+    found = Calibration(0.123, (few, *many))
+    page = render(dataclasses.replace(FULL, calibration=found, tempered=(1.5, Calibration(0.02, many))))
+    assert "Expected calibration error 12.3%" in page
+    assert "divided by 1.50" in page
+    assert "bring it to 2.0%" in page
+    chart = page.split('id="calibration"')[1].split("</figure>")[0]
+    assert chart.count("<circle") == 2 + 2
+    assert ">confidence</text>" in chart
+    assert "calibration" not in render(FULL).split("</style>")[1]
+
+
+def test_a_map_is_a_second_picture() -> None:
+    mapped = dataclasses.replace(sample("b.png", "cow"), heat=np.zeros((8, 8, 3), np.uint8))
+    page = render(dataclasses.replace(FULL, mistakes=(mapped,)))
+    assert "the same under a map: red spoke for cat, blue against it" in page
+    assert "maps show in red" in page
+    assert "under a map" not in render(FULL)
 
 
 class Outline(HTMLParser):
