@@ -33,8 +33,8 @@ COLOURS = {"Mixer": "#c8553d", "ViT": "#2f6690", "ResNet": "#588157", "other": "
 # What was asked for
 
 
-def arguments(doc: str, *, data: bool = True) -> argparse.Namespace:
-    """The command line that all experiments have: budget, data, out, device, threads."""
+def arguments(doc: str, *, data: bool = True, more: Sequence[str] = ()) -> argparse.Namespace:
+    """The command line that all experiments have: budget, data, out, device, threads; and `more` that take a text."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--budget", choices=BUDGETS, default="smoke", help="a minute, CPU hours, a GPU hour, or all of it"
@@ -44,6 +44,8 @@ def arguments(doc: str, *, data: bool = True) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder of the results; default: results/BUDGET beside run.py")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=1)
+    for name in more:
+        parser.add_argument(name)
     choice = parser.parse_args()
     if data and choice.data is None:
         if choice.budget != "smoke":
@@ -117,6 +119,13 @@ Change = Callable[[Tensor], Tensor]
 """Float images (B, C, H, W) after augmentation -> what the network is shown: pixels permuted, covered, ..."""
 
 
+def backward(loss_of: Callable[[], Tensor]) -> Tensor:
+    """Add the gradients of the loss; returns it."""
+    loss = loss_of()
+    loss.backward()
+    return loss.detach()
+
+
 def fit(
     model: nn.Module,
     data: Data,
@@ -126,13 +135,13 @@ def fit(
     device: str = "cpu",
     change: Change = lambda images: images,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
-    step: Callable[[Callable[[], Tensor], torch.optim.Optimizer], Tensor] | None = None,
+    gradients: Callable[[Callable[[], Tensor]], Tensor] = backward,
     curve_at: Sequence[int] = (),
 ) -> dict[str, Any]:
     """Train `model` in place and look at the test images at the end, and after the steps of `curve_at`.
 
-    optimizer: made from the model; its learning rates are scaled by the schedule. step: closure and optimiser -> loss,
-    for such as SAM; the default is a plain step with clipped gradients.
+    optimizer: made from the model; its learning rates are scaled by the schedule. gradients: takes what computes the
+    loss, fills the gradients (SAM does it in another way than `backward`) and returns the loss; they are clipped then.
     Returns top1 in [0, 1], the last losses' mean, seconds of training (wall and processor), and the curve.
     """
     torch.manual_seed(seed)
@@ -157,12 +166,12 @@ def fit(
             group["lr"] = rate * scale
 
         def loss_of(shown: Tensor = shown, rows: Tensor = rows) -> Tensor:
-            loss = nn.functional.cross_entropy(model(shown), labels[rows], label_smoothing=recipe.smoothing)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-            return loss.detach()
+            return nn.functional.cross_entropy(model(shown), labels[rows], label_smoothing=recipe.smoothing)
 
-        losses.append(float((step or _plain_step)(loss_of, optimizer_)))
+        optimizer_.zero_grad()
+        losses.append(float(gradients(loss_of)))
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer_.step()
         if number + 1 in curve_at:
             curve.append((number + 1, top1(model, data, change=change, device=device)))
             model.train()
@@ -172,23 +181,20 @@ def fit(
     return {"top1": accuracy, "loss": round(tail, 4), **seconds, "curve": curve}
 
 
-@torch.inference_mode()
 def top1(model: nn.Module, data: Data, *, change: Change = lambda images: images, device: str = "cpu") -> float:
     """The fraction of the test images whose best class is right."""
+    return float((answers(model, data, change=change, device=device) == data.test_labels).double().mean())
+
+
+@torch.inference_mode()
+def answers(model: nn.Module, data: Data, *, change: Change = lambda images: images, device: str = "cpu") -> Tensor:
+    """The best class (N,) of each of the test images, normalised as the training images were."""
     model.to(device).eval()
     mean, std = _moments(data.images)
-    right = 0
-    for images, labels in zip(data.test_images.split(500), data.test_labels.split(500), strict=True):
-        answers = model(change(_floats(images.to(device), mean, std))).argmax(dim=1)
-        right += int((answers == labels.to(device)).sum())
-    return right / len(data.test_labels)
-
-
-def _plain_step(loss_of: Callable[[], Tensor], optimizer: torch.optim.Optimizer) -> Tensor:
-    optimizer.zero_grad()
-    loss = loss_of()
-    optimizer.step()
-    return loss
+    parts = [
+        model(change(_floats(part.to(device), mean, std))).argmax(dim=1).cpu() for part in data.test_images.split(500)
+    ]
+    return torch.cat(parts)
 
 
 def _adamw(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -249,6 +255,10 @@ class Results:
             print(f"{name}: " + ", ".join(f"{key} {value:.4g}" for key, value in shown.items()), flush=True)
         return self.rows[name]
 
+    def of_seeds(self, label: str, seeds: int, key: str = "top1") -> list[Any]:
+        """What the rows `label seed 0`, `label seed 1`, ... have under that key."""
+        return [self.rows[f"{label} seed {seed}"][key] for seed in range(seeds)]
+
 
 def machine() -> str:
     """Processor or GPU, threads, versions and commit: what a figure is worth nothing without."""
@@ -266,6 +276,11 @@ def spread(values: Sequence[float], text: str = "{:.1f}", scale: float = 100.0) 
     scaled = [value * scale for value in values]
     middle = text.format(statistics.mean(scaled))
     return f"{middle} ± {text.format(statistics.stdev(scaled))}" if len(scaled) > 1 else middle
+
+
+def per_cent(columns: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:
+    """Means and standard deviations of fractions, as `errorbar` takes them."""
+    return [100 * statistics.mean(c) for c in columns], [100 * statistics.stdev(c) for c in columns]
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

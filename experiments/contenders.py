@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 
 import timm
 import torch
-from torch import nn
+from common import Data
+from torch import Tensor, nn
 
 from mlp_mixer import MixerConfig, MlpMixer
 
@@ -65,6 +68,34 @@ def resnet(
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {"Mixer": mixer, "ViT": vit, "ResNet": resnet}
+Sizes = dict[str, dict[str, dict[str, Any]]]
+# Three sizes of each, about equal in cost across a column: LITTLE with 4 x 4 patches, MEDIUM with 8 x 8.
+LITTLE: Sizes = {
+    "Mixer": {
+        "S": {"width": 32, "tokens_mlp_dim": 16},
+        "M": {"width": 64, "tokens_mlp_dim": 32},
+        "L": {"width": 128, "tokens_mlp_dim": 64, "depth": 6},
+    },
+    "ViT": {"S": {"width": 32, "depth": 3}, "M": {"width": 64, "depth": 3}, "L": {"width": 128, "depth": 4}},
+    "ResNet": {"S": {"width": 4}, "M": {"width": 6}, "L": {"width": 14}},
+}
+MEDIUM: Sizes = {
+    "Mixer": {
+        "S": {"width": 64, "tokens_mlp_dim": 32},
+        "M": {"width": 128, "tokens_mlp_dim": 64, "depth": 8},
+        "L": {"width": 256, "tokens_mlp_dim": 128, "depth": 12},
+    },
+    "ViT": {"S": {"width": 64, "depth": 3}, "M": {"width": 128, "depth": 6}, "L": {"width": 256, "depth": 9}},
+    "ResNet": {"S": {"width": 12}, "M": {"width": 24, "layers": (2,) * 4}, "L": {"width": 64, "layers": (2,) * 4}},
+}
+
+
+def build(name: str, data: Data, seed: int, *, grid: int, **size: Any) -> nn.Module:
+    """That network for those images, its weights drawn by the seed; grid: patches on a side, where it has patches."""
+    torch.manual_seed(seed)
+    channels, side = data.images.shape[1:3]
+    patches = {} if name == "ResNet" else {"patch": side // grid}
+    return NETWORKS[name](side, channels, len(data.classes), **patches, **size)
 
 
 def mmacs(model: nn.Module, side: int, channels: int) -> float:
@@ -75,3 +106,15 @@ def mmacs(model: nn.Module, side: int, channels: int) -> float:
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model.eval()(torch.zeros(1, channels, side, side, device=device))
     return counter.get_total_flops() / 2e6
+
+
+@torch.inference_mode()
+def images_per_second(models: dict[str, nn.Module], images: Tensor, rounds: int = 9) -> dict[str, float]:
+    """Medians of inference, measured in turns; on a CPU a second is one of processor time: others may run beside."""
+    times: dict[str, list[float]] = {name: [] for name in models}
+    clock = time.process_time if images.device.type == "cpu" else time.perf_counter
+    for _ in range(rounds):
+        for name, model in models.items():
+            start, _sum = clock(), model.to(images.device).eval()(images).sum().item()  # .item() waits for a GPU
+            times[name].append(clock() - start)
+    return {name: len(images) / statistics.median(spent) for name, spent in times.items()}

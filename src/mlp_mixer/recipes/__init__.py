@@ -12,6 +12,7 @@ from ..train.config import TrainConfig
 from .cifar10 import cifar10
 from .digits import digits
 from .fashion_mnist import fashion_mnist
+from .keras_example import keras_cifar100
 from .paper import FINETUNING, PRETRAINING, bigvision_b16, deit_b16, gsam_b16, sam_b16
 from .photos import photos
 
@@ -21,6 +22,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "digits": digits,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
+    "keras_cifar100": keras_cifar100,
     "photos": photos,
     **PRETRAINING,
     "bigvision_b16": bigvision_b16,

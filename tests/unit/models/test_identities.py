@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from mlp_mixer.models import MixerConfig, MlpMixer, cost
-from mlp_mixer.models.layers import Mlp
-from mlp_mixer.models.mixer import MixerBlock
+from mlp_mixer.errors import UserError
+from mlp_mixer.models import MixerConfig, MlpMixer, cost, create_model
+from mlp_mixer.models.as_cnn import as_cnn
 
 CONFIG = {"patch_size": 4, "num_blocks": 2, "hidden_dim": 10, "tokens_mlp_dim": 7, "channels_mlp_dim": 9}
 
@@ -88,50 +87,7 @@ def test_training_does_not_see_the_shuffle_either() -> None:
 # Section 2: a Mixer is a convolutional network of a special kind
 
 
-class MixerAsCnn(nn.Module):
-    """The same network, with the same parameters, in convolutions only."""
-
-    def __init__(self, mixer: MlpMixer) -> None:
-        super().__init__()
-        self.mixer = mixer
-
-    def forward(self, image: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B _"]:
-        x_BChw = self.mixer.stem.proj(image)
-        for block in self.mixer.blocks:
-            assert isinstance(block, MixerBlock)
-            x_BChw = x_BChw + depthwise(normed(x_BChw, block.norm1), block.mlp_tokens)
-            x_BChw = x_BChw + pointwise(normed(x_BChw, block.norm2), block.mlp_channels)
-        pooled_BC11 = F.adaptive_avg_pool2d(normed(x_BChw, self.mixer.norm), 1)
-        return conv1x1(pooled_BC11, self.mixer.head).flatten(1)
-
-
-def depthwise(x_BChw: Tensor, mlp: Mlp) -> Tensor:
-    """A depth-wise convolution with kernels as large as the image, the same for every channel; and its transpose."""
-    C, grid = x_BChw.shape[1], x_BChw.shape[2:]
-    reads, writes = (w.unflatten(1, (1, *grid)).repeat(C, 1, 1, 1) for w in (mlp.fc1.weight, mlp.fc2.weight.T))
-    hidden = mlp.act(F.conv2d(x_BChw, reads, mlp.fc1.bias.repeat(C), groups=C))  # (B, C D_S, 1, 1)
-    return F.conv_transpose2d(hidden, writes, groups=C) + mlp.fc2.bias.unflatten(0, grid)
-
-
-def pointwise(x_BChw: Tensor, mlp: Mlp) -> Tensor:
-    return conv1x1(mlp.act(conv1x1(x_BChw, mlp.fc1)), mlp.fc2)
-
-
-def conv1x1(x_BChw: Tensor, dense: nn.Linear) -> Tensor:
-    return F.conv2d(x_BChw, dense.weight[:, :, None, None], dense.bias)
-
-
-def normed(x_BChw: Tensor, norm: nn.Module) -> Tensor:
-    return norm(x_BChw.movedim(1, -1)).movedim(-1, 1)
-
-
-def as_cnn(model: MlpMixer) -> nn.Module:
-    """A Mixer as a convolutional network with the same parameters and, in evaluation mode, the same logits."""
-    assert isinstance(model.config, MixerConfig)
-    return MixerAsCnn(model)
-
-
-@pytest.mark.parametrize("fields", [{}, {"final_norm": False}, {"gelu": "erf", "image_size": (8, 12)}], ids=str)
+@pytest.mark.parametrize("fields", [{}, {"final_norm": False}, {"gelu": "erf"}, {"num_classes": 0}], ids=str)
 def test_a_mixer_is_a_cnn_with_whole_image_kernels(fields: dict[str, Any]) -> None:
     model = mixer(**fields)
     cnn = as_cnn(model)
@@ -139,6 +95,11 @@ def test_a_mixer_is_a_cnn_with_whole_image_kernels(fields: dict[str, Any]) -> No
     gradients = [torch.autograd.grad(net(images()).square().sum(), list(model.parameters())) for net in (cnn, model)]
     for ours, plain in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, plain, rtol=1e-9, atol=1e-9)
+
+
+def test_only_a_mixer_is_converted() -> None:
+    with pytest.raises(UserError, match="as_cnn knows Mixers only, got GMlp"):
+        as_cnn(create_model("gmlp_ti16", image_size=32))
 
 
 # "Understanding MLP-Mixer as a wide and sparse MLP" (arXiv 2306.01470)
