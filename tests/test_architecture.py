@@ -18,12 +18,14 @@ LAW: dict[str, set[str]] = {
     "images": set(),
     "weights": {"models", "images"},
     "data": {"images"},
-    "analysis": {"weights", "models", "images"},
+    "analysis": {"evaluate", "weights", "data", "models", "images"},
     "evaluate": {"weights", "data", "models", "images"},
     "predict": {"runtime", "weights", "images", "models"},
-    "train": {"evaluate", "predict", "weights", "data", "models", "images"},
+    "train": {"kernels", "evaluate", "predict", "weights", "data", "models", "images"},
     "recipes": {"train", "models", "images"},
     "bench": {"train", "runtime", "kernels", "weights", "models", "images"},
+    "export": {"runtime", "weights", "models", "images"},
+    "serve": {"predict", "analysis", "images", "models"},
     "report": {"train", "evaluate", "predict", "analysis", "weights", "data", "models", "images"},
 }
 ROOF = {"cli", "compat", "__init__", "__main__"}

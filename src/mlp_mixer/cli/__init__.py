@@ -21,6 +21,8 @@ from .convert import convert
 from .data import data_app
 from .doctor import doctor
 from .evaluate import evaluate
+from .explain import explain
+from .export import export
 from .fewshot import fewshot
 from .figures import figures
 from .finetune import finetune
@@ -30,6 +32,7 @@ from .recipes import recipes
 from .report import report
 from .resize import resize
 from .runs import runs
+from .serve import serve
 from .train import train
 
 app = typer.Typer(
@@ -49,11 +52,14 @@ for verb in (
     fewshot,
     predict,
     convert,
+    export,
     resize,
     figures,
+    explain,
     bench,
     report,
     runs,
+    serve,
     doctor,
 ):
     app.command()(verb)
