@@ -13,6 +13,7 @@ from ._version import __version__
 if TYPE_CHECKING:
     from .compat.lavish619 import MLP_Mixer
     from .compat.lucidrains import MLPMixer, MLPMixer3D
+    from .compat.sklearn import MixerClassifier
     from .data import ArraySet, Source, open_source
     from .errors import UserError
     from .images.decode import decode_image
@@ -33,6 +34,7 @@ __all__ = [
     "MLPMixer",
     "MLPMixer3D",
     "MLP_Mixer",
+    "MixerClassifier",
     "MixerConfig",
     "MlpMixer",
     "Prediction",
@@ -64,13 +66,15 @@ _HOME = {
     **dict.fromkeys(("Failure", "Features", "Prediction", "Predictor", "inference_model"), "predict"),
     **dict.fromkeys(("MLPMixer", "MLPMixer3D"), "compat.lucidrains"),
     "MLP_Mixer": "compat.lavish619",
+    "MixerClassifier": "compat.sklearn",
     "convert": "weights.convert",
     "resize": "weights.resize",
     "Preprocess": "images.preprocess",
     "decode_image": "images.decode",
     "UserError": "errors",
 }
-_ROOMS = {"analysis", "compat", "data", "evaluate", "images", "models", "recipes", "report", "train", "weights"}
+_ROOMS = {"analysis", "compat", "data", "evaluate", "export", "images", "kernels", "models", "recipes", "report"}
+_ROOMS |= {"runtime", "serve", "train", "weights"}
 
 
 def __getattr__(name: str) -> Any:

@@ -42,28 +42,16 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (
-    models,
-    recipes,
-    augment,
-    train,
-    finetune,
-    evaluate,
-    fewshot,
-    predict,
-    convert,
-    export,
-    resize,
-    figures,
-    explain,
-    bench,
-    report,
-    runs,
-    serve,
-    doctor,
-):
-    app.command()(verb)
-app.add_typer(data_app, name="data")
+app.add_typer(data_app, name="data", rich_help_panel="Train")
+_VERBS = {
+    "Train": (recipes, augment, train, finetune, evaluate, report, runs),
+    "Use": (predict, explain, serve, export),
+    "Weights": (models, convert, resize, figures, fewshot),
+    "This machine": (bench, doctor),
+}
+for panel, verbs in _VERBS.items():
+    for verb in verbs:
+        app.command(rich_help_panel=panel)(verb)
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from . import complete
 from .console import print_json, print_table, stderr
 
 
 def bench(
-    model: Annotated[str, typer.Argument(help="An architecture, such as mixer_b16.")],
+    model: Annotated[str, typer.Argument(help="An architecture, such as mixer_b16.", autocompletion=complete.models)],
     task: Annotated[str, typer.Option(help="infer, train (a step), or predict (the command, one picture).")] = "infer",
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",

@@ -9,10 +9,17 @@ from typing import Annotated
 
 import typer
 
+from . import complete
+
 
 def convert(
     source: Annotated[
-        str, typer.Argument(metavar="IN", help="A file, a folder, or a name (`mlp-mixer models --weights`).")
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="A file, a folder, or a name (`mlp-mixer models --weights`).",
+            autocompletion=complete.weights,
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; a folder for huggingface.")],
     to: Annotated[str, typer.Option(help="native, huggingface, google, bigvision, timm, mmpretrain, lavish619, ...")],

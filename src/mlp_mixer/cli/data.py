@@ -1,25 +1,29 @@
-"""`mlp-mixer data`: look at a data set, or write it as shards."""
+"""`mlp-mixer data`: look at a data set, find what is wrong with it, or write it as shards."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at data sets, and write them as shards.")
+if TYPE_CHECKING:
+    from ..data.check import Features
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at data sets, check them, and write them as shards.")
 
 _QUIET_SECONDS = 15.0  # between two plain lines
 
 
 @data_app.callback()
 def group() -> None:
-    """Look at data sets, and write them as shards."""
+    """Look at data sets, check them, and write them as shards."""
 
 
 @data_app.command()
@@ -83,6 +87,71 @@ def shard(
     counts = " + ".join(f"{count:,} {split}" for split, count in done.images.items())
     print(f"{counts} images in {done.shards:,} shards: use them as shards:{out}")
     return 1 if done.left_out else 0
+
+
+@data_app.command()
+def check(
+    folder: Annotated[Path, typer.Argument(help="With a sub folder of images per class, or with train, val and test.")],
+    as_json: Annotated[bool, typer.Option("--json", help="All findings on stdout, for programs.")] = False,
+    out: Annotated[Path | None, typer.Option(help="A page with pictures, or a folder for page and JSON.")] = None,
+    fix: Annotated[bool, typer.Option("--fix", help="Move what is bad into FOLDER.set-aside.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Put back what --fix has moved.")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    model: Annotated[str | None, typer.Option(help="A checkpoint to judge by which labels look wrong.")] = None,
+) -> int:
+    """Decode every picture of a folder and find what would spoil a training run.
+
+    Exit code 1 where there are errors (not warnings) that --fix did not set aside.
+    """
+    from ..data.check import SEVERITIES, check_folder
+    from ..data.set_aside import place_for, put_back, set_aside
+    from ..errors import UserError
+    from ..files import write_text
+    from .results import escaped
+
+    if undo and fix:
+        raise UserError("--fix and --undo contradict each other: give one of them")
+    if undo:
+        count, blocked = put_back(folder)
+        for name in blocked:
+            print(f"left aside: {_shown(name)} (something else has its place)", file=sys.stderr)
+        print(f"put back {count:,} files")
+        return 1 if blocked else 0
+    features = _features(model) if model else None
+    with _progress() as report:
+        found = check_folder(folder, workers=workers, features=features, report=report)
+    result = found.to_dict()
+    if out is not None:
+        from ..report.check_page import write_check_page  # it loads torch
+
+        page = write_check_page(found, out if out.suffix == ".html" else out / "check.html")
+        if page != out:
+            write_text(out / "check.json", escaped(json.dumps(result, indent=2, ensure_ascii=False)) + "\n")
+    moved = set_aside(folder, [finding.path for finding in found.findings if finding.move]) if fix else 0
+    left = sum(finding.severity == "error" and not (fix and finding.move) for finding in found.findings)
+    if as_json:
+        print(escaped(json.dumps({**result, "moved": moved}, indent=2, ensure_ascii=False)))
+        return 1 if left else 0
+    for finding in found.findings:
+        if finding.severity != "note":
+            print(f"{finding.severity:8}{finding.kind:20}{_shown(finding.path or '.')}: {_shown(finding.message)}")
+    counts = ", ".join(f"{result[f'{severity}s']:,} {severity}s" for severity in SEVERITIES)
+    print(f"{len(found.pictures):,} pictures in {sum(map(bool, result['classes'])):,} classes: {counts}")
+    if moved:
+        print(f"moved {moved:,} files to {place_for(folder)}: --undo puts them back")
+    return 1 if left else 0
+
+
+def _features(model: str) -> Features:
+    from ..predict import Failure, Predictor
+
+    predictor = Predictor(model)  # before the long work: it may be refused
+    return lambda paths: (None if isinstance(x, Failure) else x.values["pre_logits"] for x in predictor.features(paths))
+
+
+def _shown(text: str) -> str:
+    """Without what would break the line or steer the terminal."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 @contextlib.contextmanager

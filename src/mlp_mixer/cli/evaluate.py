@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .complete import Weights
 from .console import percent, print_json
 
 
@@ -19,7 +20,7 @@ class SplitName(StrEnum):
 
 
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="Weights of any kind, the folder of a run, or a name.")],
+    checkpoint: Weights,
     data: Annotated[str, typer.Option(help="Labelled images: digits, cifar10:PATH, folder:PATH, ...")],
     split: Annotated[SplitName, typer.Option(help="test: those held out of training.")] = SplitName.test,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,

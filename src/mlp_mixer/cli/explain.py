@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from .complete import Weights
 from .console import percent
 
 
 def explain(
-    checkpoint: Annotated[str, typer.Argument(help="Weights of any kind, the folder of a run, or a name.")],
+    checkpoint: Weights,
     image: Annotated[str, typer.Argument(help="A picture: a path or a URL.")],
     out: Annotated[Path, typer.Option(help="The .png file to write.")],
     data: Annotated[

@@ -8,11 +8,14 @@ from typing import Annotated
 
 import typer
 
+from . import complete
 from .console import percent, print_json, print_table
 
 
 def export(
-    checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="A file, a folder, or a name.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CKPT", help="A file, a folder, or a name.", autocompletion=complete.weights)
+    ],
     out: Annotated[Path, typer.Argument(help="The file to write; a folder for timm and hf.")],
     to: Annotated[str, typer.Option(help="onnx, openvino, torch-export, aoti, executorch, timm or hf.")],
     int8: Annotated[bool, typer.Option("--int8", help="Matrix products in int8 (onnx, openvino).")] = False,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .complete import Weights
 from .console import percent, print_json, print_table
 
 
@@ -18,7 +19,7 @@ class ResizeName(StrEnum):
 
 
 def fewshot(
-    checkpoint: Annotated[str, typer.Argument(help="Weights of any kind, the folder of a run, or a name.")],
+    checkpoint: Weights,
     data: Annotated[str, typer.Option(help="Labelled images: digits, cifar10:PATH, folder:PATH, ...")],
     shots: Annotated[str, typer.Option(help="Images per class to learn from.")] = "1,5,10,25",
     seeds: Annotated[str, typer.Option(help="Which images.")] = "0,1,2",

@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from .complete import Weights
+
 
 def figures(
-    checkpoint: Annotated[str, typer.Argument(help="Weights of any kind, the folder of a run, or a name.")],
+    checkpoint: Weights,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
 ) -> int:
     """Draw token_units.png, token_units_all.png and embeddings.png: Figures 5 to 7 of the paper, of these weights."""

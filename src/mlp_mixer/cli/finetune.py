@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import complete
 from .train import FindBatchSize, Track, run_training
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ _PRICE = (
 
 def finetune(
     weights: Annotated[
-        str, typer.Argument(help="A file, a folder, a name (`mlp-mixer models --weights`); scratch if there are none.")
+        str,
+        typer.Argument(
+            help="A file, a folder, a name (`mlp-mixer models --weights`); scratch if there are none.",
+            autocompletion=complete.weights,
+        ),
     ],
     data: Annotated[str, typer.Option(help="Labelled images: folder:PATH, cifar10:PATH, ...")],
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/finetune-DATE-TIME).")] = None,

@@ -8,11 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from . import complete
 from .console import print_json, print_table
 
 
 def models(
-    pattern: Annotated[str, typer.Argument(help="Shell pattern of names, such as 'mixer_b*'.")] = "*",
+    pattern: Annotated[
+        str, typer.Argument(help="Shell pattern of names, such as 'mixer_b*'.", autocompletion=complete.models)
+    ] = "*",
     image_size: Annotated[int | None, typer.Option(help="Count at this side instead of the variant's own.")] = None,
     classes: Annotated[int, typer.Option(help="Classes of the head.")] = 1000,
     weights: Annotated[bool, typer.Option("--weights", help="List published weights, by any of their names.")] = False,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from . import complete
 from .console import percent, print_json, print_table
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[CHECKPOINT] PICTURE...",
+            autocompletion=complete.weights,
             help="Weights, then pictures, folders, 'patterns/**/*.jpg', URLs, videos; - for a list on stdin.",
         ),
     ],

@@ -7,10 +7,17 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from . import complete
+
 
 def resize(
     source: Annotated[
-        str, typer.Argument(metavar="IN", help="A file, a folder, or a name (`mlp-mixer models --weights`).")
+        str,
+        typer.Argument(
+            metavar="IN",
+            help="A file, a folder, or a name (`mlp-mixer models --weights`).",
+            autocompletion=complete.weights,
+        ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     image_size: Annotated[str, typer.Option(help="HxW in pixels, such as 448 or 224x320.")],

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from .complete import Weights
+
 
 def serve(
-    checkpoint: Annotated[str, typer.Argument(help="Weights of any kind, the folder of a run, or a name.")],
+    checkpoint: Weights,
     host: Annotated[
         str, typer.Option(help="Where to listen; 0.0.0.0 for all who can reach this machine.")
     ] = "127.0.0.1",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import complete
 from .console import percent, stderr
 from .progress import Progress
 
@@ -25,7 +26,12 @@ Track = Annotated[str | None, typer.Option(help="Also follow the run in tensorbo
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe (see `mlp-mixer recipes`), or the config.json of a run.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe (see `mlp-mixer recipes`), or the config.json of a run.", autocompletion=complete.recipes
+        ),
+    ],
     data: Annotated[str | None, typer.Option(help="digits, fashion_mnist:PATH, cifar10:PATH, folder:PATH, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/RECIPE-DATE-TIME).")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE: train.epochs=2")] = None,

@@ -26,7 +26,7 @@ def read_folder(path: Path) -> dict[str, ImageSet]:
     """
     if not path.is_dir():
         raise UserError(f"there is no folder {str(path)!r}: expected one with a sub folder of images per class")
-    names = [entry.name for entry in _entries(path) if entry.is_dir()]
+    names = [entry.name for entry in _entries(path) if _is_folder(entry)]
     if not any(name.lower() in SPLIT_NAMES for name in names):
         return labelled_files(path, {"train": _rows(path, "")})
     found: dict[str, list[Row]] = {}
@@ -67,7 +67,7 @@ def _rows(root: Path, prefix: str) -> list[Row]:
     folder = root / prefix
     rows: list[Row] = []
     for entry in _entries(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             files = _images_of_class(folder / entry.name)
             rows += [(f"{prefix}{entry.name}/{name}", entry.name) for name in files]
         elif _is_image(entry.name):
@@ -80,7 +80,7 @@ def _rows(root: Path, prefix: str) -> list[Row]:
 def _images_of_class(folder: Path) -> list[str]:
     names = []
     for entry in _entries(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             raise UserError(
                 f"the class {str(folder)!r} has a sub folder {entry.name!r}: move its images up to the class"
             )
@@ -89,6 +89,13 @@ def _images_of_class(folder: Path) -> list[str]:
     if not names:
         raise UserError(f"the class {str(folder)!r} has no images ({', '.join(sorted(image_extensions()))})")
     return names
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _is_image(name: str) -> bool:

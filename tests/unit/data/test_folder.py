@@ -64,6 +64,13 @@ def test_links_are_followed(tmp_path):
     assert source.train.image(1)[0, 0].tolist() == [1, 0, 0]
 
 
+def test_links_to_themselves_are_no_folders(tmp_path):
+    plant(tmp_path, *(f"{label}/{i}.png" for label in "ab" for i in range(5)))
+    for place in (tmp_path, tmp_path / "a"):
+        (place / "loop").symlink_to("loop")
+    assert open_source(f"folder:{tmp_path}").train.classes == ("a", "b")
+
+
 def test_numbers_sort_by_value(tmp_path):
     plant(tmp_path, *(f"{kind}/1.png" for kind in ("10", "9", "1", "extra")))
     assert open_source(f"folder:{tmp_path}").train.classes == ("1", "9", "10", "extra")
