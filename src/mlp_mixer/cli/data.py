@@ -137,6 +137,8 @@ def check(
             print(f"{finding.severity:8}{finding.kind:20}{_shown(finding.path or '.')}: {_shown(finding.message)}")
     counts = ", ".join(f"{result[f'{severity}s']:,} {severity}s" for severity in SEVERITIES)
     print(f"{len(found.pictures):,} pictures in {sum(map(bool, result['classes'])):,} classes: {counts}")
+    if out is not None:
+        print(f"page: {page}")
     if moved:
         print(f"moved {moved:,} files to {place_for(folder)}: --undo puts them back")
     return 1 if left else 0

@@ -256,5 +256,5 @@ def _explanation(predictor: Predictor, seen: Tensor, label: int) -> str:
 
     record = predictor.checkpoint.preprocess
     pixels = 255 * (seen.permute(1, 2, 0).numpy() * record.std + record.mean)
-    heat = maps(predictor.model, seen[None].to(predictor.device), label, "gradient")
+    heat = maps(predictor.model, seen[None].to(predictor.device), label, "occlusion")
     return "data:image/png;base64," + base64.b64encode(to_png(laid_over(pixels, heat))).decode()
