@@ -22,7 +22,9 @@ def convert(
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write; a folder for huggingface.")],
-    to: Annotated[str, typer.Option(help="native, huggingface, google, bigvision, timm, mmpretrain, lavish619, ...")],
+    to: Annotated[
+        str, typer.Option(help="native, huggingface, google, bigvision, timm, mmpretrain, lavish619, keras ...")
+    ],
     image_size: Annotated[
         str | None, typer.Option(help="HxW the weights were made for, where shapes leave it open.")
     ] = None,

@@ -35,8 +35,10 @@ def train(
     data: Annotated[str | None, typer.Option(help="digits, fashion_mnist:PATH, cifar10:PATH, folder:PATH, ...")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run (default: runs/RECIPE-DATE-TIME).")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="FIELD=VALUE: train.epochs=2")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Another length; a warm-up in steps follows.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Another batch; the learning rate follows.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Longer or shorter than the recipe, warm-up and all.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Another batch; the learning rate is scaled with it.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest saved state.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Train anew in a folder that holds a run.")] = False,
     find_batch_size: FindBatchSize = False,
