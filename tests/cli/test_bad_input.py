@@ -156,7 +156,7 @@ def test_a_disk_that_fills_while_saving(
 
     def fills(descriptor: int) -> None:
         synced.append(descriptor)
-        if len(synced) > 4:  # config.json and the journal's start, with their folders, still fit
+        if len(synced) > 6:  # config.json, split.csv and the start of the journal, with their folders, still fit
             raise OSError(28, "No space left on device")
         real(descriptor)
 
@@ -164,7 +164,7 @@ def test_a_disk_that_fills_while_saving(
     out = tmp_path / "out"
     sentence = refusal(capsys, "train", "digits", *TINY, "--out", str(out))
     assert "No space left on device; free some space" in sentence
-    assert {path.name for path in out.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert {path.name for path in out.iterdir()} == {"config.json", "split.csv", "metrics.jsonl"}
 
 
 def test_a_file_size_limit_stops_a_run_cleanly(tmp_path: Path) -> None:

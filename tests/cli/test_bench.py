@@ -88,7 +88,9 @@ def test_the_page_has_every_run_newest_first(tmp_path: Path) -> None:
     append_csv(tmp_path / "b.csv", result("2026-01-02T00:00:00", [mine]))
     with (tmp_path / "a.csv").open() as file:
         assert tuple(next(csv.reader(file))) == COLUMNS
-    page = module.render(tmp_path)
+    page = module.page(module.runs(tmp_path))
+    module.draw(module.runs(tmp_path), tmp_path / "numbers.svg")
+    assert (tmp_path / "numbers.svg").read_text().count("<svg") == 1
     assert [line[:10] for line in page.splitlines() if line.startswith("2026")] == [
         "2026-01-03",
         "2026-01-02",

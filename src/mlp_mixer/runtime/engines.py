@@ -24,7 +24,8 @@ Run = Callable[[Tensor], Tensor]
 
 TOLERANCE = 1e-4  # largest difference from the plain module in fp32, in units of the largest logit if that is above 1
 PATIENCE = 3.0  # seconds of computing that "auto" leaves to the plain module: about what preparing and trying costs
-_ROUNDS, _TRIED = 4, 8  # of the trial: calls of each engine, the first of them unmeasured, and the most images in one
+_ROUNDS, _TRIAL = (3, 12), 2.0  # of the trial: calls of each engine that are measured, at least and at most; seconds
+_TRIED = 8  # the most images in a call of the trial
 
 
 def engine(model: MlpMixer, name: str = "auto") -> Run:
@@ -60,12 +61,16 @@ def fastest(model: MlpMixer, images: Tensor) -> tuple[str, Run]:
     if len(runs) < 2:
         return next(iter(runs.items()), ("torch", plain(model)))
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(_ROUNDS):
+    until = time.perf_counter() + _TRIAL
+    for number in range(_ROUNDS[1]):
         for name, run in runs.items():
+            run(images[:_TRIED])  # unmeasured: threads of the engine before it may still spin
             began = time.perf_counter()
             run(images[:_TRIED])
             times[name].append(time.perf_counter() - began)
-    best = min(times, key=lambda name: statistics.median(times[name][1:]))
+        if number + 1 >= _ROUNDS[0] and time.perf_counter() > until:
+            break
+    best = min(times, key=lambda name: statistics.median(times[name]))
     return best, runs[best]
 
 

@@ -607,7 +607,10 @@ DESCRIPTIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "a number too long": (lambda d: '{"a": ' + "1" * 5000 + "}", "damaged"),
     "no version": (lambda d: d.pop("format_version") and d, "has checkpoint format None"),
     "another version": (lambda d: d | {"format_version": [1]}, r"has checkpoint format \[1\]"),
-    "many blocks": (lambda d: d["config"].update(num_blocks=10**9) or d, "has a broken description: 1000000000 blocks"),
+    "many blocks": (
+        lambda d: d["config"].update(num_blocks=10**9) or d,
+        "does not fit its architecture: 1000000000 blocks",
+    ),
     "wide": (lambda d: d["config"].update(hidden_dim=10**9) or d, r"does not fit .*expected \(1000000000,"),
     "too wide": (lambda d: d["config"].update(hidden_dim=10**10) or d, "has a broken description|does not fit"),
     "beyond numbers": (lambda d: d["config"].update(hidden_dim=10**30) or d, "has a broken description"),
