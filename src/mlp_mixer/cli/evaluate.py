@@ -19,10 +19,21 @@ class SplitName(StrEnum):
     all = "all"
 
 
+class Views(StrEnum):
+    """Of each image, at test time."""
+
+    none = "none"
+    flip = "flip"
+    shift = "shift"
+
+
 def evaluate(
     checkpoint: Weights,
     data: Annotated[str, typer.Option(help="Labelled images: digits, cifar10:PATH, folder:PATH, ...")],
     split: Annotated[SplitName, typer.Option(help="test: those held out of training.")] = SplitName.test,
+    tta: Annotated[
+        Views, typer.Option(help="Views of each image to average: flip, or shift: flips and pixels.")
+    ] = Views.none,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,
     device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
@@ -36,15 +47,15 @@ def evaluate(
     target, loaded = pick_device(device), load(checkpoint)
     found: list[dict[str, Any]] = []
     for spec in conditions(data):
-        chosen, result = judge(loaded, spec, split.value, batch_size=batch_size, device=target)
-        measured = {"top1": result.top1, "top5": result.top5, "loss": result.loss}
+        chosen, result = judge(loaded, spec, split.value, batch_size=batch_size, device=target, tta=tta.value)
+        measured = {"top1": result.top1, "top5": result.top5, "loss": result.loss, "tta": tta.value}
         found.append({"data": spec, "split": chosen.split, "among": chosen.among, "n": result.n, **measured})
         if not as_json:
             print(
                 f"{checkpoint} on {spec}, {chosen.split}: top-1 {percent(result.top1)}, top-5 {percent(result.top5)}, "
                 f"loss {result.loss:.4f}, n = {result.n:,}"
             )
-    mean = {key: sum(row[key] for row in found) / len(found) for key in ("top1", "top5", "loss")}
+    mean: dict[str, Any] = {key: sum(row[key] for row in found) / len(found) for key in ("top1", "top5", "loss")}
     if as_json:
         several = {"data": data, "n": sum(row["n"] for row in found), **mean, "conditions": found}
         print_json({"checkpoint": checkpoint, **(found[0] if len(found) == 1 else several)})

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import UserError
-from ..images.augment import Augment, augment_batch, draws_needed, inception_crop
+from ..images.augment import FLIP, Augment, augment_batch, draws_needed, inception_crop
 from ..images.preprocess import Preprocess
 from .image_set import ArraySet, ImageSet
 from .sampling import batch_positions, uniforms
@@ -48,6 +48,7 @@ class TrainBatches(Dataset[Batch]):
     rank: int = 0
     world_size: int = 1
     repeats: int = 1  # of each image in a batch, every time augmented differently
+    store: Tensor | None = None  # what `stored` gives: batches are then made on its device
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.batch_size % self.world_size:
@@ -70,10 +71,15 @@ class TrainBatches(Dataset[Batch]):
     def pixels(self, epochs: np.ndarray, indices: np.ndarray) -> Tensor:
         """These images (B, C, H, W) as training sees them in these epochs (B,)."""
         draws = uniforms(self.seed, epochs, indices, draws_needed(self.augment))
+        if self.augment.alternate:  # mirrored in one epoch, not in the next, by a draw of its own for each image
+            first = uniforms(self.seed, np.zeros_like(epochs), indices, FLIP + 1)[:, FLIP]
+            draws[:, FLIP] = np.where(epochs % 2 == 0, first, 1 - first)
         images, (mean, std) = self._cropped(indices, draws), (self.preprocess.mean, self.preprocess.std)
         return augment_batch(images, torch.from_numpy(draws), self.augment, mean=mean, std=std)
 
     def _cropped(self, indices: np.ndarray, draws: np.ndarray) -> Tensor:
+        if self.store is not None and self.augment.crop != "inception":
+            return self.store[torch.from_numpy(indices).to(self.store.device)]
         if self.augment.crop != "inception":
             return _fitted(self.images, self.preprocess, indices)
         size = self.preprocess.image_size
@@ -153,14 +159,22 @@ def _ignore_interrupt(worker: int) -> None:
 
 def _fitted(images: ImageSet, preprocess: Preprocess, indices: np.ndarray) -> Tensor:
     """Images at the network's size without augmentation; arrays that have it already are only indexed."""
-    if (
-        isinstance(images, ArraySet)
-        and images.size == preprocess.image_size
-        and images.channels == preprocess.channels
-        and preprocess.crop_pct == 1
-    ):
+    if isinstance(images, ArraySet) and _is_ready(images, preprocess):
         return _to_tensor(images.images[indices])
     return _to_tensor(np.stack([preprocess.fit(images.image(int(index))) for index in indices]))
+
+
+def _is_ready(images: ImageSet, preprocess: Preprocess) -> bool:
+    """Whether the images have the network's size and channels already."""
+    as_it_takes = (preprocess.image_size, preprocess.channels)
+    return (images.size, images.channels) == as_it_takes and preprocess.crop_pct == 1
+
+
+def stored(images: ImageSet, preprocess: Preprocess, device: torch.device) -> Tensor | None:
+    """All images (N, C, H, W) on the device, if they lie in memory, fit as they are, and are less than 4 GiB."""
+    if isinstance(images, ArraySet) and _is_ready(images, preprocess) and images.images.nbytes < 2**32:
+        return _to_tensor(images.images).to(device)
+    return None
 
 
 def _to_tensor(images: np.ndarray) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ..errors import UserError
 from ..images.preprocess import Preprocess
 from ..weights.labels import class_numbers, wordnet_ids
 
+Tta = Literal["none", "flip", "shift"]
 LabelSets = Sequence[Sequence[int]]
 """The right answers of each image, at least one: an answer counts if it is any of them."""
 
@@ -88,14 +90,19 @@ def evaluate(
     batch_size: int = 256,
     workers: int | None = None,
     device: torch.device | None = None,
+    tta: Tta = "none",
 ) -> Evaluation:
     """Run the model over all images, each exactly once, in fp32 and evaluation mode (the mode is restored).
 
     labels: (n,) true classes in the model's numbering, or several for each image, if they differ from the image set's.
     among: the classes that may be answered, the others' probability is 0; all by default.
+    tta: views of each image whose logits are averaged: "flip" adds its mirror image, "shift" also both of them moved by
+        a pixel up and left, and down and right.
     Raises `UserError` for an unreadable image, or for images with other channels than the model takes.
     """
-    logits = outputs(model, model, images, preprocess, batch_size=batch_size, workers=workers, device=device)
+    logits = outputs(
+        model, _over_views(model, tta), images, preprocess, batch_size=batch_size, workers=workers, device=device
+    )
     if among is not None:
         barred = torch.ones(logits.shape[1], dtype=torch.bool)
         barred[torch.from_numpy(among)] = False
@@ -142,6 +149,17 @@ def outputs(
     model.train(was_training)
     numbered = {n: part for pairs in from_all(list(zip(mine, found, strict=True))) for n, part in pairs}
     return torch.cat([numbered[number] for number in range(len(batches))])
+
+
+def _over_views(model: nn.Module, tta: Tta) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Images (B, C, H, W) -> mean logits over their views."""
+
+    def views(x: torch.Tensor) -> Iterator[torch.Tensor]:
+        for moved in (0, -1, 1) if tta == "shift" else (0,):
+            y = F.pad(x, (1, 1, 1, 1), mode="replicate").roll((moved, moved), (2, 3))[:, :, 1:-1, 1:-1] if moved else x
+            yield from (y, y.flip(3))
+
+    return model if tta == "none" else lambda x: torch.stack([model(view).float() for view in views(x)]).mean(dim=0)
 
 
 def best_labels(logits: torch.Tensor, label_sets: LabelSets) -> np.ndarray:

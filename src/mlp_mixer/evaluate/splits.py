@@ -15,7 +15,7 @@ from ..data.source import HeldOut, Source
 from ..data.sources import open_source
 from ..errors import UserError
 from ..weights import Checkpoint
-from .accuracy import Evaluation, LabelSets, align_classes, evaluate
+from .accuracy import Evaluation, LabelSets, Tta, align_classes, evaluate
 
 Split = Literal["test", "train", "all"]
 
@@ -76,12 +76,13 @@ def judge(
     *,
     batch_size: int = 256,
     device: torch.device | None = None,
+    tta: Tta = "none",
 ) -> tuple[Judges, Evaluation]:
     """Evaluate a checkpoint on the images of a source that may judge it, with classes matched by name.
 
     A test set of ImageNet is scored by its authors' protocol: `Judges.among` says if only its own classes could be
     answered, and an image with several right answers counts for any of them.
-    device: where to compute, the model's own by default (the model is moved there).
+    device: where to compute, the model's own by default (the model is moved there). tta: as in `evaluate`.
     Raises `UserError` if the source cannot be read, or has classes or channels that the model does not know.
     """
     chosen = judges(spec, checkpoint.provenance, split)
@@ -89,7 +90,8 @@ def judge(
         raise UserError("this checkpoint has no classifier and cannot name classes; judge its features by `fewshot`")
     labels, among = _aligned(chosen, checkpoint.labels)
     model = checkpoint.model if device is None else checkpoint.model.to(device)
-    result = evaluate(model, chosen.images, checkpoint.preprocess, labels=labels, among=among, batch_size=batch_size)
+    how: dict[str, Any] = {"labels": labels, "among": among}
+    result = evaluate(model, chosen.images, checkpoint.preprocess, batch_size=batch_size, tta=tta, **how)
     return chosen, result
 
 

@@ -25,6 +25,7 @@ from ..errors import UserError, unknown
 from .decode import Part, Pixels
 from .policies import BINS, SLOT, Policy, apply_policy, slots
 
+FLIP = 30  # the column that says whether an image is mirrored: below 0.5
 DRAWS = 32  # uniform numbers a sample owns at least; `draws_needed` says how many
 _TRIES = 10  # of the crop and of erasing
 _ERASE = slice(DRAWS, DRAWS + 2 * _TRIES + 4)  # whether, area and ratio of each try, top and left, the key of noise
@@ -51,6 +52,7 @@ class Augment:
     rotate: float = 0.0  # largest rotation, in degrees
     scale: float = 0.0  # largest relative change of size, such as 0.1
     flip: bool = False
+    alternate: bool = False  # of flips: every other epoch (Jordan, arXiv 2404.00498), instead of by chance
     policy: Policy = "none"  # see `images.policies`
     policy_layers: int = 2  # operations per image, of both RandAugments
     policy_magnitude: float = 10.0  # of both RandAugments, 0 to 30: 15 in the paper; torchvision's default is 9
@@ -133,7 +135,7 @@ def augment_batch(
     mean, std: of the data, in [0, 1], one or one per channel: what erasing leaves behind.
     Raises `UserError` for a policy on images that are neither gray nor RGB.
     """
-    pad_draws, affine_draws, flip_draws = draws[:, 24:26], draws[:, 26:30], draws[:, 30]
+    pad_draws, affine_draws, flip_draws = draws[:, 24:26], draws[:, 26:30], draws[:, FLIP]
     if augment.crop == "pad" and augment.pad:
         images = _pad_crop(images, pad_draws, augment.pad)
     if augment.shift or augment.rotate or augment.scale:

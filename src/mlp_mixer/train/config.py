@@ -21,6 +21,7 @@ class ModelChoice:
     name: str = "mixer_s16"
     init: str | None = None  # weights to start from (what `load` takes), with their architecture and preprocessing
     image_size: int | tuple[int, int] | None = None
+    stem: Literal["random", "whitened"] = "random"  # of fresh weights; whitened: by the training images' patches
     resize: Method = "block_diagonal"  # how the weights of init come to another image size
     patch_size: int | None = None
     num_blocks: int | None = None

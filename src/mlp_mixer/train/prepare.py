@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._version import __version__
 from ..data.image_set import ImageSet
-from ..data.loader import TrainBatches, auto_workers
+from ..data.loader import TrainBatches, auto_workers, stored
 from ..data.sampling import steps_for
 from ..data.source import Source, public_name, stratified_split
 from ..data.sources import open_source
@@ -31,6 +31,7 @@ from ..weights.resize import resize
 from .config import DataChoice, ModelChoice, TrainConfig
 from .parallel import check_parallel
 from .schedule import warmup_length
+from .whiten import whiten
 
 _MOST_LISTED = 200_000  # images of a training set, of which a list would be longer than anyone reads
 
@@ -50,6 +51,7 @@ class Run:
     total_steps: int
     warmup_steps: int
     workers: int
+    store: Tensor | None = None  # the training images on the device, where they need nothing but augmentation
     notes: tuple[str, ...] = ()  # what a person should know: which classes an old head kept, what was rescaled
 
     def epoch(self, step: int) -> float:
@@ -74,6 +76,7 @@ class Run:
             rank(),
             world_size(),
             self.config.data.repeats,
+            self.store,
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -128,6 +131,7 @@ def prepare(config: TrainConfig, source: Source | None = None) -> Run:
         total_steps=total_steps,
         warmup_steps=warmup_length(config.schedule, total_steps, len(train), choice.batch_size),
         workers=auto_workers(train) if data.workers is None else data.workers,
+        store=stored(train, preprocess, device) if device.type == "cuda" and not data.workers else None,
         notes=(*notes, *of_kernels),
     )
 
@@ -166,11 +170,13 @@ def build_model(config: TrainConfig, images: ImageSet) -> tuple[MlpMixer, Prepro
     choice = config.model
     if choice.init is None:
         fields = {name: value for name, value in dataclasses.asdict(choice).items() if value is not None}
-        del fields["resize"]
+        del fields["resize"], fields["stem"]
         model = create_model(num_classes=len(images.classes), in_channels=images.channels, **fields)
         size, channels = model.config.image_size, model.config.in_channels
         preprocess = Preprocess(image_size=size, channels=channels, **dataclasses.asdict(config.preprocess))
         notes: tuple[str, ...] = ()
+        if choice.stem == "whitened":
+            whiten(model.stem, images, preprocess, config.train.seed)
     else:
         checkpoint = load(choice.init)
         old = checkpoint.model.config
@@ -191,7 +197,7 @@ def _with_noise(model: MlpMixer, choice: ModelChoice) -> MlpMixer:
     """The same weights with the dropout and stochastic depth that the choice states; they settle the widths."""
     given = {name: value for name, value in dataclasses.asdict(choice).items() if value is not None}
     noise = {name: given.pop(name) for name in ("dropout", "drop_path", "drop_path_rule") if name in given}
-    if settled := sorted(given.keys() - {"name", "init", "image_size", "patch_size", "resize"}):
+    if settled := sorted(given.keys() - {"name", "init", "image_size", "patch_size", "resize", "stem"}):
         raise UserError(f"model.{settled[0]} is settled by the weights of model.init; leave it out")
     noisy = MlpMixer(dataclasses.replace(model.config, **noise))
     noisy.load_state_dict(model.state_dict(), assign=True)

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from mlp_mixer.data import ArraySet, FileSet
 from mlp_mixer.data.image_set import ImageSet
-from mlp_mixer.data.loader import Batch, EvalBatches, TrainBatches, auto_workers, stream
+from mlp_mixer.data.loader import Batch, EvalBatches, TrainBatches, auto_workers, stored, stream
 from mlp_mixer.data.sampling import batch_positions, uniforms
 from mlp_mixer.errors import UserError
 from mlp_mixer.images.augment import Augment, augment_batch, draws_needed, inception_crop
@@ -192,6 +192,34 @@ def test_batch_size_that_does_not_divide(batch_size, world_size):
     message = f"train.batch_size {batch_size} must be a positive multiple of the {world_size} processes"
     with pytest.raises(UserError, match=message):
         train_batches(random_images(), batch_size=batch_size, world_size=world_size)
+
+
+@pytest.mark.parametrize("augment", [EVERYTHING, MORE, INCEPTION])
+def test_a_store_gives_the_same_batches(augment):
+    images, there = random_images(), torch.device("cpu")
+    plain, kept = (
+        train_batches(images, augment),
+        train_batches(images, augment, store=stored(images, PREPROCESS, there)),
+    )
+    assert all(same(plain[step], kept[step]) for step in range(6))
+    assert stored(OneByOne(images), PREPROCESS, there) is None  # its images are not in memory
+    assert stored(random_images(size=(8, 7)), PREPROCESS, there) is None  # these need to be scaled
+    assert stored(random_images(channels=1), PREPROCESS, there) is None
+
+
+def test_alternating_flips():
+    """Each image is mirrored in every other epoch, and half of them in the first."""
+    images = random_images(count=40)
+    batches = train_batches(images, Augment(flip=True, alternate=True), batch_size=40)
+    upright = {}
+    for epoch in range(4):
+        batch = batches[epoch]
+        for index, pixels in zip(batch.indices.tolist(), batch.images, strict=True):
+            original = torch.from_numpy(images.image(index)).permute(2, 0, 1)
+            assert torch.equal(pixels, original) or torch.equal(pixels, original.flip(2))
+            upright.setdefault(index, []).append(torch.equal(pixels, original))
+    assert all(a != b and a == c and b == d for a, b, c, d in upright.values())
+    assert 10 < sum(epochs[0] for epochs in upright.values()) < 30
 
 
 def test_batch_moves_to_a_device():

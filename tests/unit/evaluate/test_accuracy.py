@@ -60,6 +60,36 @@ def test_every_image_is_judged_once_whatever_the_batch(batch_size: int) -> None:
     assert model.training
 
 
+class Corners(torch.nn.Module):
+    """Logits from two places of the image: a view shows where they went."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x[:, 0, 0, 0], x[:, 0, 2, 1]], dim=1)
+
+
+def test_views_are_averaged() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 5, 5, 1), dtype=np.uint8)
+    data = ArraySet(pixels, np.zeros(9, int), classes=["a", "b"])
+    preprocess = Preprocess((5, 5), channels=1, crop_pct=1.0, mean=(0.0,), std=(1.0,))
+    x = pixels[..., 0] / 255.0
+    # Moved by a pixel up and left, place (2, 1) shows what was at (3, 2); down and right, what was at (1, 0). What lies
+    # outside repeats the edge. In a mirror column c is column 4 - c.
+    views = {
+        "none": [(x[:, 0, 0], x[:, 2, 1])],
+        "flip": [(x[:, 0, 0], x[:, 2, 1]), (x[:, 0, 4], x[:, 2, 3])],
+    }
+    views["shift"] = [*views["flip"], (x[:, 1, 1], x[:, 3, 2]), (x[:, 1, 4], x[:, 3, 4])]
+    views["shift"] += [(x[:, 0, 0], x[:, 1, 0]), (x[:, 0, 3], x[:, 1, 2])]
+    for tta, expected in views.items():
+        logits = torch.from_numpy(np.mean([np.stack(view, axis=1) for view in expected], axis=0)).float()
+        result = evaluate(Corners(), data, preprocess, tta=tta)  # type: ignore[arg-type]
+        np.testing.assert_allclose(result.probabilities, logits.softmax(1), atol=1e-6, err_msg=tta)
+
+
 def test_labels_are_matched_by_name() -> None:
     data = ArraySet(np.zeros((3, 2, 2, 1), np.uint8), [0, 1, 1], classes=["dog", "cat"])
     assert align_labels(data, ["bird", "cat", "dog"]).tolist() == [2, 1, 1]
