@@ -25,7 +25,6 @@ from .sam import rho_at, sharpness_gradients
 from .schedule import lr_factor
 
 Chunk = tuple[Tensor, Tensor, Tensor | None]  # images, targets, stochastic depth's draws
-LossOf = Callable[[Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 _DEPTH_STREAM = 0x5D0C7A571C0DE975  # keeps the draws of stochastic depth apart from those of augmentation
 
 

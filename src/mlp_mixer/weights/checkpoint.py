@@ -176,9 +176,3 @@ def opened(path: Path, key: str) -> Iterator[tuple[dict[str, Any], Any]]:
         raise
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{str(path)!r} is damaged or no safetensors file ({error}); restore or retrain it") from error
-
-
-def read_file(path: Path, key: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """That JSON, and all tensors."""
-    with opened(path, key) as (header, file):
-        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -268,13 +268,14 @@ def test_sam_and_gsam_train(tmp_path: Path) -> None:
 def test_a_state_of_an_older_version_lacks_new_settings_and_is_still_resumed(tmp_path: Path) -> None:
     from mlp_mixer.train.resume import find_state
     from mlp_mixer.train.state import _KEY
-    from mlp_mixer.weights.checkpoint import read_file
+    from mlp_mixer.weights.checkpoint import opened
 
     config = override(get_recipe("digits"), SMALL)
     train(config, tmp_path / "run", source=source())
     state, _ = newest_state(tmp_path / "run")
     assert state is not None
-    header, tensors = read_file(state.files[0], _KEY)
+    with opened(state.files[0], _KEY) as (header, file):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     del header["config"]["optim"]["rho"], header["config"]["mix"], header["made_with"], header["skipped"]
     state.files[0].write_bytes(safetensors.torch.save(tensors, {_KEY: json.dumps(header)}))
     found = find_state(tmp_path / "run", prepare(config, source()), lambda row: None)
