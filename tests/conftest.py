@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import torch
 from mlp_mixer.models import VARIANTS, MlpMixer
 from mlp_mixer.weights import catalog, containers, translate
 from mlp_mixer.weights.dialects import DIALECTS
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells start what they put into the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(os.environ.get("MLP_MIXER_SHARED", Path(__file__).parents[2] / "shared"))
 

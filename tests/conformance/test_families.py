@@ -363,7 +363,7 @@ def test_a_few_training_steps_lower_the_loss(name: str, optimizer: Any) -> None:
 def test_training_s_model_choice_fits_every_family() -> None:
     """`--set model.name=...`: fields left at none are the variant's."""
     fields = dataclasses.asdict(ModelChoice(name="gmlp_s16", image_size=32, patch_size=4))
-    del fields["resize"], fields["init"]
+    del fields["resize"], fields["init"], fields["stem"]
     config = model_config(**{key: value for key, value in fields.items() if value is not None})
     assert (config.image_size, config.patch_size, config.num_blocks) == ((32, 32), 4, 30)
     with pytest.raises(UserError, match="unknown field 'tokens_mlp_dim'"):

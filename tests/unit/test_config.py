@@ -175,7 +175,7 @@ def test_later_assignments_win_and_the_original_stays():
         ("lr=3", "unknown field 'lr'; known are optim.lr$"),
         ("tran=3", "unknown field 'tran'; did you mean 'train'"),
         ("train..epochs=3", "unknown field 'train..epochs'; did you mean 'train.epochs'"),
-        ("a.b.c.d=3", "unknown field 'a.b.c.d'; known are augment, augment.area, "),
+        ("a.b.c.d=3", "unknown field 'a.b.c.d'; known are augment, augment.alternate, augment.area, "),
         ("train.epochs.x.y=3", "'train.epochs.x.y' does not exist: 'train.epochs' is a single value"),
         ("optim=sgd", "'optim' is a group of fields, not one; set optim.name, optim.lr, "),
         ("train.epochs", "cannot read the setting 'train.epochs': expected FIELD=VALUE, such as train.epochs=2"),
