@@ -106,7 +106,7 @@ class Predictor:
 
     def __call__(self, picture: Picture) -> Prediction:
         """The answer for one picture; `UserError` if it cannot be read, or is a folder of several."""
-        return self._prediction(*self._logits_of(picture))
+        return self.prediction(*self._logits_of(picture))
 
     def predict(
         self, pictures: Iterable[Picture], *, batch_size: int = 32, done: Iterable[str] = ()
@@ -119,7 +119,7 @@ class Predictor:
         """
         self._need_classifier()
         answers = self._computed(without(expand(pictures), done), batch_size, self._logits)
-        return (x if isinstance(x, Failure) else self._prediction(name, x) for name, x in answers)
+        return (x if isinstance(x, Failure) else self.prediction(name, x) for name, x in answers)
 
     def features(
         self, pictures: Iterable[Picture], names: str | Sequence[str] = ("pre_logits",), *, batch_size: int = 32
@@ -212,11 +212,12 @@ class Predictor:
         arrays = {name: out[name].float().cpu().numpy() for name in wanted}
         return [{name: array[i] for name, array in arrays.items()} for i in range(len(x))]
 
-    def _prediction(self, name: str, logits: Tensor) -> Prediction:
+    def prediction(self, name: str, logits: Tensor, top: int | None = None) -> Prediction:
+        """What the logits (K,) of one picture say; top: how many candidates, the predictor's own number by default."""
         scores = SCORES[self.score_kind](logits)
-        numbers = logits.topk(self.top).indices.tolist()  # of the logits: sigmoid rounds large ones to the same 1.0
-        top = tuple(Candidate(number, self.labels[number], scores[number].item()) for number in numbers)
-        return Prediction(name, top[0].label, top[0].name, top[0].score, self.score_kind, top)
+        best = logits.topk(min(top or self.top, len(logits)))  # not of scores: sigmoid rounds large ones to the same 1
+        found = tuple(Candidate(number, self.labels[number], scores[number].item()) for number in best.indices.tolist())
+        return Prediction(name, found[0].label, found[0].name, found[0].score, self.score_kind, found)
 
 
 def _mean(tiles: list[Any]) -> Any:

@@ -20,8 +20,8 @@ from ..errors import UserError, unknown
 from ..evaluate.accuracy import outputs
 from ..models import MlpMixer
 from ..weights import Checkpoint
-from .figures import _INK, _PAPER
-from .token_units import Array, _colours
+from .figures import INK, PAPER
+from .token_units import Array, colours
 
 Method = Literal["occlusion", "gradient"]
 METHODS: tuple[Method, ...] = ("occlusion", "gradient")
@@ -103,14 +103,14 @@ def draw(
     """
     width, bars = _GAP + (1 + len(heat)) * (_SIDE + _GAP), _GAP + _SIDE + 4 * _LINE
     thumb, rows = (width - _GAP) // 5 - _GAP, bars + len(top) * _LINE + _GAP
-    sheet = Image.new("RGB", (width, rows + bool(near) * (thumb + 2 * _LINE + _GAP)), _PAPER)
+    sheet = Image.new("RGB", (width, rows + bool(near) * (thumb + 2 * _LINE + _GAP)), PAPER)
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
 
     def write(x: int, y: int, text: str, room: int, anchor: str = "la") -> None:
         text = " ".join(text.split())
         while pen.textlength(text, font) > room:
             text = text.removesuffix("...")[:-1] + "..."
-        pen.text((x, y), text, _INK, font, anchor)
+        pen.text((x, y), text, INK, font, anchor)
 
     def paste(x: int, y: int, picture: Array, side: int) -> None:
         gray = picture if picture.shape[2] == 3 else picture.mean(axis=2, keepdims=True).round().astype(np.uint8)
@@ -147,4 +147,4 @@ def laid_over(pixels: Array, heat: Array) -> NDArray[np.uint8]:
     values = heat.astype(np.float64) / (np.abs(heat).max() or 1)
     opaque = 0.85 * np.sqrt(np.abs(values))[..., None]
     pale = 127 + pixels.mean(axis=2, keepdims=True) / 2
-    return (pale * (1 - opaque) + _colours(values) * opaque).round().astype(np.uint8)
+    return (pale * (1 - opaque) + colours(values) * opaque).round().astype(np.uint8)

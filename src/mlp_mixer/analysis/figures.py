@@ -16,7 +16,7 @@ _BLOCKS = 3  # the paper shows the first three
 _SOME_UNITS = 128  # of them, in Figure 5
 _TITLE_PIXELS = 34
 _FILTER_PIXELS = 48  # the side of one filter, before rounding to whole pixels
-_PAPER, _INK = (250, 250, 248), (40, 44, 52)
+PAPER, INK = (250, 250, 248), (40, 44, 52)
 
 
 def weight_figures(model: MlpMixer) -> dict[str, NDArray[np.uint8]]:
@@ -61,7 +61,7 @@ def draw_filters(filters_NCHW: Array, *, gap: int = 3) -> NDArray[np.uint8]:
     tiles = np.broadcast_to(tiles, (*tiles.shape[:3], 3)).repeat(scale, axis=1).repeat(scale, axis=2)
     side, columns = tiles.shape[1] + gap, int(np.ceil(np.sqrt(2 * len(tiles))))
     rows = -(-len(tiles) // columns)
-    mosaic = np.full((rows * side + gap, columns * side + gap, 3), _PAPER, np.uint8)
+    mosaic = np.full((rows * side + gap, columns * side + gap, 3), PAPER, np.uint8)
     for number, tile in enumerate(tiles):
         top, left = gap + number // columns * side, gap + number % columns * side
         mosaic[top : top + side - gap, left : left + side - gap] = tile
@@ -72,10 +72,10 @@ def stacked(titles: Sequence[str], pictures: Sequence[Array]) -> NDArray[np.uint
     """Pictures (H, W, 3) under each other, each below its title."""
     width = max(picture.shape[1] for picture in pictures)
     height = sum(picture.shape[0] + _TITLE_PIXELS for picture in pictures)
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    sheet = Image.new("RGB", (width, height), PAPER)
     pen, font, top = ImageDraw.Draw(sheet), ImageFont.load_default(size=18), 0
     for title, picture in zip(titles, pictures, strict=True):
-        pen.text((6, top + 6), title, fill=_INK, font=font)
+        pen.text((6, top + 6), title, fill=INK, font=font)
         sheet.paste(Image.fromarray(picture), (0, top + _TITLE_PIXELS))
         top += _TITLE_PIXELS + picture.shape[0]
     return np.asarray(sheet)

@@ -86,7 +86,7 @@ def draw_units(units_NHW: Array, *, columns: int, scale: int, gap: int) -> NDArr
             f"cannot draw {len(units)} units with columns={columns}, scale={scale}, gap={gap}: expected at least one "
             "unit, columns >= 1, scale >= 1 and gap >= 0"
         )
-    tiles = _colours(_normalised(units)).repeat(scale, axis=1).repeat(scale, axis=2)
+    tiles = colours(_normalised(units)).repeat(scale, axis=1).repeat(scale, axis=2)
     tile_height, tile_width = tiles.shape[1] + gap, tiles.shape[2] + gap
     lines = -(-len(units) // columns)
     mosaic = np.empty((lines * tile_height + gap, columns * tile_width + gap, 3), dtype=np.uint8)
@@ -151,7 +151,7 @@ def _normalised(units_NHW: NDArray[np.float64]) -> NDArray[np.float64]:
     return scaled
 
 
-def _colours(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def colours(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Values in -1 to 1 (...) as RGB (..., 3), interpolated between the anchors."""
     places = np.linspace(-1, 1, len(_DIVERGING))
     channels = [np.interp(values, places, _DIVERGING[:, channel]) for channel in range(3)]

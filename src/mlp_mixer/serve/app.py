@@ -26,7 +26,7 @@ from .._version import __version__
 from ..analysis import to_png
 from ..analysis.figures import weight_figures
 from ..models.mixer import MixerConfig
-from ..predict import SCORES, Candidate, Prediction, Predictor, inference_model
+from ..predict import Prediction, Predictor, inference_model
 from .batcher import Answer, Batcher
 from .limits import Bodies, Limits, busy
 
@@ -105,7 +105,7 @@ class _Service:
             return {"path": name, "error": result.detail}
         if isinstance(result, BaseException):
             raise result
-        answer = _prediction(self.predictor, name, result[1], top).to_dict()
+        answer = self.predictor.prediction(name, result[1], top).to_dict()
         if explain:
             async with self.aside:  # one at a time, for each costs as much as many pictures
                 work = functools.partial(_explanation, self.predictor, result[0], answer["pred_label"])
@@ -241,13 +241,6 @@ async def _pictures(
     if kind.startswith("image/") or kind in ("application/octet-stream", ""):
         return [("picture", body)], top, explain
     raise HTTPException(415, f"cannot read {kind[:60]!r}: send image/*, multipart/form-data, or JSON with base64")
-
-
-def _prediction(predictor: Predictor, name: str, logits: Tensor, top: int) -> Prediction:
-    scores = SCORES[predictor.score_kind](logits).tolist()
-    numbers = logits.topk(min(top, len(scores))).indices.tolist()
-    best = tuple(Candidate(number, predictor.labels[number], scores[number]) for number in numbers)
-    return Prediction(name, best[0].label, best[0].name, best[0].score, predictor.score_kind, best)
 
 
 def _explanation(predictor: Predictor, seen: Tensor, label: int) -> str:
