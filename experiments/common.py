@@ -148,7 +148,7 @@ def fit(
     draw = torch.Generator().manual_seed(seed)
     model.to(device).train()
     images, labels = data.images.to(device), data.labels.to(device)
-    mean, std = _moments(data.images)
+    mean, std = moments(data.images)
     optimizer_ = optimizer(model) if optimizer else _adamw(model, recipe)
     rates = [group["lr"] for group in optimizer_.param_groups]
     warm = max(1, recipe.steps // 20)
@@ -160,7 +160,7 @@ def fit(
         while len(order) < recipe.batch:
             order = torch.cat([order, torch.randperm(len(labels), generator=draw)])
         rows, order = order[: recipe.batch].to(device), order[recipe.batch :]
-        shown = change(_augmented(_floats(images[rows], mean, std), draw, recipe, data.mirrored))
+        shown = change(_augmented(floats(images[rows], mean, std), draw, recipe, data.mirrored))
         scale = min((number + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * max(0, number - warm) / (recipe.steps - warm)))
         for group, rate in zip(optimizer_.param_groups, rates, strict=True):
             group["lr"] = rate * scale
@@ -190,9 +190,9 @@ def top1(model: nn.Module, data: Data, *, change: Change = lambda images: images
 def answers(model: nn.Module, data: Data, *, change: Change = lambda images: images, device: str = "cpu") -> Tensor:
     """The best class (N,) of each of the test images, normalised as the training images were."""
     model.to(device).eval()
-    mean, std = _moments(data.images)
+    mean, std = moments(data.images)
     parts = [
-        model(change(_floats(part.to(device), mean, std))).argmax(dim=1).cpu() for part in data.test_images.split(500)
+        model(change(floats(part.to(device), mean, std))).argmax(dim=1).cpu() for part in data.test_images.split(500)
     ]
     return torch.cat(parts)
 
@@ -204,12 +204,12 @@ def _adamw(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
 
 
-def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
+def moments(images: Tensor) -> tuple[Tensor, Tensor]:
     sample = images[:: max(1, len(images) // 2000)].float() / 255
     return sample.mean(dim=(0, 2, 3))[:, None, None], sample.std(dim=(0, 2, 3))[:, None, None]
 
 
-def _floats(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+def floats(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (images.float() / 255 - mean.to(images.device)) / std.to(images.device)
 
 
