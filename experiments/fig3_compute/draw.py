@@ -51,7 +51,7 @@ def compute(results: common.Results, plan: Plan) -> str:
             ax.plot(*zip(*edge, strict=True), "--", color=common.COLOURS["other"], linewidth=1.2, label="Pareto front")
             ax.set(xscale="log", xlabel=title, ylabel="top-1, %")
             ax.xaxis.set_minor_formatter("")
-        axes[2].legend(fontsize=7)
+        axes[2].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     heads = ["network", "params", "MMACs", "images/s", "lr", *(f"{steps} steps" for steps in plan.steps)]
     return f"All images, n = {plan.seeds}, top-1 in %, mean ± standard deviation:\n\n{common.table(heads, lines)}"
 
