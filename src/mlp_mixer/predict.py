@@ -22,6 +22,7 @@ from .images.pictures import Found, Picture, expand, is_url, source, without
 from .models import MlpMixer
 from .runtime import engine as make_engine
 from .weights import Checkpoint, load
+from .weights.catalog import BOX
 
 R = TypeVar("R")
 
@@ -72,15 +73,16 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: Checkpoint | str | os.PathLike[str],
+        checkpoint: Checkpoint | str | os.PathLike[str] = BOX,
         *,
         device: str = "cpu",
         top: int = 5,
         engine: str = "auto",
         larger: str = "resize",
     ) -> None:
-        """checkpoint: loaded, or what `load` takes. top: how many candidates to report. `UserError` if it cannot be.
+        """checkpoint: loaded, or what `load` takes; the default is in the package and knows CIFAR-10's classes only.
 
+        top: how many candidates to report. `UserError` if it cannot be.
         engine: what computes the answers, "torch", "onnxruntime" or "openvino"; "auto" prepares the fastest once many
         pictures have come. They agree to 1e-4 in the logits, or are refused. Features are always torch's.
         larger: what becomes of pictures with more pixels than the network takes. "resize": they are scaled to its size.

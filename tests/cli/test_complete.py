@@ -17,7 +17,7 @@ from mlp_mixer.weights import list_models
 def test_the_names_are_those_there_are() -> None:
     assert complete.RECIPES.split() == list(RECIPES)
     assert complete.MODELS.split() == variants()
-    assert complete.WEIGHTS.split() == list_models(weights=True)
+    assert complete.weights("mixer") == list_models(weights=True)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mlp_mixer.cli import run
-from mlp_mixer.weights.catalog import CATALOG, PublishedWeights, cache_place
+from mlp_mixer.weights.catalog import BOX, CATALOG, PublishedWeights, cache_place
 
 Capture = pytest.CaptureFixture[str]
 
@@ -33,13 +33,14 @@ def rows(capsys: Capture, *arguments: str) -> list[dict[str, Any]]:
 def test_programs_get_every_field(capsys: Capture) -> None:
     found = rows(capsys)
     assert [row["name"] for row in found] == list(CATALOG)
-    assert len(found) == 19
+    assert len(found) == 20
+    assert [row["name"] for row in found if row["cached"]] == [BOX.stem]
     fields = [field.name for field in dataclasses.fields(PublishedWeights)]
     for row in found:
         assert list(row) == [*fields, "cached"]
         record = CATALOG[row["name"]]
         assert row["aliases"] == list(record.aliases)
-        assert (row["top1"], row["trained_on"], row["cached"]) == (record.top1, record.trained_on, False)
+        assert (row["top1"], row["trained_on"]) == (record.top1, record.trained_on)
 
 
 def test_a_download_is_reported(capsys: Capture) -> None:
@@ -60,8 +61,9 @@ def test_people_get_a_table(capsys: Capture) -> None:
     assert run(["models", "--weights"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["name", "model", "classes", "top-1", "MiB", "licence", "here", "trained", "on"]
-    table = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:20]}
+    table = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:21]}
     assert list(table) == list(CATALOG)
+    assert " 10 - - Apache-2.0 yes CIFAR-10 from scratch" in table[BOX.stem]
     assert table["mixer_b16.goog_in1k"] == (
         "mixer_b16 1,000 76.44 228.47 Apache-2.0 no ImageNet-1k from scratch, 300 epochs"
     )

@@ -452,7 +452,7 @@ def test_which_argument_is_the_checkpoint(
         sentence = refused(capsys, "predict", checkpoint, "a.png", second)
         assert f"{str(second)!r} is a checkpoint, not a picture" in sentence
         assert f"{str(second)!r} is a checkpoint, not a picture" in refused(capsys, "predict", "--model", "run", second)
-    assert "no checkpoint given" in refused(capsys, "predict", folder, "a.png")
+    assert "'run' is a checkpoint, not a picture; put it first" in refused(capsys, "predict", folder, "run")
     (folder / "config.json").write_text("{}")  # pictures may lie beside one
     assert run(["predict", str(checkpoint), str(folder)]) == 1
     assert "Missing argument" in refused(capsys, "predict")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,10 +38,15 @@ def models(incomplete: str) -> list[str]:
 
 
 def weights(incomplete: str) -> list[str]:
-    """Published weights once something is typed; before that the shell offers files, which are meant more often."""
-    return [name for name in WEIGHTS.split() if incomplete and name.startswith(incomplete)]
+    """The package's and published weights once something is typed; before, the shell offers files, meant more often."""
+    box = [path.stem for path in Path(__file__).parents[1].glob("weights/box/*.safetensors")]
+    return [name for name in (*box, *WEIGHTS.split()) if incomplete and name.startswith(incomplete)]
 
 
 Weights = Annotated[
     str, typer.Argument(help="Weights of any kind, the folder of a run, or a name.", autocompletion=weights)
+]
+WeightsOrBox = Annotated[
+    str | None,
+    typer.Argument(help="As everywhere; none stands for the small model in the package.", autocompletion=weights),
 ]

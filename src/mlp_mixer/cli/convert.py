@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,14 +30,21 @@ def convert(
         str | None, typer.Option(help="HxW the weights were made for, where shapes leave it open.")
     ] = None,
     dialect: Annotated[str | None, typer.Option(help="Whose names IN uses, if it should not be recognised.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Round the numbers to fp32, bf16 or fp16.")] = None,
+    about: Annotated[str, typer.Option(metavar="JSON", help='To say of them, such as {"licence": "MIT"}.')] = "{}",
     force: Annotated[bool, typer.Option("--force", help="Write even if the results change; says how.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
 ) -> int:
     """Convert weights between lineages, refusing what would change their results."""
+    from ..errors import UserError
     from ..weights.convert import convert as run
 
-    size = parse_size(image_size)
-    done = run(source, out, to, image_size=size, dialect=dialect, force=force, overwrite=overwrite)
+    try:
+        facts = dict(json.loads(about))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"cannot read --about {about!r} ({error}): expected a JSON object") from error
+    how: dict[str, Any] = {"image_size": parse_size(image_size), "dialect": dialect, "dtype": dtype, "about": facts}
+    done = run(source, out, to, **how, force=force, overwrite=overwrite)
     for note in done.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{done.path}: {to} weights, read from {source} ({done.dialect})")

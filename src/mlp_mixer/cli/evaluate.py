@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .complete import Weights
+from .complete import WeightsOrBox
 from .console import percent, print_json
 
 
@@ -28,8 +28,8 @@ class Views(StrEnum):
 
 
 def evaluate(
-    checkpoint: Weights,
     data: Annotated[str, typer.Option(help="Labelled images: digits, cifar10:PATH, folder:PATH, ...")],
+    checkpoint: WeightsOrBox = None,
     split: Annotated[SplitName, typer.Option(help="test: those held out of training.")] = SplitName.test,
     tta: Annotated[
         Views, typer.Option(help="Views of each image to average: flip, or shift: flips and pixels.")
@@ -43,8 +43,10 @@ def evaluate(
     from ..devices import pick_device
     from ..evaluate import judge
     from ..weights import load
+    from ..weights.catalog import BOX
 
-    target, loaded = pick_device(device), load(checkpoint)
+    target, loaded = pick_device(device), load(BOX if checkpoint is None else checkpoint)
+    name = BOX.stem if checkpoint is None else checkpoint
     found: list[dict[str, Any]] = []
     for spec in conditions(data):
         chosen, result = judge(loaded, spec, split.value, batch_size=batch_size, device=target, tta=tta.value)
@@ -52,13 +54,13 @@ def evaluate(
         found.append({"data": spec, "split": chosen.split, "among": chosen.among, "n": result.n, **measured})
         if not as_json:
             print(
-                f"{checkpoint} on {spec}, {chosen.split}: top-1 {percent(result.top1)}, top-5 {percent(result.top5)}, "
+                f"{name} on {spec}, {chosen.split}: top-1 {percent(result.top1)}, top-5 {percent(result.top5)}, "
                 f"loss {result.loss:.4f}, n = {result.n:,}"
             )
     mean: dict[str, Any] = {key: sum(row[key] for row in found) / len(found) for key in ("top1", "top5", "loss")}
     if as_json:
         several = {"data": data, "n": sum(row["n"] for row in found), **mean, "conditions": found}
-        print_json({"checkpoint": checkpoint, **(found[0] if len(found) == 1 else several)})
+        print_json({"checkpoint": name, **(found[0] if len(found) == 1 else several)})
     elif len(found) > 1:
         print(f"mean of {len(found)} conditions: top-1 {percent(mean['top1'])}, top-5 {percent(mean['top5'])}")
     return 0

@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
-from .complete import Weights
+from . import complete
 from .console import percent
+from .predict import introduce_box, split_arguments
 
 
 def explain(
-    checkpoint: Weights,
-    image: Annotated[str, typer.Argument(help="A picture: a path or a URL.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[CHECKPOINT] IMAGE",
+            autocompletion=complete.weights,
+            help="Weights (none: the small model in the package), then a picture: a path or a URL.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="The .png file to write.")],
     data: Annotated[
         str | None, typer.Option(help="What it was trained on (digits, folder:PATH, ...): adds the nearest images.")
@@ -32,13 +39,20 @@ def explain(
     from ..images.decode import decode_image
     from ..images.pictures import source
     from ..predict import Predictor
+    from ..weights.catalog import BOX
     from ..weights.labels import class_numbers
 
     if out.suffix.lower() != ".png":
         raise UserError(f"the picture is a .png file, got {str(out)!r}; change its ending")
     if method not in (*METHODS, "both"):
         raise unknown("method", method, (*METHODS, "both"))
-    predictor = Predictor(checkpoint, device=str(pick_device(device)))
+    checkpoint, images = split_arguments(paths, None)
+    if len(images) != 1:
+        raise UserError(f"one picture is explained at a time, after its weights; got {len(images)}: {images}")
+    (image,) = images
+    predictor = Predictor(BOX if checkpoint is None else checkpoint, device=str(pick_device(device)))
+    if checkpoint is None:
+        introduce_box(predictor.labels)
     numbers, known = class_numbers(predictor.labels), predictor.checkpoint
     if name is not None and name not in numbers:
         raise unknown("class", name, numbers)

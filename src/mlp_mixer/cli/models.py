@@ -1,4 +1,4 @@
-"""`mlp-mixer models`: the architectures and what they cost, or the weights that others have published."""
+"""`mlp-mixer models`: the architectures and what they cost, or the weights in the package and of others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def models(
     ] = "*",
     image_size: Annotated[int | None, typer.Option(help="Count at this side instead of the variant's own.")] = None,
     classes: Annotated[int, typer.Option(help="Classes of the head.")] = 1000,
-    weights: Annotated[bool, typer.Option("--weights", help="List published weights, by any of their names.")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="List weights instead, by any of their names.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
     """List architectures with parameters and multiply-accumulates in the conventions people quote, or weights."""
@@ -121,5 +121,5 @@ def _print_weights(rows: list[dict[str, Any]]) -> None:
     )
     print(
         "\ntop-1: published accuracy on ImageNet-1k in percent, measured by others. MiB: published size of the file.\n"
-        "here: already downloaded. `--json` adds sources, other names, and what is in doubt."
+        "here: downloaded, or in the package. `--json` adds sources, other names, and what is in doubt."
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -37,7 +38,8 @@ def predict(
         typer.Argument(
             metavar="[CHECKPOINT] PICTURE...",
             autocompletion=complete.weights,
-            help="Weights, then pictures, folders, 'patterns/**/*.jpg', URLs, videos; - for a list on stdin.",
+            help="Weights (none: the small model in the package), then pictures, folders, 'patterns/**/*.jpg', URLs, "
+            "videos; - for a list on stdin.",
         ),
     ],
     model: Annotated[str | None, typer.Option(help="The checkpoint; then every argument is a picture.")] = None,
@@ -58,10 +60,13 @@ def predict(
     from ..errors import UserError
     from ..images.pictures import listed
     from ..predict import Prediction, Predictor
+    from ..weights.catalog import BOX
     from . import results
 
     checkpoint, names = split_arguments(paths, model)
-    if not names:
+    if checkpoint is not None and not names:
+        if not is_model(checkpoint):
+            raise UserError(f"there are no pictures and no weights at {checkpoint!r}; check the path")
         raise UserError(f"no pictures given to classify with {checkpoint!r}; add the paths of some")
     if out is not None:
         results.check(out, features=features is not None)
@@ -69,10 +74,13 @@ def predict(
         raise UserError(f"the features {features!r} need a file to go to; add --out FILE.npz")
     if resume and (out is None or features is not None):
         raise UserError("--resume goes on with the answers in a file: add --out FILE, and leave --features away")
-    predictor = Predictor(checkpoint, device=str(pick_device(device)), top=top, engine=engine, larger=larger)
+    weights = BOX if checkpoint is None else checkpoint
+    predictor = Predictor(weights, device=str(pick_device(device)), top=top, engine=engine, larger=larger)
     pictures = itertools.chain.from_iterable(listed(sys.stdin.buffer) if name == "-" else [name] for name in names)
     counts = Counter(pictures=0, failed=0)
     quiet = as_json and out is None  # then the failures are on stdout
+    if checkpoint is None and not quiet:
+        introduce_box(predictor.labels)
     if out is not None and features is not None:
         values = predictor.features(pictures, features, batch_size=batch_size)
         results.save_features(out, features, _reported(values, counts))
@@ -124,30 +132,51 @@ def _fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def split_arguments(arguments: list[str], model: str | None) -> tuple[str, list[str]]:
-    """The checkpoint and the pictures: the first argument is the checkpoint only if it looks like one."""
+def introduce_box(labels: Sequence[str] | None) -> None:
+    """Say on stderr, where nobody named weights, what those of the package know."""
+    print(
+        f"The small model in the package knows {', '.join(labels or ())}, and nothing else. For more, name others' "
+        "weights (`mlp-mixer models --weights`), or train on your own pictures (`mlp-mixer finetune`).",
+        file=sys.stderr,
+    )
+
+
+def split_arguments(arguments: list[str], model: str | None) -> tuple[str | None, list[str]]:
+    """The checkpoint (None: the package's) and the pictures; the first argument is pictures only if it looks so.
+
+    So mistyped weights are refused by name, instead of failing as a picture while the package's answer all others.
+    """
     from ..errors import UserError
 
-    if model is None and not is_model(arguments[0]):
-        raise UserError(
-            f"no checkpoint given: {arguments[0]!r} is neither a file of weights nor the folder of a run; "
-            "put one first, or use --model"
-        )
-    checkpoint, pictures = (arguments[0], arguments[1:]) if model is None else (model, arguments)
+    boxed = model is None and not is_model(arguments[0]) and _is_pictures(arguments[0])
+    checkpoint, pictures = (arguments[0], arguments[1:]) if model is None and not boxed else (model, arguments)
     for picture in pictures:
         if is_model(picture, WEIGHT_FILES):
-            raise UserError(f"{picture!r} is a checkpoint, not a picture; only one is used, and that is {checkpoint!r}")
+            advice = "put it first" if boxed else f"only one is used, and that is {checkpoint!r}"
+            raise UserError(f"{picture!r} is a checkpoint, not a picture; {advice}")
     return checkpoint, pictures
 
 
 def is_model(argument: str, inside: tuple[str, ...] = ("config.json", *WEIGHT_FILES)) -> bool:
     """A known name, a repository of the hub, a file of weights by its suffix, or a folder with one of these inside."""
+    from ..images.pictures import is_url
     from ..weights.catalog import find, list_models
 
     if argument.startswith("hf-hub:") or argument in list_models() or find(argument):
         return True
-    path = Path(argument)
-    return path.suffix.lower() in WEIGHT_SUFFIXES or any((path / name).is_file() for name in inside)
+    path = Path(argument.partition("?")[0] if is_url(argument) else argument)
+    return path.suffix.lower() in WEIGHT_SUFFIXES or any(os.path.isfile(path / name) for name in inside)  # noqa: PTH113
+
+
+def _is_pictures(argument: str) -> bool:
+    """A list, URL, folder or pattern; by its ending an image or video, even if it is not there; a file without one."""
+    from ..images.decode import image_extensions
+    from ..images.pictures import VIDEOS, is_url
+
+    ending = Path(argument).suffix.lower()
+    known = argument == "-" or is_url(argument) or ending in image_extensions() or ending in VIDEOS
+    there = os.path.isdir(argument) or (not ending and os.path.isfile(argument))  # noqa: PTH112, PTH113 - never raise
+    return known or there or any(sign in argument for sign in "*?[")
 
 
 def _reported(answers: Iterator[Answer], counts: Counter[str], quiet: bool = False) -> Iterator[Answer]:

@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from .complete import Weights
+from .complete import WeightsOrBox
+from .predict import introduce_box
 
 
 def serve(
-    checkpoint: Weights,
+    checkpoint: WeightsOrBox = None,
     host: Annotated[
         str, typer.Option(help="Where to listen; 0.0.0.0 for all who can reach this machine.")
     ] = "127.0.0.1",
@@ -31,6 +32,7 @@ def serve(
     from ..runtime.engines import fastest
     from ..train.stop import StopRequest
     from ..weights import load
+    from ..weights.catalog import BOX
 
     try:
         from ..serve import Limits, create_app, server
@@ -41,7 +43,7 @@ def serve(
     limits = Limits(
         max_bytes=int(max_mib * 2**20), max_pixels=int(max_megapixels * 1e6), seconds=timeout, batch=batch_size
     )
-    loaded = load(checkpoint)
+    loaded = load(BOX if checkpoint is None else checkpoint)
     where = str(pick_device(device))
     if engine == "auto":  # tried now, and not when the first clients wait
         config = loaded.model.config
@@ -49,9 +51,11 @@ def serve(
         engine = fastest(loaded.model.to(where).eval(), images)[0]
     predictor = Predictor(loaded, device=where, engine=engine)
     app = create_app(predictor, limits)
+    if checkpoint is None:
+        introduce_box(loaded.labels)
     with listen(host, port) as listener, StopRequest() as stop:
-        name = f"[{host}]" if ":" in host else host
-        print(f"serving {checkpoint} at http://{name}:{listener.getsockname()[1]}/ (Ctrl-C stops)", flush=True)
+        name, what = f"[{host}]" if ":" in host else host, BOX.stem if checkpoint is None else checkpoint
+        print(f"serving {what} at http://{name}:{listener.getsockname()[1]}/ (Ctrl-C stops)", flush=True)
         if host not in ("127.0.0.1", "::1", "localhost"):
             print("anyone who can reach this address may use it: put what asks for a password before it", flush=True)
         server(app, limits).run(sockets=[listener])

@@ -1,4 +1,4 @@
-"""What can be had by name: architectures, and the MLP-Mixer weights that others have published.
+"""What can be had by name: architectures, the MLP-Mixer weights that others have published, and those in the package.
 
 A record says what a file is, and no more than is known: no file was read to write it. Published accuracies are claims
 of their sources; None stands for what nobody states. The Mixers trained on JFT-300M were never published, nor were
@@ -15,6 +15,9 @@ from typing import Literal
 from ..files import cache_folder
 from .labels import KEYS
 
+BOX = Path(__file__).with_name("box") / "mixer_nano4.cifar10.safetensors"
+"""The weights that come with the package: what answers where none are named. Their name is the file's."""
+
 
 @dataclass(frozen=True)
 class PublishedWeights:
@@ -27,11 +30,11 @@ class PublishedWeights:
         num_classes: outputs of the head.
         dialect: whose names and layouts the tensors have.
         filename: of the file, at its url or in its repository.
-        labels: key for `class_names`, or None if the names of the classes are not known.
-        preprocess: the lineage whose way from an image to the input these weights expect.
+        labels: key for `class_names`, or None if the names of the classes are not known, or in the file.
+        preprocess: the lineage whose way from an image to the input these weights expect; native: in the file.
         licence: of the weights, as an SPDX identifier, or "unknown".
         trained_on: on what, in truth; up to the first semicolon in short, then the evidence and the doubts.
-        url: where the file is, or None if it is on the Hugging Face hub.
+        url: where the file is, or None if it is on the Hugging Face hub, or in the package.
         hub: the repository there, or None if there is a url.
         sha256: the first hexadecimal digits of the hash, where the file's name states them.
         mib: size of the file in units of 2**20 bytes, to two decimals, where it is published.
@@ -45,10 +48,10 @@ class PublishedWeights:
     aliases: tuple[str, ...]
     architecture: str
     num_classes: int
-    dialect: Literal["google", "timm", "mmpretrain"]
+    dialect: Literal["native", "google", "timm", "mmpretrain"]
     filename: str
     labels: Literal["imagenet1k", "imagenet21k_goog"] | None
-    preprocess: Literal["google", "timm", "timm_miil", "mmpretrain"]
+    preprocess: Literal["native", "google", "timm", "timm_miil", "mmpretrain"]
     licence: str
     trained_on: str
     url: str | None = None
@@ -67,7 +70,7 @@ def find(name: str) -> PublishedWeights | None:
 
 
 def list_models(pattern: str = "*", *, weights: bool = False) -> list[str]:
-    """Names that match a shell pattern: of architectures for `create_model`, or of published weights.
+    """Names that match a shell pattern: of architectures for `create_model`, or of weights, those of the package first.
 
     Published weights are found by their aliases too (`"mlp-mixer*"` finds mmpretrain's) and listed by their own names.
     """
@@ -89,7 +92,9 @@ def cache_place(record: PublishedWeights) -> Path:
 
 
 def cached_path(record: PublishedWeights) -> Path | None:
-    """The downloaded file (in our cache, or in that of the Hugging Face hub), or None; asks no network."""
+    """The file in the package, in our cache, or in that of the Hugging Face hub, or None; asks no network."""
+    if record.dialect == "native":
+        return BOX
     if record.hub is None:
         place = cache_place(record)
         return place if place.is_file() else None
@@ -218,9 +223,11 @@ _MM_L16 = (
     "ImageNet-1k from scratch, by Google; converted from timm (the metafile names timm's B/16 of ImageNet-21k as the "
     "origin, which has other shapes); the 64xb64 of the name is a configuration that did not train it"
 )
+_BOXED = ("Apache-2.0", "CIFAR-10 from scratch; these come with the package, and their file says the rest")
 _PAPER, _SAM = "arXiv 2105.01601, Table 3", "arXiv 2106.01548, as quoted in google-research/vision_transformer#134"
 
 _RECORDS = (
+    PublishedWeights(BOX.stem, (), BOX.stem.partition(".")[0], 10, "native", BOX.name, None, "native", *_BOXED),
     #       model  folder         MiB     trained on  top-1
     _google("B/16", "imagenet1k", 228.47, _IN1K, 76.44, _PAPER),
     _google("L/16", "imagenet1k", 794.29, _IN1K, 71.76, _PAPER),
@@ -246,6 +253,6 @@ _RECORDS = (
 )
 
 CATALOG: dict[str, PublishedWeights] = {record.name: record for record in _RECORDS}
-"""Every published MLP-Mixer we know of, by our name."""
+"""The weights of the package, and every published MLP-Mixer we know of, by our name."""
 
 _BY_ANY_NAME = {name: record for record in _RECORDS for name in (record.name, *record.aliases)}

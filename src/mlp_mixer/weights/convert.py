@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ..errors import UserError, unknown
 from ..files import PathLike, write_bytes
@@ -18,6 +22,7 @@ from .loading import read_weights
 TARGETS = ("native", "huggingface", *DIALECTS)
 """What can be written: our own file, the folder of the Hugging Face convention, and every lineage's file."""
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LEFT_BEHIND = "stay behind: this kind of file has no place for them"
 
 
@@ -37,12 +42,15 @@ def convert(
     *,
     image_size: int | tuple[int, int] | None = None,
     dialect: str | None = None,
+    dtype: str | None = None,
+    about: Mapping[str, Any] | None = None,
     force: bool = False,
     overwrite: bool = False,
 ) -> Conversion:
     """Read weights of any lineage and write them as `to` (one of `TARGETS`); tensors keep their stored dtype.
 
     source, image_size, dialect: as for `load`. out: the file to write, or the folder for "huggingface".
+    dtype: a key of `DTYPES`, to round the tensors to. about: more JSON for the provenance, such as {"licence": "MIT"}.
     force: write even if the other lineage would compute something else with these weights; the notes say what.
     overwrite: replace a file that is there.
     Raises `UserError` if the results would change, the suffix is not one of that lineage, or `out` exists.
@@ -50,8 +58,14 @@ def convert(
     target = Path(out)
     if to not in TARGETS:
         raise unknown("kind of checkpoint", to, TARGETS)
+    if dtype and dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
     check_place(target, to, Path(source), overwrite)
     stored = read_weights(source, image_size=image_size, dialect=dialect)
+    stored.provenance.update(about or {})
+    if dtype:
+        stored = replace(stored, tensors={name: x.to(DTYPES[dtype]) for name, x in stored.tensors.items()})
+        translate.check_numbers(stored.tensors, f"{str(source)!r} as {dtype}")  # fp16 ends at 65,504
     if to == "native":
         write_bytes(target, native_bytes(stored))
         return Conversion(target, stored.dialect, ())

@@ -91,7 +91,9 @@ def find_file(path_or_name: PathLike) -> tuple[Path, _Record]:
 
 
 def _fetch(record: catalog.PublishedWeights) -> Path:
-    """The file of published weights, from the cache or the network, checked by its hash or its size."""
+    """The file of published weights, from the cache or the network, checked by its hash or size; or the package's."""
+    if record.dialect == "native":
+        return catalog.BOX
     if record.url is None:
         assert record.hub is not None
         return folder.hub_file(record.hub, record.filename)

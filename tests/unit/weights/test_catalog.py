@@ -12,10 +12,10 @@ import huggingface_hub
 import pytest
 
 from mlp_mixer.models import VARIANTS, cost, model_config
-from mlp_mixer.weights.catalog import CATALOG, PublishedWeights, cache_place, cached_path, find, list_models
+from mlp_mixer.weights.catalog import BOX, CATALOG, PublishedWeights, cache_place, cached_path, find, list_models
 from mlp_mixer.weights.labels import class_names
 
-ALL = list(CATALOG.values())
+BOXED, *ALL = CATALOG.values()  # first those of the package, which test_box.py looks at
 GOOGLE = [record for record in ALL if record.dialect == "google"]
 TIMM = [record for record in ALL if record.dialect == "timm"]
 
@@ -38,6 +38,7 @@ def npz_bytes(record: PublishedWeights) -> int:
 def test_nineteen_records_under_their_own_names() -> None:
     assert Counter(record.dialect for record in ALL) == {"google": 11, "timm": 6, "mmpretrain": 2}
     assert all(CATALOG[record.name] is record for record in ALL)
+    assert (BOXED.name, BOXED.dialect, find(BOXED.name)) == (BOX.stem, "native", BOXED)
 
 
 @each
