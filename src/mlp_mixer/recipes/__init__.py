@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ..errors import unknown
 from ..train.config import TrainConfig
-from .cifar10 import cifar10
+from .cifar import cifar10, cifar10_10min, cifar10_90_fast, cifar10_best, cifar100_best
 from .digits import digits
 from .fashion_mnist import fashion_mnist
 from .keras_example import keras_cifar100
@@ -22,6 +22,10 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "digits": digits,
     "fashion_mnist": fashion_mnist,
     "cifar10": cifar10,
+    "cifar10_10min": cifar10_10min,
+    "cifar10_90_fast": cifar10_90_fast,
+    "cifar10_best": cifar10_best,
+    "cifar100_best": cifar100_best,
     "keras_cifar100": keras_cifar100,
     "photos": photos,
     **PRETRAINING,

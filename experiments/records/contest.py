@@ -1,0 +1,88 @@
+"""CIFAR-10, ten minutes on two CPU cores: our recipe, and Mixers of others trained as their own sources say.
+
+    python experiments/records/contest.py --budget smoke|cpu [--data cifar10:PATH] [--out FOLDER] [--threads 2]
+        [--seconds 600] [--seeds 3] [--who "ours;timm"]
+
+Everyone has the same seconds of wall time for training; the test images are looked at once, when it is over. Making
+batches counts, and so does whatever a recipe measures on the way; imports and reading the data do not.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import common
+import contenders
+from clock import HEADS, OURS, SMALL, asked, cells, chosen, cpu_seconds, open_images, train_for
+from peers import PEERS
+
+from mlp_mixer import Preprocess, load
+from mlp_mixer.config import override
+from mlp_mixer.data.source import Source
+from mlp_mixer.evaluate import evaluate
+from mlp_mixer.recipes import get_recipe
+from mlp_mixer.recipes.rescale import rescale
+from mlp_mixer.train import train
+
+
+def ours(choice: Any, source: Source, seconds: float, seed: int, run: Path) -> dict[str, Any]:
+    """Our recipe by the package's own `train`; its length is from the rate of its first steps, which count too."""
+    settings = ["data.val_fraction=0", f"train.seed={seed}", f"train.threads={choice.threads}", "train.device=cpu"]
+    config, rates, steps = override(get_recipe(OURS), settings + SMALL * choice.smoke), list[float](), 20
+    begin, cpu = time.perf_counter(), cpu_seconds()
+    probe = override(config, [f"train.steps={steps}", f"train.log_every_steps={steps // 2}"])
+    train(probe, run, source=source, overwrite=True, report=lambda row: rates.append(row.get("images_per_second", 0)))
+    rate = [rate for rate in rates if rate][-1]  # of the second half
+    spent, size = time.perf_counter() - begin, config.train.batch_size
+    beside = max(0.0, spent - steps * size / rate)  # opening, whitening, saving: once more
+    epochs = max(1, rate * (seconds - spent - beside)) / len(source.train)
+    config = override(rescale(config, epochs=epochs)[0], [f"train.eval_every_epochs={epochs}"])
+    train(config, run, source=source, overwrite=True)
+    wall, seen = time.perf_counter() - begin, round(epochs * len(source.train)) + steps * size
+    row = {"images": seen, "wall_s": wall, "cpu_s": cpu_seconds() - cpu, "images_per_s": seen / wall}
+    trained = load(run / "last.safetensors")
+    return row | judged(trained.model, source, trained.preprocess)
+
+
+def theirs(name: str, source: Source, seconds: float, seed: int) -> dict[str, Any]:
+    """One of the others."""
+    torch.manual_seed(seed)
+    images = torch.from_numpy(source.train.images).permute(0, 3, 1, 2).contiguous()
+    peer = PEERS[name](images, torch.from_numpy(source.train.labels), len(source.train.classes))
+    preprocess = Preprocess((32, 32), resize="none", mean=peer.mean, std=peer.std)
+    return train_for(seconds, peer) | judged(peer.model, source, preprocess)
+
+
+def judged(model: torch.nn.Module, source: Source, preprocess: Preprocess) -> dict[str, Any]:
+    """The one look at the test images, one view of each, and what the network costs."""
+    params, mmacs = sum(p.numel() for p in model.parameters()), contenders.mmacs(model, 32, 3)
+    return {"top1": evaluate(model, source.test, preprocess, workers=0).top1, "params": params, "mmacs": mmacs}
+
+
+def main() -> None:
+    choice = asked(__doc__, "contest", threads=2, more=["--seconds", "--seeds", "--who"])
+    seconds, seeds = (
+        float(choice.seconds or (1 if choice.smoke else 600)),
+        int(choice.seeds or (1 if choice.smoke else 3)),
+    )
+    who = chosen(choice.who, ["ours", *PEERS])
+    results, source = common.Results(choice, __file__), open_images(choice.data)
+    for seed in range(seeds):  # all once before any twice
+        for name in who:
+            run = partial(ours, choice, source, seconds, seed, results.folder / "runs" / f"ours_{seed}")
+            results.get(f"{name} seed {seed}", run if name == "ours" else partial(theirs, name, source, seconds, seed))
+    rows = {name: [results.rows[f"{name} seed {seed}"] for seed in range(seeds)] for name in who}
+    text = common.table(["who", *HEADS], [[name, *cells(found, len(source.train))] for name, found in rows.items()])
+    text += f"\n\n{choice.data.partition(':')[0]}, {seconds:g} s, n = {seeds}; ours: `{OURS}`. "
+    common.write_up(choice, __file__, text + rows[who[0]][0]["machine"] + ".")
+
+
+if __name__ == "__main__":
+    main()
