@@ -103,7 +103,7 @@ def report(choice: Any, plan: Plan, results: common.Results) -> None:
                 middles, errors = common.per_cent(list(zip(*by_seed, strict=True)))
                 ax.errorbar(counts, middles, errors, marker="o", capsize=2, color=common.COLOURS[name], label=name)
             ax.set(xscale="log", xlabel="training images", ylabel="top-1, %", title=kind)
-            ax.legend()
+            ax.legend() if kind == kinds[0] else None
             shares = [f"{100 * fraction:g} %" for fraction in plan.fractions]
             heads = ["network", "MMACs", "lr", *shares, "points per tenfold", "the same from the last two"]
             text += [f"{kind}, n = {plan.seeds}, top-1 in %, mean ± standard deviation:", common.table(heads, lines)]
