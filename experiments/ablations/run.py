@@ -37,13 +37,14 @@ class Plan(NamedTuple):
     width: int
     depth: int
     seeds: int  # of the baseline, twice as many
+    halved: int  # seeds at half the learning rate: does a difference depend on it?
 
 
 PLANS = {
-    "smoke": Plan(common.Recipe(steps=4, batch=32), 4, 16, 4, 2),
-    "cpu": Plan(common.Recipe(steps=300), 4, 64, 4, 3),
-    "gpu": Plan(common.Recipe(steps=3000, batch=256), 8, 128, 8, 3),
-    "full": Plan(common.Recipe(steps=40000, batch=512), 8, 256, 8, 5),
+    "smoke": Plan(common.Recipe(steps=4, batch=32), 4, 16, 4, 2, 1),
+    "cpu": Plan(common.Recipe(steps=300), 4, 64, 4, 3, 2),
+    "gpu": Plan(common.Recipe(steps=3000, batch=256), 8, 128, 8, 3, 2),
+    "full": Plan(common.Recipe(steps=40000, batch=512), 8, 256, 8, 5, 2),
 }
 
 
@@ -83,7 +84,17 @@ def main() -> None:
         results.get(f"baseline seed {seed}", run)
         for name, (_, fields) in changes(plan.width, plan.depth, plan.grid**2).items() if seed < plan.seeds else ():
             results.get(f"{name} seed {seed}", partial(run, **fields))
+    for seed in range(plan.halved):
+        run = partial(measured, data, plan, seed, choice.device, {**chosen, "AdamW": chosen["AdamW"] / 2})
+        for name, fields in at_half_rate(plan).items():
+            results.get(f"half the rate, {name} seed {seed}", partial(run, **fields))
     report(choice, plan, results)
+
+
+def at_half_rate(plan: Plan) -> dict[str, dict[str, Any]]:
+    """The baseline and what AdamW trains, by its fields."""
+    kinds = changes(plan.width, plan.depth, plan.grid**2).items()
+    return {"baseline": {}} | {name: fields for name, (_, fields) in kinds if "optimizer" not in fields}
 
 
 def report(choice: Any, plan: Plan, results: common.Results) -> None:
@@ -95,11 +106,16 @@ def report(choice: Any, plan: Plan, results: common.Results) -> None:
     shared = math.sqrt(sum(statistics.variance(v) * (len(v) - 1) for v in tops.values()) / freedom)
     error = shared * math.sqrt(1 / plan.seeds + 1 / (2 * plan.seeds))
     gains = {name: statistics.mean(values) - statistics.mean(tops["baseline"]) for name, values in tops.items()}
+    halves = {
+        name: 100 * statistics.mean(results.of_seeds(f"half the rate, {name}", plan.halved))
+        for name in at_half_rate(plan)
+    }
     lines = []
     for name, (group, _) in kinds.items():
         row, mark = results.rows[f"{name} seed 0"], " *" if abs(gains[name]) > 3 * error else ""
         size = [f"{row['params'] / 1000:.0f}k", f"{row['mmacs']:.2f}", f"{row['lr']:g}"]
-        lines.append([group, name, *size, common.spread(tops[name], scale=1.0), f"{gains[name]:+.1f}{mark}"])
+        gain = [f"{gains[name]:+.1f}{mark}", f"{halves[name] - halves['baseline']:+.1f}" if name in halves else "-"]
+        lines.append([group, name, *size, common.spread(tops[name], scale=1.0), *gain])
     with common.picture(results.folder / "ablations.svg", width=6, height=5.4) as ax:
         names = list(gains)[:0:-1]  # all but the baseline, the first at the top
         look = {"fmt": "o", "capsize": 2, "color": common.COLOURS["Mixer"]}
@@ -110,8 +126,10 @@ def report(choice: Any, plan: Plan, results: common.Results) -> None:
     text = (
         f"n = {plan.seeds} (baseline {2 * plan.seeds}), mean ± standard deviation. A difference has a standard error "
     )
-    text += f"of {error:.2f} points, from the standard deviation of all rows together, {shared:.2f}; *: beyond 3."
-    heads = ["group", "change", "params", "MMACs", "lr", "top-1, %", "difference"]
+    text += f"of {error:.2f} points, from the standard deviation of all rows together, {shared:.2f}; *: beyond 3.\n"
+    half = f"{halves['baseline']:.1f} %"
+    text += f"At half the rate (n = {plan.halved}) the baseline has {half}, and the last column is against that."
+    heads = ["group", "change", "params", "MMACs", "lr", "top-1, %", "difference", "at half the rate"]
     common.write_up(choice, __file__, f"{text}\n\n{common.table(heads, lines)}")
 
 
