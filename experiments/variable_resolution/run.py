@@ -18,45 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import common
 import contenders
 
-from mlp_mixer import MlpMixer
-from mlp_mixer.models.resolution import interpolate
+from mlp_mixer.train.elastic import Elastic, scaled
 
 SIZES = {"smoke": (6, 1, 100), "cpu": (400, 3, 5000), "gpu": (20000, 5, 10000), "full": (100000, 5, 10000)}
 TRAINED, UNSEEN, OWN = (0.5, 0.75, 1.0, 1.25, 1.5), (0.625, 0.875, 1.125), (0.5, 0.75)  # times the side
-
-
-class Elastic(nn.Module):
-    """A Mixer for images of any size that its patches divide."""
-
-    def __init__(self, base: MlpMixer) -> None:
-        super().__init__()
-        self.base = base
-        self.bare: dict[int, MlpMixer] = {}  # networks for other sizes, without parameters of their own
-
-    def forward(self, images: Tensor) -> Tensor:
-        side, config = images.shape[-1], self.base.config
-        if (side, side) == config.image_size:
-            return self.base(images)
-        if side not in self.bare:
-            with torch.device("meta"):
-                self.bare[side] = MlpMixer(type(config)(**vars(config) | {"image_size": (side, side)}))
-        tensors, grid = dict(self.base.named_parameters()), self.bare[side].config.grid
-        for i in range(config.num_blocks):
-            names = [f"blocks.{i}.mlp_tokens.{part}" for part in ("fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias")]
-            tensors |= zip(names, interpolate(config.grid, grid, *(tensors[name] for name in names)), strict=True)
-        return functional_call(self.bare[side], tensors, images)
-
-
-def scaled(images: Tensor, side: int) -> Tensor:
-    return F.interpolate(images, (side, side), mode="bilinear", antialias=True) if side != images.shape[-1] else images
 
 
 def main() -> None:
@@ -70,7 +40,8 @@ def main() -> None:
 
     def measure(way: str, own: int, seed: int) -> dict[str, Any]:
         torch.manual_seed(seed)
-        network = Elastic(contenders.mixer(own, channels, len(data.classes), patch=patch))
+        mixer = contenders.mixer(own, channels, len(data.classes), patch=patch).to(choice.device)
+        network = Elastic(mixer, sides)
         draw, choices = random.Random(seed), [round(base * k) for k in TRAINED] if way == "random" else [own]
         row = common.fit(
             network, data, common.Recipe(steps=steps), seed, change=lambda x: scaled(x, draw.choice(choices)),

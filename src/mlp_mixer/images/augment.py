@@ -58,6 +58,7 @@ class Augment:
     policy_magnitude: float = 10.0  # of both RandAugments, 0 to 30: 15 in the paper; torchvision's default is 9
     erase: float = 0.0  # probability of a random rectangle (Zhong et al. 2020, arXiv 1708.04896) without content
     erase_value: EraseValue = "random"  # noise of the data's mean and deviation (timm "pixel"), their mean, or black
+    sides: tuple[int, ...] = ()  # pixels; all is scaled to one of them, drawn for each step: see `train.elastic`
 
     def __post_init__(self) -> None:
         low, high = self.area

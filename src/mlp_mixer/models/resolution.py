@@ -89,7 +89,7 @@ def block_diagonal(old: Grid, new: Grid, W1: Tensor, b1: Tensor, W2: Tensor, b2:
 
 def interpolate(old: Grid, new: Grid, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor) -> TokenMlp:
     """A token MLP that reads the new grid as if resampled to the old one, and whose answer is resampled back."""
-    read_SN, write_SN = _resampling(new, old), _resampling(old, new).T
+    read_SN, write_SN = resampling(new, old), resampling(old, new).T
     return _product(W1, read_SN), b1, _product(W2.T, write_SN).T.contiguous(), _product(b2, write_SN)
 
 
@@ -98,11 +98,11 @@ def resized_stem(kernel: Float[Tensor, "C in_channels P P"], patch_size: int) ->
 
     A patch that is scaled up is embedded exactly as before; one that is scaled down, as closely as can be.
     """
-    resampling = _resampling((kernel.shape[2], kernel.shape[3]), (patch_size, patch_size))
-    return _product(kernel.flatten(2), torch.linalg.pinv(resampling)).view(*kernel.shape[:2], patch_size, patch_size)
+    matrix = resampling((kernel.shape[2], kernel.shape[3]), (patch_size, patch_size))
+    return _product(kernel.flatten(2), torch.linalg.pinv(matrix)).view(*kernel.shape[:2], patch_size, patch_size)
 
 
-def _resampling(old: Grid, new: Grid) -> Float[Tensor, "N S"]:
+def resampling(old: Grid, new: Grid) -> Float[Tensor, "N S"]:
     """The matrix from maps over the old grid to maps over the new one: bilinear, antialiased; rows sum to 1."""
     rows, columns = (
         F.interpolate(torch.eye(a, dtype=torch.float64)[None, None], (b, a), mode="bilinear", antialias=True)[0, 0]

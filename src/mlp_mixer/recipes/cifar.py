@@ -72,7 +72,7 @@ def cifar10_90_fast() -> TrainConfig:
         recipe="cifar10_90_fast",
         model=ModelChoice(name="mixer_tiny4", gelu="erf", stem="whitened"),
         mix=Mix(cutmix=1.0, prob=0.5),
-        train=replace(config.train, epochs=60, batch_size=1000, eval_every_epochs=20, precision="auto", compile=True),
+        train=replace(config.train, epochs=60, batch_size=1024, eval_every_epochs=20, precision="auto", compile=True),
     )
 
 
@@ -89,7 +89,7 @@ def cifar10_best() -> TrainConfig:
         recipe="cifar10_best",
         model=ModelChoice(name="mixer_tiny2", gelu="erf", stem="whitened", drop_path=0.1),
         mix=Mix(mixup=0.8, cutmix=1.0, rule="timm"),
-        train=replace(config.train, epochs=200, batch_size=500, ema=0.999, eval_every_epochs=50),
+        train=replace(config.train, epochs=200, batch_size=512, ema=0.999, eval_every_epochs=50),
     )
 
 

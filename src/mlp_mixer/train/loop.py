@@ -81,6 +81,8 @@ def train(
             sweep(out)
             sweep(out / "state")
         wait_for_all()
+        if find_batch_size and config.augment.sides:
+            raise UserError("--find-batch-size tries one size only: set train.accumulate by hand for augment.sides")
         if find_batch_size:
             run = with_fitting_parts(run, newest_state(out)[0] if resume else None)
         state = find_state(out, run, report) if resume else None

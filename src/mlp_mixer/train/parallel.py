@@ -13,6 +13,7 @@ from ..distributed import active, world_size
 from ..errors import UserError
 from ..models import MlpMixer
 from .config import TrainConfig
+from .elastic import Elastic
 
 
 def check_parallel(config: TrainConfig) -> None:
@@ -59,7 +60,8 @@ def wrap(model: MlpMixer, config: TrainConfig) -> nn.Module:
     if not active() or config.train.parallel == "fsdp":
         return model
     device = model.stem.proj.weight.device
-    wrapped = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+    network = Elastic(model, config.augment.sides) if config.augment.sides else model
+    wrapped = DistributedDataParallel(network, device_ids=[device.index] if device.type == "cuda" else None)
     size = (model.config.in_channels, *model.config.image_size)
     for _ in range(2):
         wrapped(torch.zeros(1, *size, device=device)).sum().backward()

@@ -29,6 +29,7 @@ from ..weights import load
 from ..weights.labels import class_numbers
 from ..weights.resize import resize
 from .config import DataChoice, ModelChoice, TrainConfig
+from .elastic import check_sides
 from .parallel import check_parallel
 from .schedule import warmup_length
 from .whiten import whiten
@@ -117,7 +118,9 @@ def prepare(config: TrainConfig, source: Source | None = None) -> Run:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)
         model, preprocess, notes = build_model(config, source.train)
-    model, of_kernels = with_kernels(model.to(device), choice.kernels, choice.precision)
+    check_sides(config, model.config)
+    kernels = "plain" if config.augment.sides else choice.kernels
+    model, of_kernels = with_kernels(model.to(device), kernels, choice.precision)
     total_steps = choice.steps or steps_for(choice.epochs, choice.batch_size, len(train))
     return Run(
         config=config,

@@ -19,6 +19,8 @@ from ..data.sampling import batch_positions, uniforms
 from ..devices import autocast
 from ..distributed import rank, world_size
 from ..images.mix import apply, mix_plan, soft_targets
+from ..models import MlpMixer
+from .elastic import Elastic, at_a_side
 from .optim import Ema, set_lr
 from .prepare import Run
 from .sam import rho_at, sharpness_gradients
@@ -41,7 +43,9 @@ class Stepper:
 
     def __init__(self, run: Run, network: nn.Module, optimizer: Optimizer, ema: Ema | None) -> None:
         """network: the model as it is called (wrapped for several processes, compiled)."""
-        self.run, self.network, self.optimizer, self.ema = run, network, optimizer, ema
+        sides = run.config.augment.sides
+        self.network = Elastic(network, sides) if sides and isinstance(network, MlpMixer) else network
+        self.run, self.optimizer, self.ema = run, optimizer, ema
         self.choice = run.config.train
         self.loss_of: Callable[..., tuple[Tensor, Tensor]] = (
             torch.compile(self._loss) if self.choice.compile else self._loss
@@ -76,6 +80,8 @@ class Stepper:
             targets = targets * (1 - choice.label_smoothing) + choice.label_smoothing / classes
         elif choice.loss == "sigmoid":
             targets = soft_targets(targets, classes, choice.label_smoothing)
+        if run.config.augment.sides:
+            images = at_a_side(images, run.config.augment.sides, choice.seed, step)
         return images, targets, self.depth_draws(step)
 
     def depth_draws(self, step: int) -> Tensor | None:
