@@ -34,7 +34,10 @@ def check_sides(config: TrainConfig, network: NetworkConfig) -> None:
     if config.train.parallel == "fsdp":
         raise UserError("augment.sides needs whole weights in each process: use train.parallel=ddp")
     for side in config.augment.sides:
-        replace(network, image_size=(side, side))  # a `UserError` names the nearest that the patches divide
+        try:
+            replace(network, image_size=(side, side))
+        except UserError as error:  # names the nearest that the patches divide
+            raise UserError(f"augment.sides={side}: {error}") from error
 
 
 def at_a_side(images: Tensor, sides: Sequence[int], seed: int, step: int) -> Tensor:
