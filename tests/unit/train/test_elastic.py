@@ -209,9 +209,9 @@ def test_a_resumed_run_ends_with_the_same_bytes_and_the_models_own_size(tmp_path
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (["augment.sides=8,9"], "image size 9x9 is not divisible by the patch size 2"),
-        (["augment.sides=0"], "image size 0x0 is not divisible"),
-        (["augment.sides=-2"], "image size -2x-2 is not divisible"),
+        (["augment.sides=8,9"], "augment.sides=9: image size 9x9 is not divisible by the patch size 2"),
+        (["augment.sides=0"], "augment.sides=0: image size 0x0 is not divisible"),
+        (["augment.sides=-2"], "augment.sides=-2: image size -2x-2 is not divisible"),
         ([RESMLP, "model.num_blocks=1", "model.image_size=8", "model.patch_size=2"], "augment.sides knows Mixers only"),
         (["model.image_size=[8,12]"], "augment.sides are of square images, this model takes 8x12"),
         (["train.parallel=fsdp"], "augment.sides needs whole weights"),
