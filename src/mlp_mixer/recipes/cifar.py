@@ -54,7 +54,7 @@ def cifar10_10min() -> TrainConfig:
         augment=replace(config.augment, alternate=True),
         optim=OptimChoice(name="muon", lr=8e-3, weight_decay=0.05),
         schedule=ScheduleChoice(decay="linear", warmup_share=0.05),
-        train=replace(config.train, epochs=10, ema=0.99, eval_every_epochs=5, precision="bf16"),
+        train=replace(config.train, epochs=16, ema=0.99, eval_every_epochs=4, precision="bf16"),
     )
 
 
