@@ -1,6 +1,6 @@
-"""Photographs at 224 pixels from scratch: Mixer-S/32 beside timm's ResNet-18 and ViT-S, for the same seconds.
+"""Photographs at 224 pixels from scratch: Mixer-S/32 beside timm's ResNet-18 and ViT-S, for the same processor seconds.
 
-    python experiments/records/photos.py --budget smoke|cpu [--data folder:PATH] [--out FOLDER] [--threads 2]
+    python experiments/records/photos.py --budget smoke|cpu [--data folder:PATH] [--out FOLDER] [--threads 1]
         [--seconds 480] [--seeds 3] [--who "Mixer-S/32;ResNet-18"]
 
 One recipe for all: AdamW, weight decay 0.1, batches of 64, crops of 25 to 100 %, flips, label smoothing 0.1, clipping
@@ -83,7 +83,7 @@ def measure(
 
 
 def main() -> None:
-    choice = asked(__doc__, "photos", threads=2, more=["--seconds", "--seeds", "--who"])
+    choice = asked(__doc__, "photos", threads=1, more=["--seconds", "--seeds", "--who"])
     seconds, seeds = (
         float(choice.seconds or (0.1 if choice.smoke else 480)),
         int(choice.seeds or (1 if choice.smoke else 3)),
@@ -102,7 +102,9 @@ def main() -> None:
     text = (
         f"{common.table(['network', 'lr', *HEADS], lines)}\n\n{len(images):,} photographs to learn from, {len(test):,} "
     )
-    common.write_up(choice, __file__, f"{text}to test; {seconds:g} s, n = {seeds}. {rows[0]['machine']}.")
+    common.write_up(
+        choice, __file__, f"{text}to test; {seconds:g} processor seconds, n = {seeds}. {rows[0]['machine']}."
+    )
 
 
 if __name__ == "__main__":
