@@ -14,7 +14,7 @@ from mlp_mixer.recipes import RECIPES, get_recipe
 from mlp_mixer.train import train
 
 
-@pytest.mark.parametrize("name", ["cifar10_10min", "cifar10_90_fast", "cifar10_best", "cifar100_best"])
+@pytest.mark.parametrize("name", ["cifar10_10min", "cifar10_hour", "cifar10_90_fast", "cifar10_best", "cifar100_best"])
 def test_a_few_steps_of_each(name: str, tmp_path: Path) -> None:
     config = get_recipe(name)
     data, classes = config.data.source, 100 if config.data.source == "cifar100" else 10

@@ -14,11 +14,14 @@ from mlp_mixer.recipes import get_recipe
 from mlp_mixer.train import train
 
 
-@pytest.mark.parametrize(("name", "patch", "blocks"), [("fashion_mnist", 7, 4), ("fashion_mnist_10min", 4, 4)])
+@pytest.mark.parametrize(
+    ("name", "patch", "blocks"), [("fashion_mnist", 7, 4), ("fashion_mnist_10min", 4, 4), ("fashion_mnist_best", 2, 2)]
+)
 def test_a_few_steps_of_each(name: str, patch: int, blocks: int, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), dtype=np.uint8)
     source = Source.from_arrays(images, np.arange(60) % 10, [f"garment {k}" for k in range(10)])
     quick = ["train.steps=2", "train.batch_size=8", "data.workers=0", "train.device=cpu", "data.val_fraction=0.5"]
+    quick += ["train.compile=false", f"model.num_blocks={blocks}"]
     train(override(get_recipe(name), quick), tmp_path / "run", source=source)
     checkpoint = load(tmp_path / "run" / "last.safetensors")
     shape = checkpoint.model.config
