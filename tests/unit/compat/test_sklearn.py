@@ -138,7 +138,7 @@ def test_weights_are_fine_tuned(digits: list[np.ndarray], tmp_path: Path) -> Non
     mlp_mixer.save(
         tmp_path / "w.safetensors", known.model, preprocess=known.preprocess, labels=[f"old {k}" for k in range(10)]
     )
-    short: dict[str, Any] = {"epochs": 1, "random_state": 0, "settings": ("optim.lr=0.05", "train.batch_size=32")}
+    short: dict[str, Any] = {"epochs": 1, "random_state": 0, "settings": ("optim.lr=0.004", "train.batch_size=128")}
     tuned = MixerClassifier(weights=str(tmp_path / "w.safetensors"), **short).fit(x, y)
     assert tuned.score(x_test, y_test) > 0.85 > 0.75 > MixerClassifier(**short).fit(x, y).score(x_test, y_test)
 
