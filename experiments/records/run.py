@@ -86,6 +86,7 @@ TECHNIQUES: dict[str, tuple[str, object, object]] = {  # the field, switched off
     "patches of 2 x 2": ("model.patch_size", "none", 2),
 }
 RATES = {"adamw": (2e-3, 4e-3, 8e-3), "muon": (8e-3, 1.6e-2, 3.2e-2)}  # for the one that the recipe has not
+VIEWS = ("flip", "shift")  # more than one view of each held-out image: of the baseline alone
 OTHER_COST = ("Muon", "SAM", "bf16", "patches", "batches", "x C")  # as many steps as fit into the baseline's time
 
 
@@ -148,7 +149,12 @@ def speed(base: TrainConfig, changed: TrainConfig, source: Source) -> dict[str, 
 
 
 def measured(
-    config: TrainConfig, source: Source, seed: int, teacher: nn.Module | None = None, temperature: float = 1.0
+    config: TrainConfig,
+    source: Source,
+    seed: int,
+    teacher: nn.Module | None = None,
+    temperature: float = 1.0,
+    views: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """One run by the package's `train`, or by hand if there is a teacher, and its accuracy on the images held out."""
     config, begin = override(config, [f"train.seed={seed}"]), cpu_seconds()
@@ -160,10 +166,10 @@ def measured(
             train(config, Path(folder) / "run", source=source)
             spent, trained = cpu_seconds() - begin, load(Path(folder) / "run" / "last.safetensors")
         model, preprocess = trained.model, trained.preprocess
-    found = {tta: evaluate(model, source.val, preprocess, workers=0, tta=tta) for tta in ("none", "flip", "shift")}
-    row = {"top1": found["none"].top1, "flip": found["flip"].top1, "shift": found["shift"].top1}
-    counted = cost(model)
-    row |= {"loss": found["none"].loss, "params": counted.params, "mmacs": counted.macs / 1e6}
+    judge, counted = partial(evaluate, model, source.val, preprocess, workers=0), cost(model)
+    one = judge()
+    row = {"top1": one.top1, "loss": one.loss, **{tta: judge(tta=tta).top1 for tta in views}}
+    row |= {"params": counted.params, "mmacs": counted.macs / 1e6}
     return row | {"steps": config.train.steps, "lr": config.optim.lr, "cpu_s": spent}
 
 
@@ -198,7 +204,7 @@ def main() -> None:
     plan, results = PLANS[choice.budget.partition("/")[0]], common.Results(choice, __file__)
     source, base = opened(choice.data, plan), short(plan, choice)
     for seed in range(2 * plan.seeds):
-        results.get(f"baseline seed {seed}", partial(measured, base, source, seed))
+        results.get(f"baseline seed {seed}", partial(measured, base, source, seed, views=VIEWS))
     kinds = changes(base)
     for name, config in kinds.items():
         if any(word in name for word in OTHER_COST) and not choice.smoke:
@@ -224,7 +230,7 @@ def main() -> None:
 def report(choice: Any, plan: Plan, results: common.Results, names: list[str]) -> None:
     """Differences from the baseline; their error is of the standard deviation that all rows share."""
     tops = {name: results.of_seeds(name, plan.seeds * (1 + (name == "baseline"))) for name in names}
-    tops |= {f"answers to {v} views": results.of_seeds("baseline", 2 * plan.seeds, v) for v in ("flip", "shift")}
+    tops |= {f"answers to {v} views": results.of_seeds("baseline", 2 * plan.seeds, v) for v in VIEWS}
     freedom = sum(len(values) - 1 for values in tops.values())
     shared = math.sqrt(sum(statistics.variance(v) * (len(v) - 1) for v in tops.values() if len(v) > 1) / freedom)
     error = 100 * shared * math.sqrt(1 / plan.seeds + 1 / (2 * plan.seeds))
