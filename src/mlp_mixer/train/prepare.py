@@ -176,6 +176,12 @@ def build_model(config: TrainConfig, images: ImageSet) -> tuple[MlpMixer, Prepro
         del fields["resize"], fields["stem"]
         model = create_model(num_classes=len(images.classes), in_channels=images.channels, **fields)
         size, channels = model.config.image_size, model.config.in_channels
+        for name in ("mean", "std"):
+            if (given := len(getattr(config.preprocess, name))) not in (1, channels):
+                raise UserError(
+                    f"preprocess.{name} has {given} numbers, and the images have {channels} channels: "
+                    f"give one for all, such as --set preprocess.{name}=0.5, or one for each"
+                )
         preprocess = Preprocess(image_size=size, channels=channels, **dataclasses.asdict(config.preprocess))
         notes: tuple[str, ...] = ()
         if choice.stem == "whitened":

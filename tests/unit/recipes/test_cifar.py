@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlp_mixer import cost, create_model, load
+from mlp_mixer import UserError, cost, create_model, load
 from mlp_mixer.config import override
 from mlp_mixer.recipes import RECIPES, get_recipe
 from mlp_mixer.train import train
@@ -42,3 +42,10 @@ def test_the_operations_that_a_docstring_states(name: str, operations: float) ->
     macs = cost(create_model(config.model.name, num_classes=10)).macs
     assert 6 * macs * 50_000 * config.train.epochs == pytest.approx(operations, rel=0.06)
     assert f"{operations:.1e}".replace("+", "").replace(".0", "") in (recipe.__doc__ or "")
+
+
+def test_colours_of_a_recipe_do_not_fit_grey_images(tmp_path: Path) -> None:
+    config = override(get_recipe("cifar10_10min"), ["data.source=digits", "preprocess.mean=0.5"])
+    with pytest.raises(UserError, match=r"preprocess\.std has 3 numbers, and the images have 1 channels: give one"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
