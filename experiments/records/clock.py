@@ -28,12 +28,17 @@ Batches = Generator[tuple[Tensor, Tensor], None, None]
 """Normalised images (B, C, H, W) and labels (B,), without an end, or until the recipe itself has enough."""
 
 
-def asked(doc: str | None, table: str, *, threads: int, more: Sequence[str] = ()) -> argparse.Namespace:
-    """The command line of all experiments, with results and marks in the README named BUDGET/`table`."""
-    sys.argv[1:1] = ["--threads", str(threads)]  # before what was typed, which therefore wins
-    choice = common.arguments(doc or "", more=more)
+def asked(doc: str | None, table: str, *, seconds: float = 0, smoke: float = 1) -> argparse.Namespace:
+    """The command line of all experiments, with results and marks in the README named BUDGET/`table`.
+
+    seconds: of a run, of one that only shows that it works (smoke), where `--seconds` says nothing; 0: no contest.
+    """
+    choice = common.arguments(doc or "", more=["--seconds", "--seeds", "--who"] if seconds else [])
     keep_memory()  # for all that is compared
     choice.smoke, choice.budget = choice.budget == "smoke", f"{choice.budget}/{table}"
+    if seconds:
+        choice.seconds = float(choice.seconds or (smoke if choice.smoke else seconds))
+        choice.seeds = int(choice.seeds or (1 if choice.smoke else 3))
     return choice
 
 

@@ -74,12 +74,8 @@ def judged(model: torch.nn.Module, source: Source, preprocess: Preprocess) -> di
 
 
 def main() -> None:
-    choice = asked(__doc__, "contest", threads=1, more=["--seconds", "--seeds", "--who"])
-    seconds, seeds = (
-        float(choice.seconds or (1 if choice.smoke else 1200)),
-        int(choice.seeds or (1 if choice.smoke else 3)),
-    )
-    who = chosen(choice.who, ["ours", *PEERS])
+    choice = asked(__doc__, "contest", seconds=1200)
+    seconds, seeds, who = choice.seconds, choice.seeds, chosen(choice.who, ["ours", *PEERS])
     results, source = common.Results(choice, __file__), open_images(choice.data)
     for seed in range(seeds):  # all once before any twice
         for name in who:

@@ -62,10 +62,8 @@ def measure(
 ) -> dict[str, Any]:
     """Train one network on `images` for that long and look at `test` once."""
     torch.manual_seed(seed)
-    model, preprocess = (
-        NETWORKS[name](len(images.classes)).to(choice.device),
-        Preprocess((224, 224), crop_pct=224 / 256),
-    )
+    model = NETWORKS[name](len(images.classes)).to(choice.device)
+    preprocess = Preprocess((224, 224), crop_pct=224 / 256)
     augment = Augment(crop="inception", area=(0.25, 1.0), flip=True)
     stream = TrainBatches(images, preprocess, augment, 2 if choice.smoke else 64, seed)
 
@@ -83,11 +81,8 @@ def measure(
 
 
 def main() -> None:
-    choice = asked(__doc__, "photos", threads=1, more=["--seconds", "--seeds", "--who"])
-    seconds, seeds = (
-        float(choice.seconds or (0.1 if choice.smoke else 480)),
-        int(choice.seeds or (1 if choice.smoke else 3)),
-    )
+    choice = asked(__doc__, "photos", seconds=480, smoke=0.1)
+    seconds, seeds = choice.seconds, choice.seeds
     results, source, lines = common.Results(choice, __file__), open_source(choice.data), []
     images, test = (decoded(part, 12 if choice.smoke else 100_000) for part in (source.train, source.test))
     rest, held = (images.subset(part) for part in stratified_split(images.labels, 0.2, 0))
@@ -99,12 +94,9 @@ def main() -> None:
         run = partial(measure, choice, name, images, test, max(picks, key=lambda lr: picks[lr]), seconds)
         rows = [results.get(f"{name} seed {seed}", partial(run, seed)) for seed in range(seeds)]
         lines.append([name, f"{rows[0]['lr']:g}", *cells(rows, len(images))])
-    text = (
-        f"{common.table(['network', 'lr', *HEADS], lines)}\n\n{len(images):,} photographs to learn from, {len(test):,} "
-    )
-    common.write_up(
-        choice, __file__, f"{text}to test; {seconds:g} processor seconds, n = {seeds}. {rows[0]['machine']}."
-    )
+    text = f"{common.table(['network', 'lr', *HEADS], lines)}\n\n{len(images):,} photographs to learn from, "
+    text += f"{len(test):,} to test; {seconds:g} processor seconds, n = {seeds}. {rows[0]['machine']}."
+    common.write_up(choice, __file__, text)
 
 
 if __name__ == "__main__":

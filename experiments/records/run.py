@@ -200,7 +200,7 @@ def taught(choice: Any, plan: Plan, source: Source, results: common.Results) -> 
 
 
 def main() -> None:
-    choice = asked(__doc__, "run", threads=1)
+    choice = asked(__doc__, "run")
     plan, results = PLANS[choice.budget.partition("/")[0]], common.Results(choice, __file__)
     source, base = opened(choice.data, plan), short(plan, choice)
     for seed in range(2 * plan.seeds):
