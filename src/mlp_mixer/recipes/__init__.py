@@ -11,7 +11,7 @@ from ..errors import unknown
 from ..train.config import TrainConfig
 from .cifar import cifar10, cifar10_10min, cifar10_90_fast, cifar10_best, cifar10_hour, cifar100_best
 from .digits import digits
-from .fashion_mnist import fashion_mnist, fashion_mnist_10min, fashion_mnist_best
+from .fashion_mnist import fashion_mnist, fashion_mnist_10min, fashion_mnist_30min, fashion_mnist_best
 from .keras_example import keras_cifar100
 from .paper import FINETUNING, PRETRAINING, bigvision_b16, deit_b16, gsam_b16, sam_b16
 from .photos import photos
@@ -22,6 +22,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "digits": digits,
     "fashion_mnist": fashion_mnist,
     "fashion_mnist_10min": fashion_mnist_10min,
+    "fashion_mnist_30min": fashion_mnist_30min,
     "fashion_mnist_best": fashion_mnist_best,
     "cifar10": cifar10,
     "cifar10_10min": cifar10_10min,

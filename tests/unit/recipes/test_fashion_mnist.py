@@ -15,7 +15,13 @@ from mlp_mixer.train import train
 
 
 @pytest.mark.parametrize(
-    ("name", "patch", "blocks"), [("fashion_mnist", 7, 4), ("fashion_mnist_10min", 4, 4), ("fashion_mnist_best", 2, 2)]
+    ("name", "patch", "blocks"),
+    [
+        ("fashion_mnist", 7, 4),
+        ("fashion_mnist_10min", 4, 4),
+        ("fashion_mnist_30min", 4, 4),
+        ("fashion_mnist_best", 2, 2),
+    ],
 )
 def test_a_few_steps_of_each(name: str, patch: int, blocks: int, tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), dtype=np.uint8)
