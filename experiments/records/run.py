@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import common  # whose common.arguments() `asked` calls
@@ -31,7 +31,6 @@ from clock import OURS, SMALL, asked, cpu_seconds, open_images
 
 from mlp_mixer import cost, create_model, load
 from mlp_mixer.config import override
-from mlp_mixer.data.loader import Batch
 from mlp_mixer.data.sampling import steps_for
 from mlp_mixer.data.source import Source, stratified_split
 from mlp_mixer.evaluate import evaluate
@@ -106,45 +105,24 @@ def changes(base: TrainConfig) -> dict[str, TrainConfig]:
     return found
 
 
-class Distilling(Stepper):
-    """Steps whose targets are a teacher's answers to the very images that the student sees, mixed ones as well."""
-
-    teacher: nn.Module
-    temperature: float
-
-    def inputs(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        images, _, draws = super().inputs(batch, step)
-        with torch.no_grad():
-            return images, (self.teacher(images) / self.temperature).softmax(1), draws
-
-
-def walk(
-    config: TrainConfig, source: Source, teacher: nn.Module | None = None, temperature: float = 1.0
-) -> Iterator[tuple[float, nn.Module]]:
-    """A run by hand: after each step its processor seconds, and the network to be judged.
-
-    temperature: of teacher and student; the factor T^2 of the loss is left out, as Adam and Muon undo any factor.
-    """
+def paces(config: TrainConfig, source: Source) -> Iterator[float]:
+    """Processor seconds of each step of a run, by hand."""
     run = prepare(config, source)
-    model = run.model.train()
-    average = copy.deepcopy(model).eval() if config.train.ema else model
+    model, batches = run.model.train(), run.batches()
+    average = copy.deepcopy(model).eval()
     ema = Ema(model, average, config.train.ema) if config.train.ema else None
-    stepper = (Distilling if teacher else Stepper)(run, model, build_optimizer(model, config.optim), ema)
-    if isinstance(stepper, Distilling) and teacher:
-        stepper.teacher, stepper.temperature = teacher.eval(), temperature
-        model.register_forward_hook(lambda module, given, logits: logits / temperature)
-    batches = run.batches()
+    stepper = Stepper(run, model, build_optimizer(model, config.optim), ema)
     for step in range(run.total_steps):
         begin = time.process_time()
         stepper(batches[step], step)
-        yield time.process_time() - begin, average
+        yield time.process_time() - begin
 
 
 def speed(base: TrainConfig, changed: TrainConfig, source: Source) -> dict[str, Any]:
     """How many images the changed run learns from in the time of one of the baseline; measured in turns."""
     both = [override(config, ["train.steps=16"]) for config in (base, changed)]
-    pairs = list(zip(*(walk(config, source) for config in both), strict=True))[4:]
-    ours, theirs = (statistics.median(pair[side][0] for pair in pairs) for side in (0, 1))
+    pairs = list(zip(*(paces(config, source) for config in both), strict=True))[4:]
+    ours, theirs = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
     return {"speed": (ours / base.train.batch_size) / (theirs / changed.train.batch_size)}
 
 
@@ -153,20 +131,14 @@ def measured(
     source: Source,
     seed: int,
     teacher: nn.Module | None = None,
-    temperature: float = 1.0,
     views: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """One run by the package's `train`, or by hand if there is a teacher, and its accuracy on the images held out."""
+    """One run by the package's `train`, and its accuracy on the images held out."""
     config, begin = override(config, [f"train.seed={seed}"]), cpu_seconds()
-    if teacher:
-        *_, (_, model) = walk(config, source, teacher, temperature)
-        spent, preprocess = cpu_seconds() - begin, prepare(config, source).preprocess
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            train(config, Path(folder) / "run", source=source)
-            spent, trained = cpu_seconds() - begin, load(Path(folder) / "run" / "last.safetensors")
-        model, preprocess = trained.model, trained.preprocess
-    judge, counted = partial(evaluate, model, source.val, preprocess, workers=0), cost(model)
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, Path(folder) / "run", source=source, teacher=teacher)
+        spent, trained = cpu_seconds() - begin, load(Path(folder) / "run" / "last.safetensors")
+    judge, counted = partial(evaluate, trained.model, source.val, trained.preprocess, workers=0), cost(trained.model)
     one = judge()
     row = {"top1": one.top1, "loss": one.loss, **{tta: judge(tta=tta).top1 for tta in views}}
     row |= {"params": counted.params, "mmacs": counted.macs / 1e6}
@@ -220,10 +192,14 @@ def main() -> None:
         for seed in range(plan.seeds):
             results.get(f"{name} seed {seed}", partial(measured, config, source, seed))
     teacher, names = taught(choice, plan, source, results), ["baseline", *kinds]
-    for temperature in (1, 4):
-        names.append(f"a ResNet's answers, T {temperature}")
+    for label, temperature in (("T 1", 1), ("T 4", 4), ("T 4, in the baseline's time", 4)):
+        names.append(f"a ResNet's answers, {label}")
+        config = override(base, [f"distill.temperature={temperature}"])
+        if "time" in label:
+            spent = [statistics.mean(results.of_seeds(name, plan.seeds, "cpu_s")) for name in ("baseline", names[-2])]
+            config = override(config, [f"train.steps={max(1, round(plan.steps * spent[0] / spent[1]))}"])
         for seed in range(plan.seeds):
-            results.get(f"{names[-1]} seed {seed}", partial(measured, base, source, seed, teacher, temperature))
+            results.get(f"{names[-1]} seed {seed}", partial(measured, config, source, seed, teacher))
     report(choice, plan, results, names)
 
 

@@ -145,19 +145,6 @@ def test_each_technique_is_switched_once(records: Any) -> None:
         assert records.run.changes(switched)[f"no {name}"] == override(base, [f"{key}={off}"])
 
 
-def test_the_student_learns_what_the_teacher_says(records: Any) -> None:
-    class Threes(nn.Module):
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return nn.functional.one_hot(torch.full((len(images),), 3), 10) * 50.0
-
-    choice = SimpleNamespace(threads=1, device="cpu", smoke=True)
-    config = override(records.run.short(records.run.PLANS["smoke"], choice), ["train.steps=40", "train.ema=0"])
-    source = records.run.opened("digits", records.run.PLANS["smoke"])
-    *_, (_, student) = records.run.walk(config, source, Threes(), 2.0)
-    answers = student.eval()(torch.rand(9, 3, 32, 32))
-    assert answers.argmax(1).eq(3).all()
-
-
 def test_a_ladder_stands_and_is_not_climbed_twice(tmp_path: Path) -> None:
     command = [sys.executable, str(ROOT / "ladder.py"), "digits", "--data", "digits", "--seeds", "2", "--views", "flip"]
     command += ["--epochs", "0.1", "--set", "model.num_blocks=1", "--set", "train.device=cpu", "--out", str(tmp_path)]

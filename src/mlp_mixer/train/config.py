@@ -179,6 +179,22 @@ class LoopChoice:
 
 
 @dataclass(frozen=True)
+class DistillChoice:
+    """A teacher: (1 - weight) of the loss is the labels', weight T^2 the divergence from its answers.
+
+    Both networks' logits are divided by the temperature T for it; T^2 keeps the gradient's size (arXiv 1503.02531).
+    """
+
+    teacher: str | None = None  # weights (what `load` takes) that know all classes of the images by name; none: labels
+    temperature: float = 1.0
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _within("distill.temperature", self.temperature, above=0)
+        _within("distill.weight", self.weight, above=0, most=1)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """A complete training run."""
 
@@ -188,6 +204,7 @@ class TrainConfig:
     preprocess: PreprocessChoice = field(default_factory=PreprocessChoice)
     augment: Augment = field(default_factory=Augment)
     mix: Mix = field(default_factory=Mix)
+    distill: DistillChoice = field(default_factory=DistillChoice)
     optim: OptimChoice = field(default_factory=OptimChoice)
     schedule: ScheduleChoice = field(default_factory=ScheduleChoice)
     train: LoopChoice = field(default_factory=LoopChoice)

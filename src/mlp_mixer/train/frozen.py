@@ -41,6 +41,8 @@ def fit_head(
     """
     if config.model.init is None:
         raise UserError("frozen features need weights to come from: set model.init, or train from scratch")
+    if config.distill.teacher is not None:
+        raise UserError("a new head on frozen features is fitted to the labels: leave out distill.teacher")
     if not overwrite and (out / "config.json").exists():
         raise UserError(f"{str(out)!r} already holds a run; add --overwrite, or choose another --out")
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1.0, steps=None))

@@ -49,6 +49,7 @@ def train(
     out: Path,
     *,
     source: Source | None = None,
+    teacher: nn.Module | None = None,
     resume: bool = False,
     overwrite: bool = False,
     find_batch_size: bool = False,
@@ -61,6 +62,8 @@ def train(
     torchrun resumes by itself.
 
     source: the images, instead of those that `config.data.source` names (such as arrays in memory).
+    teacher: a network whose answers are learned as `config.distill` says: the student's normalised images (B, C, H, W)
+    -> logits (B, K). It is set to evaluation, and moved to the device.
     resume: go on from the newest readable state, or start anew if there is none. overwrite: forget an earlier run.
     find_batch_size: compute each batch in as many parts as fit into memory and are fastest here, found by trying.
     report: is called with every journal row, and with rows of kind "start" and "note" that only people need.
@@ -73,7 +76,7 @@ def train(
         same_everywhere((out / "config.json").exists(), "whether --out holds a run")
         if not resume and not overwrite and (out / "config.json").exists():
             raise UserError(f"{str(out)!r} already holds a run; add --resume, --overwrite, or choose another --out")
-        run = prepare(config, source)
+        run = prepare(config, source, teacher)
         run = replace(run, notes=(*notes, *run.notes))
         report = report if is_main() else lambda row: None
         if is_main():

@@ -29,6 +29,7 @@ from ..weights import load
 from ..weights.labels import class_numbers
 from ..weights.resize import resize
 from .config import DataChoice, ModelChoice, TrainConfig
+from .distill import Teacher, open_teacher
 from .elastic import check_sides
 from .parallel import check_parallel
 from .schedule import warmup_length
@@ -53,6 +54,7 @@ class Run:
     warmup_steps: int
     workers: int
     store: Tensor | None = None  # the training images on the device, where they need nothing but augmentation
+    teacher: Teacher | None = None
     notes: tuple[str, ...] = ()  # what a person should know: which classes an old head kept, what was rescaled
 
     def epoch(self, step: int) -> float:
@@ -97,13 +99,14 @@ class Run:
             "seed": self.config.train.seed,
             "epochs": round(self.epoch(self.total_steps), 4),
             "head": self.config.train.loss,
+            **({"teacher": self.teacher.name} if self.teacher else {}),
             "mlp_mixer": __version__,
             "torch": torch.__version__,
         }
 
 
-def prepare(config: TrainConfig, source: Source | None = None) -> Run:
-    """Open the data (unless it is given), split it, and build the model from the seed.
+def prepare(config: TrainConfig, source: Source | None = None, teacher: nn.Module | None = None) -> Run:
+    """Open the data (unless it is given), split it, and build the model from the seed; teacher: see `train`.
 
     Raises `UserError` for whatever does not fit.
     """
@@ -119,6 +122,7 @@ def prepare(config: TrainConfig, source: Source | None = None) -> Run:
         torch.manual_seed(choice.seed)
         model, preprocess, notes = build_model(config, source.train)
     check_sides(config, model.config)
+    taught_by, of_teacher = open_teacher(config, teacher, source.train, preprocess, device)
     kernels = "plain" if config.augment.sides else choice.kernels
     model, of_kernels = with_kernels(model.to(device), kernels, choice.precision)
     total_steps = choice.steps or steps_for(choice.epochs, choice.batch_size, len(train))
@@ -135,7 +139,8 @@ def prepare(config: TrainConfig, source: Source | None = None) -> Run:
         warmup_steps=warmup_length(config.schedule, total_steps, len(train), choice.batch_size),
         workers=auto_workers(train) if data.workers is None else data.workers,
         store=stored(train, preprocess, device) if device.type == "cuda" and not data.workers else None,
-        notes=(*notes, *of_kernels),
+        teacher=taught_by,
+        notes=(*notes, *of_teacher, *of_kernels),
     )
 
 

@@ -50,14 +50,17 @@ def find_state(out: Path, run: Run, report: Report) -> RunState | None:
             f"the images of {run.source.spec!r} are not those that {str(out)!r} began with; use a new --out"
         )
     now = made_with(run)
+    if state.made_with.get("teacher") != now.get("teacher"):
+        raise UserError(f"the teacher is not the one that {str(out)!r} began with: give that one, or use a new --out")
     if other := [f"{key} was {old}, is now {now[key]}" for key, old in state.made_with.items() if old != now.get(key)]:
         report({"kind": "note", "text": f"the last bits may differ from those of an unbroken run: {'; '.join(other)}"})
     return state
 
 
 def made_with(run: Run) -> dict[str, Any]:
-    """What may change the order of sums, and so the last bits."""
-    return {
+    """What may change the order of sums, and so the last bits; and which teacher, if there is one."""
+    teacher = {"teacher": run.teacher.fingerprint()} if run.teacher else {}
+    return teacher | {
         "threads": run.config.train.threads or torch.get_num_threads(),
         "processes": world_size(),
         "device": run.device.type,

@@ -20,6 +20,7 @@ from ..devices import autocast
 from ..distributed import rank, world_size
 from ..images.mix import apply, mix_plan, soft_targets
 from ..models import MlpMixer
+from .distill import Teacher
 from .elastic import Elastic, at_a_side
 from .optim import Ema, set_lr
 from .prepare import Run
@@ -70,7 +71,10 @@ class Stepper:
         return Done(loss, right, norm)
 
     def inputs(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Normalised and mixed images, targets (class numbers, or a share for each class), stochastic depth's draws."""
+        """Normalised and mixed images, targets, stochastic depth's draws.
+
+        Targets are class numbers (B,), or shares of the classes (B, K); with a teacher's (B, 2, K).
+        """
         run, choice = self.run, self.choice
         batch = batch.to(run.device)
         images, targets, classes = run.preprocess.normalize(batch.images), batch.labels, run.model.config.num_classes
@@ -82,7 +86,16 @@ class Stepper:
             targets = soft_targets(targets, classes, choice.label_smoothing)
         if run.config.augment.sides:
             images = at_a_side(images, run.config.augment.sides, choice.seed, step)
+        if run.teacher:
+            hard = soft_targets(targets, classes, choice.label_smoothing) if targets.ndim == 1 else targets
+            targets = torch.stack([hard, self.taught(run.teacher, images)], dim=1)
         return images, targets, self.depth_draws(step)
+
+    def taught(self, teacher: Teacher, images: Tensor) -> Tensor:
+        """(B, K): the shares that the teacher gives the classes, computed in as many parts as the student's answers."""
+        with autocast(self.choice.precision, self.run.device):
+            logits = torch.cat([teacher(part) for part in images.chunk(self.choice.accumulate)])
+        return (logits / self.run.config.distill.temperature).softmax(1)
 
     def depth_draws(self, step: int) -> Tensor | None:
         """(B, L, 2): each sample's own numbers for stochastic depth, the same in however many processes."""
@@ -132,13 +145,18 @@ class Stepper:
         """Mean loss in fp32, and how many answers are right (mixed images count for their larger part)."""
         with autocast(self.choice.precision, self.run.device):
             logits = self.network(images, draws)
-        logits = logits.float()
+        logits, teaching = logits.float(), self.run.config.distill
+        targets, taught = (targets[:, 0], targets[:, 1]) if targets.ndim == 3 else (targets, None)
         labels = targets if targets.ndim == 1 else targets.argmax(1)
         correct = (logits.detach().argmax(1) == labels).sum()
         if self.choice.loss == "sigmoid":  # summed over the classes, as big_vision's sigmoid_xent
             return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(1).mean(), correct
         smoothing = self.choice.label_smoothing if targets.ndim == 1 else 0.0
-        return F.cross_entropy(logits, targets, label_smoothing=smoothing), correct
+        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        if taught is not None:
+            T, own = teaching.temperature, (logits / teaching.temperature).log_softmax(1)
+            loss = loss * (1 - teaching.weight) + T**2 * F.kl_div(own, taught, reduction="batchmean") * teaching.weight
+        return loss, correct
 
     def _gradients_stay_here(self, wanted: bool) -> AbstractContextManager[Any]:
         """Inside, several processes do not exchange gradients: the last part of a batch does it for all."""
