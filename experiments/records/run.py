@@ -192,7 +192,7 @@ def main() -> None:
         for seed in range(plan.seeds):
             results.get(f"{name} seed {seed}", partial(measured, config, source, seed))
     teacher, names = taught(choice, plan, source, results), ["baseline", *kinds]
-    for label, temperature in (("T 1", 1), ("T 4", 4), ("T 4, in the baseline's time", 4)):
+    for label, temperature in (("T 1", 1), ("T 4", 4), ("T 4, equal time", 4)):
         names.append(f"a ResNet's answers, {label}")
         config = override(base, [f"distill.temperature={temperature}"])
         if "time" in label:
@@ -221,7 +221,7 @@ def report(choice: Any, plan: Plan, results: common.Results, names: list[str]) -
         look = {"fmt": "o", "capsize": 2, "color": common.COLOURS["Mixer"]}
         axes.errorbar([gains[name] for name in shown], range(len(shown)), xerr=3 * error, **look)
         axes.axvline(0, color=common.COLOURS["other"], linewidth=1)
-        axes.set(xlabel="accuracy minus the baseline's, points (bars: 3 standard errors)")
+        axes.set(xlabel="points above the baseline (bars: 3 standard errors)")
         axes.set_yticks(range(len(shown)), shown)
     heads = ["change", "params", "MMACs", "lr", "steps", "CPU s", "accuracy, %", "difference"]
     text = f"Recipe `{OURS}`, n = {plan.seeds} (baseline {2 * plan.seeds}), mean ± standard deviation on {plan.held:,} "

@@ -61,7 +61,8 @@ def fashion_mnist_10min() -> TrainConfig:
 def fashion_mnist_30min() -> TrainConfig:
     """Fashion-MNIST within half an hour on two CPU threads: 28 epochs, CutMix in half of the batches.
 
-    TBM
+    93.7 and 93.6 % test top-1 (n = 10,000; seeds 0, 1), 93.8 with the mirror images; 1,950 processor seconds on one
+    thread of a virtual Intel Xeon (AMX), beside another run, torch 2.15.0.
 
     mlp-mixer train fashion_mnist_30min --data fashion_mnist:PATH
     """
