@@ -76,4 +76,5 @@ def _construct(name: str, alternative: str, root: Path, **arguments: Any) -> Any
         return getattr(datasets, name)(root=str(root), **arguments)
     except Exception as error:  # no network, no disk, a server's error page, a damaged archive, a missing scipy
         doing = "download" if arguments["download"] else "open"
-        raise UserError(f"cannot {doing} {name} in {str(root)!r}: {error}; or give {alternative}") from error
+        reason = " ".join(str(error).split())  # torchvision's has lines
+        raise UserError(f"cannot {doing} {name} in {str(root)!r}: {reason}; or give {alternative}") from error

@@ -64,7 +64,7 @@ def test_what_is_not_there_ends_in_a_sentence(tmp_path):
 def test_a_failed_download_ends_in_a_sentence(tmp_path, monkeypatch, spec, name):
     def refuse(**arguments):
         assert arguments["download"]
-        raise OSError("no network")
+        raise OSError("no\n network")
 
     monkeypatch.setenv("MLP_MIXER_CACHE", str(tmp_path))
     monkeypatch.setattr(torchvision.datasets, name, refuse)
