@@ -31,7 +31,7 @@ Batches = Generator[tuple[Tensor, Tensor], None, None]
 def asked(doc: str | None, table: str, *, seconds: float = 0, smoke: float = 1) -> argparse.Namespace:
     """The command line of all experiments, with results and marks in the README named BUDGET/`table`.
 
-    seconds: of a run, of one that only shows that it works (smoke), where `--seconds` says nothing; 0: no contest.
+    seconds, smoke: of a contestant's run, and of one at the budget smoke, unless `--seconds` says so; 0: no contest.
     """
     choice = common.arguments(doc or "", more=["--seconds", "--seeds", "--who"] if seconds else [])
     keep_memory()  # for all that is compared

@@ -6,6 +6,7 @@ instead of once for all, is what Beyer et al. 2021 (arXiv 2106.05237) found to m
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..errors import UserError
 from ..images.preprocess import Preprocess
 from ..weights import load
 from ..weights.labels import class_numbers
-from .config import TrainConfig
+from .config import DistillChoice, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Teacher:
             )
         return logits[:, list(self.columns)].float()
 
+    @functools.cached_property  # every saved state names it
     def fingerprint(self) -> str:
         """Of its weights: a run goes on with the teacher that it began with."""
         digest = hashlib.sha256()
@@ -75,12 +77,15 @@ def open_teacher(
     """
     choice = config.distill
     if given is None and choice.teacher is None:
+        if choice != DistillChoice():
+            raise UserError(
+                "distill.temperature and distill.weight are of a teacher: set distill.teacher, or leave them out"
+            )
         return None, ()
     if given is not None and choice.teacher is not None:
         raise UserError("one teacher only: distill.teacher names weights, and a network is given as well")
     if config.train.loss != "softmax":
         raise UserError("a teacher's answers are shares of one: use train.loss=softmax, or leave out distill.teacher")
-    part = f"{choice.weight:.0%} of the loss is at the answers of {{}}, temperature {choice.temperature:g}"
     if given is not None:
         name, network, own, columns = type(given).__name__, given, student, tuple(range(len(images.classes)))
     else:
@@ -88,7 +93,8 @@ def open_teacher(
         checkpoint, name = load(choice.teacher), Path(choice.teacher).name
         network, own = checkpoint.model, checkpoint.preprocess
         columns = _columns(name, own, checkpoint.labels or (), images)
-    return Teacher(name, network.to(device).eval(), student, own, columns), (part.format(name),)
+    note = f"the answers of {name} at temperature {choice.temperature:g} are {choice.weight:.0%} of the loss"
+    return Teacher(name, network.to(device).eval(), student, own, columns), (note,)
 
 
 def _columns(name: str, own: Preprocess, labels: tuple[str, ...], images: ImageSet) -> tuple[int, ...]:

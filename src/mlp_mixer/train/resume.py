@@ -25,6 +25,7 @@ _FREE_TO_CHANGE = {
     "train.parallel",
     "data.workers",
     "data.source",
+    "distill.teacher",  # its weights are compared instead
 }
 
 
@@ -59,7 +60,7 @@ def find_state(out: Path, run: Run, report: Report) -> RunState | None:
 
 def made_with(run: Run) -> dict[str, Any]:
     """What may change the order of sums, and so the last bits; and which teacher, if there is one."""
-    teacher = {"teacher": run.teacher.fingerprint()} if run.teacher else {}
+    teacher = {"teacher": run.teacher.fingerprint} if run.teacher else {}
     return teacher | {
         "threads": run.config.train.threads or torch.get_num_threads(),
         "processes": world_size(),

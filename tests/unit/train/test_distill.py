@@ -79,7 +79,7 @@ def test_the_teacher_sees_the_students_images_as_it_is_used_to(tmp_path: Path) -
     expected = model(own.normalize(grown))[:, [3, 2, 1]]
     torch.testing.assert_close(run.teacher(run.preprocess.normalize(pixels)), expected, rtol=0, atol=2e-5)
     assert run.provenance()["teacher"] == "elder.safetensors"
-    assert run.notes == ("100% of the loss is at the answers of elder.safetensors, temperature 1",)
+    assert run.notes == ("the answers of elder.safetensors at temperature 1 are 100% of the loss",)
 
 
 @pytest.mark.parametrize("mixup", [0, 0.5])
@@ -137,16 +137,18 @@ def test_a_resumed_run_ends_with_the_same_bytes_and_refuses_another_teacher(tmp_
 
     path = tmp_path / "elder.safetensors"
     elder(path, CLASSES)
-    config = tiny(f"distill.teacher={path}", "distill.weight=0.5")
+    config = tiny(f"distill.teacher={path}")
     train(config, tmp_path / "whole", source=source())
     with pytest.raises(KeyError):
         train(config, tmp_path / "parts", source=source(), report=crash)
     elder(path, CLASSES, seed=1)
     with pytest.raises(UserError, match="the teacher is not the one that"):
         train(config, tmp_path / "parts", source=source(), resume=True)
-    with pytest.raises(UserError, match=r"distill\.teacher was .*, is now None"):
-        train(tiny("distill.weight=0.5"), tmp_path / "parts", source=source(), resume=True)
-    elder(path, CLASSES)
+    with pytest.raises(UserError, match="the teacher is not the one that"):
+        train(tiny(), tmp_path / "parts", source=source(), resume=True)
+    (tmp_path / "moved").mkdir()
+    elder(moved := tmp_path / "moved" / path.name, CLASSES)
+    config = override(config, [f"distill.teacher={moved}"])
     train(config, tmp_path / "parts", source=source(), resume=True)
     assert "starting anew" not in (tmp_path / "parts" / "metrics.jsonl").read_text()
     whole, parts = ((tmp_path / name / "last.safetensors").read_bytes() for name in ("whole", "parts"))
@@ -170,6 +172,7 @@ def test_what_cannot_teach_is_named_before_the_first_step(tmp_path: Path) -> Non
     elder(path, CLASSES)
     assert sentence(config, Always(1)).startswith("one teacher only")
     assert sentence(override(config, ["train.loss=sigmoid"])).startswith("a teacher's answers are shares of one")
+    assert sentence(tiny("distill.temperature=2")).startswith("distill.temperature and distill.weight are of a teacher")
     with pytest.raises(UserError, match=r"distill\.temperature must be above 0, got 0"):
         tiny("distill.temperature=0")
     with pytest.raises(UserError, match="leave out distill.teacher"):
@@ -182,7 +185,7 @@ def test_what_cannot_teach_is_named_before_the_first_step(tmp_path: Path) -> Non
 
 def test_the_fingerprint_is_of_every_weight() -> None:
     def of(network: nn.Module) -> str:
-        return Teacher("", network, Preprocess((8, 8)), Preprocess((8, 8)), (0,)).fingerprint()
+        return Teacher("", network, Preprocess((8, 8)), Preprocess((8, 8)), (0,)).fingerprint
 
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     before = of(network)
