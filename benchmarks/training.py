@@ -1,11 +1,13 @@
 """Three questions about training on this machine, each answered in one run:
 
-    python benchmarks/training.py step     S/16, batch 16, fp32, 2 threads: our step against timm's, eager and compiled
-    python benchmarks/training.py loop     the loop against its bare step, for models whose steps are short
-    python benchmarks/training.py save     how long saving a state holds training up
+    python benchmarks/training.py step     S/16, batch 16, fp32, 2 threads: our step
+    against timm's, eager and compiled python benchmarks/training.py loop     the loop
+    against its bare step, for models whose steps are short python
+    benchmarks/training.py save     how long saving a state holds training up
 
-Contenders take turns in processes of their own (`step`) or in turns of many steps (`loop`, `save`), so that all meet
-the same noise. Printed: median, quartiles, processor seconds, and the ratio to ours.
+Contenders take turns in processes of their own (`step`) or in turns of many steps
+(`loop`, `save`), so that all meet the same noise. Printed: median, quartiles, processor
+seconds, and the ratio to ours.
 """
 
 from __future__ import annotations
@@ -25,26 +27,28 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from mlp_mixer import Source, create_model
+from mlp_mixer import Dataset, create_model
 from mlp_mixer.config import override
 from mlp_mixer.data.loader import Batch
 from mlp_mixer.recipes import get_recipe
-from mlp_mixer.train import train
-from mlp_mixer.train.config import TrainConfig
-from mlp_mixer.train.optim import build_optimizer
-from mlp_mixer.train.prepare import prepare
-from mlp_mixer.train.step import Stepper
+from mlp_mixer.training import train
+from mlp_mixer.training.config import TrainConfig
+from mlp_mixer.training.optim.build import build_optimizer
+from mlp_mixer.training.prepare import prepare
+from mlp_mixer.training.step import Stepper
 
 ROUNDS = int(os.environ.get("ROUNDS", "9"))
 THREADS = int(os.environ.get("THREADS", "2"))
 Step = Callable[[], float]
 
 
-def photos(images: int, side: int = 224, classes: int = 10) -> Source:
+def photos(images: int, side: int = 224, classes: int = 10) -> Dataset:
     """Noise of photos' size, in memory."""
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (images, side, side, 3), dtype=np.uint8)
-    return Source.from_arrays(pixels, np.arange(images) % classes, [str(k) for k in range(classes)])
+    return Dataset.from_arrays(
+        pixels, np.arange(images) % classes, [str(k) for k in range(classes)]
+    )
 
 
 def our_step() -> Step:
@@ -62,15 +66,21 @@ def our_step() -> Step:
 
 
 def timm_step(compiled: bool) -> Step:
-    """timm's model, the same start and batch, and what its training script does in a step."""
+    """timm's model, the same start and batch, and what its training script does in a
+    step.
+    """
     import timm
 
     torch.manual_seed(0)
     model = timm.create_model("mixer_s16_224", num_classes=10)
     torch.manual_seed(0)
-    model.load_state_dict(create_model("mixer_s16", gelu="erf", num_classes=10).state_dict())
+    model.load_state_dict(
+        create_model("mixer_s16", gelu="erf", num_classes=10).state_dict()
+    )
     model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-4, weight_decay=0.05, fused=True
+    )
     forward = torch.compile(model) if compiled else model
     images, labels = same_batch()
 
@@ -86,7 +96,9 @@ def timm_step(compiled: bool) -> Step:
 
 
 def same_batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """16 images of noise around patterns of their classes, so that there is something to learn."""
+    """16 images of noise around patterns of their classes, so that there is something
+    to learn.
+    """
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(16) % 10
     patterns = torch.randint(256, (10, 3, 224, 224), generator=generator)
@@ -94,7 +106,7 @@ def same_batch() -> tuple[torch.Tensor, torch.Tensor]:
     return ((patterns[labels] + noise) // 2).to(torch.uint8), labels
 
 
-CONTENDERS: dict[str, Callable[[], Step]] = {
+COMPETITORS: dict[str, Callable[[], Step]] = {
     "ours": our_step,
     "timm eager": lambda: timm_step(compiled=False),
     "timm compiled": lambda: timm_step(compiled=True),
@@ -102,18 +114,19 @@ CONTENDERS: dict[str, Callable[[], Step]] = {
 
 
 def serve(name: str, pipe: Connection) -> None:
-    """Be one contender: two steps to warm up, then one whenever asked."""
+    """Be one competitor: two steps to warm up, then one whenever asked."""
     if name == "ours":
         from mlp_mixer.devices import keep_memory
 
         keep_memory()
     torch.set_num_threads(THREADS)
-    step = CONTENDERS[name]()
+    step = COMPETITORS[name]()
     for _ in range(2):
         step()
     pipe.send(None)
     while pipe.recv():
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall = time.perf_counter()
+        cpu = time.process_time()
         loss = step()
         pipe.send((time.perf_counter() - wall, time.process_time() - cpu, loss))
 
@@ -121,13 +134,15 @@ def serve(name: str, pipe: Connection) -> None:
 def compare_steps() -> None:
     context = multiprocessing.get_context("spawn")
     pipes = {}
-    for name in CONTENDERS:
+    for name in COMPETITORS:
         pipes[name], other = context.Pipe()
         context.Process(target=serve, args=(name, other), daemon=True).start()
         pipes[name].recv()  # one after the other
-    results: dict[str, list[tuple[float, float, float]]] = {name: [] for name in CONTENDERS}
+    results: dict[str, list[tuple[float, float, float]]] = {
+        name: [] for name in COMPETITORS
+    }
     for number in range(ROUNDS):
-        names = list(CONTENDERS)
+        names = list(COMPETITORS)
         for name in names[number % 3 :] + names[: number % 3]:
             pipes[name].send(True)
             results[name].append(pipes[name].recv())
@@ -135,9 +150,12 @@ def compare_steps() -> None:
         pipe.send(False)
     ours = statistics.median(wall for wall, _, _ in results["ours"])
     for name, rows in results.items():
-        walls, cpus = sorted(wall for wall, _, _ in rows), sorted(cpu for _, cpu, _ in rows)
+        walls = sorted(wall for wall, _, _ in rows)
+        cpus = sorted(cpu for _, cpu, _ in rows)
         low, middle, high = quartiles(walls)
-        paired = statistics.median(w / o for (w, _, _), (o, _, _) in zip(rows, results["ours"], strict=True))
+        paired = statistics.median(
+            w / o for (w, _, _), (o, _, _) in zip(rows, results["ours"], strict=True)
+        )
         print(
             f"{name:14} {middle:6.3f} s [{low:.3f}, {high:.3f}]  cpu {statistics.median(cpus):6.3f} s  "
             f"time / ours {middle / ours:.3f} (paired {paired:.3f})  losses {rows[0][2]:.5f} {rows[-1][2]:.5f}"
@@ -145,14 +163,27 @@ def compare_steps() -> None:
 
 
 def compare_loop() -> None:
-    """Seconds per step: of the loop between two lines of its journal, and of forward, backward, optimiser alone."""
-    small = ["train.device=cpu", "train.threads=1", "train.log_every_steps=50", "train.eval_every_epochs=1000"]
+    """Seconds per step: of the loop between two lines of its journal, and of forward,
+    backward, optimiser alone.
+    """
+    small = [
+        "train.device=cpu",
+        "train.threads=1",
+        "train.log_every_steps=50",
+        "train.eval_every_epochs=1000",
+    ]
     for title, recipe, source, more in (
         ("digits, pico2, batch 64", "digits", None, []),
-        ("32 x 32, nano4, batch 32", "cifar10", photos(2000, 32), ["train.batch_size=32", "data.workers=1"]),
+        (
+            "32 x 32, nano4, batch 32",
+            "cifar10",
+            photos(2000, 32),
+            ["train.batch_size=32", "data.workers=1"],
+        ),
     ):
         config = override(get_recipe(recipe), [*small, "train.steps=200", *more])
-        loops, bares = [], []
+        loops = []
+        bares = []
         for _ in range(ROUNDS):
             loops.append(loop_seconds(config, source))
             bares.append(bare_seconds(config, source, 200))
@@ -165,7 +196,7 @@ def compare_loop() -> None:
         )
 
 
-def loop_seconds(config: TrainConfig, source: Source | None) -> float:
+def loop_seconds(config: TrainConfig, source: Dataset | None) -> float:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         train(config, Path(folder), source=source, report=rows.append)
@@ -174,8 +205,10 @@ def loop_seconds(config: TrainConfig, source: Source | None) -> float:
     return sum(row["seconds"] for row in timed) / (50 * len(timed))
 
 
-def bare_seconds(config: TrainConfig, source: Source | None, steps: int) -> float:
-    """Forward, loss, backward, optimiser on one batch that is there already, in plain PyTorch."""
+def bare_seconds(config: TrainConfig, source: Dataset | None, steps: int) -> float:
+    """Forward, loss, backward, optimiser on one batch that is there already, in plain
+    PyTorch.
+    """
     torch.set_num_threads(1)
     run = prepare(config, source)
     model = run.model.train()
@@ -187,25 +220,38 @@ def bare_seconds(config: TrainConfig, source: Source | None, steps: int) -> floa
         if step == 50:
             start = time.perf_counter()
         optimizer.zero_grad()
-        F.cross_entropy(model(images), batch.labels, label_smoothing=config.train.label_smoothing).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm or 1e9)
+        F.cross_entropy(
+            model(images), batch.labels, label_smoothing=config.train.label_smoothing
+        ).backward()
+        torch.nn.utils.clip_grad_norm_(
+            model.parameters(), config.optim.clip_norm or 1e9
+        )
         optimizer.step()
     return (time.perf_counter() - start) / (steps - 50)
 
 
 def compare_saves() -> None:
-    """S/16 with AdamW and an average (a state of 300 MB), batch 8: 12 steps with and without a save every third."""
-    steps, every = 12, 3
+    """S/16 with AdamW and an average (a state of 300 MB), batch 8: 12 steps with and
+    without a save every third.
+    """
+    steps = 12
+    every = 3
     settings = [
         "model.name=mixer_s16", "train.batch_size=8", f"train.steps={steps}", "train.ema=0.999", "train.device=cpu",
         f"train.threads={THREADS}", "train.eval_every_epochs=1000", "augment.crop=none", "data.val_fraction=0",
     ]  # fmt: skip
     plain = override(get_recipe("photos"), settings)
     saving = override(plain, [f"train.save_every_steps={every}"])
-    source, extra, step_seconds = photos(64), [], []
+    source = photos(64)
+    extra = []
+    step_seconds = []
     for _ in range(ROUNDS):
-        without, with_saves = (whole_seconds(config, source) for config in (plain, saving))
-        extra.append((with_saves - without) / (steps // every - 1))  # both save at the end
+        without, with_saves = (
+            whole_seconds(config, source) for config in (plain, saving)
+        )
+        extra.append(
+            (with_saves - without) / (steps // every - 1)
+        )  # both save at the end
         step_seconds.append(without / steps)
     low, middle, high = quartiles(sorted(extra))
     step = statistics.median(step_seconds)
@@ -215,7 +261,7 @@ def compare_saves() -> None:
     )
 
 
-def whole_seconds(config: TrainConfig, source: Source) -> float:
+def whole_seconds(config: TrainConfig, source: Dataset) -> float:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         train(config, Path(folder), source=source)

@@ -12,10 +12,14 @@ import pytest
 import torch
 
 from mlp_mixer.models import VARIANTS, MlpMixer
-from mlp_mixer.weights import catalog, containers, translate
-from mlp_mixer.weights.dialects import DIALECTS
+from mlp_mixer.weights import catalog
+from mlp_mixer.weights.formats import containers
+from mlp_mixer.weights.lineages import translate
+from mlp_mixer.weights.lineages.tables import LINEAGES
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as shells start what they put into the background
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # as shells start what they put into the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(os.environ.get("MLP_MIXER_SHARED", Path(__file__).parents[2] / "shared"))
@@ -36,9 +40,11 @@ def _seeded() -> None:
 
 @pytest.fixture
 def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """Puts a stand-in for published weights where a download would leave it, and switches the network off.
+    """Puts a stand-in for published weights where a download would leave it, and
+    switches the network off.
 
-    It has the names, layout and number of classes of the real file, and random values; every architecture is tiny here.
+    It has the names, layout and number of classes of the real file, and random values;
+    every architecture is tiny here.
     """
     from huggingface_hub import constants
 
@@ -49,13 +55,19 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
     def put(name: str) -> Path:
         record = catalog.find(name)
         assert record is not None
-        tiny = dataclasses.replace(VARIANTS[record.architecture], num_blocks=1, hidden_dim=4, tokens_mlp_dim=2)
+        tiny = dataclasses.replace(
+            VARIANTS[record.architecture], num_blocks=1, hidden_dim=4, tokens_mlp_dim=2
+        )
         monkeypatch.setitem(VARIANTS, record.architecture, tiny)
         monkeypatch.setattr(
-            catalog, "_BY_ANY_NAME", {**catalog._BY_ANY_NAME, name: dataclasses.replace(record, mib=None)}
+            catalog,
+            "_BY_ANY_NAME",
+            {**catalog._BY_ANY_NAME, name: dataclasses.replace(record, mib=None)},
         )
-        lineage = DIALECTS[record.dialect]
-        model = MlpMixer(dataclasses.replace(tiny, num_classes=record.num_classes, gelu=lineage.gelu))
+        lineage = LINEAGES[record.lineage]
+        model = MlpMixer(
+            dataclasses.replace(tiny, num_classes=record.num_classes, gelu=lineage.gelu)
+        )
         for parameter in model.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
         if record.hub:
@@ -67,7 +79,7 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str]
             path = catalog.cache_place(record)
         path.parent.mkdir(parents=True)
         tensors = translate.to_theirs(model.config, model.state_dict(), lineage)
-        wrap = "state_dict" if record.dialect == "mmpretrain" else None
+        wrap = "state_dict" if record.lineage == "mmpretrain" else None
         path.write_bytes(containers.to_bytes(path.suffix, tensors, wrap=wrap))
         return path
 

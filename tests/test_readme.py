@@ -1,4 +1,6 @@
-"""Every block of the README is executed (training is cut short), and its numbers are compared with the code."""
+"""Every block of the README is executed (training is cut short), and its numbers are
+compared with the code.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ import pytest
 
 from mlp_mixer.cli import run
 from mlp_mixer.models import VARIANTS, cost
-from mlp_mixer.weights.dialects import DIALECTS
+from mlp_mixer.weights.lineages.tables import LINEAGES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,7 +29,9 @@ def expand(arguments: list[str]) -> list[str]:
     return [
         path
         for argument in arguments
-        for path in (sorted(map(str, Path().glob(argument))) if "*" in argument else [argument])
+        for path in (
+            sorted(map(str, Path().glob(argument))) if "*" in argument else [argument]
+        )
     ]
 
 
@@ -50,9 +54,13 @@ def test_the_commands_and_the_python_run(
     assert (tmp_path / "runs" / "digits" / "report.html").is_file()
 
 
-def test_the_python_of_the_manual_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_of_the_manual_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    for block in blocks("python", (ROOT / "docs" / "training.md").read_text(encoding="utf-8")):
+    for block in blocks(
+        "python", (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    ):
         exec(compile(block, "training.md", "exec"), {})
     assert (tmp_path / "runs" / "mine" / "best.safetensors").is_file()
 
@@ -60,7 +68,9 @@ def test_the_python_of_the_manual_runs(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_page_about_weights_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: Callable[[str], Path]
 ) -> None:
-    """With stand-ins for the published files; what it says of the lineages is compared with the tables."""
+    """With stand-ins for the published files; what it says of the lineages is compared
+    with the tables.
+    """
     page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -72,11 +82,19 @@ def test_the_page_about_weights_runs(
         assert run(shlex.split(line)[1:]) == 0, line
     for block in blocks("python", page):
         exec(compile(block, "weights.md", "exec"), {})
-    rows = re.findall(r"^\| `(\w+)` \| .* \| (tanh|erf) \| (1e-\d) \| (yes|no) \| ([\w, ()]+) \|$", page, flags=re.M)
-    assert {name for name, *_ in rows} == {*DIALECTS, "huggingface"}
+    rows = re.findall(
+        r"^\| `(\w+)` \| .* \| (tanh|erf) \| (1e-\d) \| (yes|no) \| ([\w, ()]+) \|$",
+        page,
+        flags=re.M,
+    )
+    assert {name for name, *_ in rows} == {*LINEAGES, "huggingface"}
     for name, gelu, eps, final_norm, kinds in rows:
-        lineage = DIALECTS.get(name, DIALECTS["timm"])
-        assert (gelu, float(eps), final_norm == "yes") == (lineage.gelu, lineage.norm_eps, lineage.final_norm), name
+        lineage = LINEAGES.get(name, LINEAGES["timm"])
+        assert (gelu, float(eps), final_norm == "yes") == (
+            lineage.gelu,
+            lineage.norm_eps,
+            lineage.final_norm,
+        ), name
         assert name == "huggingface" or lineage.suffixes[0].lstrip(".") in kinds
 
 
@@ -88,17 +106,24 @@ def test_the_make_targets_exist() -> None:
 
 
 def test_the_table_of_models_is_true() -> None:
-    rows = re.findall(r"^\| `(mixer_\w+)` \| (\d+) \| (\d+) \| ([\d,]+) \| ([\d.]+) \|$", README, flags=re.M)
+    rows = re.findall(
+        r"^\| `(mixer_\w+)` \| (\d+) \| (\d+) \| ([\d,]+) \| ([\d.]+) \|$",
+        README,
+        flags=re.M,
+    )
     assert [name for name, *_ in rows] == list(VARIANTS)
     for name, image, patch, params, gmacs in rows:
-        counted, config = cost(name), VARIANTS[name]
+        counted = cost(name)
+        config = VARIANTS[name]
         assert (int(image), int(patch)) == (config.image_size[0], config.patch_size)
         assert params == f"{counted.params:,}"
         assert gmacs == f"{counted.gmacs:.3f}"
 
 
 @pytest.mark.parametrize(
-    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
+    "page",
+    sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]),
+    ids=lambda page: page.name,
 )
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):

@@ -6,68 +6,154 @@ import statistics
 from typing import NamedTuple
 
 import common
-import contenders
+import competitors
 
 
 class Plan(NamedTuple):
     recipe: common.Recipe  # its steps: of the runs on a part
     grid: int  # patches on a side
-    networks: contenders.Sizes
+    networks: competitors.Sizes
     steps: tuple[int, ...]
     seeds: int  # on all images, and one more on a part
     part: float = 0.02
     rates: tuple[float, ...] = (2e-3, 5e-3, 1.25e-2)
 
 
-PART = {"Mixer": "-", "ViT": "-", "Mixer, no augmentation": ":"}  # what is trained on a part
+PART = {
+    "Mixer": "-",
+    "ViT": "-",
+    "Mixer, no augmentation": ":",
+}  # what is trained on a part
 
 
 def front(points: list[tuple[float, float]], more: bool) -> list[tuple[float, float]]:
-    """Those that no other beats in both; `more` of the first coordinate is better, or less."""
-    ordered = sorted(points, key=lambda point: (-point[0] if more else point[0], -point[1]))
-    return [(x, y) for i, (x, y) in enumerate(ordered) if all(y > better for _, better in ordered[:i])]
+    """Those that no other beats in both; `more` of the first coordinate is better, or
+    less.
+    """
+    ordered = sorted(
+        points, key=lambda point: (-point[0] if more else point[0], -point[1])
+    )
+    return [
+        (x, y)
+        for i, (x, y) in enumerate(ordered)
+        if all(y > better for _, better in ordered[:i])
+    ]
 
 
 def compute(results: common.Results, plan: Plan) -> str:
     """On all images: the picture and the table."""
-    costs, lines, points = results.rows["costs"]["costs"], [], {}
+    costs = results.rows["costs"]["costs"]
+    lines = []
+    points = {}
     for network, cost in costs.items():
-        tops = {steps: results.of_seeds(f"all {network} {steps}", plan.seeds) for steps in plan.steps}
+        tops = {
+            steps: results.of_seeds(f"all {network} {steps}", plan.seeds)
+            for steps in plan.steps
+        }
         for steps, values in tops.items():
             training = 3 * steps * plan.recipe.batch * cost["mmacs"] / 1e6
             xs = training, cost["speed"], cost["params"]
-            points.setdefault((network.split()[0], steps), []).append([*xs, 100 * statistics.mean(values)])
-        sizes = [f"{cost['params'] / 1000:.0f}k", f"{cost['mmacs']:.2f}", f"{cost['speed']:.0f}"]
+            points.setdefault((network.split()[0], steps), []).append(
+                [*xs, 100 * statistics.mean(values)]
+            )
+        sizes = [
+            f"{cost['params'] / 1000:.0f}k",
+            f"{cost['mmacs']:.2f}",
+            f"{cost['speed']:.0f}",
+        ]
         lr = results.rows[f"all {network} {plan.steps[0]} seed 0"]["lr"]
         lines.append([network, *sizes, f"{lr:g}", *map(common.spread, tops.values())])
-    titles = ("multiply-accumulates of training, 10^12", "images per second of inference", "parameters")
+    titles = (
+        "multiply-accumulates of training, 10^12",
+        "images per second of inference",
+        "parameters",
+    )
     with common.picture(results.folder / "compute.svg", 3, width=3.6) as axes:
         for which, (ax, title) in enumerate(zip(axes, titles, strict=True)):
             for (name, steps), rows in points.items():
-                style = {"fillstyle": "full" if steps == plan.steps[-1] else "none", "linewidth": 0.8, "marker": "o"}
-                xs, tops = [row[which] for row in rows], [row[-1] for row in rows]
-                ax.plot(xs, tops, label=f"{name}, {steps} steps", color=common.COLOURS[name], **style)
-            edge = front([(row[which], row[-1]) for rows in points.values() for row in rows], more=which == 1)
-            ax.plot(*zip(*edge, strict=True), "--", color=common.COLOURS["other"], linewidth=1.2, label="Pareto front")
+                style = {
+                    "fillstyle": "full" if steps == plan.steps[-1] else "none",
+                    "linewidth": 0.8,
+                    "marker": "o",
+                }
+                xs = [row[which] for row in rows]
+                tops = [row[-1] for row in rows]
+                ax.plot(
+                    xs,
+                    tops,
+                    label=f"{name}, {steps} steps",
+                    color=common.COLOURS[name],
+                    **style,
+                )
+            edge = front(
+                [(row[which], row[-1]) for rows in points.values() for row in rows],
+                more=which == 1,
+            )
+            ax.plot(
+                *zip(*edge, strict=True),
+                "--",
+                color=common.COLOURS["other"],
+                linewidth=1.2,
+                label="Pareto front",
+            )
             ax.set(xscale="log", xlabel=title, ylabel="top-1, %")
             ax.xaxis.set_minor_formatter("")
         axes[2].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    heads = ["network", "params", "MMACs", "images/s", "lr", *(f"{steps} steps" for steps in plan.steps)]
+    heads = [
+        "network",
+        "params",
+        "MMACs",
+        "images/s",
+        "lr",
+        *(f"{steps} steps" for steps in plan.steps),
+    ]
     return f"All images, n = {plan.seeds}, top-1 in %, mean ± standard deviation:\n\n{common.table(heads, lines)}"
 
 
 def small_data(results: common.Results, plan: Plan) -> str:
     """On a part of the images: the picture and the table."""
-    costs, lines, first = results.rows["costs"]["costs"], [], results.rows["part Mixer S seed 0"]
+    costs = results.rows["costs"]["costs"]
+    lines = []
+    first = results.rows["part Mixer S seed 0"]
     with common.picture(results.folder / "small_data.svg") as ax:
         for label, style in PART.items():
-            names = {f"part {label} {size}": f"{label.split(',')[0]} {size}" for size in "SML"}
-            tops, losses = ([results.of_seeds(row, plan.seeds + 1, key) for row in names] for key in ("top1", "loss"))
-            lines.append([label, *map(common.spread, tops), *(f"{statistics.mean(values):.2f}" for values in losses)])
-            look = {"fmt": style, "marker": "o", "capsize": 2, "color": common.COLOURS[label.split(",")[0]]}
-            ax.errorbar([costs[name]["mmacs"] for name in names.values()], *common.per_cent(tops), label=label, **look)
-        ax.set(xscale="log", xlabel="million multiply-accumulates an image", ylabel="top-1, %")
+            names = {
+                f"part {label} {size}": f"{label.split(',')[0]} {size}"
+                for size in "SML"
+            }
+            tops, losses = (
+                [results.of_seeds(row, plan.seeds + 1, key) for row in names]
+                for key in ("top1", "loss")
+            )
+            lines.append(
+                [
+                    label,
+                    *map(common.spread, tops),
+                    *(f"{statistics.mean(values):.2f}" for values in losses),
+                ]
+            )
+            look = {
+                "fmt": style,
+                "marker": "o",
+                "capsize": 2,
+                "color": common.COLOURS[label.split(",")[0]],
+            }
+            ax.errorbar(
+                [costs[name]["mmacs"] for name in names.values()],
+                *common.per_cent(tops),
+                label=label,
+                **look,
+            )
+        ax.set(
+            xscale="log",
+            xlabel="million multiply-accumulates an image",
+            ylabel="top-1, %",
+        )
         ax.legend()
     epochs = plan.recipe.steps * plan.recipe.batch / first["images"]
-    heads = ["network", *(f"top-1 of {size}" for size in "SML"), *(f"last loss of {size}" for size in "SML")]
+    heads = [
+        "network",
+        *(f"top-1 of {size}" for size in "SML"),
+        *(f"last loss of {size}" for size in "SML"),
+    ]
     return f"{first['images']} images, {epochs:.0f} epochs, n = {plan.seeds + 1}:\n\n{common.table(heads, lines)}"

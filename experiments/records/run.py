@@ -1,10 +1,13 @@
-"""What made the difference: the ten-minute recipe at a short schedule, one technique switched off or on at a time.
+"""What made the difference: the ten-minute recipe at a short schedule, one technique
+switched off or on at a time.
 
-    python experiments/records/run.py --budget smoke|cpu|gpu|full [--data cifar10:PATH] [--out FOLDER]
+    python experiments/records/run.py --budget smoke|cpu|gpu|full [--data cifar10:PATH]
+    [--out FOLDER]
 
-All rows see the same training images for the same number of steps; those whose steps take another time get as many as
-the same processor time pays for. What is compared is the accuracy on other training images, never on the test images.
-A technique that the recipe uses is switched off, one that it does not use is switched on.
+All rows see the same training images for the same number of steps; those whose steps
+take another time get as many as the same processor time pays for. What is compared is
+the accuracy on other training images, never on the test images. A technique that the
+recipe uses is switched off, one that it does not use is switched on.
 """
 
 from __future__ import annotations
@@ -26,22 +29,24 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import common  # whose common.arguments() `asked` calls
-import contenders
+import competitors
 from clock import OURS, SMALL, asked, cpu_seconds, open_images
 
 from mlp_mixer import cost, create_model, load
 from mlp_mixer.config import override
-from mlp_mixer.data.sampling import steps_for
-from mlp_mixer.data.source import Source, stratified_split
-from mlp_mixer.evaluate import evaluate
+from mlp_mixer.data.dataset import Dataset, stratified_split
+from mlp_mixer.evaluation import evaluate
+from mlp_mixer.randomness import steps_for
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.recipes.rescale import rescale
-from mlp_mixer.train import TrainConfig, prepare, train
-from mlp_mixer.train.optim import Ema, build_optimizer
-from mlp_mixer.train.schedule import warmup_length
-from mlp_mixer.train.step import Stepper
+from mlp_mixer.training import TrainConfig, prepare, train
+from mlp_mixer.training.optim.build import Ema, build_optimizer
+from mlp_mixer.training.optim.schedule import warmup_length
+from mlp_mixer.training.step import Stepper
 
-WHOLE = 45_000  # images that the recipe learns from: its averaging and warm-up keep their shares of the run
+# images that the recipe learns from: its averaging and warm-up keep their shares of the
+# run
+WHOLE = 45_000
 
 
 class Plan(NamedTuple):
@@ -53,20 +58,43 @@ class Plan(NamedTuple):
 
 
 PLANS = {"smoke": Plan(40, 20, 2, 1, 2), "cpu": Plan(10_000, 5_000, 260, 3, 1_200)}
-PLANS |= {"gpu": Plan(45_000, 5_000, 4_000, 5, 12_000), "full": Plan(45_000, 5_000, 20_000, 5, 40_000)}
+PLANS |= {
+    "gpu": Plan(45_000, 5_000, 4_000, 5, 12_000),
+    "full": Plan(45_000, 5_000, 20_000, 5, 40_000),
+}
 
 
 def short(plan: Plan, choice: Any) -> TrainConfig:
-    """The recipe with the plan's steps; what `auto` and none mean is written out, so that equal runs compare so."""
+    """The recipe with the plan's steps; what `auto` and none mean is written out, so
+    that equal runs compare so.
+    """
     config = get_recipe(OURS)
-    whole = config.train.steps or steps_for(config.train.epochs, config.train.batch_size, WHOLE)
+    whole = config.train.steps or steps_for(
+        config.train.epochs, config.train.batch_size, WHOLE
+    )
     warm = warmup_length(config.schedule, whole, WHOLE, config.train.batch_size) / whole
-    ema = max(0.5, 1 - (1 - config.train.ema) * whole / plan.steps) if config.train.ema else 0.0
-    auto, depth = config.train.precision == "auto", config.model.drop_path or 0.0
-    settings = [f"train.steps={plan.steps}", f"train.ema={ema}", "train.eval_every_epochs=1000000", "data.workers=0"]
-    settings += ["schedule.warmup_steps=none", f"schedule.warmup_share={warm}", f"model.drop_path={depth}"]
+    ema = (
+        max(0.5, 1 - (1 - config.train.ema) * whole / plan.steps)
+        if config.train.ema
+        else 0.0
+    )
+    auto = config.train.precision == "auto"
+    depth = config.model.drop_path or 0.0
+    settings = [
+        f"train.steps={plan.steps}",
+        f"train.ema={ema}",
+        "train.eval_every_epochs=1000000",
+        "data.workers=0",
+    ]
+    settings += [
+        "schedule.warmup_steps=none",
+        f"schedule.warmup_share={warm}",
+        f"model.drop_path={depth}",
+    ]
     settings += [f"train.threads={choice.threads}", f"train.device={choice.device}"]
-    settings += ["train.precision=" + ("fp32" if choice.device == "cpu" else "bf16")] * auto
+    settings += [
+        "train.precision=" + ("fp32" if choice.device == "cpu" else "bf16")
+    ] * auto
     return override(config, settings + SMALL * choice.smoke)
 
 
@@ -84,9 +112,22 @@ TECHNIQUES: dict[str, tuple[str, object, object]] = {  # the field, switched off
     "stochastic depth": ("model.drop_path", 0, 0.1),
     "patches of 2 x 2": ("model.patch_size", "none", 2),
 }
-RATES = {"adamw": (2e-3, 4e-3, 8e-3), "muon": (8e-3, 1.6e-2, 3.2e-2)}  # for the one that the recipe has not
-VIEWS = ("flip", "shift")  # more than one view of each held-out image: of the baseline alone
-OTHER_COST = ("Muon", "SAM", "bf16", "patches", "batches", "x C")  # as many steps as fit into the baseline's time
+RATES = {
+    "adamw": (2e-3, 4e-3, 8e-3),
+    "muon": (8e-3, 1.6e-2, 3.2e-2),
+}  # for the one that the recipe has not
+VIEWS = (
+    "flip",
+    "shift",
+)  # more than one view of each held-out image: of the baseline alone
+OTHER_COST = (
+    "Muon",
+    "SAM",
+    "bf16",
+    "patches",
+    "batches",
+    "x C",
+)  # as many steps as fit into the baseline's time
 
 
 def changes(base: TrainConfig) -> dict[str, TrainConfig]:
@@ -94,21 +135,36 @@ def changes(base: TrainConfig) -> dict[str, TrainConfig]:
     found = {}
     for name, (key, off, on) in TECHNIQUES.items():
         without = override(base, [f"{key}={off}"])
-        found |= {f"no {name}": without} if without != base else {f"with {name}": override(base, [f"{key}={on}"])}
+        found |= (
+            {f"no {name}": without}
+            if without != base
+            else {f"with {name}": override(base, [f"{key}={on}"])}
+        )
     shape = create_model(base.model.name).config
-    C, L = base.model.hidden_dim or shape.hidden_dim, base.model.num_blocks or shape.num_blocks
+    C = base.model.hidden_dim or shape.hidden_dim
+    L = base.model.num_blocks or shape.num_blocks
     wide = round(C * math.sqrt(2) / 16) * 16
-    sizes = [f"model.hidden_dim={wide}", f"model.tokens_mlp_dim={wide // 2}", f"model.channels_mlp_dim={4 * wide}"]
-    found[f"{L // 2} blocks x C {wide}"] = override(base, [f"model.num_blocks={L // 2}", *sizes])
-    for size in (base.train.batch_size // 2, 2 * base.train.batch_size):  # the learning rate with the square root
+    sizes = [
+        f"model.hidden_dim={wide}",
+        f"model.tokens_mlp_dim={wide // 2}",
+        f"model.channels_mlp_dim={4 * wide}",
+    ]
+    found[f"{L // 2} blocks x C {wide}"] = override(
+        base, [f"model.num_blocks={L // 2}", *sizes]
+    )
+    for size in (
+        base.train.batch_size // 2,
+        2 * base.train.batch_size,
+    ):  # the learning rate with the square root
         found[f"batches of {size}"] = rescale(base, batch_size=size)[0]
     return found
 
 
-def paces(config: TrainConfig, source: Source) -> Iterator[float]:
+def paces(config: TrainConfig, source: Dataset) -> Iterator[float]:
     """Processor seconds of each step of a run, by hand."""
     run = prepare(config, source)
-    model, batches = run.model.train(), run.batches()
+    model = run.model.train()
+    batches = run.batches()
     average = copy.deepcopy(model).eval()
     ema = Ema(model, average, config.train.ema) if config.train.ema else None
     stepper = Stepper(run, model, build_optimizer(model, config.optim), ema)
@@ -118,53 +174,85 @@ def paces(config: TrainConfig, source: Source) -> Iterator[float]:
         yield time.process_time() - begin
 
 
-def speed(base: TrainConfig, changed: TrainConfig, source: Source) -> dict[str, Any]:
-    """How many images the changed run learns from in the time of one of the baseline; measured in turns."""
+def speed(base: TrainConfig, changed: TrainConfig, source: Dataset) -> dict[str, Any]:
+    """How many images the changed run learns from in the time of one of the baseline;
+    measured in turns.
+    """
     both = [override(config, ["train.steps=16"]) for config in (base, changed)]
     pairs = list(zip(*(paces(config, source) for config in both), strict=True))[4:]
     ours, theirs = (statistics.median(pair[side] for pair in pairs) for side in (0, 1))
-    return {"speed": (ours / base.train.batch_size) / (theirs / changed.train.batch_size)}
+    return {
+        "speed": (ours / base.train.batch_size) / (theirs / changed.train.batch_size)
+    }
 
 
 def measured(
     config: TrainConfig,
-    source: Source,
+    source: Dataset,
     seed: int,
     teacher: nn.Module | None = None,
     views: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """One run by the package's `train`, and its accuracy on the images held out."""
-    config, begin = override(config, [f"train.seed={seed}"]), cpu_seconds()
+    config = override(config, [f"train.seed={seed}"])
+    begin = cpu_seconds()
     with tempfile.TemporaryDirectory() as folder:
         train(config, Path(folder) / "run", source=source, teacher=teacher)
-        spent, trained = cpu_seconds() - begin, load(Path(folder) / "run" / "last.safetensors")
-    judge, counted = partial(evaluate, trained.model, source.val, trained.preprocess, workers=0), cost(trained.model)
-    one = judge()
-    row = {"top1": one.top1, "loss": one.loss, **{tta: judge(tta=tta).top1 for tta in views}}
+        spent = cpu_seconds() - begin
+        trained = load(Path(folder) / "run" / "last.safetensors")
+    measure = partial(
+        evaluate, trained.model, source.val, trained.preprocess, workers=0
+    )
+    counted = cost(trained.model)
+    one = measure()
+    row = {
+        "top1": one.top1,
+        "loss": one.loss,
+        **{tta: measure(tta=tta).top1 for tta in views},
+    }
     row |= {"params": counted.params, "mmacs": counted.macs / 1e6}
     return row | {"steps": config.train.steps, "lr": config.optim.lr, "cpu_s": spent}
 
 
-def opened(spec: str, plan: Plan) -> Source:
+def opened(spec: str, plan: Plan) -> Dataset:
     """The plan's training images, and others of them to choose by."""
     source = open_images(spec)
     rest, held = stratified_split(source.train.labels, plan.held / len(source.train), 0)
     if plan.images < len(rest):
-        rest = rest[stratified_split(source.train.labels[rest], plan.images / len(rest), 1)[1]]
-    return replace(source, train=source.train.subset(rest), val=source.train.subset(held))
+        rest = rest[
+            stratified_split(source.train.labels[rest], plan.images / len(rest), 1)[1]
+        ]
+    return replace(
+        source, train=source.train.subset(rest), val=source.train.subset(held)
+    )
 
 
-def taught(choice: Any, plan: Plan, source: Source, results: common.Results) -> nn.Module:
-    """A ResNet, trained once on the same images by the recipe of all experiments; its weights are kept."""
+def taught(
+    choice: Any, plan: Plan, source: Dataset, results: common.Results
+) -> nn.Module:
+    """A ResNet, trained once on the same images by the recipe of all experiments; its
+    weights are kept.
+    """
     sets = [source.train, source.val]
-    pixels = [torch.from_numpy(part.images).permute(0, 3, 1, 2).contiguous() for part in sets]
+    pixels = [
+        torch.from_numpy(part.images).permute(0, 3, 1, 2).contiguous() for part in sets
+    ]
     labels = [torch.from_numpy(part.labels) for part in sets]
     data = common.Data(pixels[0], labels[0], pixels[1], labels[1], source.train.classes)
-    model = contenders.build("ResNet", data, 0, grid=0, **contenders.MEDIUM["ResNet"]["S" if choice.smoke else "M"])
-    kept, recipe = results.folder / "runs" / "teacher.pt", common.Recipe(plan.teacher, 8 if choice.smoke else 128)
+    model = competitors.build(
+        "ResNet",
+        data,
+        0,
+        grid=0,
+        **competitors.MEDIUM["ResNet"]["S" if choice.smoke else "M"],
+    )
+    kept = results.folder / "runs" / "teacher.pt"
+    recipe = common.Recipe(plan.teacher, 8 if choice.smoke else 128)
     if not kept.exists():
         results.rows.pop("teacher", None)
-        results.get("teacher", lambda: common.fit(model, data, recipe, 0, device=choice.device))
+        results.get(
+            "teacher", lambda: common.fit(model, data, recipe, 0, device=choice.device)
+        )
         kept.parent.mkdir(exist_ok=True)
         torch.save(model.state_dict(), kept)
     model.load_state_dict(torch.load(kept, weights_only=True))
@@ -173,60 +261,128 @@ def taught(choice: Any, plan: Plan, source: Source, results: common.Results) -> 
 
 def main() -> None:
     choice = asked(__doc__, "run")
-    plan, results = PLANS[choice.budget.partition("/")[0]], common.Results(choice, __file__)
-    source, base = opened(choice.data, plan), short(plan, choice)
+    plan = PLANS[choice.budget.partition("/")[0]]
+    results = common.Results(choice, __file__)
+    source = opened(choice.data, plan)
+    base = short(plan, choice)
     for seed in range(2 * plan.seeds):
-        results.get(f"baseline seed {seed}", partial(measured, base, source, seed, views=VIEWS))
+        results.get(
+            f"baseline seed {seed}", partial(measured, base, source, seed, views=VIEWS)
+        )
     kinds = changes(base)
     for name, config in kinds.items():
         if any(word in name for word in OTHER_COST) and not choice.smoke:
-            pace = results.get(f"speed {name}", partial(speed, base, config, source))["speed"]
-            fitting = plan.steps * pace * base.train.batch_size / config.train.batch_size
+            pace = results.get(f"speed {name}", partial(speed, base, config, source))[
+                "speed"
+            ]
+            fitting = (
+                plan.steps * pace * base.train.batch_size / config.train.batch_size
+            )
             config = override(config, [f"train.steps={round(fitting)}"])
-        if config.optim.name != base.optim.name and not choice.smoke:  # the best of three rates, by another seed
-            tried = [override(config, [f"optim.lr={lr}"]) for lr in RATES[config.optim.name]]
+        if (
+            config.optim.name != base.optim.name and not choice.smoke
+        ):  # the best of three rates, by another seed
+            tried = [
+                override(config, [f"optim.lr={lr}"]) for lr in RATES[config.optim.name]
+            ]
             config = max(
                 tried,
-                key=lambda c: results.get(f"pick {name} {c.optim.lr:g}", partial(measured, c, source, 100))["top1"],
+                key=lambda c: results.get(
+                    f"pick {name} {c.optim.lr:g}", partial(measured, c, source, 100)
+                )["top1"],
             )
         for seed in range(plan.seeds):
             results.get(f"{name} seed {seed}", partial(measured, config, source, seed))
-    teacher, names = taught(choice, plan, source, results), ["baseline", *kinds]
+    teacher = taught(choice, plan, source, results)
+    names = ["baseline", *kinds]
     for label, temperature in (("T 1", 1), ("T 4", 4), ("T 4, equal time", 4)):
         names.append(f"a ResNet's answers, {label}")
         config = override(base, [f"distill.temperature={temperature}"])
         if "time" in label:
-            spent = [statistics.mean(results.of_seeds(name, plan.seeds, "cpu_s")) for name in ("baseline", names[-2])]
-            config = override(config, [f"train.steps={max(1, round(plan.steps * spent[0] / spent[1]))}"])
+            spent = [
+                statistics.mean(results.of_seeds(name, plan.seeds, "cpu_s"))
+                for name in ("baseline", names[-2])
+            ]
+            config = override(
+                config,
+                [f"train.steps={max(1, round(plan.steps * spent[0] / spent[1]))}"],
+            )
         for seed in range(plan.seeds):
-            results.get(f"{names[-1]} seed {seed}", partial(measured, config, source, seed, teacher))
+            results.get(
+                f"{names[-1]} seed {seed}",
+                partial(measured, config, source, seed, teacher),
+            )
     report(choice, plan, results, names)
 
 
 def report(choice: Any, plan: Plan, results: common.Results, names: list[str]) -> None:
-    """Differences from the baseline; their error is of the standard deviation that all rows share."""
-    tops = {name: results.of_seeds(name, plan.seeds * (1 + (name == "baseline"))) for name in names}
-    tops |= {f"answers to {v} views": results.of_seeds("baseline", 2 * plan.seeds, v) for v in VIEWS}
+    """Differences from the baseline; their error is of the standard deviation that all
+    rows share.
+    """
+    tops = {
+        name: results.of_seeds(name, plan.seeds * (1 + (name == "baseline")))
+        for name in names
+    }
+    tops |= {
+        f"answers to {v} views": results.of_seeds("baseline", 2 * plan.seeds, v)
+        for v in VIEWS
+    }
     freedom = sum(len(values) - 1 for values in tops.values())
-    shared = math.sqrt(sum(statistics.variance(v) * (len(v) - 1) for v in tops.values() if len(v) > 1) / freedom)
+    shared = math.sqrt(
+        sum(statistics.variance(v) * (len(v) - 1) for v in tops.values() if len(v) > 1)
+        / freedom
+    )
     error = 100 * shared * math.sqrt(1 / plan.seeds + 1 / (2 * plan.seeds))
-    gains = {name: 100 * (statistics.mean(v) - statistics.mean(tops["baseline"])) for name, v in tops.items()}
-    lines, first = [], results.rows["baseline seed 0"]
+    gains = {
+        name: 100 * (statistics.mean(v) - statistics.mean(tops["baseline"]))
+        for name, v in tops.items()
+    }
+    lines = []
+    first = results.rows["baseline seed 0"]
     for name, gain in gains.items():
-        row, mark = results.rows.get(f"{name} seed 0", first), " *" if abs(gain) > 3 * error else ""
-        size = [f"{row['params'] / 1000:.0f}k", f"{row['mmacs']:.1f}", f"{row['lr']:.2g}", row["steps"]]
-        lines.append([name, *size, f"{row['cpu_s']:.0f}", common.spread(tops[name]), f"{gain:+.1f}{mark}"])
+        row = results.rows.get(f"{name} seed 0", first)
+        mark = " *" if abs(gain) > 3 * error else ""
+        size = [
+            f"{row['params'] / 1000:.0f}k",
+            f"{row['mmacs']:.1f}",
+            f"{row['lr']:.2g}",
+            row["steps"],
+        ]
+        lines.append(
+            [
+                name,
+                *size,
+                f"{row['cpu_s']:.0f}",
+                common.spread(tops[name]),
+                f"{gain:+.1f}{mark}",
+            ]
+        )
     with common.picture(results.folder / "changes.svg", width=6, height=5.4) as axes:
         shown = list(gains)[:0:-1]  # all but the baseline, the first at the top
         look = {"fmt": "o", "capsize": 2, "color": common.COLOURS["Mixer"]}
-        axes.errorbar([gains[name] for name in shown], range(len(shown)), xerr=3 * error, **look)
+        axes.errorbar(
+            [gains[name] for name in shown], range(len(shown)), xerr=3 * error, **look
+        )
         axes.axvline(0, color=common.COLOURS["other"], linewidth=1)
         axes.set(xlabel="points above the baseline (bars: 3 standard errors)")
         axes.set_yticks(range(len(shown)), shown)
-    heads = ["change", "params", "MMACs", "lr", "steps", "CPU s", "accuracy, %", "difference"]
+    heads = [
+        "change",
+        "params",
+        "MMACs",
+        "lr",
+        "steps",
+        "CPU s",
+        "accuracy, %",
+        "difference",
+    ]
     text = f"Recipe `{OURS}`, n = {plan.seeds} (baseline {2 * plan.seeds}), mean ± standard deviation on {plan.held:,} "
     text += f"held-out training images. A difference has a standard error of {error:.2f} points; *: beyond 3."
-    common.write_up(choice, __file__, f"{text}\n\n{common.table(heads, lines)}\n\n{first['machine']}.")
+    common.write_up(
+        choice,
+        __file__,
+        f"{text}\n\n{common.table(heads, lines)}\n\n{first['machine']}.",
+    )
 
 
 if __name__ == "__main__":

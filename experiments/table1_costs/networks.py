@@ -16,7 +16,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import contenders
+import competitors
 
 from mlp_mixer import cost, create_model
 
@@ -29,11 +29,15 @@ TIMM = {
     "ViT-L/16": "vit_large_patch16_224",
     "ViT-H/14": "vit_huge_patch14_224",
 }
-BIT = {"50": (3, 4, 6, 3), "152": (3, 8, 36, 3)}  # blocks of a BiT-R; x2: of twice the width
+BIT = {
+    "50": (3, 4, 6, 3),
+    "152": (3, 8, 36, 3),
+}  # blocks of a BiT-R; x2: of twice the width
 
 PAIRS = """Mixer-S/16 BiT-R50x1 JFT-300M; Mixer-B/16 BiT-R152x1 JFT-300M; Mixer-B/16 BiT-R50x2 JFT-300M;
 Mixer-L/16 BiT-R152x2 JFT-300M; Mixer-B/16 ViT-B/16 ImageNet-21k; Mixer-L/16 ViT-L/16 JFT-300M;
-Mixer-H/14 ViT-H/14 JFT-300M"""  # of like accuracy, or of one name; and of which data's rows the accuracies are
+# of like accuracy, or of one name; and of which data's rows the accuracies are
+Mixer-H/14 ViT-H/14 JFT-300M"""
 
 
 def built(name: str) -> nn.Module:
@@ -43,24 +47,41 @@ def built(name: str) -> nn.Module:
     if name.startswith("BiT"):  # timm has the class, and names for some sizes only
         depth, width = name.removeprefix("BiT-R").split("x")
         conv = partial(timm.layers.StdConv2d, eps=1e-8)
-        return timm.models.ResNetV2(BIT[depth], width_factor=int(width), stem_type="fixed", conv_layer=conv)
+        return timm.models.ResNetV2(
+            BIT[depth], width_factor=int(width), stem_type="fixed", conv_layer=conv
+        )
     return timm.create_model(TIMM[name])
 
 
 @cache
 def counted(name: str) -> dict[str, float]:
-    """Parameters with and without the classifier; multiply-accumulates by `mlp_mixer.cost`, of others by torch."""
+    """Parameters with and without the classifier; multiply-accumulates by
+    `mlp_mixer.cost`, of others by torch.
+    """
     if name.startswith("Mixer"):
         one = cost(_ours(name))
-        return {"params": one.params, "body": one.params_without_head, "gmacs": one.gmacs}
+        return {
+            "params": one.params,
+            "body": one.params_without_head,
+            "gmacs": one.gmacs,
+        }
     with torch.device("meta"):
         model = built(name)
-    params, head = (sum(p.numel() for p in part.parameters()) for part in (model, model.get_classifier()))
-    return {"params": params, "body": params - head, "gmacs": contenders.mmacs(model, 224, 3) / 1e3}
+    params, head = (
+        sum(p.numel() for p in part.parameters())
+        for part in (model, model.get_classifier())
+    )
+    return {
+        "params": params,
+        "body": params - head,
+        "gmacs": competitors.mmacs(model, 224, 3) / 1e3,
+    }
 
 
 def peak_mib(call: Callable[[], Any], device: torch.device) -> float:
-    """The most that torch's tensors take together during the call, in MiB, beside those that were there before."""
+    """The most that torch's tensors take together during the call, in MiB, beside those
+    that were there before.
+    """
     if device.type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -68,8 +89,19 @@ def peak_mib(call: Callable[[], Any], device: torch.device) -> float:
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         call()
-    events = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns()))) / 2**20
+    events = [
+        event
+        for event in watched.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
+    return (
+        max(
+            itertools.accumulate(
+                e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())
+            )
+        )
+        / 2**20
+    )
 
 
 def published() -> list[dict[str, str]]:

@@ -1,10 +1,14 @@
-"""Table 1 and the costs of Table 3: parameters, multiplications, speed and memory of every variant, and of its rivals.
+"""Table 1 and the costs of Table 3: parameters, multiplications, speed and memory of
+every variant, and of its rivals.
 
-    python experiments/table1_costs/run.py --budget smoke|cpu|gpu|full [--out FOLDER] [--threads 2]
+    python experiments/table1_costs/run.py --budget smoke|cpu|gpu|full [--out FOLDER]
+    [--threads 2]
 
-Plain modules in evaluation mode on random images, fp32 on a processor and bf16 on a GPU. The networks of a group take
-turns, in rotating order, so that a busy moment falls upon all of them; a row has the median of the counted passes.
-Accuracies, and the paper's speeds and core-days, are claims of its Table 3 (published.csv), of trained weights.
+Plain modules in evaluation mode on random images, fp32 on a processor and bf16 on a
+GPU. The networks of a group take turns, in rotating order, so that a busy moment falls
+upon all of them; a row has the median of the counted passes. Accuracies, and the
+paper's speeds and core-days, are claims of its Table 3 (published.csv), of trained
+weights.
 """
 
 from __future__ import annotations
@@ -25,8 +29,23 @@ from networks import PAIRS, built, counted, peak_mib, published
 
 from mlp_mixer.bench.measure import interleave
 
-SMALL = ["Mixer-S/32", "Mixer-S/16", "Mixer-B/32", "ViT-S/16", "ResNet-18", "ResNet-50", "BiT-R50x1"]
-MIDDLE = ["Mixer-B/16", "Mixer-L/32", "ViT-B/16", "ResNet-101", "BiT-R152x1", "BiT-R50x2"]
+SMALL = [
+    "Mixer-S/32",
+    "Mixer-S/16",
+    "Mixer-B/32",
+    "ViT-S/16",
+    "ResNet-18",
+    "ResNet-50",
+    "BiT-R50x1",
+]
+MIDDLE = [
+    "Mixer-B/16",
+    "Mixer-L/32",
+    "ViT-B/16",
+    "ResNet-101",
+    "BiT-R152x1",
+    "BiT-R50x2",
+]
 LARGE = ["Mixer-L/16", "ViT-L/16", "BiT-R152x2"]
 #         groups, images in a batch, rounds
 SIZES: dict[str, tuple[list[list[str]], int, int]] = {
@@ -36,54 +55,122 @@ SIZES: dict[str, tuple[list[list[str]], int, int]] = {
     "full": ([SMALL, MIDDLE, LARGE, ["Mixer-H/14", "ViT-H/14"]], 256, 100),
 }
 IMAGES = {"ImageNet": 1_281_167, "ImageNet-21k": 14_197_122, "JFT-300M": 303_000_000}
-TPU, H200, SHARE = 61.5e12, 989e12, 0.4  # peak FLOP/s of a TPUv3 core and, dense bf16, of an H200; what training gets
+TPU, H200, SHARE = (
+    61.5e12,
+    989e12,
+    0.4,
+)  # peak FLOP/s of a TPUv3 core and, dense bf16, of an H200; what training gets
 
 
 def measured(choice: argparse.Namespace, group: list[str]) -> dict[str, dict[str, Any]]:
     _, batch, rounds = SIZES[choice.budget]
-    device, rows, calls = torch.device(choice.device), {}, {}
+    device = torch.device(choice.device)
+    rows = {}
+    calls = {}
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     images = torch.randn(batch, 3, 224, 224, device=device, dtype=dtype)
     for name in group:
         model = built(name).to(device, dtype).eval()
         calls[name] = torch.inference_mode()(partial(model, images))
         weights = sum(p.numel() * p.element_size() for p in model.parameters()) / 2**20
-        rows[name] = {"weights_mib": weights, "pass_mib": peak_mib(calls[name], device), **counted(name)}
+        rows[name] = {
+            "weights_mib": weights,
+            "pass_mib": peak_mib(calls[name], device),
+            **counted(name),
+        }
     for name, times in interleave(calls, rounds, device, each=2).items():
-        middle, quarters = statistics.median(times.wall), statistics.quantiles(times.wall, n=4, method="inclusive")
-        rows[name] |= {"images_per_s": batch / middle, "low": batch / quarters[2], "high": batch / quarters[0]}
-        rows[name] |= {"cpu_s_per_image": statistics.median(times.cpu) / batch, "n": len(times.wall)}
+        middle = statistics.median(times.wall)
+        quarters = statistics.quantiles(times.wall, n=4, method="inclusive")
+        rows[name] |= {
+            "images_per_s": batch / middle,
+            "low": batch / quarters[2],
+            "high": batch / quarters[0],
+        }
+        rows[name] |= {
+            "cpu_s_per_image": statistics.median(times.cpu) / batch,
+            "n": len(times.wall),
+        }
     return rows
 
 
 def training_table() -> str:
-    """Core-days in today's units: the arithmetic of the pre-training, and what part of a core's peak that makes."""
+    """Core-days in today's units: the arithmetic of the pre-training, and what part of
+    a core's peak that makes.
+    """
     lines = []
     for row in published():
-        images, days = float(row["epochs"]) * IMAGES[row["data"]], 1e3 * float(row["kilo_core_days"])
+        images = float(row["epochs"]) * IMAGES[row["data"]]
+        days = 1e3 * float(row["kilo_core_days"])
         flops = images * 3 * 2e9 * counted(row["model"])["gmacs"]
-        share, hours = flops / (days * 86400 * TPU), flops / (H200 * SHARE * 3600)
-        cells = [row["model"], row["data"], row["epochs"], row["top1"], row["images_per_s"], f"{days:.0f}"]
-        lines.append([*cells, f"{flops / 1e18:.1f}", f"{100 * share:.0f} %", f"{hours:.0f}"])
-    heads = ["model", "data", "epochs", "ImageNet top-1", "images/s/core", "core-days", "EFLOP", "of the core's peak"]
+        share = flops / (days * 86400 * TPU)
+        hours = flops / (H200 * SHARE * 3600)
+        cells = [
+            row["model"],
+            row["data"],
+            row["epochs"],
+            row["top1"],
+            row["images_per_s"],
+            f"{days:.0f}",
+        ]
+        lines.append(
+            [*cells, f"{flops / 1e18:.1f}", f"{100 * share:.0f} %", f"{hours:.0f}"]
+        )
+    heads = [
+        "model",
+        "data",
+        "epochs",
+        "ImageNet top-1",
+        "images/s/core",
+        "core-days",
+        "EFLOP",
+        "of the core's peak",
+    ]
     return common.table([*heads, "H200 hours"], lines)
 
 
 def main() -> None:
     choice = common.arguments(__doc__, data=False)
-    results, (groups, batch, _) = common.Results(choice, __file__), SIZES[choice.budget]
+    results = common.Results(choice, __file__)
+    (groups, batch, _) = SIZES[choice.budget]
     rows: dict[str, dict[str, Any]] = {}
     for group in groups:
         done = measured(choice, group) if set(group) - set(results.rows) else {}
         rows |= {name: results.get(name, partial(done.get, name)) for name in group}
     lines = []
     for name, row in rows.items():
-        speed, low, high = row["images_per_s"], row["low"], row["high"]
-        sizes = [f"{row['body'] / 1e6:.1f}", f"{row['params'] / 1e6:.1f}", f"{row['gmacs']:.2f}"]
+        speed = row["images_per_s"]
+        low = row["low"]
+        high = row["high"]
+        sizes = [
+            f"{row['body'] / 1e6:.1f}",
+            f"{row['params'] / 1e6:.1f}",
+            f"{row['gmacs']:.2f}",
+        ]
         work = 1e3 * row["cpu_s_per_image"]
-        speeds = [f"{speed:.2f}", f"{low:.2f} - {high:.2f}", f"{work:.1f}", f"{2e3 * row['gmacs'] / work:.0f}"]
-        lines.append([name, *sizes, *speeds, f"{row['weights_mib']:.0f}", f"{row['pass_mib']:.0f}", row["n"]])
-    heads = ["network", "M parameters without head", "with", "GMACs", "images/s", "quartiles"]
+        speeds = [
+            f"{speed:.2f}",
+            f"{low:.2f} - {high:.2f}",
+            f"{work:.1f}",
+            f"{2e3 * row['gmacs'] / work:.0f}",
+        ]
+        lines.append(
+            [
+                name,
+                *sizes,
+                *speeds,
+                f"{row['weights_mib']:.0f}",
+                f"{row['pass_mib']:.0f}",
+                row["n"],
+            ]
+        )
+    heads = [
+        "network",
+        "M parameters without head",
+        "with",
+        "GMACs",
+        "images/s",
+        "quartiles",
+    ]
     heads += ["processor, ms an image", "GFLOP in its second"]
     text = common.table([*heads, "weights, MiB", "a pass, MiB", "n"], lines)
     lines = []
@@ -92,22 +179,64 @@ def main() -> None:
         ratio = float(paper[one]["images_per_s"]) / float(paper[other]["images_per_s"])
         speeds = ["-", "-"]
         if {one, other} <= rows.keys():
-            a, b = rows[one], rows[other]
-            quotients = a["images_per_s"] / b["images_per_s"], b["cpu_s_per_image"] / a["cpu_s_per_image"]
+            a = rows[one]
+            b = rows[other]
+            quotients = (
+                a["images_per_s"] / b["images_per_s"],
+                b["cpu_s_per_image"] / a["cpu_s_per_image"],
+            )
             speeds = [f"{quotient:.2f}" for quotient in quotients]
         claims = [data, paper[one]["top1"], paper[other]["top1"], f"{ratio:.2f}"]
-        lines.append([one, other, *claims, f"{counted(other)['gmacs'] / counted(one)['gmacs']:.2f}", *speeds])
-    heads = ["Mixer", "rival", "trained on", "top-1", "rival's", "faster: paper", "by MACs", "here", "of processor"]
+        lines.append(
+            [
+                one,
+                other,
+                *claims,
+                f"{counted(other)['gmacs'] / counted(one)['gmacs']:.2f}",
+                *speeds,
+            ]
+        )
+    heads = [
+        "Mixer",
+        "rival",
+        "trained on",
+        "top-1",
+        "rival's",
+        "faster: paper",
+        "by MACs",
+        "here",
+        "of processor",
+    ]
     text += f"\n\n{common.table(heads, lines)}\n\n{training_table()}"
     with common.picture(results.folder / "speed.svg", width=5.2) as axes:
         for name, row in rows.items():
             kind = name.partition("-")[0].replace("BiT", "ResNet")
-            axes.loglog(row["gmacs"], row["images_per_s"], "o", color=common.COLOURS[kind])
-            side = {"xytext": (-4, 4), "ha": "right"} if kind == "Mixer" else {"xytext": (4, -7)}
-            axes.annotate(name, (row["gmacs"], row["images_per_s"]), textcoords="offset points", size=6, **side)
+            axes.loglog(
+                row["gmacs"], row["images_per_s"], "o", color=common.COLOURS[kind]
+            )
+            side = (
+                {"xytext": (-4, 4), "ha": "right"}
+                if kind == "Mixer"
+                else {"xytext": (4, -7)}
+            )
+            axes.annotate(
+                name,
+                (row["gmacs"], row["images_per_s"]),
+                textcoords="offset points",
+                size=6,
+                **side,
+            )
         axes.margins(0.13)
-        axes.set(xlabel="GMACs for an image", ylabel="images per second", title="Speed against arithmetic")
-    common.write_up(choice, __file__, f"{text}\n\nBatches of {batch}. {next(iter(rows.values()))['machine']}.")
+        axes.set(
+            xlabel="GMACs for an image",
+            ylabel="images per second",
+            title="Speed against arithmetic",
+        )
+    common.write_up(
+        choice,
+        __file__,
+        f"{text}\n\nBatches of {batch}. {next(iter(rows.values()))['machine']}.",
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-"""Does a Mixer that first learnt from images without labels do better with few of them than one from scratch?
+"""Does a Mixer that first learnt from images without labels do better with few of them
+than one from scratch?
 
-    python experiments/transfer/run.py --budget smoke|cpu|gpu|full [--data cifar10:PATH] [--out FOLDER]
+    python experiments/transfer/run.py --budget smoke|cpu|gpu|full [--data cifar10:PATH]
+    [--out FOLDER]
 
-Pre-trained once each: "covered" and "views" without labels (pretext.py), "half" with the labels of the first half of
-the classes. Then the frozen features' few-shot and linear accuracy, and fine-tuning with some of the labels, beside a
-network from scratch with the same steps, and one ("long") that sees as many images in all, those of the pretext
-included. Learning rates are chosen on a tenth of the training images that was held out. Weights: results/BUDGET/runs.
+Pre-trained once each: "covered" and "views" without labels (pretext.py), "half" with
+the labels of the first half of the classes. Then the frozen features' few-shot and
+linear accuracy, and fine-tuning with some of the labels, beside a network from scratch
+with the same steps, and one ("long") that sees as many images in all, those of the
+pretext included. Learning rates are chosen on a tenth of the training images that was
+held out. Weights: results/BUDGET/runs.
 """
 
 from __future__ import annotations
@@ -24,11 +28,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import common
-import contenders
+import competitors
 from pretext import PRETEXTS, pretrain
 
 from mlp_mixer import MlpMixer, load, save
-from mlp_mixer.evaluate import fewshot_accuracy
+from mlp_mixer.evaluation import fewshot_accuracy
 
 SHOTS = (1, 5, 10, 25)
 
@@ -44,19 +48,27 @@ class Plan(NamedTuple):
     long_seeds: int = 1
 
 
-SMALL, LARGE = (sizes["Mixer"]["M"] for sizes in (contenders.LITTLE, contenders.MEDIUM))
+SMALL, LARGE = (
+    sizes["Mixer"]["M"] for sizes in (competitors.LITTLE, competitors.MEDIUM)
+)
 PLANS = {
-    "smoke": Plan(512, common.Recipe(steps=6, batch=32), 4, SMALL, 2, (3e-3,), (0.1, 1.0)),
+    "smoke": Plan(
+        512, common.Recipe(steps=6, batch=32), 4, SMALL, 2, (3e-3,), (0.1, 1.0)
+    ),
     "cpu": Plan(200_000, common.Recipe(steps=160), 8, SMALL, 3),
     "gpu": Plan(10_000_000, common.Recipe(steps=2000), 8, LARGE, 3, long_seeds=3),
     "full": Plan(100_000_000, common.Recipe(steps=10000), 8, LARGE, 5, long_seeds=5),
 }
-LOOKS = dict(zip(("views", "covered", "half", "scratch"), common.COLOURS.values(), strict=True))
+LOOKS = dict(
+    zip(("views", "covered", "half", "scratch"), common.COLOURS.values(), strict=True)
+)
 
 
 @contextmanager
 def bfloat16(device: str) -> Iterator[None]:
-    """Autocast around whole trainings: without its cache, which would keep the weights of the first step."""
+    """Autocast around whole trainings: without its cache, which would keep the weights
+    of the first step.
+    """
     with torch.autocast(device, torch.bfloat16, cache_enabled=False):
         yield
 
@@ -64,8 +76,16 @@ def bfloat16(device: str) -> Iterator[None]:
 def half_of(data: common.Data, *, second: bool) -> common.Data:
     """The images of one half of the classes; the labels stay."""
     middle = len(data.classes) // 2
-    rows, at = ((labels >= middle) == second for labels in (data.labels, data.test_labels))
-    return common.Data(data.images[rows], data.labels[rows], data.test_images[at], data.test_labels[at], data.classes)
+    rows, at = (
+        (labels >= middle) == second for labels in (data.labels, data.test_labels)
+    )
+    return common.Data(
+        data.images[rows],
+        data.labels[rows],
+        data.test_images[at],
+        data.test_labels[at],
+        data.classes,
+    )
 
 
 class Lab(NamedTuple):
@@ -75,20 +95,30 @@ class Lab(NamedTuple):
     folder: Path  # of the weights
 
     def fresh(self, seed: int) -> MlpMixer:
-        model = contenders.build("Mixer", self.data, seed, grid=self.plan.grid, **self.plan.size)
+        model = competitors.build(
+            "Mixer", self.data, seed, grid=self.plan.grid, **self.plan.size
+        )
         assert isinstance(model, MlpMixer)
         return model
 
     def pretrained(self, kind: str) -> dict[str, Any]:
         """Pre-train, seed 0, and keep the weights."""
-        model, plan, device = self.fresh(0), self.plan, self.choice.device
+        model = self.fresh(0)
+        plan = self.plan
+        device = self.choice.device
         with bfloat16(device):
             if kind == "half":
                 recipe = replace(plan.recipe, steps=plan.passes // plan.recipe.batch)
-                row = common.fit(model, half_of(self.data, second=False), recipe, 0, device=device)
+                row = common.fit(
+                    model, half_of(self.data, second=False), recipe, 0, device=device
+                )
             else:
-                task = PRETEXTS[kind](model, common.moments(self.data.images), self.data.mirrored)
-                row = pretrain(task, self.data.images, plan.passes, seed=0, device=device)
+                task = PRETEXTS[kind](
+                    model, common.moments(self.data.images), self.data.mirrored
+                )
+                row = pretrain(
+                    task, self.data.images, plan.passes, seed=0, device=device
+                )
         save(self.folder / f"{kind}.safetensors", model.cpu())
         return row
 
@@ -106,41 +136,65 @@ class Lab(NamedTuple):
     @torch.inference_mode()
     def features(self, model: MlpMixer, images: torch.Tensor) -> torch.Tensor:
         """What the head reads (N, C), of images normalised as in `common.fit`."""
-        device, moments = self.choice.device, common.moments(self.data.images)
+        device = self.choice.device
+        moments = common.moments(self.data.images)
         model.to(device).eval()
         with bfloat16(device):
-            shown = (common.floats(part.to(device), *moments) for part in images.split(500))
-            return torch.cat([model.forward_head(model.forward_features(x), True).float().cpu() for x in shown])
+            shown = (
+                common.floats(part.to(device), *moments) for part in images.split(500)
+            )
+            return torch.cat(
+                [
+                    model.forward_head(model.forward_features(x), True).float().cpu()
+                    for x in shown
+                ]
+            )
 
     def judged(self, kind: str, seed: int) -> dict[str, Any]:
-        """Few-shot accuracy of the frozen features on all classes, and on the half that "half" has not seen.
+        """Few-shot accuracy of the frozen features on all classes, and on the half that
+        "half" has not seen.
 
-        The linear probe is the same ridge regression on a fifth of the training images. The seed draws what is learnt
-        from, and the weights from scratch.
+        The linear probe is the same ridge regression on a fifth of the training images.
+        The seed draws what is learnt from, and the weights from scratch.
         """
-        data, model = self.data.part(0.2, seed), self.begun(kind, seed)
-        x, x_test = self.features(model, data.images), self.features(model, data.test_images)
+        data = self.data.part(0.2, seed)
+        model = self.begun(kind, seed)
+        x = self.features(model, data.images)
+        x_test = self.features(model, data.test_images)
         row: dict[str, Any] = {}
         for name, least in (("all", 0), ("new", len(data.classes) // 2)):
-            rows, test_rows = data.labels >= least, data.test_labels >= least
-            y, y_test = data.labels[rows] - least, data.test_labels[test_rows] - least
-            for column, shots in {**{str(n): n for n in SHOTS}, "probe": int(y.bincount().min())}.items():
+            rows = data.labels >= least
+            test_rows = data.test_labels >= least
+            y = data.labels[rows] - least
+            y_test = data.test_labels[test_rows] - least
+            for column, shots in {
+                **{str(n): n for n in SHOTS},
+                "probe": int(y.bincount().min()),
+            }.items():
                 four = x[rows], y, x_test[test_rows], y_test
-                row[f"{name} {column}"] = fewshot_accuracy(*four, shots=shots, seed=seed)
+                row[f"{name} {column}"] = fewshot_accuracy(
+                    *four, shots=shots, seed=seed
+                )
         return row
 
-    def tuned(self, kind: str, data: common.Data, seed: int, lr: float, extra: int = 0) -> dict[str, Any]:
+    def tuned(
+        self, kind: str, data: common.Data, seed: int, lr: float, extra: int = 0
+    ) -> dict[str, Any]:
         """Train all weights, for `extra` images more."""
         steps = self.plan.recipe.steps + extra // self.plan.recipe.batch
         recipe = replace(self.plan.recipe, lr=lr, steps=steps)
         with bfloat16(self.choice.device):
-            row = common.fit(self.begun(kind, seed), data, recipe, seed, device=self.choice.device)
+            row = common.fit(
+                self.begun(kind, seed), data, recipe, seed, device=self.choice.device
+            )
         return row | {"images": len(data.labels), "steps": steps, "lr": lr}
 
 
 def main() -> None:
     choice = common.arguments(__doc__)
-    plan, results, data = PLANS[choice.budget], common.Results(choice, __file__), common.load_data(choice.data)
+    plan = PLANS[choice.budget]
+    results = common.Results(choice, __file__)
+    data = common.load_data(choice.data)
     (results.folder / "runs").mkdir(exist_ok=True)
     lab = Lab(data, plan, choice, results.folder / "runs")
     for kind in (*PRETEXTS, "half"):
@@ -152,15 +206,23 @@ def main() -> None:
     part = data.split().part(0.1)
     for kind in ("scratch", *PRETEXTS):
         named = {lr: f"lr {kind} {lr:g}" for lr in plan.rates}
-        tried = {lr: results.get(name, partial(lab.tuned, kind, part, 0, lr))["top1"] for lr, name in named.items()}
+        tried = {
+            lr: results.get(name, partial(lab.tuned, kind, part, 0, lr))["top1"]
+            for lr, name in named.items()
+        }
         best[kind] = max(tried, key=tried.__getitem__)
     for seed in range(plan.seeds):
         for fraction in plan.fractions:
             labelled = data.part(fraction, seed)
             for kind, lr in best.items():
-                results.get(f"{kind} {fraction:g} seed {seed}", partial(lab.tuned, kind, labelled, seed, lr))
+                results.get(
+                    f"{kind} {fraction:g} seed {seed}",
+                    partial(lab.tuned, kind, labelled, seed, lr),
+                )
             if seed < plan.long_seeds:
-                longer = partial(lab.tuned, "scratch", labelled, seed, best["scratch"], plan.passes)
+                longer = partial(
+                    lab.tuned, "scratch", labelled, seed, best["scratch"], plan.passes
+                )
                 results.get(f"long {fraction:g} seed {seed}", longer)
     report(choice, plan, results)
 
@@ -168,7 +230,9 @@ def main() -> None:
 def report(choice: argparse.Namespace, plan: Plan, results: common.Results) -> None:
     columns = (*map(str, SHOTS), "probe")
     heads = ["start", *(f"{shots} a class" for shots in SHOTS), "linear"]
-    text = [f"n = {plan.seeds} draws of labels (of `scratch` also of weights), top-1 in %, mean ± standard deviation."]
+    text = [
+        f"n = {plan.seeds} draws of labels (of `scratch` also of weights), top-1 in %, mean ± standard deviation."
+    ]
     with common.picture(results.folder / "transfer.svg", 3, width=3.4) as axes:
         titles = {"all": "Few-shot, frozen", "new": "The other half of the classes"}
         for ax, (which, title) in zip(axes, titles.items(), strict=False):
@@ -176,30 +240,78 @@ def report(choice: argparse.Namespace, plan: Plan, results: common.Results) -> N
             for kind, colour in LOOKS.items():
                 if which == "all" and kind == "half":  # it has seen half of the labels
                     continue
-                found = [results.of_seeds(f"features {kind}", plan.seeds, f"{which} {column}") for column in columns]
+                found = [
+                    results.of_seeds(
+                        f"features {kind}", plan.seeds, f"{which} {column}"
+                    )
+                    for column in columns
+                ]
                 lines.append([kind, *map(common.spread, found)])
-                ax.errorbar(SHOTS, *common.per_cent(found[:-1]), marker="o", capsize=2, color=colour, label=kind)
-            ax.set(xscale="log", xlabel="images of a class", title=title, ylabel="top-1, %")
+                ax.errorbar(
+                    SHOTS,
+                    *common.per_cent(found[:-1]),
+                    marker="o",
+                    capsize=2,
+                    color=colour,
+                    label=kind,
+                )
+            ax.set(
+                xscale="log", xlabel="images of a class", title=title, ylabel="top-1, %"
+            )
             ax.set_xticks(SHOTS, SHOTS)
             ax.legend()
             text += [f"{title}:", common.table(heads, lines)]
         lines = []
         for kind in ("views", "covered", "scratch", "long"):
             seeds = plan.long_seeds if kind == "long" else plan.seeds
-            found = [results.of_seeds(f"{kind} {fraction:g}", seeds) for fraction in plan.fractions]
+            found = [
+                results.of_seeds(f"{kind} {fraction:g}", seeds)
+                for fraction in plan.fractions
+            ]
             row = results.rows[f"{kind} {plan.fractions[0]:g} seed 0"]
-            lines.append([kind, seeds, f"{row['lr']:g}", row["steps"], *map(common.spread, found)])
-            middles, style = [100 * statistics.mean(values) for values in found], "--" if kind == "long" else "-"
+            lines.append(
+                [
+                    kind,
+                    seeds,
+                    f"{row['lr']:g}",
+                    row["steps"],
+                    *map(common.spread, found),
+                ]
+            )
+            middles = [100 * statistics.mean(values) for values in found]
+            style = "--" if kind == "long" else "-"
             colour = LOOKS.get(kind, LOOKS["scratch"])
-            axes[2].plot([100 * f for f in plan.fractions], middles, style, marker="o", color=colour, label=kind)
-        axes[2].set(xscale="log", xlabel="labels, % of the training images", title="Fine-tuned")
+            axes[2].plot(
+                [100 * f for f in plan.fractions],
+                middles,
+                style,
+                marker="o",
+                color=colour,
+                label=kind,
+            )
+        axes[2].set(
+            xscale="log", xlabel="labels, % of the training images", title="Fine-tuned"
+        )
         axes[2].legend()
-        axes[2].set_xticks([100 * f for f in plan.fractions], shares := [f"{100 * f:g}" for f in plan.fractions])
-    heads = ["start", "n", "lr", "steps", *(f"{share} % of the labels" for share in shares)]
+        axes[2].set_xticks(
+            [100 * f for f in plan.fractions],
+            shares := [f"{100 * f:g}" for f in plan.fractions],
+        )
+    heads = [
+        "start",
+        "n",
+        "lr",
+        "steps",
+        *(f"{share} % of the labels" for share in shares),
+    ]
     text += ["Fine-tuned, all weights:", common.table(heads, lines)]
     costs = [(kind, results.rows[f"pretrain {kind}"]) for kind in (*PRETEXTS, "half")]
-    spent = ", ".join(f"{kind} {row['cpu_s']:.0f} s (loss {row['loss']:.2f})" for kind, row in costs)
-    text.append(f"Pre-trained once each on {plan.passes:,} images through the network: {spent} of processor time.")
+    spent = ", ".join(
+        f"{kind} {row['cpu_s']:.0f} s (loss {row['loss']:.2f})" for kind, row in costs
+    )
+    text.append(
+        f"Pre-trained once each on {plan.passes:,} images through the network: {spent} of processor time."
+    )
     common.write_up(choice, __file__, "\n\n".join(text))
 
 

@@ -1,11 +1,15 @@
-"""Does one Mixer trained at random image sizes beat one that is brought to other sizes after its training?
+"""Does one Mixer trained at random image sizes beat one that is brought to other sizes
+after its training?
 
-    python experiments/variable_resolution/run.py --budget smoke|cpu|gpu|full [--data cifar10:PATH] [--out FOLDER]
+    python experiments/variable_resolution/run.py --budget smoke|cpu|gpu|full [--data
+    cifar10:PATH] [--out FOLDER]
 
-The parameters are those of one grid of patches. For images of another size the token mixing is interpolated in each
-forward pass, as `mlp_mixer.resize(..., method="interpolate")` does it once, and gradients flow back through it.
-`fixed`: trained at the base size alone; `random`: at one of five sizes, drawn for each step; `own`: a network for that
-size alone. All see the same images, scaled, for as many steps.
+The parameters are those of one grid of patches. For images of another size the token
+mixing is interpolated in each forward pass, as `mlp_mixer.resize(...,
+method="interpolate")` does it once, and gradients flow back through it. `fixed`:
+trained at the base size alone; `random`: at one of five sizes, drawn for each step;
+`own`: a network for that size alone. All see the same images, scaled, for as many
+steps.
 """
 
 from __future__ import annotations
@@ -21,53 +25,97 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import common
-import contenders
+import competitors
 
-from mlp_mixer.train.elastic import Elastic, scaled
+from mlp_mixer.training.extras.elastic import Elastic, scaled
 
-SIZES = {"smoke": (6, 1, 100), "cpu": (400, 3, 5000), "gpu": (20000, 5, 10000), "full": (100000, 5, 10000)}
-TRAINED, UNSEEN, OWN = (0.5, 0.75, 1.0, 1.25, 1.5), (0.625, 0.875, 1.125), (0.5, 0.75)  # times the side
+SIZES = {
+    "smoke": (6, 1, 100),
+    "cpu": (400, 3, 5000),
+    "gpu": (20000, 5, 10000),
+    "full": (100000, 5, 10000),
+}
+TRAINED, UNSEEN, OWN = (
+    (0.5, 0.75, 1.0, 1.25, 1.5),
+    (0.625, 0.875, 1.125),
+    (0.5, 0.75),
+)  # times the side
 
 
 def main() -> None:
     choice = common.arguments(__doc__)
-    data, results = common.load_data(choice.data), common.Results(choice, __file__)
+    data = common.load_data(choice.data)
+    results = common.Results(choice, __file__)
     steps, seeds, judged = SIZES[choice.budget]
-    data = data._replace(test_images=data.test_images[:judged], test_labels=data.test_labels[:judged])
-    base, channels = data.images.shape[-1], data.images.shape[1]
-    patch = contenders.mixer(base, channels, 1).config.patch_size
-    sides = [round(base * k) for k in sorted((*TRAINED, *UNSEEN)) if base * k % patch == 0]
+    data = data._replace(
+        test_images=data.test_images[:judged], test_labels=data.test_labels[:judged]
+    )
+    base = data.images.shape[-1]
+    channels = data.images.shape[1]
+    patch = competitors.mixer(base, channels, 1).config.patch_size
+    sides = [
+        round(base * k) for k in sorted((*TRAINED, *UNSEEN)) if base * k % patch == 0
+    ]
 
     def measure(way: str, own: int, seed: int) -> dict[str, Any]:
         torch.manual_seed(seed)
-        mixer = contenders.mixer(own, channels, len(data.classes), patch=patch).to(choice.device)
+        mixer = competitors.mixer(own, channels, len(data.classes), patch=patch).to(
+            choice.device
+        )
         network = Elastic(mixer, sides)
-        draw, choices = random.Random(seed), [round(base * k) for k in TRAINED] if way == "random" else [own]
+        draw = random.Random(seed)
+        choices = [round(base * k) for k in TRAINED] if way == "random" else [own]
         row = common.fit(
             network, data, common.Recipe(steps=steps), seed, change=lambda x: scaled(x, draw.choice(choices)),
             device=choice.device
         )  # fmt: skip
-        judge = partial(common.top1, network, data, device=choice.device)
-        at = {str(side): judge(change=partial(scaled, side=side)) for side in ([own] if way == "own" else sides)}
+        measure = partial(common.top1, network, data, device=choice.device)
+        at = {
+            str(side): measure(change=partial(scaled, side=side))
+            for side in ([own] if way == "own" else sides)
+        }
         return {"seconds": row["cpu_s"], "at": at}
 
     ways = [("fixed", base), ("random", base), *(("own", round(base * k)) for k in OWN)]
     found: dict[str, dict[int, list[float]]] = {way: {} for way, _ in ways}
     for seed in range(seeds):
         for way, own in ways:
-            row = results.get(f"{way} {own} seed {seed}", partial(measure, way, own, seed))
+            row = results.get(
+                f"{way} {own} seed {seed}", partial(measure, way, own, seed)
+            )
             for side, accuracy in row["at"].items():
                 found[way].setdefault(int(side), []).append(accuracy)
     with common.picture(results.folder / "sizes.svg") as axes:
-        for (way, at), colour in zip(found.items(), ("other", "Mixer", "ViT"), strict=True):
+        for (way, at), colour in zip(
+            found.items(), ("other", "Mixer", "ViT"), strict=True
+        ):
             values = 100 * np.array(list(at.values()))
-            line = {"marker": "o", "linestyle": "none" if way == "own" else "-", "color": common.COLOURS[colour]}
+            line = {
+                "marker": "o",
+                "linestyle": "none" if way == "own" else "-",
+                "color": common.COLOURS[colour],
+            }
             axes.errorbar(list(at), values.mean(1), values.std(1), label=way, **line)
-        axes.set(xlabel="side of the image, pixels", ylabel="test top-1, %", title="Trained at ...", xticks=sides)
+        axes.set(
+            xlabel="side of the image, pixels",
+            ylabel="test top-1, %",
+            title="Trained at ...",
+            xticks=sides,
+        )
         axes.legend()
-    lines = [[side, *(common.spread(at[side]) if side in at else "-" for at in found.values())] for side in sides]
+    lines = [
+        [
+            side,
+            *(common.spread(at[side]) if side in at else "-" for at in found.values()),
+        ]
+        for side in sides
+    ]
     text = common.table(["side", *found], lines)
-    common.write_up(choice, __file__, f"{text}\n\nTest top-1 in %, {seeds} seeds, {steps} steps. {row['machine']}.")
+    common.write_up(
+        choice,
+        __file__,
+        f"{text}\n\nTest top-1 in %, {seeds} seeds, {steps} steps. {row['machine']}.",
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""Frozen dataclass <-> dict <-> `a.b=c`, strictly typed: an unknown key is an error that names the near misses.
+"""Frozen dataclass <-> dict <-> `a.b=c`, strictly typed: an unknown key is an error
+that names the near misses.
 
-Understood annotations: bool, int, float, str, Literal, `X | None`, tuple, and dict (passed
+Understood annotations: bool, int, float, str, Literal, `X | None`, tuple, and dict
+    (passed
 through) and nested dataclasses. No I/O.
 """
 
@@ -24,16 +26,24 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain
 
 
-def from_dict(kind: type[Config], values: Mapping[str, Any], *, where: str = "") -> Config:
-    """Build the dataclass `kind` from a mapping; absent keys keep their defaults, unknown ones are a `UserError`."""
+def from_dict(
+    kind: type[Config], values: Mapping[str, Any], *, where: str = ""
+) -> Config:
+    """Build the dataclass `kind` from a mapping; absent keys keep their defaults,
+    unknown ones are a `UserError`.
+    """
     assert dataclasses.is_dataclass(kind)
     if not isinstance(values, Mapping):
-        raise UserError(f"{where or kind.__name__}: expected a group of fields, got {values!r}")
+        raise UserError(
+            f"{where or kind.__name__}: expected a group of fields, got {values!r}"
+        )
     hints = get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in hints:
-            raise unknown("field", _join(where, key), [_join(where, name) for name in hints])
+            raise unknown(
+                "field", _join(where, key), [_join(where, name) for name in hints]
+            )
         arguments[key] = _convert(value, hints[key], _join(where, key))
     missing = [
         field.name
@@ -43,22 +53,33 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], *, where: str = "")
         and field.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UserError(f"{where or kind.__name__.lstrip('_')} lacks the fields {', '.join(missing)}")
+        raise UserError(
+            f"{where or kind.__name__.lstrip('_')} lacks the fields {', '.join(missing)}"
+        )
     return kind(**arguments)
 
 
 def override(config: Config, assignments: Iterable[str]) -> Config:
-    """Apply `a.b=c` assignments to a (nested, frozen) dataclass and return the new value."""
+    """Apply `a.b=c` assignments to a (nested, frozen) dataclass and return the new
+    value.
+    """
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
         if not separator or not path.strip():
-            raise UserError(f"cannot read the setting {assignment!r}: expected FIELD=VALUE, such as train.epochs=2")
-        config = _assign(config, path.strip().split("."), text.strip(), path.strip(), _leaves(config))
+            raise UserError(
+                f"cannot read the setting {assignment!r}: expected FIELD=VALUE, such as train.epochs=2"
+            )
+        config = _assign(
+            config, path.strip().split("."), text.strip(), path.strip(), _leaves(config)
+        )
     return config
 
 
-def _assign(config: Any, keys: list[str], text: str, path: str, everywhere: list[str]) -> Any:
-    key, rest = keys[0], keys[1:]
+def _assign(
+    config: Any, keys: list[str], text: str, path: str, everywhere: list[str]
+) -> Any:
+    key = keys[0]
+    rest = keys[1:]
     hints = get_type_hints(type(config))
     if key not in hints:
         prefix = path[: len(path) - len(".".join(keys))]
@@ -68,12 +89,20 @@ def _assign(config: Any, keys: list[str], text: str, path: str, everywhere: list
     current = getattr(config, key)
     if dataclasses.is_dataclass(current):
         if not rest:
-            fields = ", ".join(f"{path}.{field.name}" for field in dataclasses.fields(current))
+            fields = ", ".join(
+                f"{path}.{field.name}" for field in dataclasses.fields(current)
+            )
             raise UserError(f"{path!r} is a group of fields, not one; set {fields}")
-        return dataclasses.replace(config, **{key: _assign(current, rest, text, path, everywhere)})
+        return dataclasses.replace(
+            config, **{key: _assign(current, rest, text, path, everywhere)}
+        )
     if rest:
-        raise UserError(f"{path!r} does not exist: {path[: -len('.'.join(rest)) - 1]!r} is a single value")
-    return dataclasses.replace(config, **{key: _convert(_parse(text, hints[key]), hints[key], path)})
+        raise UserError(
+            f"{path!r} does not exist: {path[: -len('.'.join(rest)) - 1]!r} is a single value"
+        )
+    return dataclasses.replace(
+        config, **{key: _convert(_parse(text, hints[key]), hints[key], path)}
+    )
 
 
 def _leaves(config: Any) -> list[str]:
@@ -82,7 +111,11 @@ def _leaves(config: Any) -> list[str]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         inner = _leaves(value) if dataclasses.is_dataclass(value) else None
-        names += [f"{field.name}.{name}" for name in inner] if inner is not None else [field.name]
+        names += (
+            [f"{field.name}.{name}" for name in inner]
+            if inner is not None
+            else [field.name]
+        )
     return names
 
 
@@ -91,7 +124,9 @@ def _join(where: str, key: str) -> str:
 
 
 def _parse(text: str, hint: Any = None) -> Any:
-    """A word that the hint knows as it is; else JSON, `none` and `a,b` for people; else the bare string."""
+    """A word that the hint knows as it is; else JSON, `none` and `a,b` for people; else
+    the bare string.
+    """
     if get_origin(hint) is Literal and text in get_args(hint):
         return text
     if hint is str and not text.startswith('"'):
@@ -107,7 +142,9 @@ def _parse(text: str, hint: Any = None) -> Any:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Check `value` against the annotation, turning lists into tuples and mappings into dataclasses."""
+    """Check `value` against the annotation, turning lists into tuples and mappings into
+    dataclasses.
+    """
     converted = _matching(value, hint, where)
     if converted is _NO_MATCH:
         raise UserError(f"{where}: expected {_describe(hint)}, got {value!r}")
@@ -118,12 +155,17 @@ _NO_MATCH = object()
 
 
 def _matching(value: Any, hint: Any, where: str) -> Any:
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin = get_origin(hint)
+    arguments = get_args(hint)
     if origin in (Union, types.UnionType):
         matches = (_matching(value, choice, where) for choice in arguments)
         return next((match for match in matches if match is not _NO_MATCH), _NO_MATCH)
     if origin is Literal:
-        if isinstance(value, str) and value not in arguments and all(isinstance(choice, str) for choice in arguments):
+        if (
+            isinstance(value, str)
+            and value not in arguments
+            and all(isinstance(choice, str) for choice in arguments)
+        ):
             raise UserError(f"{where}: {unknown('value', value, arguments)}")
         return value if value in arguments else _NO_MATCH
     if origin is tuple:
@@ -131,8 +173,14 @@ def _matching(value: Any, hint: Any, where: str) -> Any:
     if origin is dict:
         return dict(value) if isinstance(value, Mapping) else _NO_MATCH
     if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where=where) if isinstance(value, Mapping) else _NO_MATCH  # type: ignore[arg-type]
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not isinstance(value, Mapping):
+            return _NO_MATCH
+        return from_dict(hint, value, where=where)  # type: ignore[arg-type]
+    if (
+        hint is float
+        and isinstance(value, (int, float))
+        and not isinstance(value, bool)
+    ):
         return float(value) if math.isfinite(value) else _NO_MATCH
     if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)  # a path or a name that happens to read as a number
@@ -151,17 +199,29 @@ def _matching_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
         arguments = (arguments[0],) * len(value)
     if len(arguments) != len(value):
         return _NO_MATCH
-    converted = tuple(_matching(item, hint, where) for item, hint in zip(value, arguments, strict=True))
+    converted = tuple(
+        _matching(item, hint, where)
+        for item, hint in zip(value, arguments, strict=True)
+    )
     return _NO_MATCH if _NO_MATCH in converted else converted
 
 
 def _describe(hint: Any) -> str:
-    origin, arguments = get_origin(hint), get_args(hint)
+    origin = get_origin(hint)
+    arguments = get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(_describe(choice) for choice in arguments)
     if origin is Literal:
         return " or ".join(repr(choice) for choice in arguments)
     if origin is tuple:
-        return "a list of " + ", ".join("..." if choice is Ellipsis else _describe(choice) for choice in arguments)
-    names = {int: "an integer", float: "a number", bool: "true or false", str: "text", type(None): "none"}
+        return "a list of " + ", ".join(
+            "..." if choice is Ellipsis else _describe(choice) for choice in arguments
+        )
+    names = {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        type(None): "none",
+    }
     return names.get(hint, getattr(hint, "__name__", str(hint)))

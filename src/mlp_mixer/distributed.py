@@ -1,6 +1,8 @@
-"""Process groups and ranks. A single process needs none of them, and then nothing here touches torch.distributed.
+"""Process groups and ranks. A single process needs none of them, and then nothing here
+touches torch.distributed.
 
-torchrun starts the processes and tells them of each other by environment variables; there is no launcher of our own.
+torchrun starts the processes and tells them of each other by environment variables;
+there is no launcher of our own.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from torch.distributed.rendezvous import rendezvous
 from .errors import UserError
 
 T = TypeVar("T")
-_PATIENCE = timedelta(minutes=10)  # for a process that does not answer; loading and evaluation count against it
+_PATIENCE = timedelta(
+    minutes=10
+)  # for a process that does not answer; loading and evaluation count against it
 
 
 def active() -> bool:
@@ -47,11 +51,14 @@ def restarts() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Inside the block, the processes that torchrun started know each other; alone, or once joined, nothing happens.
+def process_group() -> Iterator[None]:
+    """Inside the block, the processes that torchrun started know each other; alone, or
+    once joined, nothing happens.
 
-    Each restart uses its own names in the shared store: with the old ones, gloo connects to processes that are dead.
-    Raises `UserError` if the environment is not torchrun's, or the others cannot be reached.
+    Each restart uses its own names in the shared store: with the old ones, gloo
+        connects to processes that are dead.
+    Raises `UserError` if the environment is not torchrun's, or the others cannot be
+    reached.
     """
     if active() or int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         yield
@@ -61,9 +68,13 @@ def joined() -> Iterator[None]:
         store = dist.PrefixStore(f"mlp_mixer/{restarts()}", store)  # type: ignore[attr-defined]
         cuda = torch.cuda.is_available()
         if cuda:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+            torch.cuda.set_device(
+                int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+            )
         backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        dist.init_process_group(backend, store=store, rank=number, world_size=size, timeout=_PATIENCE)
+        dist.init_process_group(
+            backend, store=store, rank=number, world_size=size, timeout=_PATIENCE
+        )
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"WORLD_SIZE is {os.environ.get('WORLD_SIZE')}, but the processes cannot join ({error}); "
@@ -76,7 +87,7 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def any_of_us(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """The largest value that any process has."""
     if not active():
         return value
@@ -85,21 +96,23 @@ def any_of_us(value: int) -> int:
     return int(largest.item())
 
 
-def from_all(value: T) -> list[T]:
-    """Every process's value, in the order of their ranks; plain Python and NumPy values."""
+def all_gather(value: T) -> list[T]:
+    """Every process's value, in the order of their ranks; plain Python and NumPy
+    values.
+    """
     values: list[T | None] = [value] * world_size()
     if active():
         dist.all_gather_object(values, value)
     return values  # type: ignore[return-value]
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Go on when every process has come here."""
     if active():
-        from_all(None)
+        all_gather(None)
 
 
-def mean_of_all(value: torch.Tensor) -> torch.Tensor:
+def all_reduce_mean(value: torch.Tensor) -> torch.Tensor:
     """The mean over the processes, in place, on the tensor's device."""
     if active():
         dist.all_reduce(value)

@@ -1,6 +1,8 @@
-"""Files that are whole or absent: temporary name, fsync, rename, folder fsync; the mode follows the umask.
+"""Files that are whole or absent: temporary name, fsync, rename, folder fsync; the mode
+follows the umask.
 
-A reader (or a power cut) sees the old bytes or the new ones, never a mixture, and a failed write leaves nothing behind.
+A reader (or a power cut) sees the old bytes or the new ones, never a mixture, and a
+failed write leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -25,31 +27,48 @@ PathLike = str | os.PathLike[str]
 
 def _refused(doing: str, path: Path, error: OSError) -> UserError:
     reason = error.strerror or str(error)
-    advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "choose another place"
+    advice = (
+        "free some space"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        else "choose another place"
+    )
     return UserError(f"cannot {doing} {str(path)!r}: {reason}; {advice} and try again")
 
 
 def make_folder(path: PathLike) -> Path:
-    """Create the folder (and its parents) if needed and return it; `UserError` if that is refused or it is a file."""
+    """Create the folder (and its parents) if needed and return it; `UserError` if that
+    is refused or it is a file.
+    """
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _refused("create the folder", folder, error) from error
     if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write into {str(folder)!r}: permission denied; choose another place and try again")
+        raise UserError(
+            f"cannot write into {str(folder)!r}: permission denied; choose another place and try again"
+        )
     return folder
 
 
 @contextlib.contextmanager
 def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
-    """Open a binary file that appears at `path` only when the block ends well; `UserError` if the disk refuses."""
+    """Open a binary file that appears at `path` only when the block ends well;
+    `UserError` if the disk refuses.
+    """
     target = Path(path)
-    temporary = target.with_name(f".{target.name[:50]}.{os.getpid()}.{next(_numbers)}.tmp")
+    temporary = target.with_name(
+        f".{target.name[:50]}.{os.getpid()}.{next(_numbers)}.tmp"
+    )
     try:
         make_folder(target.parent)
-        # Created by os.open so that the kernel applies the umask (mkstemp would leave mode 0600 behind).
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+        # Created by os.open so that the kernel applies the umask (mkstemp would leave
+        # mode 0600 behind).
+        descriptor = os.open(
+            temporary,
+            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0),
+            0o666,
+        )
         with os.fdopen(descriptor, "wb") as file:
             yield file
             file.flush()
@@ -64,12 +83,14 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def claimed(folder: PathLike, name: str = ".claimed") -> Iterator[None]:
-    """While the block runs, no other process can claim the folder; `UserError` if one does. It ends with the process.
+def locked_folder(folder: PathLike, name: str = ".claimed") -> Iterator[None]:
+    """While the block runs, no other process can claim the folder; `UserError` if one
+    does. It ends with the process.
 
     name: of the file that stands for the claim, where a part of the folder is claimed.
 
-    A record lock of POSIX: children do not inherit it, and it works over NFS. On Windows nothing is claimed.
+    A record lock of POSIX: children do not inherit it, and it works over NFS. On
+        Windows nothing is claimed.
     """
     try:
         import fcntl
@@ -85,7 +106,9 @@ def claimed(folder: PathLike, name: str = ".claimed") -> Iterator[None]:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
-            raise UserError(f"another process is at work in {str(folder)!r}: wait for it, or stop it first") from error
+            raise UserError(
+                f"another process is at work in {str(folder)!r}: wait for it, or stop it first"
+            ) from error
         except OSError:  # a file system without locks
             pass
         try:
@@ -94,15 +117,19 @@ def claimed(folder: PathLike, name: str = ".claimed") -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def sweep(folder: PathLike) -> None:
-    """Remove what our own killed writers left directly in a folder; call it where no one else writes."""
+def remove_leftovers(folder: PathLike) -> None:
+    """Remove what our own killed writers left directly in a folder; call it where no
+    one else writes.
+    """
     for orphan in Path(folder).glob(".*.tmp"):
         if _OURS.fullmatch(orphan.name):
             orphan.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; Windows cannot open folders and needs no such step."""
+    """Make the rename itself durable; Windows cannot open folders and needs no such
+    step.
+    """
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -130,6 +157,30 @@ def write_json(path: PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def read_json(path: PathLike, what: str, advice: str) -> Any:
+    """Read a JSON file of a user.
+
+    Args:
+        path: The file.
+        what: What it should be, such as "configuration", for the error.
+        advice: What to do if it is not, for the end of the error.
+
+    Raises:
+        UserError: The file is missing, unreadable, or not JSON in UTF-8.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"cannot read the {what} {str(path)!r}: no such file; {advice}"
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"cannot read the {what} {str(path)!r}: {reason}; {advice}"
+        ) from error
+
+
 def sha256(path: PathLike) -> str:
     """The SHA-256 of a file's bytes, as hexadecimal digits."""
     with Path(path).open("rb") as file:
@@ -137,7 +188,14 @@ def sha256(path: PathLike) -> str:
 
 
 def cache_folder(*parts: str) -> Path:
-    """Where downloads live: `$MLP_MIXER_CACHE`, else `$XDG_CACHE_HOME/mlp_mixer`, else `~/.cache/mlp_mixer`."""
+    """Where downloads live: `$MLP_MIXER_CACHE`, else `$XDG_CACHE_HOME/mlp_mixer`, else
+    `~/.cache/mlp_mixer`.
+    """
     own = os.environ.get("MLP_MIXER_CACHE")
-    base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlp_mixer"
+    base = (
+        Path(own)
+        if own
+        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        / "mlp_mixer"
+    )
     return base.joinpath(*parts)

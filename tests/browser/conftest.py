@@ -1,4 +1,6 @@
-"""A server of a tiny model in a thread, and a real Chromium in front of it: Playwright's own, or the system's."""
+"""A server of a tiny model in a thread, and a real Chromium in front of it:
+Playwright's own, or the system's.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +16,12 @@ import torch
 import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from mlp_mixer.images.lineages import evaluation
+from mlp_mixer.inference.predictor import Predictor
 from mlp_mixer.models import create_model
-from mlp_mixer.predict import Predictor
 from mlp_mixer.serve import Limits, create_app, server
 from mlp_mixer.serve.limits import listen
 from mlp_mixer.weights import Checkpoint
+from mlp_mixer.weights.lineages.transforms import eval_preprocess
 
 LABELS = ("cat", "dog", "horse", "ship", "truck", "frog")
 
@@ -31,13 +33,20 @@ class Site:
         torch.manual_seed(1)
         model = create_model("mixer_nano4", num_classes=len(LABELS)).eval()
         torch.nn.init.normal_(model.head.weight, std=2)
-        checkpoint = Checkpoint(model, evaluation("paper", model.config.image_size, 3), LABELS, {"name": "tiny <b>"})
+        checkpoint = Checkpoint(
+            model,
+            eval_preprocess("paper", model.config.image_size, 3),
+            LABELS,
+            {"name": "tiny <b>"},
+        )
         limits = Limits(max_bytes=2**20, seconds=10)
         app = create_app(Predictor(checkpoint, engine="torch"), limits)
         self.listener = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/"
         self.server: uvicorn.Server = server(app, limits)
-        self._thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.listener]})
+        self._thread = threading.Thread(
+            target=self.server.run, kwargs={"sockets": [self.listener]}
+        )
         self._thread.start()
         while not self.server.started:
             time.sleep(0.01)
@@ -61,20 +70,45 @@ def chromium() -> Iterator[Browser]:
     expect.set_options(timeout=20_000)  # milliseconds: the machine may be busy
     with sync_playwright() as playwright:
         own = playwright.chromium.executable_path
-        path = own if Path(own).exists() else shutil.which("chromium") or shutil.which("google-chrome")
-        assert path, "no Chromium: run `playwright install --with-deps chromium`, or `apt-get install chromium`"
-        with playwright.chromium.launch(executable_path=path, args=["--no-sandbox"]) as browser:
+        path = (
+            own
+            if Path(own).exists()
+            else shutil.which("chromium") or shutil.which("google-chrome")
+        )
+        assert path, (
+            "no Chromium: run `playwright install --with-deps chromium`, or `apt-get install chromium`"
+        )
+        with playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox"]
+        ) as browser:
             yield browser
 
 
 @pytest.fixture
-def page(chromium: Browser, site: Site, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The page, loaded; a test fails if it asks anything of another host, or breaks its own content policy."""
+def page(
+    chromium: Browser, site: Site, request: pytest.FixtureRequest
+) -> Iterator[Page]:
+    """The page, loaded; a test fails if it asks anything of another host, or breaks its
+    own content policy.
+    """
     context = chromium.new_context(color_scheme=getattr(request, "param", "light"))
-    page, wrong = context.new_page(), list[str]()
-    page.on("request", lambda r: None if r.url.startswith((site.url, "data:", "blob:")) else wrong.append(r.url))
+    page = context.new_page()
+    wrong = list[str]()
+    page.on(
+        "request",
+        lambda r: (
+            None
+            if r.url.startswith((site.url, "data:", "blob:"))
+            else wrong.append(r.url)
+        ),
+    )
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("console", lambda said: wrong.append(said.text) if "Content Security Policy" in said.text else None)
+    page.on(
+        "console",
+        lambda said: (
+            wrong.append(said.text) if "Content Security Policy" in said.text else None
+        ),
+    )
     page.goto(site.url)
     page.get_by_text("6 classes").wait_for()
     yield page

@@ -1,4 +1,6 @@
-"""The page of `mlp-mixer serve` in a real Chromium: what a person does with it, and what they are told."""
+"""The page of `mlp-mixer serve` in a real Chromium: what a person does with it, and
+what they are told.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,18 @@ def picture(side: int = 160, seed: int = 0, form: str = "PNG") -> bytes:
     """Soft noise, which compresses."""
     small = np.random.default_rng(seed).integers(0, 255, (5, 7, 3), np.uint8)
     file = io.BytesIO()
-    Image.fromarray(small).resize((side, side * 3 // 4), Image.Resampling.BICUBIC).save(file, form)
+    Image.fromarray(small).resize((side, side * 3 // 4), Image.Resampling.BICUBIC).save(
+        file, form
+    )
     return file.getvalue()
 
 
-def choose(page: Page, data: bytes, name: str = "photo.png", kind: str = "image/png") -> None:
-    page.locator("#file").set_input_files({"name": name, "mimeType": kind, "buffer": data})
+def choose(
+    page: Page, data: bytes, name: str = "photo.png", kind: str = "image/png"
+) -> None:
+    page.locator("#file").set_input_files(
+        {"name": name, "mimeType": kind, "buffer": data}
+    )
 
 
 def event(page: Page, kind: str, data: bytes, name: str = "photo.png") -> None:
@@ -52,7 +60,10 @@ def test_a_chosen_picture_is_answered_with_bars(page: Page) -> None:
     choose(page, picture())
     names = answered(page)
     assert len(set(names)) == 5  # of six classes
-    shares = [float(text.removesuffix(" %")) for text in page.locator("#bars .value").all_inner_texts()]
+    shares = [
+        float(text.removesuffix(" %"))
+        for text in page.locator("#bars .value").all_inner_texts()
+    ]
     assert shares == sorted(shares, reverse=True)
     page.wait_for_timeout(500)  # the bars grow
     drawn = page.locator("#bars .bar").evaluate_all(
@@ -75,10 +86,14 @@ def test_a_picture_is_dropped_or_pasted(page: Page, kind: str) -> None:
     expect(page.locator("body")).not_to_have_class("over")
 
 
-def test_a_file_that_is_no_picture_gets_one_sentence_and_a_broken_one_another(page: Page) -> None:
+def test_a_file_that_is_no_picture_gets_one_sentence_and_a_broken_one_another(
+    page: Page,
+) -> None:
     choose(page, b"<html>not an image</html>" * 9, "page.html", "text/html")
     expect(page.get_by_role("alert")).to_contain_text("not an image in a known format")
-    expect(page.get_by_role("button", name="Try again")).to_be_hidden()  # it would not help
+    expect(
+        page.get_by_role("button", name="Try again")
+    ).to_be_hidden()  # it would not help
     choose(page, picture(form="JPEG")[:-900], "half.jpg", "image/jpeg")
     expect(page.get_by_role("alert")).to_contain_text("cut short")
     choose(page, picture())
@@ -112,7 +127,9 @@ def test_the_explanation_takes_the_place_of_the_picture(page: Page) -> None:
     answered(page)
     before = page.locator("#picture").get_attribute("src")
     page.get_by_role("switch").check()
-    expect(page.locator("#picture")).to_have_attribute("src", re.compile("^data:image/png"))
+    expect(page.locator("#picture")).to_have_attribute(
+        "src", re.compile("^data:image/png")
+    )
     expect(page.locator("#picture")).not_to_have_attribute("src", before or "")
     explained = page.locator("#picture").get_attribute("src")
     choose(page, picture(seed=1))  # the next one is explained at once
@@ -145,7 +162,12 @@ def test_the_weight_pictures_come_when_they_are_wanted(page: Page) -> None:
     page.get_by_text("What the network has learned").click()
     for name in ("token_units", "embeddings"):
         expect(page.locator(f"#{name}")).to_have_attribute("src", f"figures/{name}.png")
-        assert page.locator(f"#{name}").evaluate("async (image) => (await image.decode(), image.naturalWidth)") > 50
+        assert (
+            page.locator(f"#{name}").evaluate(
+                "async (image) => (await image.decode(), image.naturalWidth)"
+            )
+            > 50
+        )
 
 
 def test_the_keyboard_alone_will_do(page: Page) -> None:
@@ -155,17 +177,23 @@ def test_the_keyboard_alone_will_do(page: Page) -> None:
     assert page.evaluate(style) == "solid"  # where one is can be seen
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Space")
-    chooser.value.set_files({"name": "a.png", "mimeType": "image/png", "buffer": picture()})
+    chooser.value.set_files(
+        {"name": "a.png", "mimeType": "image/png", "buffer": picture()}
+    )
     answered(page)
     reached = []
     for _ in range(8):
         page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+        reached.append(
+            page.evaluate("document.activeElement.id || document.activeElement.tagName")
+        )
     assert [x for x in ("explain", "BUTTON", "SUMMARY", "A") if x not in reached] == []
 
 
 @pytest.mark.parametrize("page", ["dark"], indirect=True)
-def test_the_dark_page_can_be_read_and_a_narrow_one_does_not_scroll_sideways(page: Page) -> None:
+def test_the_dark_page_can_be_read_and_a_narrow_one_does_not_scroll_sideways(
+    page: Page,
+) -> None:
     page.set_viewport_size({"width": 360, "height": 740})
     choose(page, picture())
     answered(page)

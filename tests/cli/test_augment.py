@@ -11,23 +11,34 @@ from PIL import Image
 
 from mlp_mixer.cli import run
 from mlp_mixer.config import override
-from mlp_mixer.data import open_source
+from mlp_mixer.data import open_dataset
 from mlp_mixer.data.loader import TrainBatches
 from mlp_mixer.images.mix import apply, mix_plan
 from mlp_mixer.recipes import get_recipe
-from mlp_mixer.train.config import TrainConfig
-from mlp_mixer.train.prepare import prepare
+from mlp_mixer.training.config import TrainConfig
+from mlp_mixer.training.prepare import prepare
 
-SETTINGS = ["augment.policy=randaugment_bv", "augment.erase=0.5", "augment.flip=true", "train.seed=3"]
+SETTINGS = [
+    "augment.policy=randaugment_bv",
+    "augment.erase=0.5",
+    "augment.flip=true",
+    "train.seed=3",
+]
 
 
 def draw(out: Path, *arguments: str, settings: list[str] | None = None) -> int:
-    given = [part for setting in (SETTINGS if settings is None else settings) for part in ("--set", setting)]
+    given = [
+        part
+        for setting in (SETTINGS if settings is None else settings)
+        for part in ("--set", setting)
+    ]
     return run(["augment", "--data", "digits", "--out", str(out), *arguments, *given])
 
 
 def cells(path: Path, side: int = 8, scale: int = 12) -> np.ndarray:
-    """The pictures on a sheet (rows, columns, side, side), which must be whole, each pixel a square of that scale."""
+    """The pictures on a sheet (rows, columns, side, side), which must be whole, each
+    pixel a square of that scale.
+    """
     sheet = np.asarray(Image.open(path))
     pitch = side * scale + 2
     rows, columns = ((length - 2) // pitch for length in sheet.shape[:2])
@@ -36,7 +47,10 @@ def cells(path: Path, side: int = 8, scale: int = 12) -> np.ndarray:
     expected = np.full_like(sheet, 128)
     for row in range(rows):
         for column in range(columns):
-            place = (slice(row * pitch + 2, (row + 1) * pitch), slice(column * pitch + 2, (column + 1) * pitch))
+            place = (
+                slice(row * pitch + 2, (row + 1) * pitch),
+                slice(column * pitch + 2, (column + 1) * pitch),
+            )
             result[row, column] = sheet[place][::scale, ::scale]
             expected[place] = result[row, column].repeat(scale, 0).repeat(scale, 1)
     np.testing.assert_array_equal(sheet, expected)
@@ -44,36 +58,57 @@ def cells(path: Path, side: int = 8, scale: int = 12) -> np.ndarray:
 
 
 def training(*settings: str) -> tuple[TrainConfig, TrainBatches]:
-    config = override(get_recipe("digits"), ["data.source=digits", *SETTINGS, *settings])
+    config = override(
+        get_recipe("digits"), ["data.source=digits", *SETTINGS, *settings]
+    )
     return config, prepare(config).batches()
 
 
-def test_rows_are_images_and_columns_are_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_are_images_and_columns_are_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "new" / "sheet.png"
     assert draw(out, "--count", "5", "--variants", "3") == 0
-    assert f"wrote 5 images of digits with 3 variants each to {out}" in capsys.readouterr().out
+    assert (
+        f"wrote 5 images of digits with 3 variants each to {out}"
+        in capsys.readouterr().out
+    )
     assert [path.name for path in out.parent.iterdir()] == ["sheet.png"]
     found = cells(out)
     assert found.shape == (5, 4, 8, 8)
     _, batches = training()
     first = batches[0]
-    plain = open_source("digits").train
+    plain = open_dataset("digits").train
     for row, index in enumerate(first.indices[:5].tolist()):
-        np.testing.assert_array_equal(found[row, 0], batches.images.image(index)[..., 0])
+        np.testing.assert_array_equal(
+            found[row, 0], batches.images.image(index)[..., 0]
+        )
         np.testing.assert_array_equal(found[row, 1], first.images[row, 0])
         for epoch in range(3):
             seen = batches.pixels(np.array([epoch]), np.array([index]))
             np.testing.assert_array_equal(found[row, 1 + epoch], seen[0, 0])
-    assert len(plain) > len(batches.images)  # what chooses the best checkpoint is not augmented, nor shown
+    assert len(plain) > len(
+        batches.images
+    )  # what chooses the best checkpoint is not augmented, nor shown
     assert not (found[:, 1] == found[:, 2]).all()
 
 
-@pytest.mark.parametrize("mixing", [["mix.cutmix=1"], ["mix.mixup=0.5", "mix.group=4"], []])
+@pytest.mark.parametrize(
+    "mixing", [["mix.cutmix=1"], ["mix.mixup=0.5", "mix.group=4"], []]
+)
 @pytest.mark.parametrize("repeats", [1, 2])
-def test_mixed_rows_are_the_first_batches(tmp_path: Path, mixing: list[str], repeats: int) -> None:
+def test_mixed_rows_are_the_first_batches(
+    tmp_path: Path, mixing: list[str], repeats: int
+) -> None:
     """Without a setting, what the paper does to ImageNet."""
-    out, more = tmp_path / "sheet.png", [*mixing, f"data.repeats={repeats}"]
-    assert draw(out, "--count", "2", "--variants", "4", "--mix", settings=[*SETTINGS, *more]) == 0
+    out = tmp_path / "sheet.png"
+    more = [*mixing, f"data.repeats={repeats}"]
+    assert (
+        draw(
+            out, "--count", "2", "--variants", "4", "--mix", settings=[*SETTINGS, *more]
+        )
+        == 0
+    )
     found = cells(out)
     assert found.shape == (6, 5, 8, 8)
     config, batches = training(*(more if mixing else [*more, "mix.mixup=0.5"]))
@@ -81,14 +116,23 @@ def test_mixed_rows_are_the_first_batches(tmp_path: Path, mixing: list[str], rep
         plan = mix_plan(config.mix, 3, step, (8, 8))
         batch = batches[step]
         mixed, _ = apply(plan, batch.images, batch.labels, 10, config.mix.group)
-        np.testing.assert_array_equal(found[2 + step], mixed[:5, 0].round().to(torch.uint8))
+        np.testing.assert_array_equal(
+            found[2 + step], mixed[:5, 0].round().to(torch.uint8)
+        )
 
 
 def test_no_more_rows_than_images(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (10, 8, 8, 3), dtype=np.uint8)
     np.savez(tmp_path / "few.npz", x_train=pixels, y_train=np.arange(10) % 2)
     out = tmp_path / "sheet.png"
-    arguments = ["--data", str(tmp_path / "few.npz"), "--recipe", "digits", "--out", str(out)]
+    arguments = [
+        "--data",
+        str(tmp_path / "few.npz"),
+        "--recipe",
+        "digits",
+        "--out",
+        str(out),
+    ]
     means = ["--set", "preprocess.mean=0.5", "--set", "preprocess.std=0.5"]
     assert run(["augment", *arguments, *means, "--count", "50", "--variants", "1"]) == 0
     sheet = np.asarray(Image.open(out))
@@ -105,7 +149,20 @@ def test_pictures_of_the_network_s_size_are_not_enlarged(tmp_path: Path) -> None
         Image.new("RGB", (50, 40), tuple(colour.tolist())).save(path)
     out = tmp_path / "sheet.png"
     assert (
-        run(["augment", "--data", str(tmp_path / "photos"), "--out", str(out), "--count", "2", "--variants", "1"]) == 0
+        run(
+            [
+                "augment",
+                "--data",
+                str(tmp_path / "photos"),
+                "--out",
+                str(out),
+                "--count",
+                "2",
+                "--variants",
+                "1",
+            ]
+        )
+        == 0
     )
     assert np.asarray(Image.open(out)).shape == (2 * 226 + 2, 2 * 226 + 2, 3)
 
@@ -121,7 +178,11 @@ def test_pictures_of_the_network_s_size_are_not_enlarged(tmp_path: Path) -> None
     ],
 )
 def test_mistakes_are_one_sentence_and_leave_no_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], settings: list[str], message: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    settings: list[str],
+    message: str,
 ) -> None:
     assert draw(tmp_path / "sheet.png", *arguments, settings=settings) == 2
     error = capsys.readouterr().err
@@ -130,7 +191,9 @@ def test_mistakes_are_one_sentence_and_leave_no_file(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_place_that_cannot_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert draw(tmp_path, "--count", "1") == 2
     assert "cannot write" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,6 @@
-"""Wrong input ends in one clear sentence that names what came, exit code 2, and nothing half-written."""
+"""Wrong input ends in one clear sentence that names what came, exit code 2, and nothing
+half-written.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ from mlp_mixer.cli import run
 
 TINY = [
     part
-    for setting in ("model.num_blocks=1", "model.hidden_dim=8", "train.epochs=0.2", "train.device=cpu")
+    for setting in (
+        "model.num_blocks=1",
+        "model.hidden_dim=8",
+        "train.epochs=0.2",
+        "train.device=cpu",
+    )
     for part in ("--set", setting)
 ]
 
@@ -38,8 +45,12 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    model = mlp_mixer.create_model("mixer_nano4", num_classes=2, num_blocks=1, hidden_dim=8)
-    return mlp_mixer.save(tmp_path / "model.safetensors", model, labels=["bird", "fish"])
+    model = mlp_mixer.create_model(
+        "mixer_nano4", num_classes=2, num_blocks=1, hidden_dim=8
+    )
+    return mlp_mixer.save(
+        tmp_path / "model.safetensors", model, labels=["bird", "fish"]
+    )
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -104,12 +115,24 @@ def test_one_sentence(
 
 def test_an_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
-    assert str(tmp_path / "empty") in refusal(capsys, "train", "photos", "--data", f"folder:{tmp_path / 'empty'}")
+    assert str(tmp_path / "empty") in refusal(
+        capsys, "train", "photos", "--data", f"folder:{tmp_path / 'empty'}"
+    )
 
 
-def test_a_class_without_images(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_without_images(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "emu").mkdir()
-    assert "emu" in refusal(capsys, "train", "photos", "--data", f"folder:{folder}", "--out", str(tmp_path / "out"))
+    assert "emu" in refusal(
+        capsys,
+        "train",
+        "photos",
+        "--data",
+        f"folder:{folder}",
+        "--out",
+        str(tmp_path / "out"),
+    )
     assert not (tmp_path / "out").exists()
 
 
@@ -120,31 +143,59 @@ def test_a_file_that_is_no_image(
     (folder / "cat" / "page.png").write_text("<html>")
     for number in range(40):  # so that it is met whichever images are held out
         (folder / "cat" / f"page{number}.png").write_text("<html>")
-    arguments = ["--data", f"folder:{folder}", "--out", str(tmp_path / "out"), "--set", f"data.workers={workers}"]
-    sentence = refusal(capsys, "train", "photos", *arguments, *TINY, "--set", "train.batch_size=8")
+    arguments = [
+        "--data",
+        f"folder:{folder}",
+        "--out",
+        str(tmp_path / "out"),
+        "--set",
+        f"data.workers={workers}",
+    ]
+    sentence = refusal(
+        capsys, "train", "photos", *arguments, *TINY, "--set", "train.batch_size=8"
+    )
     assert re.search(r"page\d*\.png", sentence)
     assert not list((tmp_path / "out").rglob("*.safetensors"))
 
 
-def test_a_checkpoint_for_other_classes(checkpoint: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sentence = refusal(capsys, "evaluate", str(checkpoint), "--data", f"folder:{folder}")
-    assert "for other classes: the data has 'cat', 'dog', the model knows 'bird', 'fish'" in sentence
+def test_a_checkpoint_for_other_classes(
+    checkpoint: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = refusal(
+        capsys, "evaluate", str(checkpoint), "--data", f"folder:{folder}"
+    )
+    assert (
+        "for other classes: the data has 'cat', 'dog', the model knows 'bird', 'fish'"
+        in sentence
+    )
 
 
-def test_a_checkpoint_for_other_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = mlp_mixer.create_model("mixer_nano4", num_classes=10, num_blocks=1, hidden_dim=8)
-    path = mlp_mixer.save(tmp_path / "rgb.safetensors", model, labels=list("0123456789"))
+def test_a_checkpoint_for_other_channels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = mlp_mixer.create_model(
+        "mixer_nano4", num_classes=10, num_blocks=1, hidden_dim=8
+    )
+    path = mlp_mixer.save(
+        tmp_path / "rgb.safetensors", model, labels=list("0123456789")
+    )
     sentence = refusal(capsys, "evaluate", str(path), "--data", "digits")
     assert "the images have 1 channel, the model takes 3 channels" in sentence
 
 
-def test_a_damaged_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint(
+    checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:-9])
-    assert "is damaged and cannot be read" in refusal(capsys, "evaluate", str(checkpoint), "--data", "digits")
+    assert "is damaged and cannot be read" in refusal(
+        capsys, "evaluate", str(checkpoint), "--data", "digits"
+    )
 
 
 @pytest.mark.parametrize("name", ["blocked", "blocked/inside"])
-def test_an_unwritable_output(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+def test_an_unwritable_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     (tmp_path / "blocked").write_text("a file, not a folder")
     sentence = refusal(capsys, "train", "digits", *TINY, "--out", str(tmp_path / name))
     assert "blocked" in sentence
@@ -158,7 +209,9 @@ def test_a_disk_that_fills_while_saving(
 
     def fills(descriptor: int) -> None:
         synced.append(descriptor)
-        if len(synced) > 6:  # config.json, split.csv and the start of the journal, with their folders, still fit
+        if (
+            len(synced) > 6
+        ):  # config.json, split.csv and the start of the journal, with their folders, still fit
             raise OSError(28, "No space left on device")
         real(descriptor)
 
@@ -166,14 +219,28 @@ def test_a_disk_that_fills_while_saving(
     out = tmp_path / "out"
     sentence = refusal(capsys, "train", "digits", *TINY, "--out", str(out))
     assert "No space left on device; free some space" in sentence
-    assert {path.name for path in out.iterdir()} == {"config.json", "split.csv", "metrics.jsonl"}
+    assert {path.name for path in out.iterdir()} == {
+        "config.json",
+        "split.csv",
+        "metrics.jsonl",
+    }
 
 
 def test_a_file_size_limit_stops_a_run_cleanly(tmp_path: Path) -> None:
     """The same with a limit that the kernel enforces."""
-    resource = pytest.importorskip("resource", reason="no resource limits on this system")
+    resource = pytest.importorskip(
+        "resource", reason="no resource limits on this system"
+    )
     script = "import sys; from mlp_mixer.cli import main; main()"
-    arguments = ["train", "digits", *TINY, "--set", "model.hidden_dim=64", "--out", str(tmp_path / "out")]
+    arguments = [
+        "train",
+        "digits",
+        *TINY,
+        "--set",
+        "model.hidden_dim=64",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         capture_output=True,
@@ -196,19 +263,37 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
         run(["models"])
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals, code: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_a_signal_saves_and_says_how_to_go_on(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "mlp_mixer", "train", "digits", "--out", str(out), "--set", "train.epochs=1000"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlp_mixer",
+        "train",
+        "digits",
+        "--out",
+        str(out),
+        "--set",
+        "train.epochs=1000",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").read_text():
+    while (
+        not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").read_text()
+    ):
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(number)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == code, stderr
-    assert f"go on with: mlp-mixer train {out}/config.json --out {out} --resume" in stderr
+    assert (
+        f"go on with: mlp-mixer train {out}/config.json --out {out} --resume" in stderr
+    )
     assert "Traceback" not in stderr
     assert len(list((out / "state").iterdir())) == 1

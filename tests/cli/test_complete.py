@@ -1,4 +1,6 @@
-"""The Tab key: what shells ask the command, and that the names written out are the names there are."""
+"""The Tab key: what shells ask the command, and that the names written out are the
+names there are.
+"""
 
 from __future__ import annotations
 

@@ -20,7 +20,10 @@ def test_it_names_versions_devices_caches_and_switches(
     assert run(["doctor", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["libraries"]["torch"] == torch.__version__.split("+")[0]
-    assert facts["libraries"]["datasets"] == "not installed" or facts["libraries"]["datasets"][0].isdigit()
+    assert (
+        facts["libraries"]["datasets"] == "not installed"
+        or facts["libraries"]["datasets"][0].isdigit()
+    )
     assert str(torch.get_num_threads()) in facts["devices"]["cpu"]
     assert facts["caches"]["mlp_mixer"].startswith(f"{cache} (0.00 GB")
     assert facts["switches"]["MLP_MIXER_OFFLINE"] == "not set"

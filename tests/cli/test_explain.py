@@ -12,22 +12,31 @@ from PIL import Image
 from mlp_mixer import Preprocess, create_model, save
 from mlp_mixer.analysis.explain import draw, maps, nearest
 from mlp_mixer.cli import run
-from mlp_mixer.data.sources import open_source
+from mlp_mixer.data.registry import open_dataset
 from mlp_mixer.weights import load
 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    model = create_model("mixer_pico2", num_blocks=1, hidden_dim=8, num_classes=10, in_channels=1).eval()
+    model = create_model(
+        "mixer_pico2", num_blocks=1, hidden_dim=8, num_classes=10, in_channels=1
+    ).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     preprocess = Preprocess((8, 8), channels=1, crop_pct=1.0)
-    return save(tmp_path / "m.safetensors", model, preprocess=preprocess, labels=[f"digit {i}" for i in range(10)])
+    return save(
+        tmp_path / "m.safetensors",
+        model,
+        preprocess=preprocess,
+        labels=[f"digit {i}" for i in range(10)],
+    )
 
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 26), dtype=np.uint8)).save(tmp_path / "i.png")
+    Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (20, 26), dtype=np.uint8)
+    ).save(tmp_path / "i.png")
     return tmp_path / "i.png"
 
 
@@ -35,7 +44,22 @@ def test_everything_in_one_picture(
     weights: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.PNG"
-    assert run(["explain", str(weights), str(image), "--out", str(out), "--data", "digits", "--device", "cpu"]) == 0
+    assert (
+        run(
+            [
+                "explain",
+                str(weights),
+                str(image),
+                "--out",
+                str(out),
+                "--data",
+                "digits",
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     known = load(weights)
     pixels = np.array(Image.open(image))[..., None]
     x = known.preprocess(pixels)[None]
@@ -44,13 +68,19 @@ def test_everything_in_one_picture(
     best = scores.topk(5)
     top = [(f"digit {i}", scores[i].item()) for i in best.indices.tolist()]
     label = int(best.indices[0])
-    heat = {method: maps(known.model, x, label, method) for method in ("occlusion", "gradient")}
-    near = nearest(known, x, open_source("digits").train)
+    heat = {
+        method: maps(known.model, x, label, method)
+        for method in ("occlusion", "gradient")
+    }
+    near = nearest(known, x, open_dataset("digits").train)
     expected = draw(known.preprocess.fit(pixels), heat, f"digit {label}", top, near)  # type: ignore[arg-type]
     found = np.array(Image.open(out))
     assert found.shape == expected.shape
     assert (found != expected).mean() < 0.01  # rounding of a batch of one
-    assert capsys.readouterr().out == f"{out}: digit {label} {100 * top[0][1]:.2f} %, maps of digit {label}\n"
+    assert (
+        capsys.readouterr().out
+        == f"{out}: digit {label} {100 * top[0][1]:.2f} %, maps of digit {label}\n"
+    )
 
 
 def test_another_class_and_one_map(
@@ -59,7 +89,19 @@ def test_another_class_and_one_map(
     pictures = []
     for name in ("digit 3", "digit 4"):
         more = ["--class", name, "--method", "gradient"]
-        assert run(["explain", str(weights), str(image), "--out", str(tmp_path / "o.png"), *more]) == 0
+        assert (
+            run(
+                [
+                    "explain",
+                    str(weights),
+                    str(image),
+                    "--out",
+                    str(tmp_path / "o.png"),
+                    *more,
+                ]
+            )
+            == 0
+        )
         assert capsys.readouterr().out.endswith(f", maps of {name}\n")
         pictures.append(np.array(Image.open(tmp_path / "o.png")))
     assert pictures[0].shape[1] == 636
@@ -69,15 +111,27 @@ def test_another_class_and_one_map(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["WEIGHTS", "IMAGE", "--out", "o.jpg"], "the picture is a .png file, got 'o.jpg'; change its ending"),
-        (["WEIGHTS", "IMAGE", "--out", "o.png", "--class", "digit3"], "unknown class 'digit3'; did you mean 'digit 3'"),
-        (["WEIGHTS", "IMAGE", "--out", "o.png", "--method", "grad"], "unknown method 'grad'; did you mean 'gradient'"),
+        (
+            ["WEIGHTS", "IMAGE", "--out", "o.jpg"],
+            "the picture is a .png file, got 'o.jpg'; change its ending",
+        ),
+        (
+            ["WEIGHTS", "IMAGE", "--out", "o.png", "--class", "digit3"],
+            "unknown class 'digit3'; did you mean 'digit 3'",
+        ),
+        (
+            ["WEIGHTS", "IMAGE", "--out", "o.png", "--method", "grad"],
+            "unknown method 'grad'; did you mean 'gradient'",
+        ),
         (["WEIGHTS", "none.png", "--out", "o.png"], "none.png"),
         (
             ["WEIGHTS", "IMAGE", "--out", "o.png", "--data", "digit"],
             "unknown data source 'digit'; did you mean 'digits'",
         ),
-        (["none.safetensors", "IMAGE", "--out", "o.png"], "no checkpoint at 'none.safetensors'"),
+        (
+            ["none.safetensors", "IMAGE", "--out", "o.png"],
+            "no checkpoint at 'none.safetensors'",
+        ),
         (["WEIGHTS", "FOLDER", "--out", "o.png"], "holds several images"),
     ],
 )
@@ -94,8 +148,15 @@ def test_mistakes_in_one_sentence(
     for name in ("a.png", "b.png"):
         (tmp_path / "two" / name).write_bytes(image.read_bytes())
     monkeypatch.chdir(tmp_path)
-    places = {"WEIGHTS": str(weights), "IMAGE": str(image), "FOLDER": str(tmp_path / "two")}
-    assert run(["explain", *(places.get(argument, argument) for argument in arguments)]) == 2
+    places = {
+        "WEIGHTS": str(weights),
+        "IMAGE": str(image),
+        "FOLDER": str(tmp_path / "two"),
+    }
+    assert (
+        run(["explain", *(places.get(argument, argument) for argument in arguments)])
+        == 2
+    )
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1

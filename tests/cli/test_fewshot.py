@@ -1,4 +1,6 @@
-"""`mlp-mixer fewshot`, and `mlp-mixer evaluate` on ImageNet's test sets, as a person and a program use them."""
+"""`mlp-mixer fewshot`, and `mlp-mixer evaluate` on ImageNet's test sets, as a person
+and a program use them.
+"""
 
 from __future__ import annotations
 
@@ -35,25 +37,62 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Json:
 @pytest.fixture
 def headless(tmp_path: Path) -> str:
     """An untrained network: a random projection of digits is worth something."""
-    model = MlpMixer(MixerConfig(4, 1, 16, 4, 8, image_size=(8, 8), in_channels=1, num_classes=0))
-    return str(save(tmp_path / "w.safetensors", model, preprocess=Preprocess((8, 8), channels=1, crop_pct=1.0)))
+    model = MlpMixer(
+        MixerConfig(4, 1, 16, 4, 8, image_size=(8, 8), in_channels=1, num_classes=0)
+    )
+    return str(
+        save(
+            tmp_path / "w.safetensors",
+            model,
+            preprocess=Preprocess((8, 8), channels=1, crop_pct=1.0),
+        )
+    )
 
 
 def test_fewshot_for_programs(headless: str, answer: Json) -> None:
     said = answer("fewshot", headless, "--data", "digits", "--knn", "20")
     assert said["split"] == "test (20 % held out by seed 0)"
-    assert (said["data"], said["n"], said["classes"], said["l2"]) == ("digits", 359, 10, 1024)
+    assert (said["data"], said["n"], said["classes"], said["l2"]) == (
+        "digits",
+        359,
+        10,
+        1024,
+    )
     assert [*said["shots"]] == ["1", "5", "10", "25"]
     for point in said["shots"].values():
         assert [*point["seeds"]] == ["0", "1", "2"]
         assert point["mean"] == pytest.approx(np.mean([*point["seeds"].values()]))
     means = [point["mean"] for point in said["shots"].values()]
     assert 0.2 < means[0] < means[3] < said["knn"] < 1
-    fewer = answer("fewshot", headless, "--data", "digits", "--shots", "25,5", "--seeds", "2", "--batch-size", "7")
+    fewer = answer(
+        "fewshot",
+        headless,
+        "--data",
+        "digits",
+        "--shots",
+        "25,5",
+        "--seeds",
+        "2",
+        "--batch-size",
+        "7",
+    )
     assert (fewer["knn"], fewer["resize"]) == (None, "as the checkpoint")
     assert [*fewer["shots"]] == ["25", "5"]
-    assert fewer["shots"]["5"]["seeds"] == {"2": pytest.approx(said["shots"]["5"]["seeds"]["2"], abs=1 / 359)}
-    weak = answer("fewshot", headless, "--data", "digits", "--shots", "25", "--l2", "1e-3", "--resize", "resize")
+    assert fewer["shots"]["5"]["seeds"] == {
+        "2": pytest.approx(said["shots"]["5"]["seeds"]["2"], abs=1 / 359)
+    }
+    weak = answer(
+        "fewshot",
+        headless,
+        "--data",
+        "digits",
+        "--shots",
+        "25",
+        "--l2",
+        "1e-3",
+        "--resize",
+        "resize",
+    )
     assert (weak["l2"], weak["resize"]) == (1e-3, "resize")
     assert weak["shots"]["25"]["mean"] != said["shots"]["25"]["mean"]
 
@@ -62,7 +101,9 @@ def test_fewshot_for_people(headless: str, capsys: pytest.CaptureFixture[str]) -
     arguments = ["--shots", "1,5", "--seeds", "3,0", "--knn", "5", "--resize", "resize"]
     assert run(["fewshot", headless, "--data", "digits", *arguments]) == 0
     first, headings, *rows, last = capsys.readouterr().out.splitlines()
-    assert first.endswith("w.safetensors on digits, test (20 % held out by seed 0): n = 359, 10 classes, l2 = 1024")
+    assert first.endswith(
+        "w.safetensors on digits, test (20 % held out by seed 0): n = 359, 10 classes, l2 = 1024"
+    )
     assert headings.split() == ["shots", "mean", "seed", "3", "seed", "0"]
     assert [row.split()[0] for row in rows] == ["1", "5"]
     one, two, three = (float(value) for value in rows[1].replace("%", "").split()[1:])
@@ -77,7 +118,10 @@ def test_fewshot_for_people(headless: str, capsys: pytest.CaptureFixture[str]) -
         (["--shots", "0"], "--shots is '0'"),
         (["--shots", ""], "--shots is ''"),
         (["--seeds", "-1"], "--seeds is '-1': expected whole numbers from 0"),
-        (["--shots", "1,500"], "500 shots need as many images of each class to learn from, '0' has 142"),
+        (
+            ["--shots", "1,500"],
+            "500 shots need as many images of each class to learn from, '0' has 142",
+        ),
         (["--l2", "0"], "l2 is 0"),
         (["--knn", "5000"], "k is 5000: expected 1 to 1438"),
         (["--knn", "0"], "--knn"),
@@ -85,7 +129,10 @@ def test_fewshot_for_people(headless: str, capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_mistakes_are_one_sentence(
-    headless: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    headless: str,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert run(["fewshot", headless, "--data", "digits", *arguments]) == 2
     out, err = capsys.readouterr()
@@ -100,7 +147,11 @@ def imagenet(tmp_path: Path) -> str:
     model = MlpMixer(MixerConfig(4, 1, 8, 4, 8, image_size=(8, 8)))
     torch.nn.init.normal_(model.head.weight)
     path = tmp_path / "in1k.safetensors"
-    return str(save(path, model, preprocess=Preprocess((8, 8)), labels=class_names("imagenet1k")))
+    return str(
+        save(
+            path, model, preprocess=Preprocess((8, 8)), labels=class_names("imagenet1k")
+        )
+    )
 
 
 def plant(root: Path, *folders: str, count: int = 3) -> Path:
@@ -108,7 +159,9 @@ def plant(root: Path, *folders: str, count: int = 3) -> Path:
     for folder in folders:
         (root / folder).mkdir(parents=True)
         for i in range(count):
-            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(root / folder / f"{i}.png")
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(
+                root / folder / f"{i}.png"
+            )
     return root
 
 
@@ -117,8 +170,16 @@ def test_the_rule_of_a_and_r_is_stated(
 ) -> None:
     root = plant(tmp_path / "r", *WNIDS[:4])
     said = answer("evaluate", imagenet, "--data", f"imagenet_r:{root}")
-    assert (said["among"], said["split"], said["n"], said["top5"]) == (4, "test among 4 classes", 12, 1)
-    assert run(["evaluate", imagenet, "--data", f"imagenet_r:{root}", "--device", "cpu"]) == 0
+    assert (said["among"], said["split"], said["n"], said["top5"]) == (
+        4,
+        "test among 4 classes",
+        12,
+        1,
+    )
+    assert (
+        run(["evaluate", imagenet, "--data", f"imagenet_r:{root}", "--device", "cpu"])
+        == 0
+    )
     assert ", test among 4 classes: top-1 " in capsys.readouterr().out
     sketch = answer("evaluate", imagenet, "--data", f"imagenet_sketch:{root}")
     assert (sketch["among"], sketch["split"]) == (None, "test")
@@ -130,28 +191,58 @@ def test_every_condition_of_c_and_their_mean(
 ) -> None:
     """The mean is over conditions, however many images each has."""
     root = plant(tmp_path / "c", *(f"fog/1/{wnid}" for wnid in WNIDS[:2]), count=1)
-    plant(root, *(f"snow/{severity}/{wnid}" for severity in (1, 5) for wnid in WNIDS[:5]))
+    plant(
+        root, *(f"snow/{severity}/{wnid}" for severity in (1, 5) for wnid in WNIDS[:5])
+    )
     said = answer("evaluate", imagenet, "--data", f"imagenet_c:{root}")
     each = said["conditions"]
     ends = [condition["data"].removeprefix(f"imagenet_c:{root}/") for condition in each]
     assert ends == ["fog/1", "snow/1", "snow/5"]
     assert ([condition["n"] for condition in each], said["n"]) == ([2, 15, 15], 32)
     for key in ("top1", "top5", "loss"):
-        assert said[key] == pytest.approx(np.mean([condition[key] for condition in each]))
+        assert said[key] == pytest.approx(
+            np.mean([condition[key] for condition in each])
+        )
     alone = answer("evaluate", imagenet, "--data", f"imagenet_c:{root}/snow/5")
     assert alone == {"checkpoint": imagenet, **each[2]}
-    assert run(["evaluate", imagenet, "--data", f"imagenet_c:{root}", "--device", "cpu"]) == 0
+    assert (
+        run(["evaluate", imagenet, "--data", f"imagenet_c:{root}", "--device", "cpu"])
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[3].startswith("mean of 3 conditions: top-1 ")
 
 
-def test_nothing_is_learnt_from_a_test_set(imagenet: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_learnt_from_a_test_set(
+    imagenet: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root = plant(tmp_path / "a", *WNIDS[:2])
-    for verb in (["fewshot", imagenet, "--data"], ["evaluate", imagenet, "--split", "train", "--data"]):
+    for verb in (
+        ["fewshot", imagenet, "--data"],
+        ["evaluate", imagenet, "--split", "train", "--data"],
+    ):
         assert run([*verb, f"imagenet_a:{root}"]) == 2
-        assert "imagenet_a is a test set without images to learn from" in capsys.readouterr().err
+        assert (
+            "imagenet_a is a test set without images to learn from"
+            in capsys.readouterr().err
+        )
     out = tmp_path / "run"
-    assert run(["train", "digits", "--set", f"data.source=imagenet_a:{root}", "--out", str(out)]) == 2
-    assert "imagenet_a is a test set without images to learn from" in capsys.readouterr().err
+    assert (
+        run(
+            [
+                "train",
+                "digits",
+                "--set",
+                f"data.source=imagenet_a:{root}",
+                "--out",
+                str(out),
+            ]
+        )
+        == 2
+    )
+    assert (
+        "imagenet_a is a test set without images to learn from"
+        in capsys.readouterr().err
+    )
     assert not out.exists()

@@ -20,8 +20,23 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_finetune_starts_from_the_weights(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["finetune", str(weights), "--data", "digits", "--out", str(tmp_path / "new"), *QUICK]) == 0
+def test_finetune_starts_from_the_weights(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        run(
+            [
+                "finetune",
+                str(weights),
+                "--data",
+                "digits",
+                "--out",
+                str(tmp_path / "new"),
+                *QUICK,
+            ]
+        )
+        == 0
+    )
     told = capsys.readouterr()
     assert "the head keeps 10 of 10 classes" in told.err
     assert "best checkpoint" in told.out
@@ -29,10 +44,29 @@ def test_finetune_starts_from_the_weights(weights: Path, tmp_path: Path, capsys:
     assert load(tmp_path / "new").provenance["recipe"] == "finetune_auto"
 
 
-def test_a_sweep_runs_all_and_names_the_best(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_runs_all_and_names_the_best(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "sweep"
-    command = ["finetune", str(weights), "--data", "digits", "--out", str(out), "--recipe", "paper", *QUICK]
-    command += ["--set", "train.steps=12", "--set", "train.batch_size=64", "--set", "augment.crop=none"]
+    command = [
+        "finetune",
+        str(weights),
+        "--data",
+        "digits",
+        "--out",
+        str(out),
+        "--recipe",
+        "paper",
+        *QUICK,
+    ]
+    command += [
+        "--set",
+        "train.steps=12",
+        "--set",
+        "train.batch_size=64",
+        "--set",
+        "augment.crop=none",
+    ]
     assert run([*command, "--sweep", "optim.lr=1e-9,0.03"]) == 0
     assert "best of 2: " in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {"optim.lr=1e-9", "optim.lr=0.03"}
@@ -40,8 +74,18 @@ def test_a_sweep_runs_all_and_names_the_best(weights: Path, tmp_path: Path, caps
     assert "expected FIELD=A,B,C" in capsys.readouterr().err
 
 
-def test_only_the_head(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["finetune", str(weights), "--data", "digits", "--out", str(tmp_path / "new"), "--frozen"]
+def test_only_the_head(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "finetune",
+        str(weights),
+        "--data",
+        "digits",
+        "--out",
+        str(tmp_path / "new"),
+        "--frozen",
+    ]
     assert run(command) == 0
     told = capsys.readouterr()
     assert "only the head was learnt" in told.err
@@ -52,10 +96,22 @@ def test_only_the_head(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "--frozen takes seconds" in capsys.readouterr().err
 
 
-def test_from_nothing_it_says_what_that_costs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["finetune", "scratch", "--data", "digits", "--out", str(tmp_path / "new")]
+def test_from_nothing_it_says_what_that_costs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "finetune",
+        "scratch",
+        "--data",
+        "digits",
+        "--out",
+        str(tmp_path / "new"),
+    ]
     assert run([*command, "--set", "train.steps=2", "--set", "train.device=cpu"]) == 0
-    assert "without pretrained weights a Mixer needs many images" in capsys.readouterr().err
+    assert (
+        "without pretrained weights a Mixer needs many images"
+        in capsys.readouterr().err
+    )
     assert load(tmp_path / "new").provenance["recipe"] == "fashion_mnist"
     assert run([*command, "--frozen"]) == 2
     assert "--frozen needs weights" in capsys.readouterr().err
@@ -64,16 +120,46 @@ def test_from_nothing_it_says_what_that_costs(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["finetune", str(tmp_path / "nothing.npz"), "--data", "digits", "--out", str(tmp_path / "x")]) == 2
+    assert (
+        run(
+            [
+                "finetune",
+                str(tmp_path / "nothing.npz"),
+                "--data",
+                "digits",
+                "--out",
+                str(tmp_path / "x"),
+            ]
+        )
+        == 2
+    )
     assert "no checkpoint at" in capsys.readouterr().err
-    assert run(["finetune", "mixer_b16", "--data", "digits", "--recipe", "papper", "--out", str(tmp_path / "x")]) == 2
+    assert (
+        run(
+            [
+                "finetune",
+                "mixer_b16",
+                "--data",
+                "digits",
+                "--recipe",
+                "papper",
+                "--out",
+                str(tmp_path / "x"),
+            ]
+        )
+        == 2
+    )
     assert "unknown recipe 'papper'" in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
 
 
-def test_runs_compares(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_runs_compares(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (weights.parent / "other").mkdir()
-    (weights.parent / "other" / "metrics.jsonl").write_text('{"loss": 1}\n')  # another program's
+    (weights.parent / "other" / "metrics.jsonl").write_text(
+        '{"loss": 1}\n'
+    )  # another program's
     page = tmp_path / "compare.html"
     assert run(["runs", str(weights.parent), "--out", str(page)]) == 0
     told = capsys.readouterr().out

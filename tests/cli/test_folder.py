@@ -21,7 +21,9 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs of many sizes and formats: meadows are green below, seas are blue below."""
+    """Photographs of many sizes and formats: meadows are green below, seas are blue
+    below.
+    """
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for name, colour in (("meadow", (40, 160, 60)), ("sea", (30, 70, 190))):
@@ -29,7 +31,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(40):
             height, width = rng.integers(30, 90, 2)
             pixels = rng.integers(90, 200, (height, width, 3)).astype(float)
-            pixels[height // 2 :] = np.array(colour) + rng.normal(0, 25, (height - height // 2, width, 3))
+            pixels[height // 2 :] = np.array(colour) + rng.normal(
+                0, 25, (height - height // 2, width, 3)
+            )
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
             image.save(root / name / f"{number}.{('jpg', 'png', 'webp')[number % 3]}")
     return root
@@ -38,12 +42,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "photos"
-    settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
-    assert run(["train", "photos", "--data", f"folder:{folder}", "--out", str(out), *settings]) == 0
+    settings = [
+        part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")
+    ]
+    assert (
+        run(
+            [
+                "train",
+                "photos",
+                "--data",
+                f"folder:{folder}",
+                "--out",
+                str(out),
+                *settings,
+            ]
+        )
+        == 0
+    )
     return out
 
 
-def test_it_learns_what_the_folders_say(trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_learns_what_the_folders_say(
+    trained: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(["evaluate", str(trained), "--data", str(folder), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["n"] == 16
@@ -63,7 +84,9 @@ def test_the_checkpoint_answers_without_the_folder(
     assert load(alone).model.config.gelu == "erf"
 
 
-def test_a_moved_folder_is_recognised(trained: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_moved_folder_is_recognised(
+    trained: Path, folder: Path, tmp_path: Path
+) -> None:
     moved = tmp_path / "elsewhere"
     moved.symlink_to(folder)
     for data in (str(moved), f"folder:{moved}"):

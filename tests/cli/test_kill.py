@@ -1,4 +1,6 @@
-"""kill -9 at random instants, again and again, and the run still ends with the same bytes."""
+"""kill -9 at random instants, again and again, and the run still ends with the same
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -23,27 +25,52 @@ SETTINGS = [
 
 
 def command(out: Path, processes: int, kills: int) -> list[str]:
-    settings = [part for setting in (*SETTINGS, f"train.epochs={2 * kills + 2}") for part in ("--set", setting)]
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    settings = [
+        part
+        for setting in (*SETTINGS, f"train.epochs={2 * kills + 2}")
+        for part in ("--set", setting)
+    ]
+    launcher = [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={processes}",
+    ]
     program = [sys.executable, *(launcher if processes > 1 else []), "-m", "mlp_mixer"]
     return [*program, "train", "digits", "--out", str(out), "--resume", *settings]
 
 
 def digests(out: Path) -> list[str]:
-    paths = [out / "best.safetensors", out / "last.safetensors", *sorted((out / "state").iterdir())]
-    return [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
+    paths = [
+        out / "best.safetensors",
+        out / "last.safetensors",
+        *sorted((out / "state").iterdir()),
+    ]
+    return [
+        f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths
+    ]
 
 
 def steps_saved(out: Path) -> int:
     """The step of the newest state, 0 without one."""
-    return max((int(path.stem.removeprefix("step-")) for path in (out / "state").glob("step-*")), default=0)
+    return max(
+        (
+            int(path.stem.removeprefix("step-"))
+            for path in (out / "state").glob("step-*")
+        ),
+        default=0,
+    )
 
 
 def kill_tree(pid: int) -> None:
-    """Kill a process and all below it, as when the power fails; torchrun's workers lead sessions of their own."""
+    """Kill a process and all below it, as when the power fails; torchrun's workers lead
+    sessions of their own.
+    """
     family = [pid]
     for member in family:
-        below = subprocess.run(["pgrep", "-P", str(member)], capture_output=True, text=True, check=False).stdout
+        below = subprocess.run(
+            ["pgrep", "-P", str(member)], capture_output=True, text=True, check=False
+        ).stdout
         family += [int(child) for child in below.split()]
     for member in family:
         with contextlib.suppress(ProcessLookupError):
@@ -51,8 +78,11 @@ def kill_tree(pid: int) -> None:
 
 
 @pytest.mark.parametrize(("processes", "kills"), [(1, KILLS), (2, -(-KILLS // 3))])
-def test_killed_at_random_and_resumed_gives_the_same_bytes(tmp_path: Path, processes: int, kills: int) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+def test_killed_at_random_and_resumed_gives_the_same_bytes(
+    tmp_path: Path, processes: int, kills: int
+) -> None:
+    whole = tmp_path / "whole"
+    killed = tmp_path / "killed"
     subprocess.run(command(whole, processes, kills), check=True, capture_output=True)
     rng = random.Random(0)
     for _ in range(kills):
@@ -62,13 +92,21 @@ def test_killed_at_random_and_resumed_gives_the_same_bytes(tmp_path: Path, proce
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        while steps_saved(killed) == before and process.poll() is None:  # let it come a little further each time
+        while (
+            steps_saved(killed) == before and process.poll() is None
+        ):  # let it come a little further each time
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.3))
         kill_tree(process.pid)
         process.wait()
-    assert 0 < steps_saved(killed) < steps_saved(whole), "the kills did not meet a run under way"
-    (killed / "state" / ".step-000000002.safetensors.1.0.tmp").write_bytes(b"a writer was killed here")
+    assert 0 < steps_saved(killed) < steps_saved(whole), (
+        "the kills did not meet a run under way"
+    )
+    (killed / "state" / ".step-000000002.safetensors.1.0.tmp").write_bytes(
+        b"a writer was killed here"
+    )
     subprocess.run(command(killed, processes, kills), check=True, capture_output=True)
     assert digests(killed) == digests(whole)
-    assert not list(killed.rglob("*.tmp*")), "a killed writer's leftovers were not cleaned up"
+    assert not list(killed.rglob("*.tmp*")), (
+        "a killed writer's leftovers were not cleaned up"
+    )

@@ -1,4 +1,6 @@
-"""`mlp-mixer models --weights`: what others have published, for people and for programs."""
+"""`mlp-mixer models --weights`: what others have published, for people and for
+programs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from mlp_mixer.cli import run
-from mlp_mixer.weights.catalog import BOX, CATALOG, PublishedWeights, cache_place
+from mlp_mixer.weights.catalog import BUNDLED, CATALOG, PublishedWeights, cache_place
 
 Capture = pytest.CaptureFixture[str]
 
@@ -34,7 +36,7 @@ def test_programs_get_every_field(capsys: Capture) -> None:
     found = rows(capsys)
     assert [row["name"] for row in found] == list(CATALOG)
     assert len(found) == 20
-    assert [row["name"] for row in found if row["cached"]] == [BOX.stem]
+    assert [row["name"] for row in found if row["cached"]] == [BUNDLED.stem]
     fields = [field.name for field in dataclasses.fields(PublishedWeights)]
     for row in found:
         assert list(row) == [*fields, "cached"]
@@ -47,7 +49,9 @@ def test_a_download_is_reported(capsys: Capture) -> None:
     place = cache_place(CATALOG["mixer_b16.goog_in1k"])
     place.parent.mkdir(parents=True)
     place.write_bytes(b"")
-    assert {row["name"]: row["cached"] for row in rows(capsys, "mixer_b16.goog_in*")} == {
+    assert {
+        row["name"]: row["cached"] for row in rows(capsys, "mixer_b16.goog_in*")
+    } == {
         "mixer_b16.goog_in1k": True,
         "mixer_b16.goog_in21k": False,
     }
@@ -60,19 +64,36 @@ def test_a_download_is_reported(capsys: Capture) -> None:
 def test_people_get_a_table(capsys: Capture) -> None:
     assert run(["models", "--weights"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["name", "model", "classes", "top-1", "MiB", "licence", "here", "trained", "on"]
+    assert lines[0].split() == [
+        "name",
+        "model",
+        "classes",
+        "top-1",
+        "MiB",
+        "licence",
+        "here",
+        "trained",
+        "on",
+    ]
     table = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:21]}
     assert list(table) == list(CATALOG)
-    assert " 10 - - Apache-2.0 yes CIFAR-10 from scratch" in table[BOX.stem]
+    assert " 10 - - Apache-2.0 yes CIFAR-10 from scratch" in table[BUNDLED.stem]
     assert table["mixer_b16.goog_in1k"] == (
         "mixer_b16 1,000 76.44 228.47 Apache-2.0 no ImageNet-1k from scratch, 300 epochs"
     )
-    assert table["mixer_b16.timm_goog_in1k"] == "mixer_b16 1,000 76.62 - Apache-2.0 no ImageNet-1k from scratch"
-    assert table["mixer_b16.timm_miil_in21k"].startswith("mixer_b16 11,221 - - unknown no ImageNet-21K-P")
+    assert (
+        table["mixer_b16.timm_goog_in1k"]
+        == "mixer_b16 1,000 76.62 - Apache-2.0 no ImageNet-1k from scratch"
+    )
+    assert table["mixer_b16.timm_miil_in21k"].startswith(
+        "mixer_b16 11,221 - - unknown no ImageNet-21K-P"
+    )
     assert "unverified" in table["mixer_s8.goog_gsam_in1k"]
 
 
-def test_a_narrow_terminal_keeps_the_names_whole(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_narrow_terminal_keeps_the_names_whole(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
@@ -86,18 +107,27 @@ def test_a_narrow_terminal_keeps_the_names_whole(capsys: Capture, monkeypatch: p
 
 @pytest.mark.parametrize("pattern", ["mlp-mixer*", "*mmpretrain*"])
 def test_patterns_match_aliases_too(capsys: Capture, pattern: str) -> None:
-    assert [row["name"] for row in rows(capsys, pattern)] == ["mixer_b16.mmpretrain_in1k", "mixer_l16.mmpretrain_in1k"]
+    assert [row["name"] for row in rows(capsys, pattern)] == [
+        "mixer_b16.mmpretrain_in1k",
+        "mixer_l16.mmpretrain_in1k",
+    ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["mixer_x*"], "no published weights match 'mixer_x*'; `mlp-mixer models --weights` lists all"),
+        (
+            ["mixer_x*"],
+            "no published weights match 'mixer_x*'; `mlp-mixer models --weights` lists all",
+        ),
         (
             ["--image-size", "448"],
             "--image-size and --classes belong to architectures; leave them out beside --weights",
         ),
-        (["--classes", "10"], "--image-size and --classes belong to architectures; leave them out beside --weights"),
+        (
+            ["--classes", "10"],
+            "--image-size and --classes belong to architectures; leave them out beside --weights",
+        ),
     ],
 )
 def test_mistakes(capsys: Capture, arguments: list[str], sentence: str) -> None:

@@ -1,4 +1,6 @@
-"""`mlp-mixer predict` into files: the same answers in every format, exit codes, and what is refused before any work."""
+"""`mlp-mixer predict` into files: the same answers in every format, exit codes, and
+what is refused before any work.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,28 @@ import torch
 from PIL import Image
 
 import mlp_mixer
-from mlp_mixer.cli import results, run
+from mlp_mixer.cli import run
+from mlp_mixer.inference import answers as results
 
 predict_verb = importlib.import_module("mlp_mixer.cli.predict")
 
 LABELS = ["hen, the bird", 'a "quoted"\nname', "naïve 猫", "=1+1", "e"]
-NAMES = ["a.png", "b, with comma.png", 'c "quoted".png', "d\nnewline.png", "é 猫.png", "broken.png", "z.png"]
+NAMES = [
+    "a.png",
+    "b, with comma.png",
+    'c "quoted".png',
+    "d\nnewline.png",
+    "é 猫.png",
+    "broken.png",
+    "z.png",
+]
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    model = mlp_mixer.create_model("mixer_nano4", num_classes=5, num_blocks=1, hidden_dim=8, image_size=16)
+    model = mlp_mixer.create_model(
+        "mixer_nano4", num_classes=5, num_blocks=1, hidden_dim=8, image_size=16
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return mlp_mixer.save(tmp_path / "model.safetensors", model, labels=LABELS)
@@ -39,7 +52,9 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Six pictures and one that is none, with names that a careless writer would garble."""
+    """Six pictures and one that is none, with names that a careless writer would
+    garble.
+    """
     rng = np.random.default_rng(0)
     (tmp_path / "pictures").mkdir()
     for name in NAMES:
@@ -53,7 +68,10 @@ def flat(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer of --json as one row of columns."""
     row = {key: value for key, value in answer.items() if key != "top"}
     for rank, candidate in enumerate(answer.get("top", [])[1:], start=2):
-        row |= {f"top{rank}_class": candidate["name"], f"top{rank}_score": candidate["score"]}
+        row |= {
+            f"top{rank}_class": candidate["name"],
+            f"top{rank}_score": candidate["score"],
+        }
     return row
 
 
@@ -66,13 +84,21 @@ def read(path: Path) -> list[dict[str, Any]]:
             for key, value in row.items():
                 if value and (key.endswith("_score") or key == "pred_label"):
                     row[key] = json.loads(value)
-        return [{key: value for key, value in row.items() if value != ""} for row in rows]
+        return [
+            {key: value for key, value in row.items() if value != ""} for row in rows
+        ]
     if path.suffix == ".parquet":
         from pyarrow.parquet import read_table
 
-        return [{k: v for k, v in row.items() if v is not None} for row in read_table(path).to_pylist()]
+        return [
+            {k: v for k, v in row.items() if v is not None}
+            for row in read_table(path).to_pylist()
+        ]
     if path.suffix == ".jsonl":
-        return [flat(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [
+            flat(json.loads(line))
+            for line in path.read_text(encoding="utf-8").splitlines()
+        ]
     return [flat(answer) for answer in json.loads(path.read_text(encoding="utf-8"))]
 
 
@@ -88,11 +114,26 @@ def test_every_format_reads_back_as_the_same_answers(
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     monkeypatch.setattr(results, "_ROW_GROUP", 3)
-    arguments = ["predict", str(checkpoint), str(folder), "nowhere.png", "--batch-size", "2", "--top", "3"]
+    arguments = [
+        "predict",
+        str(checkpoint),
+        str(folder),
+        "nowhere.png",
+        "--batch-size",
+        "2",
+        "--top",
+        "3",
+    ]
     assert run([*arguments, "--json"]) == 1
     expected = [flat(answer) for answer in json.loads(capsys.readouterr().out)]
-    assert [row["path"] for row in expected] == [*(str(folder / name) for name in sorted(NAMES)), "nowhere.png"]
-    assert [sum(row.get(key, "") != "" for row in expected) for key in ("error", "top3_class", "score_kind")] == [
+    assert [row["path"] for row in expected] == [
+        *(str(folder / name) for name in sorted(NAMES)),
+        "nowhere.png",
+    ]
+    assert [
+        sum(row.get(key, "") != "" for row in expected)
+        for key in ("error", "top3_class", "score_kind")
+    ] == [
         2,
         6,
         6,
@@ -123,28 +164,81 @@ def test_a_json_file_is_what_json_prints(
     assert json.loads((tmp_path / "a.json").read_bytes()) == printed
 
 
-def test_the_columns_do_not_depend_on_the_answers(checkpoint: Path, tmp_path: Path) -> None:
-    assert run(["predict", str(checkpoint), "nowhere.png", "--top", "2", "--out", str(tmp_path / "a.csv")]) == 1
+def test_the_columns_do_not_depend_on_the_answers(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    assert (
+        run(
+            [
+                "predict",
+                str(checkpoint),
+                "nowhere.png",
+                "--top",
+                "2",
+                "--out",
+                str(tmp_path / "a.csv"),
+            ]
+        )
+        == 1
+    )
     header, row = (tmp_path / "a.csv").read_text().splitlines()
-    assert header == "path,pred_label,pred_class,pred_score,score_kind,top2_class,top2_score,error"
+    assert (
+        header
+        == "path,pred_label,pred_class,pred_score,score_kind,top2_class,top2_score,error"
+    )
     assert row.startswith("nowhere.png,,,,,,,")
-    assert run(["predict", str(checkpoint), "nowhere.png", "--top", "99", "--out", str(tmp_path / "b.csv")]) == 1
-    assert "top5_score,error\n" in (tmp_path / "b.csv").read_text()  # no more than classes
+    assert (
+        run(
+            [
+                "predict",
+                str(checkpoint),
+                "nowhere.png",
+                "--top",
+                "99",
+                "--out",
+                str(tmp_path / "b.csv"),
+            ]
+        )
+        == 1
+    )
+    assert (
+        "top5_score,error\n" in (tmp_path / "b.csv").read_text()
+    )  # no more than classes
 
 
 def test_parquet_keeps_types(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    run(["predict", str(checkpoint), str(folder), "--top", "2", "--out", str(tmp_path / "a.parquet")])
+    run(
+        [
+            "predict",
+            str(checkpoint),
+            str(folder),
+            "--top",
+            "2",
+            "--out",
+            str(tmp_path / "a.parquet"),
+        ]
+    )
     schema = parquet.read_schema(tmp_path / "a.parquet")
     assert [f"{field.name}:{field.type}" for field in schema] == [
-        *("path:string", "pred_label:int64", "pred_class:string", "pred_score:float", "score_kind:string"),
+        *(
+            "path:string",
+            "pred_label:int64",
+            "pred_class:string",
+            "pred_score:float",
+            "score_kind:string",
+        ),
         *("top2_class:string", "top2_score:float", "error:string"),
     ]
 
 
-@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="names of files are Unicode there")
+@pytest.mark.skipif(
+    sys.platform in ("darwin", "win32"), reason="names of files are Unicode there"
+)
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet", ""])
-def test_a_name_that_is_not_utf8(checkpoint: Path, folder: Path, tmp_path: Path, suffix: str) -> None:
+def test_a_name_that_is_not_utf8(
+    checkpoint: Path, folder: Path, tmp_path: Path, suffix: str
+) -> None:
     latin = os.fsdecode(b"caf\xe9.png")
     (folder / "a.png").rename(folder / latin)
     out = ["--out", str(tmp_path / f"a{suffix}")] if suffix else []
@@ -154,13 +248,22 @@ def test_a_name_that_is_not_utf8(checkpoint: Path, folder: Path, tmp_path: Path,
     assert run(["predict", str(checkpoint), str(folder / latin), *out, "--json"]) == 0
     if suffix:
         written = read(tmp_path / f"a{suffix}")[0]["path"]
-        assert written.encode("utf-8", "backslashreplace").decode().endswith("caf\\udce9.png")
+        assert (
+            written.encode("utf-8", "backslashreplace")
+            .decode()
+            .endswith("caf\\udce9.png")
+        )
 
 
-def test_rows_are_kept_while_they_come(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    """No answer waits for the last picture; a failure of our own keeps them, and another run goes on from there."""
+def test_rows_are_kept_while_they_come(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """No answer waits for the last picture; a failure of our own keeps them, and
+    another run goes on from there.
+    """
     events: list[str] = []
-    forward, to_dict = mlp_mixer.MlpMixer.forward, mlp_mixer.Prediction.to_dict
+    forward = mlp_mixer.MlpMixer.forward
+    to_dict = mlp_mixer.Prediction.to_dict
 
     def computed(self: mlp_mixer.MlpMixer, image: torch.Tensor) -> torch.Tensor:
         events.append("computed")
@@ -173,7 +276,15 @@ def test_rows_are_kept_while_they_come(checkpoint: Path, folder: Path, tmp_path:
         return to_dict(self)
 
     out = tmp_path / "out" / "a.csv"
-    command = ["predict", str(checkpoint), str(folder), "--out", str(out), "--batch-size", "1"]
+    command = [
+        "predict",
+        str(checkpoint),
+        str(folder),
+        "--out",
+        str(out),
+        "--batch-size",
+        "1",
+    ]
     with monkeypatch.context() as patch:
         patch.setattr(mlp_mixer.MlpMixer, "forward", computed)
         patch.setattr(mlp_mixer.Prediction, "to_dict", written)
@@ -187,19 +298,26 @@ def test_rows_are_kept_while_they_come(checkpoint: Path, folder: Path, tmp_path:
     assert run(["predict", str(checkpoint), str(folder), "--out", str(whole)]) == 1
     assert [row["path"] for row in read(out)] == [row["path"] for row in read(whole)]
     assert all(
-        a == pytest.approx(b, abs=1e-6) for a, b in zip(map(scores, read(out)), map(scores, read(whole)), strict=True)
+        a == pytest.approx(b, abs=1e-6)
+        for a, b in zip(map(scores, read(out)), map(scores, read(whole)), strict=True)
     )
 
 
 def scores(row: dict[str, Any]) -> list[float]:
-    return [float(value) for key, value in row.items() if key.endswith("_score") and value]
+    return [
+        float(value) for key, value in row.items() if key.endswith("_score") and value
+    ]
 
 
 # Going on
 
 
-def unfinished(checkpoint: Path, folder: Path, out: Path, lines: int, tail: bytes = b"") -> None:
-    """What a run leaves that was killed after so many answers, and in the middle of the next."""
+def unfinished(
+    checkpoint: Path, folder: Path, out: Path, lines: int, tail: bytes = b""
+) -> None:
+    """What a run leaves that was killed after so many answers, and in the middle of the
+    next.
+    """
     whole = out.with_name("whole.jsonl")
     predictor = mlp_mixer.Predictor(str(checkpoint))
     part = results.Unfinished(whole, identity(predictor), resume=False)
@@ -218,22 +336,45 @@ def identity(predictor: mlp_mixer.Predictor) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("lines", [0, 1, 5, 7])
-@pytest.mark.parametrize("tail", [b"", b'{"path": "half', b'{"path": "x"}garbage\n', b"\x00\x00\n"])
-def test_a_cut_line_is_computed_again(checkpoint: Path, folder: Path, tmp_path: Path, lines: int, tail: bytes) -> None:
+@pytest.mark.parametrize(
+    "tail", [b"", b'{"path": "half', b'{"path": "x"}garbage\n', b"\x00\x00\n"]
+)
+def test_a_cut_line_is_computed_again(
+    checkpoint: Path, folder: Path, tmp_path: Path, lines: int, tail: bytes
+) -> None:
     out = tmp_path / "a.jsonl"
     unfinished(checkpoint, folder, out, lines, tail)
-    assert run(["predict", str(checkpoint), str(folder), "--out", str(out), "--resume", "--batch-size", "2"]) == 1
+    assert (
+        run(
+            [
+                "predict",
+                str(checkpoint),
+                str(folder),
+                "--out",
+                str(out),
+                "--resume",
+                "--batch-size",
+                "2",
+            ]
+        )
+        == 1
+    )
     assert [Path(row["path"]).name for row in read(out)] == sorted(NAMES)
     assert not out.with_name("a.jsonl.unfinished").exists()
 
 
-def test_what_is_unfinished_is_not_lost(checkpoint: Path, folder: Path, tmp_path: Path, capsys: Any) -> None:
+def test_what_is_unfinished_is_not_lost(
+    checkpoint: Path, folder: Path, tmp_path: Path, capsys: Any
+) -> None:
     out = tmp_path / "a.jsonl"
     unfinished(checkpoint, folder, out, 3)
     before = out.with_name("a.jsonl.unfinished").read_bytes()
     command = ["predict", str(checkpoint), str(folder), "--out", str(out)]
     for more, sentence in (
-        ([], "holds the answers of a run that did not end: add --resume to go on, or delete it"),
+        (
+            [],
+            "holds the answers of a run that did not end: add --resume to go on, or delete it",
+        ),
         (["--resume", "--top", "2"], "was begun with other weights or settings"),
     ):
         assert run([*command, *more]) == 2
@@ -244,19 +385,37 @@ def test_what_is_unfinished_is_not_lost(checkpoint: Path, folder: Path, tmp_path
     assert "the pictures have changed: number 1 was" in capsys.readouterr().err
     assert out.with_name("a.jsonl.unfinished").read_bytes() == before
     assert run(["predict", str(checkpoint), str(folder), "--resume"]) == 2
-    assert "--resume goes on with the answers in a file: add --out FILE" in capsys.readouterr().err
+    assert (
+        "--resume goes on with the answers in a file: add --out FILE"
+        in capsys.readouterr().err
+    )
 
 
-def test_killed_at_any_instant_each_picture_comes_once(checkpoint: Path, tmp_path: Path) -> None:
-    pictures, out = tmp_path / "many", tmp_path / "out.csv"
+def test_killed_at_any_instant_each_picture_comes_once(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    pictures = tmp_path / "many"
+    out = tmp_path / "out.csv"
     pictures.mkdir()
     rng = np.random.default_rng(0)
     for number in range(400):
-        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(pictures / f"{number:04}.png")
+        Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(
+            pictures / f"{number:04}.png"
+        )
     code = "import sys; from mlp_mixer.cli import run; sys.exit(run())"
-    command = [sys.executable, "-c", code, "predict", str(checkpoint), str(pictures), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "predict",
+        str(checkpoint),
+        str(pictures),
+        "--out",
+        str(out),
+    ]
     command += ["--resume", "--batch-size", "1"]
-    kills, sizes = 0, []
+    kills = 0
+    sizes = []
     while True:
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         before = sizes[-1] if sizes else 0
@@ -270,27 +429,53 @@ def test_killed_at_any_instant_each_picture_comes_once(checkpoint: Path, tmp_pat
         if process.wait() == 0:
             break
     assert kills >= 3
-    assert [Path(row["path"]).name for row in read(out)] == [f"{number:04}.png" for number in range(400)]
+    assert [Path(row["path"]).name for row in read(out)] == [
+        f"{number:04}.png" for number in range(400)
+    ]
 
 
 # Lists, patterns, videos
 
 
-def test_a_list_on_stdin_and_patterns(checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_list_on_stdin_and_patterns(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     listed = [folder / "a.png", folder / NAMES[4], folder / "d\nnewline.png"]
     for separator, count in ((b"\0", 3), (b"\n", 2), (b"\r\n", 2)):
         text = separator.join(os.fsencode(path) for path in listed[:count]) + separator
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
         out = tmp_path / "a.jsonl"
         assert run(["predict", str(checkpoint), "-", "--out", str(out)]) == 0
-        assert [row["path"] for row in read(out)] == [str(path) for path in listed[:count]]
-    assert run(["predict", str(checkpoint), str(tmp_path / "**" / "[abz]*.png"), "--out", str(out)]) == 1
-    assert [Path(row["path"]).name for row in read(out)] == ["a.png", "b, with comma.png", "broken.png", "z.png"]
-    assert run(["predict", str(checkpoint), str(folder / "*.jpg"), "--out", str(out)]) == 1
+        assert [row["path"] for row in read(out)] == [
+            str(path) for path in listed[:count]
+        ]
+    assert (
+        run(
+            [
+                "predict",
+                str(checkpoint),
+                str(tmp_path / "**" / "[abz]*.png"),
+                "--out",
+                str(out),
+            ]
+        )
+        == 1
+    )
+    assert [Path(row["path"]).name for row in read(out)] == [
+        "a.png",
+        "b, with comma.png",
+        "broken.png",
+        "z.png",
+    ]
+    assert (
+        run(["predict", str(checkpoint), str(folder / "*.jpg"), "--out", str(out)]) == 1
+    )
     assert read(out)[0]["error"].startswith("nothing matches")
 
 
-def test_a_frame_of_every_second_of_a_video(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_frame_of_every_second_of_a_video(
+    checkpoint: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     av = pytest.importorskip("av")
     video = tmp_path / "film.mp4"
     with av.open(str(video), "w") as file:
@@ -301,7 +486,9 @@ def test_a_frame_of_every_second_of_a_video(checkpoint: Path, tmp_path: Path, mo
             file.mux(stream.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
         file.mux(stream.encode())
     (tmp_path / "broken.mp4").write_bytes(video.read_bytes()[:200])
-    answers = list(mlp_mixer.Predictor(str(checkpoint)).predict([video, tmp_path / "broken.mp4"]))
+    answers = list(
+        mlp_mixer.Predictor(str(checkpoint)).predict([video, tmp_path / "broken.mp4"])
+    )
     assert [Path(answer.path).name for answer in answers] == [
         "film.mp4#t=0.00",
         "film.mp4#t=1.00",
@@ -322,29 +509,62 @@ def test_features_into_a_file(
 ) -> None:
     out = tmp_path / "a.npz"
     for _ in range(2):
-        assert run(["predict", str(checkpoint), str(folder), "--features", "blocks.0", "--out", str(out)]) == 1
+        assert (
+            run(
+                [
+                    "predict",
+                    str(checkpoint),
+                    str(folder),
+                    "--features",
+                    "blocks.0",
+                    "--out",
+                    str(out),
+                ]
+            )
+            == 1
+        )
         streams = capsys.readouterr()
         assert streams.out == f"wrote blocks.0 for 6 pictures to {out}\n"
         assert "broken.png" in streams.err
     with np.load(out, allow_pickle=False) as arrays:
         assert sorted(arrays) == ["blocks.0", "paths"]
-        assert arrays["paths"].tolist() == [str(folder / name) for name in sorted(NAMES) if name != "broken.png"]
+        assert arrays["paths"].tolist() == [
+            str(folder / name) for name in sorted(NAMES) if name != "broken.png"
+        ]
         assert arrays["blocks.0"].shape == (6, 16, 8)
         assert arrays["blocks.0"].dtype == np.float32
         direct = mlp_mixer.load(checkpoint)
         x = direct.preprocess(mlp_mixer.decode_image(folder / "a.png"))[None]
         expected = direct.model.features(x)["blocks.0"][0].detach().numpy()
         np.testing.assert_allclose(arrays["blocks.0"][0], expected, atol=1e-5)
-    assert run(["predict", str(checkpoint), "nowhere.png", "--features", "norm", "--out", str(out)]) == 1
+    assert (
+        run(
+            [
+                "predict",
+                str(checkpoint),
+                "nowhere.png",
+                "--features",
+                "norm",
+                "--out",
+                str(out),
+            ]
+        )
+        == 1
+    )
     with np.load(out) as arrays:
         assert len(arrays["paths"]) == len(arrays["norm"]) == 0
 
 
 def test_features_of_a_checkpoint_without_classes(folder: Path, tmp_path: Path) -> None:
-    model = mlp_mixer.create_model("mixer_nano4", num_classes=0, num_blocks=1, hidden_dim=8, image_size=16)
+    model = mlp_mixer.create_model(
+        "mixer_nano4", num_classes=0, num_blocks=1, hidden_dim=8, image_size=16
+    )
     path = mlp_mixer.save(tmp_path / "headless.safetensors", model)
     arguments = ["predict", str(path), str(folder / "a.png")]
-    assert run([*arguments, "--features", "pre_logits", "--out", str(tmp_path / "a.npz")]) == 0
+    assert (
+        run([*arguments, "--features", "pre_logits", "--out", str(tmp_path / "a.npz")])
+        == 0
+    )
     assert run([*arguments, "--out", str(tmp_path / "a.csv")]) == 2
     assert not (tmp_path / "a.csv").exists()
 
@@ -356,10 +576,28 @@ def test_a_sigmoid_head_is_told_once(
     checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = mlp_mixer.load(checkpoint)
-    path = mlp_mixer.save(tmp_path / "sigmoid.safetensors", loaded.model, labels=LABELS, provenance={"head": "sigmoid"})
-    assert run(["predict", str(path), str(folder / "a.png"), str(folder / "z.png")]) == 0
+    path = mlp_mixer.save(
+        tmp_path / "sigmoid.safetensors",
+        loaded.model,
+        labels=LABELS,
+        provenance={"head": "sigmoid"},
+    )
+    assert (
+        run(["predict", str(path), str(folder / "a.png"), str(folder / "z.png")]) == 0
+    )
     assert capsys.readouterr().err.count("sigmoid") == 1
-    assert run(["predict", str(path), str(folder / "a.png"), "--out", str(tmp_path / "a.csv")]) == 0
+    assert (
+        run(
+            [
+                "predict",
+                str(path),
+                str(folder / "a.png"),
+                "--out",
+                str(tmp_path / "a.csv"),
+            ]
+        )
+        == 0
+    )
     assert read(tmp_path / "a.csv")[0]["score_kind"] == "sigmoid"
     assert run(["predict", str(checkpoint), str(folder / "a.png")]) == 0
     assert "sigmoid" not in capsys.readouterr().err
@@ -378,15 +616,22 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 
 def test_what_cannot_be_written_is_refused_before_any_work(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mlp_mixer.predict.load", lambda _: pytest.fail("loaded"))
+    monkeypatch.setattr(
+        "mlp_mixer.inference.predictor.load", lambda _: pytest.fail("loaded")
+    )
     monkeypatch.chdir(tmp_path)
     Path("folder.csv").mkdir()
     Path("mine.csv").write_text("name,age\n")
     Path("config.json").write_text('{\n  "model": {}\n}\n')
     np.savez("weights.npz", kernel=np.zeros(3))
-    before = {path.name: path.is_dir() or path.read_bytes() for path in tmp_path.iterdir()}
+    before = {
+        path.name: path.is_dir() or path.read_bytes() for path in tmp_path.iterdir()
+    }
     for out, sentence in {
         "a.xlsx": "expected a name that ends in .csv or .json or .jsonl or .parquet",
         "a": "expected a name that ends in",
@@ -402,35 +647,73 @@ def test_what_cannot_be_written_is_refused_before_any_work(
         "a.csv": "cannot write features to 'a.csv': expected a name that ends in .npz",
         checkpoint: "ends in .npz",
     }.items():
-        assert sentence in refused(capsys, "predict", checkpoint, "a.png", "--out", out, "--features", "norm")
-    assert "add --out FILE.npz" in refused(capsys, "predict", checkpoint, "a.png", "--features", "norm")
-    assert {path.name: path.is_dir() or path.read_bytes() for path in tmp_path.iterdir()} == before
+        assert sentence in refused(
+            capsys, "predict", checkpoint, "a.png", "--out", out, "--features", "norm"
+        )
+    assert "add --out FILE.npz" in refused(
+        capsys, "predict", checkpoint, "a.png", "--features", "norm"
+    )
+    assert {
+        path.name: path.is_dir() or path.read_bytes() for path in tmp_path.iterdir()
+    } == before
 
 
-def test_an_empty_file_may_be_replaced(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+def test_an_empty_file_may_be_replaced(
+    checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
     (tmp_path / "a.csv").touch()
-    assert run(["predict", str(checkpoint), str(folder / "a.png"), "--out", str(tmp_path / "a.csv")]) == 0
+    assert (
+        run(
+            [
+                "predict",
+                str(checkpoint),
+                str(folder / "a.png"),
+                "--out",
+                str(tmp_path / "a.csv"),
+            ]
+        )
+        == 0
+    )
     assert len(read(tmp_path / "a.csv")) == 1
 
 
 def test_parquet_without_pyarrow(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    sentence = refused(capsys, "predict", checkpoint, "a.png", "--out", tmp_path / "a.parquet")
+    sentence = refused(
+        capsys, "predict", checkpoint, "a.png", "--out", tmp_path / "a.parquet"
+    )
     assert 'pip install "mlp-mixer[parquet]"' in sentence
     assert not (tmp_path / "a.parquet").exists()
 
 
-def test_an_unknown_feature(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ("predict", checkpoint, "a.png", "--features", "prelogits", "--out", tmp_path / "a.npz")
+def test_an_unknown_feature(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (
+        "predict",
+        checkpoint,
+        "a.png",
+        "--features",
+        "prelogits",
+        "--out",
+        tmp_path / "a.npz",
+    )
     assert "did you mean 'pre_logits' or 'logits'?" in refused(capsys, *arguments)
     assert not (tmp_path / "a.npz").exists()
 
 
 def test_which_argument_is_the_checkpoint(
-    checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("run/best.safetensors", "hub/model.safetensors"):
@@ -442,17 +725,35 @@ def test_which_argument_is_the_checkpoint(
         asked.append(source)
         return mlp_mixer.load(checkpoint)
 
-    monkeypatch.setattr("mlp_mixer.predict.load", load)
-    named = ["run", "hub", "hf-hub:someone/mixer", "x.npz", "mlp-mixer-base-p16_3rdparty_64xb64_in1k", "mixer_b16"]
+    monkeypatch.setattr("mlp_mixer.inference.predictor.load", load)
+    named = [
+        "run",
+        "hub",
+        "hf-hub:someone/mixer",
+        "x.npz",
+        "mlp-mixer-base-p16_3rdparty_64xb64_in1k",
+        "mixer_b16",
+    ]
     for name in named:
         assert run(["predict", name, str(folder / "a.png")]) == 0
     assert asked == named
 
-    for second in ("run", "hub", "other.pth", checkpoint, "hf-hub:someone/mixer", "mixer_b16"):
+    for second in (
+        "run",
+        "hub",
+        "other.pth",
+        checkpoint,
+        "hf-hub:someone/mixer",
+        "mixer_b16",
+    ):
         sentence = refused(capsys, "predict", checkpoint, "a.png", second)
         assert f"{str(second)!r} is a checkpoint, not a picture" in sentence
-        assert f"{str(second)!r} is a checkpoint, not a picture" in refused(capsys, "predict", "--model", "run", second)
-    assert "'run' is a checkpoint, not a picture; put it first" in refused(capsys, "predict", folder, "run")
+        assert f"{str(second)!r} is a checkpoint, not a picture" in refused(
+            capsys, "predict", "--model", "run", second
+        )
+    assert "'run' is a checkpoint, not a picture; put it first" in refused(
+        capsys, "predict", folder, "run"
+    )
     (folder / "config.json").write_text("{}")  # pictures may lie beside one
     assert run(["predict", str(checkpoint), str(folder)]) == 1
     assert "Missing argument" in refused(capsys, "predict")

@@ -27,23 +27,41 @@ TRAIN = {
     "data_wait": 0.0,
     "seconds": 1,
 }
-EVAL = {"kind": "eval", "step": 10, "epoch": 1.0, "top1": 0.75, "top5": 1.0, "loss": 0.6, "n": 100}
+EVAL = {
+    "kind": "eval",
+    "step": 10,
+    "epoch": 1.0,
+    "top1": 0.75,
+    "top5": 1.0,
+    "loss": 0.6,
+    "n": 100,
+}
 
 
 def shown(*rows: dict[str, Any], terminal: bool) -> str:
     stream = io.StringIO()
-    with Progress(Console(file=stream, force_terminal=terminal, width=160, color_system=None)) as progress:
+    with Progress(
+        Console(file=stream, force_terminal=terminal, width=160, color_system=None)
+    ) as progress:
         for row in rows:
             progress(row)
     return stream.getvalue()
 
 
 def test_plain_lines_are_few_and_readable() -> None:
-    text = shown(START, TRAIN, EVAL, {"kind": "note", "text": "by the way"}, terminal=False)
+    text = shown(
+        START, TRAIN, EVAL, {"kind": "note", "text": "by the way"}, terminal=False
+    )
     lines = text.splitlines()
     assert len(lines) == 3
-    assert "folder:[bold]x (3 classes): 1,000 images to train, 100 to validate; 4 epochs = 40 steps on cpu" in lines[0]
-    assert "loss 0.5000  top-1 50.00 %  lr 1.00e-03  1,234 img/s  val top-1 75.00 %  val loss 0.6000" in lines[1]
+    assert (
+        "folder:[bold]x (3 classes): 1,000 images to train, 100 to validate; 4 epochs = 40 steps on cpu"
+        in lines[0]
+    )
+    assert (
+        "loss 0.5000  top-1 50.00 %  lr 1.00e-03  1,234 img/s  val top-1 75.00 %  val loss 0.6000"
+        in lines[1]
+    )
     assert "0:00:00 left" in lines[1]
     assert lines[2] == "by the way"
     assert "\x1b" not in text
@@ -56,7 +74,9 @@ def test_a_terminal_gets_a_live_line() -> None:
     assert "val top-1 75.00 %" in text
 
 
-def test_a_slow_run_gets_a_line_now_and_then_but_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_run_gets_a_line_now_and_then_but_none_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     clock = itertools.count(0, 20)
     monkeypatch.setattr("time.monotonic", lambda: next(clock))
     rows = [{**TRAIN, "step": step, "epoch": step / 10} for step in (5, 10)]
@@ -66,5 +86,7 @@ def test_a_slow_run_gets_a_line_now_and_then_but_none_twice(monkeypatch: pytest.
 
 
 def test_a_run_without_validation_says_only_what_it_knows() -> None:
-    text = shown(START, TRAIN, {"kind": "eval", "step": 10, "epoch": 1.0}, terminal=False)
+    text = shown(
+        START, TRAIN, {"kind": "eval", "step": 10, "epoch": 1.0}, terminal=False
+    )
     assert "val top-1" not in text

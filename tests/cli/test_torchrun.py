@@ -1,4 +1,6 @@
-"""Several processes: the same curve, exact resuming, restarts by torchrun, sharded weights."""
+"""Several processes: the same curve, exact resuming, restarts by torchrun, sharded
+weights.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +28,14 @@ SETTINGS = [
 ]  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="torchrun's gloo needs a POSIX system")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="torchrun's gloo needs a POSIX system"
+)
 
 
-def command(out: Path, processes: int, *settings: str, resume: bool = True, restarts: int = 0) -> list[str]:
+def command(
+    out: Path, processes: int, *settings: str, resume: bool = True, restarts: int = 0
+) -> list[str]:
     program = [sys.executable, "-m", "mlp_mixer"]
     if processes > 1:
         program = [
@@ -37,28 +43,50 @@ def command(out: Path, processes: int, *settings: str, resume: bool = True, rest
             f"--max-restarts={restarts}", "--monitor-interval=0.2", "-m", "mlp_mixer",
         ]  # fmt: skip
     chosen = [part for setting in (*SETTINGS, *settings) for part in ("--set", setting)]
-    return [*program, "train", "digits", "--out", str(out), *(["--resume"] if resume else []), *chosen]
+    return [
+        *program,
+        "train",
+        "digits",
+        "--out",
+        str(out),
+        *(["--resume"] if resume else []),
+        *chosen,
+    ]
 
 
 def run(out: Path, processes: int, *settings: str) -> None:
     done = subprocess.run(
-        command(out, processes, *settings), env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+        command(out, processes, *settings),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def rows(out: Path, kind: str = "train") -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    found = [
+        json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()
+    ]
     return [row for row in found if row["kind"] == kind]
 
 
 def digests(out: Path) -> list[str]:
-    paths = [out / "best.safetensors", out / "last.safetensors", *sorted((out / "state").iterdir())]
-    return [f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths]
+    paths = [
+        out / "best.safetensors",
+        out / "last.safetensors",
+        *sorted((out / "state").iterdir()),
+    ]
+    return [
+        f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths
+    ]
 
 
 def steps_saved(out: Path) -> int:
-    return max((int(path.name[5:14]) for path in (out / "state").glob("step-*")), default=0)
+    return max(
+        (int(path.name[5:14]) for path in (out / "state").glob("step-*")), default=0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,36 +97,56 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_one_two_and_three_processes_have_the_same_curve(two: Path, tmp_path: Path) -> None:
-    """The same global batches, mixtures and stochastic depths; only the order of sums differs."""
+def test_one_two_and_three_processes_have_the_same_curve(
+    two: Path, tmp_path: Path
+) -> None:
+    """The same global batches, mixtures and stochastic depths; only the order of sums
+    differs.
+    """
     for processes in (1, 3):
         out = tmp_path / str(processes)
         run(out, processes, "mix.group=2")
-        assert [row["loss"] for row in rows(out)] == pytest.approx([row["loss"] for row in rows(two)], abs=2e-5)
+        assert [row["loss"] for row in rows(out)] == pytest.approx(
+            [row["loss"] for row in rows(two)], abs=2e-5
+        )
         for one, other in zip(rows(out, "eval"), rows(two, "eval"), strict=True):
             assert (one["n"], one["top1"]) == (other["n"], other["top1"])
             assert one["loss"] == pytest.approx(other["loss"], abs=2e-5)
 
 
 def test_sharded_weights_learn_the_same(two: Path, tmp_path: Path) -> None:
-    """FSDP2: each process saves its own part; without one of the newest state's, one process goes on from the other."""
+    """FSDP2: each process saves its own part; without one of the newest state's, one
+    process goes on from the other.
+    """
     out = tmp_path / "sharded"
     run(out, 2, "train.parallel=fsdp")
-    assert [row["loss"] for row in rows(out)] == pytest.approx([row["loss"] for row in rows(two)], abs=2e-5)
+    assert [row["loss"] for row in rows(out)] == pytest.approx(
+        [row["loss"] for row in rows(two)], abs=2e-5
+    )
     images = torch.rand(8, 1, 8, 8)
     logits, expected = (load(folder).model(images) for folder in (out, two))
-    assert torch.allclose(logits, expected, atol=1e-4)  # the weights: not where the last norm takes their gradient away
+    assert torch.allclose(
+        logits, expected, atol=1e-4
+    )  # the weights: not where the last norm takes their gradient away
     files = sorted((out / "state").iterdir())
-    assert [path.name[14:] for path in files] == [f".part-{part}-of-2.safetensors" for part in (0, 1, 0, 1)]
-    assert files[0].stat().st_size < 0.6 * next((two / "state").iterdir()).stat().st_size
+    assert [path.name[14:] for path in files] == [
+        f".part-{part}-of-2.safetensors" for part in (0, 1, 0, 1)
+    ]
+    assert (
+        files[0].stat().st_size < 0.6 * next((two / "state").iterdir()).stat().st_size
+    )
     files[-1].unlink()
     run(out, 1)
-    assert sorted((out / "state").iterdir())[-1].name == files[-1].name[:14] + ".safetensors"
+    assert (
+        sorted((out / "state").iterdir())[-1].name
+        == files[-1].name[:14] + ".safetensors"
+    )
     assert rows(out)[-1]["loss"] == pytest.approx(rows(two)[-1]["loss"], abs=2e-5)
 
 
 def test_sharded_weights_resume_to_the_same_bytes(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole = tmp_path / "whole"
+    killed = tmp_path / "killed"
     run(whole, 2, "train.parallel=fsdp")
     kill_after_a_state(killed, "train.parallel=fsdp")
     run(killed, 2, "train.parallel=fsdp")
@@ -117,7 +165,9 @@ def kill_after_a_state(out: Path, *settings: str) -> None:
     while steps_saved(out) == before and process.poll() is None:
         time.sleep(0.01)
     # torchrun's workers lead sessions of their own: they would go on without it
-    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout
+    workers = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
+    ).stdout
     for pid in (process.pid, *map(int, workers.split())):
         os.kill(pid, signal.SIGKILL)
     process.wait()
@@ -144,9 +194,16 @@ def test_torchrun_restarts_after_a_worker_died(two: Path, tmp_path: Path) -> Non
     assert digests(out) == digests(two)
 
 
-def test_a_polite_stop_saves_at_the_same_step_everywhere(two: Path, tmp_path: Path) -> None:
+def test_a_polite_stop_saves_at_the_same_step_everywhere(
+    two: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "stopped"
-    process = subprocess.Popen(command(out, 2), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(out, 2),
+        env=ENVIRONMENT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     while steps_saved(out) == 0 and process.poll() is None:
         time.sleep(0.01)
     process.terminate()
@@ -158,13 +215,22 @@ def test_a_polite_stop_saves_at_the_same_step_everywhere(two: Path, tmp_path: Pa
 
 @pytest.fixture
 def two_hosts() -> Iterator[list[str]]:
-    """Two network namespaces with a cable between them, and no other network: 10.73.0.1 and 10.73.0.2."""
+    """Two network namespaces with a cable between them, and no other network: 10.73.0.1
+    and 10.73.0.2.
+    """
     names = [f"mixer{os.getpid()}{host}" for host in "ab"]
     setup = [
         *(f"ip netns add {name}" for name in names),
         f"ip -n {names[0]} link add wire type veth peer name wire netns {names[1]}",
-        *(f"ip -n {name} addr add 10.73.0.{host}/24 dev wire" for host, name in enumerate(names, start=1)),
-        *(f"ip -n {name} link set {device} up" for name in names for device in ("lo", "wire")),
+        *(
+            f"ip -n {name} addr add 10.73.0.{host}/24 dev wire"
+            for host, name in enumerate(names, start=1)
+        ),
+        *(
+            f"ip -n {name} link set {device} up"
+            for name in names
+            for device in ("lo", "wire")
+        ),
     ]
     try:
         for line in setup:
@@ -175,11 +241,17 @@ def two_hosts() -> Iterator[list[str]]:
     finally:
         if shutil.which("ip"):
             for name in names:
-                subprocess.run(["ip", "netns", "delete", name], check=False, capture_output=True)
+                subprocess.run(
+                    ["ip", "netns", "delete", name], check=False, capture_output=True
+                )
 
 
-def test_two_hosts_are_as_good_as_one(two: Path, tmp_path: Path, two_hosts: list[str]) -> None:
-    """One process on each of two machines that reach each other by one wire only, with a common file system."""
+def test_two_hosts_are_as_good_as_one(
+    two: Path, tmp_path: Path, two_hosts: list[str]
+) -> None:
+    """One process on each of two machines that reach each other by one wire only, with
+    a common file system.
+    """
     out = tmp_path / "hosts"
     program = command(out, 2)
     processes = []
@@ -198,5 +270,7 @@ def test_two_hosts_are_as_good_as_one(two: Path, tmp_path: Path, two_hosts: list
         )
         processes.append(process)
     errors = [process.communicate(timeout=300)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)[-3000:]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)[
+        -3000:
+    ]
     assert digests(out) == digests(two)

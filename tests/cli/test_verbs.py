@@ -1,4 +1,6 @@
-"""The command as a person uses it: train, evaluate, predict, report on real digits, and what programs read."""
+"""The command as a person uses it: train, evaluate, predict, report on real digits, and
+what programs read.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ import pytest
 from mlp_mixer.cli import run
 
 Json = Callable[..., Any]
-QUICK = ["--set", "train.epochs=3", "--set", "train.eval_every_epochs=1", "--set", "train.device=cpu"]
+QUICK = [
+    "--set",
+    "train.epochs=3",
+    "--set",
+    "train.eval_every_epochs=1",
+    "--set",
+    "train.device=cpu",
+]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +37,20 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def samples(tmp_path: Path) -> list[str]:
-    assert run(["data", "sample", "digits", "--out", str(tmp_path / "samples"), "--count", "3"]) == 0
+    assert (
+        run(
+            [
+                "data",
+                "sample",
+                "digits",
+                "--out",
+                str(tmp_path / "samples"),
+                "--count",
+                "3",
+            ]
+        )
+        == 0
+    )
     return sorted(str(path) for path in (tmp_path / "samples").iterdir())
 
 
@@ -48,14 +70,25 @@ def test_models_for_programs(answer: Json) -> None:
     rows = {row["name"]: row for row in answer("models")}
     b16 = rows["mixer_b16"]
     assert b16["params"] == 59_880_472
-    assert [f"{b16[key]:.2f}" for key in ("gmacs", "gmacs_mmpretrain", "gmacs_fvcore")] == ["12.60", "12.61", "12.62"]
+    assert [
+        f"{b16[key]:.2f}" for key in ("gmacs", "gmacs_mmpretrain", "gmacs_fvcore")
+    ] == ["12.60", "12.61", "12.62"]
     assert f"{rows['mixer_l16']['gmacs_mmpretrain']:.2f}" == "44.57"
 
 
 def test_models_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["models", "mixer_b*"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split() == ["mixer_b32", "224x224", "32", "60,293,428", "3.238", "3.239", "3.242", "48.4"]
+    assert lines[1].split() == [
+        "mixer_b32",
+        "224x224",
+        "32",
+        "60,293,428",
+        "3.238",
+        "3.239",
+        "3.242",
+        "48.4",
+    ]
 
 
 def test_recipes_are_listed(answer: Json, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,9 +98,17 @@ def test_recipes_are_listed(answer: Json, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_training_leaves_its_files(trained: Path) -> None:
-    for name in ("best.safetensors", "last.safetensors", "metrics.jsonl", "config.json"):
+    for name in (
+        "best.safetensors",
+        "last.safetensors",
+        "metrics.jsonl",
+        "config.json",
+    ):
         assert (trained / name).is_file()
-    kinds = [json.loads(line)["kind"] for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    kinds = [
+        json.loads(line)["kind"]
+        for line in (trained / "metrics.jsonl").read_text().splitlines()
+    ]
     assert kinds.count("eval") == 3
 
 
@@ -79,7 +120,9 @@ def test_evaluate_judges_on_held_out_images(trained: Path, answer: Json) -> None
     assert whole["n"] == 1797
 
 
-def test_predict_answers_in_the_contracts_form(trained: Path, samples: list[str], answer: Json) -> None:
+def test_predict_answers_in_the_contracts_form(
+    trained: Path, samples: list[str], answer: Json
+) -> None:
     rows = answer("predict", str(trained / "best.safetensors"), *samples)
     assert [row["path"] for row in rows] == samples
     for row in rows:
@@ -92,7 +135,9 @@ def test_predict_answers_in_the_contracts_form(trained: Path, samples: list[str]
 def test_predict_goes_on_after_a_bad_picture(
     trained: Path, samples: list[str], answer: Json, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = answer("predict", str(trained), samples[0], "nowhere.png", samples[1], code=1)
+    rows = answer(
+        "predict", str(trained), samples[0], "nowhere.png", samples[1], code=1
+    )
     assert ["error" in row for row in rows] == [False, True, False]
     assert run(["predict", str(trained), samples[0], "nowhere.png"]) == 1
     streams = capsys.readouterr()
@@ -108,7 +153,19 @@ def test_report_is_one_page(trained: Path) -> None:
     assert "a temperature that the validation images chose" in page
     shown = int(re.search(r"(\d+) shown of", page)[1])  # type: ignore[index]
     assert page.count("the same under a map") == shown > 0
-    assert run(["report", str(trained), "--data", "digits", "--out", str(trained / "other.html")]) == 0
+    assert (
+        run(
+            [
+                "report",
+                str(trained),
+                "--data",
+                "digits",
+                "--out",
+                str(trained / "other.html"),
+            ]
+        )
+        == 0
+    )
     assert "a temperature" not in (trained / "other.html").read_text()
     assert "top-1" in page
     assert page.count("<svg") >= 3
@@ -116,15 +173,25 @@ def test_report_is_one_page(trained: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
-def test_a_finished_run_resumes_to_itself(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_resumes_to_itself(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (trained / "last.safetensors").read_bytes()
-    assert run(["train", str(trained / "config.json"), "--out", str(trained), "--resume"]) == 0
+    assert (
+        run(["train", str(trained / "config.json"), "--out", str(trained), "--resume"])
+        == 0
+    )
     assert (trained / "last.safetensors").read_bytes() == before
     assert "resumed at step" in capsys.readouterr().err
 
 
 def test_python_m_is_the_same_command() -> None:
-    done = subprocess.run([sys.executable, "-m", "mlp_mixer", "--version"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "mlp_mixer", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.startswith("mlp-mixer 0")
     assert done.stderr == ""
 
@@ -132,15 +199,16 @@ def test_python_m_is_the_same_command() -> None:
 def test_the_package_imports_lightly() -> None:
     """No torch, no device, no global state: names come when first used."""
     script = "import sys, mlp_mixer; assert 'torch' not in sys.modules; dir(mlp_mixer); mlp_mixer.create_model; "
-    script += (
-        "assert 'torch' in sys.modules; assert 'torchvision' not in sys.modules; assert 'sklearn' not in sys.modules"
-    )
+    script += "assert 'torch' in sys.modules; assert 'torchvision' not in sys.modules; "
+    script += "assert 'sklearn' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_every_public_name_is_there() -> None:
     """From a process that has imported nothing yet, names first and rooms after them."""
     script = "import mlp_mixer; [getattr(mlp_mixer, n) for n in (*mlp_mixer.__all__, *dir(mlp_mixer))]; "
-    script += "assert mlp_mixer.train.TrainConfig and mlp_mixer.evaluate.Evaluation; "
+    script += (
+        "assert mlp_mixer.training.TrainConfig and mlp_mixer.evaluation.Evaluation; "
+    )
     script += "assert set(mlp_mixer.__all__) <= set(dir(mlp_mixer)) and not hasattr(mlp_mixer, 'frobnicate')"
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,4 +1,6 @@
-"""What every network of every family must do. A variant without a golden row fails; so does a row without a variant."""
+"""What every network of every family must do. A variant without a golden row fails; so
+does a row without a variant.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,23 @@ from torch import Tensor, nn
 
 from mlp_mixer import load, save
 from mlp_mixer.errors import UserError
-from mlp_mixer.models import ALL_VARIANTS, FAMILIES, MixerConfig, MlpMixer, cost, create_model, model_config, variants
+from mlp_mixer.models import (
+    ALL_VARIANTS,
+    FAMILIES,
+    MixerConfig,
+    MlpMixer,
+    cost,
+    create_model,
+    model_config,
+    variants,
+)
 from mlp_mixer.models.cost import _watch
 from mlp_mixer.models.families import config_from_dict, config_to_dict
-from mlp_mixer.train.config import ModelChoice, OptimChoice
-from mlp_mixer.train.optim import build_optimizer
+from mlp_mixer.training.config import ModelChoice, OptimChoice
+from mlp_mixer.training.optim.build import build_optimizer
 
-# Parameters with 1000 classes at the variant's own size, and multiply-accumulates in units of 1e6.
+# Parameters with 1000 classes at the variant's own size, and multiply-accumulates in
+# units of 1e6.
 GOLDEN = {
     "mixer_s32": (19_104_624, 1002),
     "mixer_s16": (18_528_264, 3777),
@@ -57,7 +69,9 @@ GOLDEN = {
     "gmlp_b16": (73_075_392, 15720),
 }
 TIMM = [name for name in GOLDEN if name.startswith(("gmixer", "resmlp", "gmlp"))]
-TINY: dict[str, dict[str, Any]] = {  # 6 tokens; one of each family and of each option, and two together
+TINY: dict[
+    str, dict[str, Any]
+] = {  # 6 tokens; one of each family and of each option, and two together
     "mixer_nano4": {"tokens_mlp_dim": 5},
     "untied_nano4": {"tokens_mlp_dim": 5, "token_mlps": 12},
     "grouped_nano4": {"tokens_mlp_dim": 5, "group": 3},
@@ -78,7 +92,13 @@ TINY: dict[str, dict[str, Any]] = {  # 6 tokens; one of each family and of each 
 
 
 def tiny(name: str, **fields: Any) -> MlpMixer:
-    small = {"image_size": (8, 12), "num_blocks": 2, "hidden_dim": 12, "channels_mlp_dim": 20, "num_classes": 5}
+    small = {
+        "image_size": (8, 12),
+        "num_blocks": 2,
+        "hidden_dim": 12,
+        "channels_mlp_dim": 20,
+        "num_classes": 5,
+    }
     torch.manual_seed(0)
     return create_model(name, **small | TINY[name] | fields)
 
@@ -99,7 +119,9 @@ def images_for(model: MlpMixer, batch: int = 3) -> Tensor:
 
 def test_every_variant_has_a_row_and_every_family_a_tiny_one() -> None:
     assert list(GOLDEN) == list(ALL_VARIANTS) == variants()
-    assert {type(ALL_VARIANTS[name]) for name in TINY} == {kind for kind, _ in FAMILIES.values()}
+    assert {type(ALL_VARIANTS[name]) for name in TINY} == {
+        kind for kind, _ in FAMILIES.values()
+    }
 
 
 @pytest.mark.parametrize("name", ALL_VARIANTS)
@@ -110,26 +132,43 @@ def test_counts(name: str) -> None:
     names = [name for name, _ in model.named_parameters()]
     assert len(set(names)) == len(names)
     assert counted.params == sum(parameter.numel() for parameter in model.parameters())
-    assert counted.params_without_head == counted.params - 1000 * (model.config.hidden_dim + 1)
+    assert counted.params_without_head == counted.params - 1000 * (
+        model.config.hidden_dim + 1
+    )
     assert (counted.params, round(counted.macs / 1e6)) == GOLDEN[name]
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"num_classes": 0}, {"dropout": 0.1, "in_channels": 1}, {"final_norm": False}], ids=str
+    "fields",
+    [{}, {"num_classes": 0}, {"dropout": 0.1, "in_channels": 1}, {"final_norm": False}],
+    ids=str,
 )
 def test_what_is_watched_is_what_the_formulas_say(fields: dict[str, Any]) -> None:
-    """Families without formulas are counted on the meta device; a Mixer can be counted in both ways."""
+    """Families without formulas are counted on the meta device; a Mixer can be counted
+    in both ways.
+    """
     config = tiny("mixer_nano4", **fields).config
     assert isinstance(config, MixerConfig)
-    numbers = ("params", "params_without_head", "macs", "activations", "gmacs_mmpretrain", "gmacs_fvcore")
-    by_formula, watched = cost(config), _watch(config)
+    numbers = (
+        "params",
+        "params_without_head",
+        "macs",
+        "activations",
+        "gmacs_mmpretrain",
+        "gmacs_fvcore",
+    )
+    by_formula = cost(config)
+    watched = _watch(config)
     for number in numbers:
-        assert getattr(watched, number) == pytest.approx(getattr(by_formula, number), rel=1e-12), number
+        assert getattr(watched, number) == pytest.approx(
+            getattr(by_formula, number), rel=1e-12
+        ), number
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_activations_are_what_autograd_keeps(name: str) -> None:
-    model, kept = tiny(name), {}
+    model = tiny(name)
+    kept = {}
     ours = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -138,43 +177,72 @@ def test_activations_are_what_autograd_keeps(name: str) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = model(images_for(model, 1))
-    held = sum(t.untyped_storage().nbytes() // 4 for storage, t in kept.items() if storage not in ours)
-    del logits  # alive until here, so that no storage was freed and its address used again
+    held = sum(
+        t.untyped_storage().nbytes() // 4
+        for storage, t in kept.items()
+        if storage not in ours
+    )
+    del (
+        logits
+    )  # alive until here, so that no storage was freed and its address used again
     assert cost(model).activations == held
 
 
 def test_timms_own_count() -> None:
-    """The column infer_gmacs of timm's tables is fvcore's count: gmlp_s16 4.42, gmixer_24 5.28, resmlp_24 5.96."""
-    assert [round(cost(name).gmacs_fvcore, 2) for name in ("gmlp_s16", "gmixer_24", "resmlp_24")] == [4.42, 5.28, 5.96]
+    """The column infer_gmacs of timm's tables is fvcore's count: gmlp_s16 4.42,
+    gmixer_24 5.28, resmlp_24 5.96.
+    """
+    assert [
+        round(cost(name).gmacs_fvcore, 2)
+        for name in ("gmlp_s16", "gmixer_24", "resmlp_24")
+    ] == [4.42, 5.28, 5.96]
 
 
 @pytest.mark.parametrize("name", TIMM)
 def test_names_and_shapes_are_timms(name: str) -> None:
     with torch.device("meta"):
-        ours, theirs = create_model(name), timm.create_model(f"{name}_224")
-    assert {n: t.shape for n, t in ours.state_dict().items()} == {n: t.shape for n, t in theirs.state_dict().items()}
+        ours = create_model(name)
+        theirs = timm.create_model(f"{name}_224")
+    assert {n: t.shape for n, t in ours.state_dict().items()} == {
+        n: t.shape for n, t in theirs.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize("name", ["gmixer_12", "resmlp_12", "gmlp_ti16"])
 @pytest.mark.parametrize(("size", "channels"), [((224, 224), 3), ((48, 32), 1)])
 def test_logits_are_timms(name: str, size: tuple[int, int], channels: int) -> None:
-    """Whole depth and width, timm's own file names, every parameter random. Tolerance: 1e-5 of logits around 1."""
-    theirs = timm.create_model(f"{name}_224", img_size=size, in_chans=channels, num_classes=7).eval()
+    """Whole depth and width, timm's own file names, every parameter random. Tolerance:
+    1e-5 of logits around 1.
+    """
+    theirs = timm.create_model(
+        f"{name}_224", img_size=size, in_chans=channels, num_classes=7
+    ).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for key, parameter in theirs.named_parameters():
             scale = 0.3 if parameter.ndim == 1 else 1 / parameter[0].numel() ** 0.5
-            offset = 1.0 if key.endswith(("norm.weight", "norm1.weight", "norm2.weight", "alpha")) else 0.0
+            offset = (
+                1.0
+                if key.endswith(
+                    ("norm.weight", "norm1.weight", "norm2.weight", "alpha")
+                )
+                else 0.0
+            )
             parameter.normal_(offset, 0.5 * scale, generator=generator)
-    ours = create_model(name, image_size=size, in_channels=channels, num_classes=7).eval()
+    ours = create_model(
+        name, image_size=size, in_channels=channels, num_classes=7
+    ).eval()
     ours.load_state_dict(theirs.state_dict(), strict=True)
     image = torch.randn(2, channels, *size, generator=generator)
     with torch.no_grad():
-        expected, actual = theirs(image), ours(image)
+        expected = theirs(image)
+        actual = ours(image)
         pooled = theirs.forward_head(theirs.forward_features(image), pre_logits=True)
     assert 0.05 < expected.std() < 20
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours.features(image)["pre_logits"], pooled, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        ours.features(image)["pre_logits"], pooled, rtol=0, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", ["gmixer_12", "resmlp_24", "gmlp_ti16"])
@@ -182,28 +250,45 @@ def test_gates_and_scales_begin_as_in_timm(name: str) -> None:
     theirs = timm.create_model(f"{name}_224", img_size=32).blocks[0].state_dict()
     ours = create_model(name, image_size=32, num_blocks=1).blocks[0].state_dict()
     assert ours.keys() == theirs.keys()
-    special = [key for key in theirs if key.endswith(("fc1.bias", "proj.bias", "proj.weight", "ls1", "ls2", "alpha"))]
+    special = [
+        key
+        for key in theirs
+        if key.endswith(("fc1.bias", "proj.bias", "proj.weight", "ls1", "ls2", "alpha"))
+    ]
     assert special
     for key in special:
-        torch.testing.assert_close(ours[key], theirs[key], rtol=0, atol=1e-5 if key[:2] != "ls" else 1e-12)
+        torch.testing.assert_close(
+            ours[key], theirs[key], rtol=0, atol=1e-5 if key[:2] != "ls" else 1e-12
+        )
     if "mlp_tokens.fc1.weight" in ours:
         assert 0 < ours["mlp_tokens.fc1.weight"].chunk(2)[1].abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize(
-    "fields", [{}, {"in_channels": 1}, {"image_size": (16, 12)}, {"num_classes": 0}, {"num_classes": 1}], ids=str
+    "fields",
+    [
+        {},
+        {"in_channels": 1},
+        {"image_size": (16, 12)},
+        {"num_classes": 0},
+        {"num_classes": 1},
+    ],
+    ids=str,
 )
 def test_shapes_and_features(name: str, fields: dict[str, Any]) -> None:
     model = randomised(tiny(name, **fields))
-    C, K = model.config.hidden_dim, model.config.num_classes
+    C = model.config.hidden_dim
+    K = model.config.num_classes
     image = images_for(model)
     out = model.features(image)
     assert model(image).shape == (3, K or C)
     assert (model.num_features, model.num_classes) == (C, K)
     assert torch.equal(out["logits"], model(image))
     assert torch.equal(out["norm"], model.forward_features(image))
-    assert torch.equal(out["pre_logits"], model.forward_head(out["norm"], pre_logits=True))
+    assert torch.equal(
+        out["pre_logits"], model.forward_head(out["norm"], pre_logits=True)
+    )
     assert next(iter(out)) == "stem"
     assert {f"blocks.{i}" for i in range(2)} <= out.keys()
     with pytest.raises(UserError, match="takes images of shape"):
@@ -223,12 +308,16 @@ def test_classifier_can_be_replaced(name: str) -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_initialisation_follows_the_seed_and_leaves_nothing_out(name: str) -> None:
-    first, second = tiny(name), tiny(name)
+    first = tiny(name)
+    second = tiny(name)
     for key, tensor in first.state_dict().items():
         assert torch.equal(tensor, second.state_dict()[key]), key
     with torch.no_grad():  # whatever an uninitialised tensor holds must be overwritten
         for module in (*first.modules(),):
-            if not isinstance(module, nn.LayerNorm) and type(module).__name__ not in ("Affine", "ResMlpBlock"):
+            if not isinstance(module, nn.LayerNorm) and type(module).__name__ not in (
+                "Affine",
+                "ResMlpBlock",
+            ):
                 for parameter in module.parameters(recurse=False):
                     parameter.fill_(torch.nan)
     torch.manual_seed(0)
@@ -239,8 +328,12 @@ def test_initialisation_follows_the_seed_and_leaves_nothing_out(name: str) -> No
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_gradients_flow_to_every_parameter_and_recomputing_gives_the_same(name: str) -> None:
-    model = randomised(tiny(name, dropout=0.3, drop_path=0.3, drop_path_rule="timm")).train()
+def test_gradients_flow_to_every_parameter_and_recomputing_gives_the_same(
+    name: str,
+) -> None:
+    model = randomised(
+        tiny(name, dropout=0.3, drop_path=0.3, drop_path_rule="timm")
+    ).train()
     draws = torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(5))
     gradients = []
     for enable in (False, True):
@@ -256,9 +349,12 @@ def test_gradients_flow_to_every_parameter_and_recomputing_gives_the_same(name: 
 
 @pytest.mark.parametrize("name", TINY)
 def test_draws_drop_whole_branches(name: str) -> None:
-    """A draw near 1 drops, near 0 keeps; what is dropped never touches the skip connection."""
+    """A draw near 1 drops, near 0 keeps; what is dropped never touches the skip
+    connection.
+    """
     model = randomised(tiny(name, drop_path=0.5, drop_path_rule="paper")).train()
-    image, kept = images_for(model), torch.zeros(3, 2, 2)
+    image = images_for(model)
+    kept = torch.zeros(3, 2, 2)
     assert torch.equal(model(image, kept), model.eval()(image))
     dropped = kept.clone()
     dropped[1, 1] = 0.99
@@ -269,15 +365,22 @@ def test_draws_drop_whole_branches(name: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_each_branch_has_its_own_draw(name: str) -> None:
     model = randomised(tiny(name, drop_path=0.5)).train()
-    image, kept = images_for(model, 1), torch.zeros(1, 2, 2)
-    last = [name for name, _ in model.blocks[1].named_children() if name.startswith(("mlp", "linear"))]
+    image = images_for(model, 1)
+    kept = torch.zeros(1, 2, 2)
+    last = [
+        name
+        for name, _ in model.blocks[1].named_children()
+        if name.startswith(("mlp", "linear"))
+    ]
     logits = []
     for branch in range(2):
         draws = kept.clone()
         draws[0, 1, branch] = 0.99
         logits.append(model(image, draws))
     assert not torch.equal(*logits)
-    assert torch.equal(logits[1], model(image, kept)) == (last == ["mlp_channels"])  # gMLP has one branch
+    assert torch.equal(logits[1], model(image, kept)) == (
+        last == ["mlp_channels"]
+    )  # gMLP has one branch
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -285,16 +388,25 @@ def test_compiles_as_one_graph(name: str) -> None:
     torch.compiler.reset()
     model = randomised(tiny(name))
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(images_for(model)), model(images_for(model)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        compiled(images_for(model)), model(images_for(model)), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_exports_with_any_batch_size(name: str) -> None:
     model = randomised(tiny(name))
     batch = {"image": {0: torch.export.Dim("batch")}}
-    exported = torch.export.export(model, (images_for(model, 3),), dynamic_shapes=batch).module()
+    exported = torch.export.export(
+        model, (images_for(model, 3),), dynamic_shapes=batch
+    ).module()
     for size in (1, 8):
-        torch.testing.assert_close(exported(images_for(model, size)), model(images_for(model, size)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            exported(images_for(model, size)),
+            model(images_for(model, size)),
+            rtol=0,
+            atol=1e-5,
+        )
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -303,26 +415,37 @@ def test_bfloat16(name: str) -> None:
     expected = model(images_for(model))
     actual = model.bfloat16()(images_for(model).bfloat16())
     assert actual.dtype == torch.bfloat16
-    torch.testing.assert_close(actual.float(), expected, rtol=0.1, atol=0.1 * expected.abs().max().item())
+    torch.testing.assert_close(
+        actual.float(), expected, rtol=0.1, atol=0.1 * expected.abs().max().item()
+    )
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_checkpoint_round_trip(name: str, tmp_path: Path) -> None:
     model = randomised(tiny(name, in_channels=1))
-    path = save(tmp_path / "m.safetensors", model, labels=list("abcde"), provenance={"a": 1})
+    path = save(
+        tmp_path / "m.safetensors", model, labels=list("abcde"), provenance={"a": 1}
+    )
     loaded = load(path)
     assert loaded.model.config == model.config
     assert loaded.labels == tuple("abcde")
     assert torch.equal(loaded.model(images_for(model)), model(images_for(model)))
     with safe_open(path, "pt") as file:
         described = json.loads(file.metadata()["mlp_mixer"])
-    family = next(family for family, (kind, _) in FAMILIES.items() if kind is type(model.config))
+    family = next(
+        family for family, (kind, _) in FAMILIES.items() if kind is type(model.config)
+    )
     assert described["format_version"] == 1
     assert described["config"].get("family", "mixer") == family
-    assert ("family" in described["config"]) == (family != "mixer")  # as every earlier version wrote and reads
-    assert save(tmp_path / "n.safetensors", loaded.model, labels=list("abcde"), provenance={"a": 1}).read_bytes() == (
-        path.read_bytes()
-    )
+    assert ("family" in described["config"]) == (
+        family != "mixer"
+    )  # as every earlier version wrote and reads
+    assert save(
+        tmp_path / "n.safetensors",
+        loaded.model,
+        labels=list("abcde"),
+        provenance={"a": 1},
+    ).read_bytes() == (path.read_bytes())
 
 
 @pytest.mark.parametrize("config", ALL_VARIANTS.values(), ids=ALL_VARIANTS)
@@ -334,7 +457,9 @@ def test_what_json_cannot_be() -> None:
     with pytest.raises(UserError, match="unknown family 'gmpl'; did you mean 'gmlp'"):
         config_from_dict({"family": "gmpl"})
     with pytest.raises(UserError, match="unknown field 'config.tokens_mlp_dim'"):
-        config_from_dict(config_to_dict(ALL_VARIANTS["gmlp_s16"]) | {"tokens_mlp_dim": 4})
+        config_from_dict(
+            config_to_dict(ALL_VARIANTS["gmlp_s16"]) | {"tokens_mlp_dim": 4}
+        )
 
 
 @pytest.mark.parametrize("name", TINY)
@@ -344,12 +469,19 @@ def test_a_few_training_steps_lower_the_loss(name: str, optimizer: Any) -> None:
     model.train()
     choice = OptimChoice(optimizer, lr=0.01, weight_decay=0.1)
     optimiser = build_optimizer(model, choice)
-    decayed = {id(p) for group in optimiser.param_groups if group["weight_decay"] for p in group["params"]}
+    decayed = {
+        id(p)
+        for group in optimiser.param_groups
+        if group["weight_decay"]
+        for p in group["params"]
+    }
     for key, parameter in model.named_parameters():
         assert (id(parameter) in decayed) == (
-            not key.endswith(("bias", "bias1", "bias2", "ls1", "ls2")) and parameter.ndim > 1
+            not key.endswith(("bias", "bias1", "bias2", "ls1", "ls2"))
+            and parameter.ndim > 1
         ), key
-    image, labels = images_for(model, 10), torch.arange(10) % 5
+    image = images_for(model, 10)
+    labels = torch.arange(10) % 5
     losses = []
     for _ in range(12):
         loss = nn.functional.cross_entropy(model(image, torch.rand(10, 2, 2)), labels)
@@ -362,11 +494,21 @@ def test_a_few_training_steps_lower_the_loss(name: str, optimizer: Any) -> None:
 
 def test_training_s_model_choice_fits_every_family() -> None:
     """`--set model.name=...`: fields left at none are the variant's."""
-    fields = dataclasses.asdict(ModelChoice(name="gmlp_s16", image_size=32, patch_size=4))
+    fields = dataclasses.asdict(
+        ModelChoice(name="gmlp_s16", image_size=32, patch_size=4)
+    )
     del fields["resize"], fields["init"], fields["stem"]
-    config = model_config(**{key: value for key, value in fields.items() if value is not None})
-    assert (config.image_size, config.patch_size, config.num_blocks) == ((32, 32), 4, 30)
+    config = model_config(
+        **{key: value for key, value in fields.items() if value is not None}
+    )
+    assert (config.image_size, config.patch_size, config.num_blocks) == (
+        (32, 32),
+        4,
+        30,
+    )
     with pytest.raises(UserError, match="unknown field 'tokens_mlp_dim'"):
         model_config("gmlp_s16", tokens_mlp_dim=3)
-    with pytest.raises(UserError, match="unknown model 'gmlp_x16'; did you mean 'gmlp_s16'"):
+    with pytest.raises(
+        UserError, match="unknown model 'gmlp_x16'; did you mean 'gmlp_s16'"
+    ):
         create_model("gmlp_x16")

@@ -1,4 +1,5 @@
-"""How checkpoint_v1.safetensors was made, once, with format version 1. It must stay readable; never make it again.
+"""How checkpoint_v1.safetensors was made, once, with format version 1. It must stay
+readable; never make it again.
 
 python tests/data/make_v1.py
 """
@@ -13,7 +14,8 @@ import torch
 from mlp_mixer import Preprocess, create_model, save
 
 HERE = Path(__file__).parent
-CHANNELS, SIZE = 2, (4, 6)
+CHANNELS = 2
+SIZE = (4, 6)
 
 if __name__ == "__main__":
     torch.manual_seed(1)
@@ -23,10 +25,29 @@ if __name__ == "__main__":
     ).eval()  # fmt: skip
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
-    preprocess = Preprocess(SIZE, channels=CHANNELS, resize="resize", crop_pct=0.9, mean=(0.1, 0.2), std=(0.3, 0.4))
+    preprocess = Preprocess(
+        SIZE,
+        channels=CHANNELS,
+        resize="resize",
+        crop_pct=0.9,
+        mean=(0.1, 0.2),
+        std=(0.3, 0.4),
+    )
     provenance = {"recipe": "none", "note": "tiny, random, for ever"}
     path = HERE / "checkpoint_v1.safetensors"
-    save(path, model, preprocess=preprocess, labels=["a", "b", "ü"], provenance=provenance)
-    image = torch.arange(2 * CHANNELS * SIZE[0] * SIZE[1]).reshape(2, CHANNELS, *SIZE).to(torch.uint8)
+    save(
+        path,
+        model,
+        preprocess=preprocess,
+        labels=["a", "b", "ü"],
+        provenance=provenance,
+    )
+    image = (
+        torch.arange(2 * CHANNELS * SIZE[0] * SIZE[1])
+        .reshape(2, CHANNELS, *SIZE)
+        .to(torch.uint8)
+    )
     logits = model(preprocess.normalize(image)).detach()
-    (HERE / "checkpoint_v1.json").write_text(json.dumps({"logits": logits.double().tolist()}) + "\n")
+    (HERE / "checkpoint_v1.json").write_text(
+        json.dumps({"logits": logits.double().tolist()}) + "\n"
+    )

@@ -1,4 +1,6 @@
-"""`experiments/records`: the peers are what their sources say, the clock is one for all, rows are measured once."""
+"""`experiments/records`: the peers are what their sources say, the clock is one for
+all, rows are measured once.
+"""
 
 from __future__ import annotations
 
@@ -39,23 +41,46 @@ def records() -> Iterator[SimpleNamespace]:
 
 @pytest.fixture
 def images() -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8), torch.arange(20) % 10
+    return torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8), torch.arange(
+        20
+    ) % 10
 
 
 @pytest.mark.parametrize(
-    ("script", "who"), [("contest", "ours;timm;Keras example"), ("photos", "Mixer-S/32;ResNet-18")]
+    ("script", "who"),
+    [("contest", "ours;timm;Keras example"), ("photos", "Mixer-S/32;ResNet-18")],
 )
 def test_smoke_and_again(script: str, who: str, tmp_path: Path) -> None:
     twice = "import runpy, sys; sys.path.insert(0, sys.argv[1]); path = sys.argv.pop(1) + '/' + sys.argv.pop(1)\n"
     twice += "sys.argv[0] = path\nfor _ in range(2): typed = list(sys.argv); "
     twice += "runpy.run_path(path, run_name='__main__'); sys.argv = typed; print('AGAIN', flush=True)"
-    command = [sys.executable, "-c", twice, str(ROOT), f"{script}.py", "--budget", "smoke", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-c",
+        twice,
+        str(ROOT),
+        f"{script}.py",
+        "--budget",
+        "smoke",
+        "--out",
+        str(tmp_path),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command += ["--who", who, "--threads", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=500)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second, _ = done.stdout.split("AGAIN")
-    assert all(f"\n| {name} |" in second and f"{name} seed 0:" in first for name in who.split(";"))
+    assert all(
+        f"\n| {name} |" in second and f"{name} seed 0:" in first
+        for name in who.split(";")
+    )
     assert "seed 0:" not in second  # nothing was measured again
     rows = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(rows) == len(who.split(";")) * (2 if script == "photos" else 1)
@@ -63,31 +88,49 @@ def test_smoke_and_again(script: str, who: str, tmp_path: Path) -> None:
 
 def test_peers_have_their_own_numbers_of_parameters(records: Any, images: Any) -> None:
     counts = {
-        name: sum(p.numel() for p in make(*images, 10).model.parameters()) for name, make in records.peers.PEERS.items()
+        name: sum(p.numel() for p in make(*images, 10).model.parameters())
+        for name, make in records.peers.PEERS.items()
     }
-    S, C = 64, 512  # of lavish619: hidden widths 4 S and C / 2, no norm before the mean
+    # of lavish619: hidden widths 4 S and C / 2, no norm before the mean
+    S = 64
+    C = 512
     block = 4 * C + 2 * S * 4 * S + 4 * S + S + 2 * C * C // 2 + C // 2 + C
     assert counts["lavish619"] == 3 * 4 * 4 * C + C + 8 * block + 10 * C + 10
-    assert counts["Keras example"] == 219_658  # what count_params() of Keras 3.15.1 says of the example
-    nano = sum(p.numel() for p in create_model("mixer_nano4", num_classes=10).parameters())
+    assert (
+        counts["Keras example"] == 219_658
+    )  # what count_params() of Keras 3.15.1 says of the example
+    nano = sum(
+        p.numel() for p in create_model("mixer_nano4", num_classes=10).parameters()
+    )
     assert counts["timm"] == counts["timm, fitted"] == nano
 
 
-def test_keras_augmentation_is_flip_and_zoom(records: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures, augmented = torch.rand(4, 3, 64, 64), records.peers.KerasMixer.augmented
+def test_keras_augmentation_is_flip_and_zoom(
+    records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = torch.rand(4, 3, 64, 64)
+    augmented = records.peers.KerasMixer.augmented
     for flipped, expected in ((0.9, pictures), (0.1, pictures.flip(3))):
         draws = iter([torch.full((4, 2), 0.5), torch.full((4,), flipped)])
         monkeypatch.setattr(torch, "rand", lambda *size, draws=draws: next(draws))
         torch.testing.assert_close(augmented(pictures), expected, rtol=0, atol=1e-4)
-    draws = iter([torch.tensor([[0.5, 1.0]] * 4), torch.full((4,), 0.9)])  # rows seen from 1.2 times as far
+    draws = iter(
+        [torch.tensor([[0.5, 1.0]] * 4), torch.full((4,), 0.9)]
+    )  # rows seen from 1.2 times as far
     monkeypatch.setattr(torch, "rand", lambda *size: next(draws))
     ramp = torch.linspace(-31.5, 31.5, 64)[:, None].expand(4, 3, 64, 64)
-    torch.testing.assert_close(augmented(ramp)[:, :, 10:54], 1.2 * ramp[:, :, 10:54], rtol=0, atol=1e-3)
+    torch.testing.assert_close(
+        augmented(ramp)[:, :, 10:54], 1.2 * ramp[:, :, 10:54], rtol=0, atol=1e-3
+    )
 
 
-def test_keras_callbacks_halve_and_stop_and_bring_back_the_best(records: Any, images: Any) -> None:
+def test_keras_callbacks_halve_and_stop_and_bring_back_the_best(
+    records: Any, images: Any
+) -> None:
     peer = records.peers.keras_example(*images, 10)
-    assert sum(1 for _ in peer.batches) == 11  # the loss never falls: the first epoch is the best, ten more are not
+    assert (
+        sum(1 for _ in peer.batches) == 11
+    )  # the loss never falls: the first epoch is the best, ten more are not
     assert peer.optimizer.param_groups[0]["lr"] == 0.005 / 4
     peer = records.peers.keras_example(*images, 10)
     before = {name: tensor.clone() for name, tensor in peer.model.state_dict().items()}
@@ -100,8 +143,13 @@ def test_keras_callbacks_halve_and_stop_and_bring_back_the_best(records: Any, im
 
 def test_timm_warms_up_by_epochs_unless_fitted(records: Any, images: Any) -> None:
     peer = records.peers.timm_mixer(*images, 10)
-    rates = [peer.optimizer.param_groups[0]["lr"] for _, _ in zip(range(7), peer.batches, strict=False)]
-    assert rates == pytest.approx([1e-5 + k * (0.05 - 1e-5) / 5 for k in range(5)] + rates[5:])
+    rates = [
+        peer.optimizer.param_groups[0]["lr"]
+        for _, _ in zip(range(7), peer.batches, strict=False)
+    ]
+    assert rates == pytest.approx(
+        [1e-5 + k * (0.05 - 1e-5) / 5 for k in range(5)] + rates[5:]
+    )
     assert rates[5:] == pytest.approx([0.05] * 2, rel=2e-3)
     peer = records.peers.timm_mixer(*images, 10, fitted=True)
     shown, _ = next(peer.batches)
@@ -110,8 +158,12 @@ def test_timm_warms_up_by_epochs_unless_fitted(records: Any, images: Any) -> Non
     assert shown.abs().max() <= 1
 
 
-def test_the_clock_ends_the_training_and_drives_the_rate(records: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    ticks, seen, closed = iter(range(100)), list[float](), list[bool]()
+def test_the_clock_ends_the_training_and_drives_the_rate(
+    records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(100))
+    seen = list[float]()
+    closed = list[bool]()
     monkeypatch.setattr(records.clock, "cpu_seconds", lambda: next(ticks))
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=8.0)
@@ -124,7 +176,9 @@ def test_the_clock_ends_the_training_and_drives_the_rate(records: Any, monkeypat
         finally:
             closed.append(True)
 
-    entry = records.clock.Entry(model, optimizer, batches(), factor=lambda share: share)  # kept: nothing else closes it
+    entry = records.clock.Entry(
+        model, optimizer, batches(), factor=lambda share: share
+    )  # kept: nothing else closes it
     row = records.clock.train_for(4, entry)
     assert seen == [2.0, 4.0, 6.0]
     assert closed == [True]
@@ -134,7 +188,8 @@ def test_the_clock_ends_the_training_and_drives_the_rate(records: Any, monkeypat
 
 
 def test_each_technique_is_switched_once(records: Any) -> None:
-    plan, choice = records.run.PLANS["smoke"], SimpleNamespace(threads=1, device="cpu", smoke=True)
+    plan = records.run.PLANS["smoke"]
+    choice = SimpleNamespace(threads=1, device="cpu", smoke=True)
     base = records.run.short(plan, choice)
     found = records.run.changes(base)
     assert all(config != base for config in found.values())
@@ -142,19 +197,53 @@ def test_each_technique_is_switched_once(records: Any) -> None:
         assert (f"no {name}" in found) != (f"with {name}" in found)
         switched = override(base, [f"{key}={on}"])
         assert f"no {name}" in records.run.changes(switched), name
-        assert records.run.changes(switched)[f"no {name}"] == override(base, [f"{key}={off}"])
+        assert records.run.changes(switched)[f"no {name}"] == override(
+            base, [f"{key}={off}"]
+        )
 
 
 def test_a_ladder_stands_and_is_not_climbed_twice(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "ladder.py"), "digits", "--data", "digits", "--seeds", "2", "--views", "flip"]
-    command += ["--epochs", "0.1", "--set", "model.num_blocks=1", "--set", "train.device=cpu", "--out", str(tmp_path)]
+    command = [
+        sys.executable,
+        str(ROOT / "ladder.py"),
+        "digits",
+        "--data",
+        "digits",
+        "--seeds",
+        "2",
+        "--views",
+        "flip",
+    ]
+    command += [
+        "--epochs",
+        "0.1",
+        "--set",
+        "model.num_blocks=1",
+        "--set",
+        "train.device=cpu",
+        "--out",
+        str(tmp_path),
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run = partial(subprocess.run, command, capture_output=True, text=True, env=environment, check=True, timeout=300)
+    run = partial(
+        subprocess.run,
+        command,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+        timeout=300,
+    )
     first = run().stdout
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [row["name"][-6:] for row in rows] == ["seed 0", "seed 1"]
     assert rows[0]["n"] == 359
-    assert rows[0]["val_top1"] != rows[1]["val_top1"] or rows[0]["top1"] != rows[1]["top1"]  # other images and weights
+    assert (
+        rows[0]["val_top1"] != rows[1]["val_top1"] or rows[0]["top1"] != rows[1]["top1"]
+    )  # other images and weights
     assert {"top1", "top1_flip", "train_s", "mmacs"} <= set(rows[0])
     second = run().stdout
     assert "seed 0: top1" in first

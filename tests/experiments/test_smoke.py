@@ -1,4 +1,6 @@
-"""Each experiment in small, started twice: rows and pictures are there, and what was measured is not measured again."""
+"""Each experiment in small, started twice: rows and pictures are there, and what was
+measured is not measured again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2] / "experiments"
-RUNS = sorted(path for path in ROOT.glob("*/run.py") if "common.arguments(" in path.read_text(encoding="utf-8"))
+RUNS = sorted(
+    path
+    for path in ROOT.glob("*/run.py")
+    if "common.arguments(" in path.read_text(encoding="utf-8")
+)
 # The same process twice, as half of the time goes into imports.
 TWICE = """
 import os, runpy, sys
@@ -28,25 +34,60 @@ for start in range(2):
 
 
 def test_all_experiments_are_found() -> None:
-    assert {"ablations", "fig2_data_scale", "fig3_compute", "fig4_permutation"} <= {path.parent.name for path in RUNS}
+    assert {"ablations", "fig2_data_scale", "fig3_compute", "fig4_permutation"} <= {
+        path.parent.name for path in RUNS
+    }
 
 
 @pytest.mark.parametrize("run", RUNS, ids=lambda path: path.parent.name)
 def test_smoke(run: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
-    command = [sys.executable, "-c", TWICE, str(rows), str(run), "--budget", "smoke", "--out", str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MLP_MIXER_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+    command = [
+        sys.executable,
+        "-c",
+        TWICE,
+        str(rows),
+        str(run),
+        "--budget",
+        "smoke",
+        "--out",
+        str(tmp_path),
+    ]
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MLP_MIXER_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     first = (tmp_path / "rows.jsonl.first").read_text(encoding="utf-8").splitlines()
     second = rows.read_text(encoding="utf-8").splitlines()
     assert len(first) > 1
     assert second[:-1] == first[:-1]  # with the times that they took
-    again, before = json.loads(second[-1]), json.loads(first[-1])
-    assert [again.get(key) for key in ("name", "top1", "loss")] == [before.get(key) for key in ("name", "top1", "loss")]
+    again = json.loads(second[-1])
+    before = json.loads(first[-1])
+    assert [again.get(key) for key in ("name", "top1", "loss")] == [
+        before.get(key) for key in ("name", "top1", "loss")
+    ]
     if run.parent.name == "fig4_permutation":
-        largest = {row["name"]: row["largest"] for row in map(json.loads, first) if row["name"].startswith("exact")}
-        assert largest["exact float64 patches permuted"] < 1e-12 < 1e-4 < largest["exact float64 patches plain"]
+        largest = {
+            row["name"]: row["largest"]
+            for row in map(json.loads, first)
+            if row["name"].startswith("exact")
+        }
+        assert (
+            largest["exact float64 patches permuted"]
+            < 1e-12
+            < 1e-4
+            < largest["exact float64 patches plain"]
+        )
     assert "| --- |" in done.stdout
     pictures = list(tmp_path.glob("*.svg"))
     assert pictures

@@ -1,4 +1,6 @@
-"""The pretexts of `experiments/transfer` hide what is to be guessed, and compare and crop what they say."""
+"""The pretexts of `experiments/transfer` hide what is to be guessed, and compare and
+crop what they say.
+"""
 
 from __future__ import annotations
 
@@ -33,20 +35,27 @@ def test_the_other_view_is_what_is_to_be_found() -> None:
     terms = []
     for i, other in enumerate((3, 4, 5, 0, 1, 2)):
         among = sum(float((unit[i] @ unit[j] / 0.2).exp()) for j in range(6) if j != i)
-        terms.append(-torch.tensor(float((unit[i] @ unit[other] / 0.2).exp()) / among).log())
-    torch.testing.assert_close(PRETEXT.contrast(z, 0.2), torch.stack(terms).mean().double(), rtol=1e-6, atol=0)
+        terms.append(
+            -torch.tensor(float((unit[i] @ unit[other] / 0.2).exp()) / among).log()
+        )
+    torch.testing.assert_close(
+        PRETEXT.contrast(z, 0.2), torch.stack(terms).mean().double(), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
 def test_a_view_is_a_crop_inside_the_image(mirrored: bool) -> None:
     at = (torch.arange(32) + 0.5) / 32
-    ramps = torch.stack([at.expand(32, 32), at[:, None].expand(32, 32)]).expand(2000, 2, 32, 32)
+    ramps = torch.stack([at.expand(32, 32), at[:, None].expand(32, 32)]).expand(
+        2000, 2, 32, 32
+    )
     seen = PRETEXT.views(ramps, mirrored, least=0.25, colours=False)
     assert seen.min() >= at[0]  # nothing from beyond
     assert seen.max() <= at[-1]
     width = (seen[:, 0, :, 17] - seen[:, 0, :, 14]).mean(1) * 32 / 3
     height = (seen[:, 1, 17] - seen[:, 1, 14]).mean(1) * 32 / 3
-    area, ratio = width.abs() * height, width.abs() / height
+    area = width.abs() * height
+    ratio = width.abs() / height
     for way, side in enumerate((width.abs(), height)):
         middle = seen[:, way, 15:17, 15:17].mean(dim=(1, 2))
         assert (middle - side / 2).min() > -1e-4
@@ -55,7 +64,9 @@ def test_a_view_is_a_crop_inside_the_image(mirrored: bool) -> None:
     assert 0.95 < area.max() < 1.001
     assert 0.74 < ratio.min() < 0.77
     assert 1.30 < ratio.max() < 1.34
-    assert (width < 0).double().mean().sub(0.5 if mirrored else 0).abs() < (0.05 if mirrored else 1e-9)
+    assert (width < 0).double().mean().sub(0.5 if mirrored else 0).abs() < (
+        0.05 if mirrored else 1e-9
+    )
 
 
 def test_colours_are_drawn_for_each_image_alone() -> None:
@@ -82,7 +93,15 @@ def test_covered_patches_are_invisible_and_are_what_the_loss_is_of() -> None:
     images = torch.rand(5, 3, 16, 16)
     task(images).backward()
     assert shown[0].grad is not None
-    seen = shown[0].grad.abs().unfold(2, 4, 4).unfold(3, 4, 4).sum(dim=(1, 4, 5)).flatten(1) > 0  # B, S
+    seen = (
+        shown[0]
+        .grad.abs()
+        .unfold(2, 4, 4)
+        .unfold(3, 4, 4)
+        .sum(dim=(1, 4, 5))
+        .flatten(1)
+        > 0
+    )  # B, S
     assert seen.sum(dim=1).tolist() == [16 - round(PRETEXT.Covered.covered * 16)] * 5
     assert not seen.equal(seen[:1].expand(5, 16))
 
@@ -101,28 +120,49 @@ def test_covered_patches_are_invisible_and_are_what_the_loss_is_of() -> None:
                 here = slice(None), slice(top, top + 4), slice(left, left + 4)
                 if not gradient[here].any():
                     patch = image[here]
-                    expected.append(((patch - patch.mean()) / (patch.std() + 0.1)).abs().mean())
+                    expected.append(
+                        ((patch - patch.mean()) / (patch.std() + 0.1)).abs().mean()
+                    )
     torch.testing.assert_close(loss, torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", PRETEXT.PRETEXTS)
 def test_pretraining_learns_and_repeats(kind: str) -> None:
-    stripes = torch.arange(16)[:, None] * torch.rand(64, 1, 1, 1) * 3  # of each image its own width and colour
-    images = (255 * stripes.sin().square() * torch.rand(64, 3, 1, 1)).expand(64, 3, 16, 16).to(torch.uint8)
-    losses, networks = [], []
+    stripes = (
+        torch.arange(16)[:, None] * torch.rand(64, 1, 1, 1) * 3
+    )  # of each image its own width and colour
+    images = (
+        (255 * stripes.sin().square() * torch.rand(64, 3, 1, 1))
+        .expand(64, 3, 16, 16)
+        .to(torch.uint8)
+    )
+    losses = []
+    networks = []
     for passes in (128, 4096, 4096):
         torch.manual_seed(0)
         networks.append(small())
-        task = PRETEXT.PRETEXTS[kind](networks[-1], (torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.3)), True)
+        task = PRETEXT.PRETEXTS[kind](
+            networks[-1], (torch.full((3, 1, 1), 0.5), torch.full((3, 1, 1), 0.3)), True
+        )
         torch.rand(len(losses))  # what was drawn before is of no account
-        losses.append(PRETEXT.pretrain(task, images, passes, seed=0, device="cpu", batch=64)["loss"])
+        losses.append(
+            PRETEXT.pretrain(task, images, passes, seed=0, device="cpu", batch=64)[
+                "loss"
+            ]
+        )
     assert losses[1] < 0.9 * losses[0]
     assert losses[1] == losses[2]
-    assert all(one.equal(other) for one, other in zip(networks[1].parameters(), networks[2].parameters(), strict=True))
+    assert all(
+        one.equal(other)
+        for one, other in zip(
+            networks[1].parameters(), networks[2].parameters(), strict=True
+        )
+    )
 
 
 def test_autocast_sees_each_step_s_weights(run: SimpleNamespace) -> None:
-    layer, x = nn.Linear(4, 4), torch.randn(2, 4)
+    layer = nn.Linear(4, 4)
+    x = torch.randn(2, 4)
     with run.bfloat16("cpu"):
         before = layer(x)
         with torch.no_grad():
@@ -131,8 +171,11 @@ def test_autocast_sees_each_step_s_weights(run: SimpleNamespace) -> None:
         assert not layer(x).equal(before)
 
 
-def test_lost_weights_come_back_and_begin_what_is_tuned(run: SimpleNamespace, tmp_path: Path) -> None:
-    data, plan = run.common.load_data("digits"), run.PLANS["smoke"]
+def test_lost_weights_come_back_and_begin_what_is_tuned(
+    run: SimpleNamespace, tmp_path: Path
+) -> None:
+    data = run.common.load_data("digits")
+    plan = run.PLANS["smoke"]
     lab = run.Lab(data, plan, argparse.Namespace(device="cpu"), tmp_path)
     lab.pretrained("views")
     first = lab.begun("views", 0).state_dict()
@@ -147,7 +190,9 @@ def test_lost_weights_come_back_and_begin_what_is_tuned(run: SimpleNamespace, tm
 def test_the_halves_share_no_class(run: SimpleNamespace) -> None:
     data = run.common.load_data("digits")
     halves = [run.half_of(data, second=second) for second in (False, True)]
-    assert [set(half.labels.tolist()) | set(half.test_labels.tolist()) for half in halves] == [
+    assert [
+        set(half.labels.tolist()) | set(half.test_labels.tolist()) for half in halves
+    ] == [
         set(range(5)),
         set(range(5, 10)),
     ]

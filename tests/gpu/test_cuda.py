@@ -1,4 +1,6 @@
-"""What only a GPU can show. Skipped without one; `benchmarks/gpu/QUEUE.md` says when it waits to be run."""
+"""What only a GPU can show. Skipped without one; `benchmarks/gpu/QUEUE.md` says when it
+waits to be run.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +11,23 @@ from typing import Any
 import pytest
 import torch
 
-from mlp_mixer import Predictor, create_model, load, open_source
+from mlp_mixer import Predictor, create_model, load, open_dataset
 from mlp_mixer.config import override
 from mlp_mixer.images.augment import Augment, augment_batch, draws_needed
 from mlp_mixer.images.mix import Mix, apply, mix_plan
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.runtime import engine
-from mlp_mixer.train.config import TrainConfig
-from mlp_mixer.train.journal import read_journal
-from mlp_mixer.train.loop import train
+from mlp_mixer.training.config import TrainConfig
+from mlp_mixer.training.journal import read_journal
+from mlp_mixer.training.loop import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
 def short(*settings: str) -> TrainConfig:
     return override(
-        get_recipe("digits"), ["train.epochs=4", "train.device=cuda", "train.save_every_steps=5", *settings]
+        get_recipe("digits"),
+        ["train.epochs=4", "train.device=cuda", "train.save_every_steps=5", *settings],
     )
 
 
@@ -35,7 +38,9 @@ def test_logits_equal_those_of_the_cpu(name: str) -> None:
     image = torch.randn(4, 3, *model.config.image_size)
     with torch.inference_mode():
         expected = model(image)
-        torch.testing.assert_close(model.cuda()(image.cuda()).cpu(), expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            model.cuda()(image.cuda()).cpu(), expected, atol=1e-4, rtol=0
+        )
 
 
 def test_compiled_equals_eager() -> None:
@@ -43,7 +48,9 @@ def test_compiled_equals_eager() -> None:
     torch.nn.init.normal_(model.head.weight, std=0.1)
     image = torch.randn(4, 3, 32, 32, device="cuda")
     with torch.inference_mode():
-        torch.testing.assert_close(torch.compile(model, fullgraph=True)(image), model(image), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            torch.compile(model, fullgraph=True)(image), model(image), atol=1e-4, rtol=0
+        )
 
 
 def test_the_engine_of_a_gpu_answers_as_the_module_for_any_batch() -> None:
@@ -60,7 +67,9 @@ def test_the_engine_of_a_gpu_answers_as_the_module_for_any_batch() -> None:
 def test_it_learns_and_answers(tmp_path: Path, precision: str) -> None:
     best = train(short("train.epochs=20", f"train.precision={precision}"), tmp_path)
     assert best["top1"] > 0.8
-    answer = Predictor(load(tmp_path), device="cuda")(open_source("digits").train.image(0))
+    answer = Predictor(load(tmp_path), device="cuda")(
+        open_dataset("digits").train.image(0)
+    )
     assert 0 < answer.pred_score <= 1
 
 
@@ -77,22 +86,34 @@ def test_a_stopped_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
         train(short(), tmp_path / "crashed", report=crash)
     train(short(), tmp_path / "crashed", resume=True)
     digests = [
-        hashlib.sha256((tmp_path / run / "last.safetensors").read_bytes()).hexdigest() for run in ("whole", "crashed")
+        hashlib.sha256((tmp_path / run / "last.safetensors").read_bytes()).hexdigest()
+        for run in ("whole", "crashed")
     ]
     assert digests[0] == digests[1]
 
 
-@pytest.mark.parametrize("settings", [{"crop": "pad", "flip": True}, {"policy": "randaugment_bv", "erase": 0.5}])
-def test_augmentation_and_mixing_on_the_gpu_are_those_of_the_cpu(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [{"crop": "pad", "flip": True}, {"policy": "randaugment_bv", "erase": 0.5}],
+)
+def test_augmentation_and_mixing_on_the_gpu_are_those_of_the_cpu(
+    settings: dict[str, Any],
+) -> None:
     augment = Augment(**settings)
     images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
     draws = torch.rand(8, draws_needed(augment), dtype=torch.float64)
-    here, there = augment_batch(images, draws, augment), augment_batch(images.cuda(), draws.cuda(), augment)
+    here = augment_batch(images, draws, augment)
+    there = augment_batch(images.cuda(), draws.cuda(), augment)
     assert torch.equal(here, there.cpu())
     for mix in (Mix(mixup=0.5), Mix(cutmix=1.0)):
-        plan, labels = mix_plan(mix, 0, 3, (32, 32)), torch.arange(8) % 3
-        own, theirs = apply(plan, images, labels, 3, 2), apply(plan, images.cuda(), labels.cuda(), 3, 2)
-        assert all(torch.allclose(a, b.cpu(), atol=1e-4) for a, b in zip(own, theirs, strict=True))
+        plan = mix_plan(mix, 0, 3, (32, 32))
+        labels = torch.arange(8) % 3
+        own = apply(plan, images, labels, 3, 2)
+        theirs = apply(plan, images.cuda(), labels.cuda(), 3, 2)
+        assert all(
+            torch.allclose(a, b.cpu(), atol=1e-4)
+            for a, b in zip(own, theirs, strict=True)
+        )
 
 
 def test_a_compiled_step_learns_as_the_eager_one(tmp_path: Path) -> None:
@@ -100,5 +121,7 @@ def test_a_compiled_step_learns_as_the_eager_one(tmp_path: Path) -> None:
     for compiled in ("false", "true"):
         out = tmp_path / compiled
         train(short("train.precision=fp32", f"train.compile={compiled}"), out)
-        losses.append([row["loss"] for row in read_journal(out) if row["kind"] == "train"])
+        losses.append(
+            [row["loss"] for row in read_journal(out) if row["kind"] == "train"]
+        )
     assert losses[0] == pytest.approx(losses[1], abs=5e-3)

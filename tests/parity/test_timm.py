@@ -1,4 +1,6 @@
-"""timm itself reads what is written here, and computes the same; what it writes is read here, with the same logits."""
+"""timm itself reads what is written here, and computes the same; what it writes is read
+here, with the same logits.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,19 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config, resolve_model_data_config
 from timm.models import load_state_dict, save_for_hf
 
-from mlp_mixer import Checkpoint, MlpMixer, Preprocess, UserError, load, save, save_pretrained
+from mlp_mixer import (
+    Checkpoint,
+    MlpMixer,
+    Preprocess,
+    UserError,
+    load,
+    save,
+    save_pretrained,
+)
 from mlp_mixer.compat import timm_models
 from mlp_mixer.models import model_config
 from mlp_mixer.weights.convert import convert
-from mlp_mixer.weights.timm_names import entry_point
+from mlp_mixer.weights.lineages.timm_names import entry_point
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "a size of timm's own": ("mixer_s32", {"image_size": (64, 64)}),
@@ -32,7 +42,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "one class": ("mixer_pico2", {"num_classes": 1}),
     "all at once": (
         "mixer_pico2",
-        {"image_size": (6, 4), "in_channels": 2, "tokens_mlp_dim": 1, "channels_mlp_dim": 7, "num_classes": 9},
+        {
+            "image_size": (6, 4),
+            "in_channels": 2,
+            "tokens_mlp_dim": 1,
+            "channels_mlp_dim": 7,
+            "num_classes": 9,
+        },
     ),
 }
 
@@ -43,13 +59,20 @@ def _registered() -> None:
 
 
 def mixer(name: str, **fields: Any) -> Checkpoint:
-    """A Mixer with erf GELU and no parameter at its initial value, names for its classes and an odd range of values."""
-    model = MlpMixer(model_config(name, **({"gelu": "erf", "num_classes": 6} | fields))).eval()
+    """A Mixer with erf GELU and no parameter at its initial value, names for its
+    classes and an odd range of values.
+    """
+    model = MlpMixer(
+        model_config(name, **({"gelu": "erf", "num_classes": 6} | fields))
+    ).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     config = model.config
-    mean, std = (0.1, 0.4, 0.7)[: config.in_channels], (0.2, 0.5, 0.9)[: config.in_channels]
-    preprocess = Preprocess(config.image_size, channels=config.in_channels, crop_pct=0.8, mean=mean, std=std)
+    mean = (0.1, 0.4, 0.7)[: config.in_channels]
+    std = (0.2, 0.5, 0.9)[: config.in_channels]
+    preprocess = Preprocess(
+        config.image_size, channels=config.in_channels, crop_pct=0.8, mean=mean, std=std
+    )
     labels = tuple(f"kind {number}" for number in range(config.num_classes)) or None
     return Checkpoint(model, preprocess, labels, {"origin": "a test"})
 
@@ -61,9 +84,12 @@ def inputs(checkpoint: Checkpoint) -> torch.Tensor:
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 @torch.inference_mode()
-def test_every_way_between_timm_and_here_keeps_every_bit(case: tuple[str, dict[str, Any]], tmp_path: Path) -> None:
+def test_every_way_between_timm_and_here_keeps_every_bit(
+    case: tuple[str, dict[str, Any]], tmp_path: Path
+) -> None:
     checkpoint = mixer(case[0], **case[1])
-    config, image = checkpoint.model.config, inputs(checkpoint)
+    config = checkpoint.model.config
+    image = inputs(checkpoint)
     expected = checkpoint.model(image)
     assert expected.std() > 0.01 or config.num_classes == 1
 
@@ -71,30 +97,48 @@ def test_every_way_between_timm_and_here_keeps_every_bit(case: tuple[str, dict[s
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     assert torch.equal(theirs(image), expected)
     assert theirs.num_classes == config.num_classes
-    assert list(theirs.pretrained_cfg.get("label_names") or ()) == list(checkpoint.labels or ())
+    assert list(theirs.pretrained_cfg.get("label_names") or ()) == list(
+        checkpoint.labels or ()
+    )
     data = resolve_model_data_config(theirs)
-    assert (tuple(data["mean"]), tuple(data["std"])) == (checkpoint.preprocess.mean, checkpoint.preprocess.std)
+    assert (tuple(data["mean"]), tuple(data["std"])) == (
+        checkpoint.preprocess.mean,
+        checkpoint.preprocess.std,
+    )
     assert tuple(data["input_size"]) == (config.in_channels, *config.image_size)
-    assert (data["interpolation"], data["crop_pct"], data["crop_mode"]) == ("bicubic", 0.8, "center")
+    assert (data["interpolation"], data["crop_pct"], data["crop_mode"]) == (
+        "bicubic",
+        0.8,
+        "center",
+    )
 
     native = save(tmp_path / "native.safetensors", checkpoint.model)
     for suffix in (".safetensors", ".pth"):
         file = convert(native, tmp_path / f"out{suffix}", "timm").path
         entry = entry_point(config)
         assert entry is not None
-        bare = timm.create_model(entry.name, num_classes=config.num_classes, **entry.model_args).eval()
+        bare = timm.create_model(
+            entry.name, num_classes=config.num_classes, **entry.model_args
+        ).eval()
         bare.load_state_dict(load_state_dict(str(file)), strict=True)
         assert torch.equal(bare(image), expected)
 
     save_file(theirs.state_dict(), tmp_path / "theirs.safetensors")
-    torch.save({"state_dict": theirs.state_dict(), "epoch": 3}, tmp_path / "theirs.pth.tar")  # as timm's train.py does
+    torch.save(
+        {"state_dict": theirs.state_dict(), "epoch": 3}, tmp_path / "theirs.pth.tar"
+    )  # as timm's train.py does
     for name in ("theirs.safetensors", "theirs.pth.tar"):
         ours = load(tmp_path / name, image_size=config.image_size)
         assert torch.equal(ours.model(image), expected)
         assert (ours.model.config.gelu, ours.model.config.norm_eps) == ("erf", 1e-6)
 
     saved = tmp_path / "saved by timm"
-    save_for_hf(theirs, str(saved), model_config={"label_names": checkpoint.labels}, safe_serialization=True)
+    save_for_hf(
+        theirs,
+        str(saved),
+        model_config={"label_names": checkpoint.labels},
+        safe_serialization=True,
+    )
     assert "mlp_mixer" not in json.loads((saved / "config.json").read_text())
     back = load(saved)
     assert torch.equal(back.model(image), expected)
@@ -104,22 +148,32 @@ def test_every_way_between_timm_and_here_keeps_every_bit(case: tuple[str, dict[s
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @torch.inference_mode()
-def test_half_precision_is_stored_and_full_precision_computes(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_precision_is_stored_and_full_precision_computes(
+    dtype: torch.dtype, tmp_path: Path
+) -> None:
     checkpoint = mixer("mixer_pico2")
     checkpoint.model.to(dtype)
     folder = save_pretrained(checkpoint, tmp_path)
-    ours, theirs = load(folder), timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    ours = load(folder)
+    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     image = inputs(checkpoint)
     assert ours.model(image).dtype == torch.float32
     assert torch.equal(theirs(image), ours.model(image))
 
 
 def picture(height: int, width: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 SAME = [
-    {"interpolation": interpolation, "resize": resize, "crop_pct": crop_pct, "image_size": size}
+    {
+        "interpolation": interpolation,
+        "resize": resize,
+        "crop_pct": crop_pct,
+        "image_size": size,
+    }
     for interpolation in ("bicubic", "bilinear", "nearest", "area")
     for resize, crop_pct, size in (
         ("resmall", 0.875, (32, 32)),
@@ -130,15 +184,23 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize("fields", SAME, ids=lambda fields: " ".join(map(str, fields.values())))
-def test_timms_transform_gives_the_same_pixels(fields: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "fields", SAME, ids=lambda fields: " ".join(map(str, fields.values()))
+)
+def test_timms_transform_gives_the_same_pixels(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
     size = fields["image_size"]
     preprocess = Preprocess(**fields, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
-    model = MlpMixer(model_config("mixer_pico2", image_size=size, gelu="erf", num_classes=2))
+    model = MlpMixer(
+        model_config("mixer_pico2", image_size=size, gelu="erf", num_classes=2)
+    )
     folder = save_pretrained(Checkpoint(model, preprocess), tmp_path)
     assert "Their preprocessing differs" not in (folder / "README.md").read_text()
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    transform = create_transform(**resolve_data_config({}, model=theirs), is_training=False)
+    transform = create_transform(
+        **resolve_data_config({}, model=theirs), is_training=False
+    )
     for height, width in ((50, 70), (101, 40), (32, 32), (33, 97)):
         image = picture(height, width)
         assert torch.equal(transform(image), preprocess(np.asarray(image)))
@@ -152,8 +214,14 @@ def test_timms_transform_gives_the_same_pixels(fields: dict[str, Any], tmp_path:
     ("fields", "said"),
     [
         ({"resampler": "opencv"}, "not as opencv does"),
-        ({"resampler": "big_vision", "interpolation": "area"}, "not as big_vision does"),
-        ({"resampler": "vit_jax", "interpolation": "bilinear", "resize": "resize"}, "not as vit_jax does"),
+        (
+            {"resampler": "big_vision", "interpolation": "area"},
+            "not as big_vision does",
+        ),
+        (
+            {"resampler": "vit_jax", "interpolation": "bilinear", "resize": "resize"},
+            "not as vit_jax does",
+        ),
         ({"resize": "none"}, "images of other sizes"),
         ({"image_size": (8, 16)}, "round the longer side"),
     ],
@@ -162,27 +230,58 @@ def test_the_nearest_transform_is_written_and_the_card_says_so(
     fields: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
     preprocess = Preprocess(**({"image_size": (16, 16)} | fields))
-    model = MlpMixer(model_config("mixer_pico2", image_size=preprocess.image_size, gelu="erf", num_classes=2))
+    model = MlpMixer(
+        model_config(
+            "mixer_pico2", image_size=preprocess.image_size, gelu="erf", num_classes=2
+        )
+    )
     folder = save_pretrained(Checkpoint(model, preprocess), tmp_path)
-    assert said in (folder / "README.md").read_text().split("Their preprocessing differs from the one above: ")[1]
+    assert (
+        said
+        in (folder / "README.md")
+        .read_text()
+        .split("Their preprocessing differs from the one above: ")[1]
+    )
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True)
-    transform = create_transform(**resolve_data_config({}, model=theirs), is_training=False)
-    exact = picture(*preprocess.image_size) if preprocess.resize == "none" else picture(60, 60)
+    transform = create_transform(
+        **resolve_data_config({}, model=theirs), is_training=False
+    )
+    exact = (
+        picture(*preprocess.image_size)
+        if preprocess.resize == "none"
+        else picture(60, 60)
+    )
     difference = (transform(exact) - preprocess(np.asarray(exact))).abs().mean()
     assert difference == 0 if preprocess.resize == "none" else difference < 0.5
     assert load(folder).preprocess == preprocess
 
 
-GOLDENS = ("timm_a", "timm_b", "mmpretrain_a", "google_npz_a", "lavish619_paper_a", "lucidrains_b", "keras_a")
+GOLDENS = (
+    "timm_a",
+    "timm_b",
+    "mmpretrain_a",
+    "google_npz_a",
+    "lavish619_paper_a",
+    "lucidrains_b",
+    "keras_a",
+)
 
 
 @pytest.mark.parametrize("golden", GOLDENS)
 @torch.inference_mode()
-def test_a_foreign_checkpoint_becomes_a_folder_that_gives_its_logits(shared: Path, golden: str, tmp_path: Path) -> None:
+def test_a_foreign_checkpoint_becomes_a_folder_that_gives_its_logits(
+    shared: Path, golden: str, tmp_path: Path
+) -> None:
     """Of sizes that timm has no name for: refused, or forced and read here alone."""
     source = shared / "golden" / golden
-    file = next(path for path in sorted(source.iterdir()) if path.name not in ("io.npz", "meta.json"))
-    with pytest.raises(UserError, match="timm has no entry point|a norm before pooling"):
+    file = next(
+        path
+        for path in sorted(source.iterdir())
+        if path.name not in ("io.npz", "meta.json")
+    )
+    with pytest.raises(
+        UserError, match="timm has no entry point|a norm before pooling"
+    ):
         convert(file, tmp_path / "out", "huggingface")
     done = convert(file, tmp_path / "out", "huggingface", force=True)
     assert any("not the same results" in note for note in done.notes)
@@ -197,10 +296,15 @@ def test_a_foreign_checkpoint_becomes_a_folder_that_gives_its_logits(shared: Pat
 
 @torch.inference_mode()
 def test_timms_own_golden_through_its_own_class(shared: Path, tmp_path: Path) -> None:
-    """There and back, into timm's `MlpMixer` itself: the logits of the day it was written."""
+    """There and back, into timm's `MlpMixer` itself: the logits of the day it was
+    written.
+    """
     source = shared / "golden" / "timm_b"
-    io, meta = np.load(source / "io.npz"), json.loads((source / "meta.json").read_text())
-    native = convert(source / "model.safetensors", tmp_path / "native.safetensors", "native").path
+    io = np.load(source / "io.npz")
+    meta = json.loads((source / "meta.json").read_text())
+    native = convert(
+        source / "model.safetensors", tmp_path / "native.safetensors", "native"
+    ).path
     theirs = timm.models.mlp_mixer.MlpMixer(
         num_classes=meta["num_classes"],
         img_size=tuple(meta["image_size"]),
@@ -208,63 +312,109 @@ def test_timms_own_golden_through_its_own_class(shared: Path, tmp_path: Path) ->
         num_blocks=meta["num_blocks"],
         embed_dim=meta["hidden_dim"],
     ).eval()
-    theirs.load_state_dict(load_state_dict(str(convert(native, tmp_path / "back.pth", "timm").path)), strict=True)
+    theirs.load_state_dict(
+        load_state_dict(str(convert(native, tmp_path / "back.pth", "timm").path)),
+        strict=True,
+    )
     logits = theirs(torch.from_numpy(io["input_nhwc"]).permute(0, 3, 1, 2))
     assert (logits - torch.from_numpy(io["logits"])).abs().max() <= 1e-6
 
 
 @torch.inference_mode()
-def test_another_gelu_is_refused_or_forced_and_read_here_exactly(tmp_path: Path) -> None:
+def test_another_gelu_is_refused_or_forced_and_read_here_exactly(
+    tmp_path: Path,
+) -> None:
     checkpoint = mixer("mixer_nano4", gelu="tanh")
     image = inputs(checkpoint)
-    native = save(tmp_path / "native.safetensors", checkpoint.model, preprocess=checkpoint.preprocess)
-    with pytest.raises(UserError, match="tanh form of GELU, timm computes erf.*--force"):
+    native = save(
+        tmp_path / "native.safetensors",
+        checkpoint.model,
+        preprocess=checkpoint.preprocess,
+    )
+    with pytest.raises(
+        UserError, match="tanh form of GELU, timm computes erf.*--force"
+    ):
         convert(native, tmp_path / "forced", "huggingface")
     forced = convert(native, tmp_path / "forced", "huggingface", force=True).path
     assert torch.equal(load(forced).model(image), checkpoint.model(image))
     theirs = timm.create_model(f"local-dir:{forced}", pretrained=True).eval()
     difference = float((theirs(image) - checkpoint.model(image)).abs().max())
-    assert 1e-6 < difference < 1e-1, "as it was asked for: timm loads it, and computes erf"
+    assert 1e-6 < difference < 1e-1, (
+        "as it was asked for: timm loads it, and computes erf"
+    )
 
     closed = save_pretrained(checkpoint, tmp_path / "closed")
     assert torch.equal(load(closed).model(image), checkpoint.model(image))
-    assert "would not give the same results: the weights use the tanh form" in (closed / "README.md").read_text()
+    assert (
+        "would not give the same results: the weights use the tanh form"
+        in (closed / "README.md").read_text()
+    )
     with pytest.raises(KeyError):
         timm.create_model(f"local-dir:{closed}", pretrained=True)
 
 
 def test_older_and_odder_configurations_of_timm(tmp_path: Path) -> None:
-    """Everything at the top, labels by number, a filter by area, and the mean of RGB for one channel."""
+    """Everything at the top, labels by number, a filter by area, and the mean of RGB
+    for one channel.
+    """
     checkpoint = mixer("mixer_pico7", in_channels=1, num_classes=3)
     save_file(checkpoint.model.state_dict(), tmp_path / "model.safetensors")
-    legacy = {"architecture": "mixer_pico7_28", "num_classes": 3, "labels": {"2": "c", "0": "a", "1": "b"}}
-    legacy |= {"input_size": [1, 28, 28], "interpolation": "box", "crop_mode": "squash", "crop_pct": 1.0}
+    legacy = {
+        "architecture": "mixer_pico7_28",
+        "num_classes": 3,
+        "labels": {"2": "c", "0": "a", "1": "b"},
+    }
+    legacy |= {
+        "input_size": [1, 28, 28],
+        "interpolation": "box",
+        "crop_mode": "squash",
+        "crop_pct": 1.0,
+    }
     legacy |= {"mean": [0.2, 0.3, 0.4], "std": [0.5]}
     (tmp_path / "config.json").write_text(json.dumps(legacy))
     back = load(tmp_path)
     assert back.labels == ("a", "b", "c")
-    assert back.preprocess == Preprocess((28, 28), 1, "resize", 1.0, "area", mean=(0.9 / 3,), std=(0.5,))
+    assert back.preprocess == Preprocess(
+        (28, 28), 1, "resize", 1.0, "area", mean=(0.9 / 3,), std=(0.5,)
+    )
 
 
 @pytest.mark.parametrize(("given", "size"), [([4, 16], (4, 16)), (8, (8, 8))])
-def test_the_arguments_of_the_model_know_its_size(given: Any, size: tuple[int, int], tmp_path: Path) -> None:
+def test_the_arguments_of_the_model_know_its_size(
+    given: Any, size: tuple[int, int], tmp_path: Path
+) -> None:
     """As in configurations that have them beside the size of the entry point."""
-    save_file(mixer("mixer_pico2", image_size=size).model.state_dict(), tmp_path / "model.safetensors")
+    save_file(
+        mixer("mixer_pico2", image_size=size).model.state_dict(),
+        tmp_path / "model.safetensors",
+    )
     described = {"architecture": "mixer_pico2_8", "model_args": {"img_size": given}}
-    (tmp_path / "config.json").write_text(json.dumps(described | {"pretrained_cfg": {"input_size": [3, 32, 2]}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps(described | {"pretrained_cfg": {"input_size": [3, 32, 2]}})
+    )
     assert load(tmp_path).preprocess.image_size == size
 
 
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"interpolation": "lanczos"}, "unknown interpolation in config.json 'lanczos'"),
+        (
+            {"interpolation": "lanczos"},
+            "unknown interpolation in config.json 'lanczos'",
+        ),
         ({"crop_mode": "border"}, "unknown crop_mode in config.json 'border'"),
-        ({"mean": ["much"]}, "mean in config.json is \\['much'\\], expected a list of numbers"),
+        (
+            {"mean": ["much"]},
+            "mean in config.json is \\['much'\\], expected a list of numbers",
+        ),
     ],
 )
-def test_a_transform_without_words_here_is_refused(record: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_a_transform_without_words_here_is_refused(
+    record: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     save_file(mixer("mixer_pico2").model.state_dict(), tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"architecture": "mixer_pico2_8", "pretrained_cfg": record}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "mixer_pico2_8", "pretrained_cfg": record})
+    )
     with pytest.raises(UserError, match=message):
         load(tmp_path)

@@ -1,4 +1,6 @@
-"""transformers, through its wrapper of timm, gives this package's answers for a folder of ours; no network is used."""
+"""transformers, through its wrapper of timm, gives this package's answers for a folder
+of ours; no network is used.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,15 @@ from transformers import (
     pipeline,
 )
 
-from mlp_mixer import Checkpoint, MlpMixer, Predictor, Preprocess, from_pretrained, load, save_pretrained
+from mlp_mixer import (
+    Checkpoint,
+    MlpMixer,
+    Predictor,
+    Preprocess,
+    from_pretrained,
+    load,
+    save_pretrained,
+)
 from mlp_mixer.compat import timm_models
 from mlp_mixer.models import model_config
 
@@ -36,21 +46,39 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def photo(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A real one where the test data is, else waves of colour."""
     try:
-        return request.getfixturevalue("shared") / "data" / "photos" / "mmpretrain_demo" / "dog.jpg"
+        return (
+            request.getfixturevalue("shared")
+            / "data"
+            / "photos"
+            / "mmpretrain_demo"
+            / "dog.jpg"
+        )
     except pytest.skip.Exception:
-        wave = np.sin(np.arange(150)[:, None, None] / (5, 9, 14) + np.arange(200)[None, :, None] / (11, 7, 4))
-        Image.fromarray((127 + 120 * wave).astype(np.uint8)).save(path := tmp_path / "waves.png")
+        wave = np.sin(
+            np.arange(150)[:, None, None] / (5, 9, 14)
+            + np.arange(200)[None, :, None] / (11, 7, 4)
+        )
+        Image.fromarray((127 + 120 * wave).astype(np.uint8)).save(
+            path := tmp_path / "waves.png"
+        )
         return path
 
 
 def mixer(name: str = "mixer_nano4", **fields: Any) -> Checkpoint:
     """With erf GELU and answers that differ from class to class."""
-    model = MlpMixer(model_config(name, **({"gelu": "erf", "num_classes": 6} | fields))).eval()
+    model = MlpMixer(
+        model_config(name, **({"gelu": "erf", "num_classes": 6} | fields))
+    ).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     if isinstance(model.head, torch.nn.Linear):
         torch.nn.init.normal_(model.head.weight)
-    preprocess = Preprocess(model.config.image_size, crop_pct=0.8, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    preprocess = Preprocess(
+        model.config.image_size,
+        crop_pct=0.8,
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.25, 0.3),
+    )
     labels = tuple(f"kind {number}" for number in range(model.num_classes)) or None
     return Checkpoint(model, preprocess, labels)
 
@@ -58,7 +86,11 @@ def mixer(name: str = "mixer_nano4", **fields: Any) -> Checkpoint:
 @pytest.mark.parametrize(
     ("name", "fields", "head"),
     [
-        ("mixer_s32", {"image_size": (64, 64)}, "softmax"),  # nothing of ours is needed for it
+        (
+            "mixer_s32",
+            {"image_size": (64, 64)},
+            "softmax",
+        ),  # nothing of ours is needed for it
         ("mixer_nano4", {}, "softmax"),
         ("mixer_nano4", {"tokens_mlp_dim": 49}, "sigmoid"),
     ],
@@ -73,8 +105,12 @@ def test_the_pipeline_gives_our_answers(
     assert isinstance(classify.model, TimmWrapperForImageClassification)
     theirs = classify(str(photo), top_k=6)
     ours = Predictor(checkpoint, top=6)(str(photo)).top
-    assert [answer["label"] for answer in theirs] == [candidate.name for candidate in ours]
-    difference = max(abs(a["score"] - b.score) for a, b in zip(theirs, ours, strict=True))
+    assert [answer["label"] for answer in theirs] == [
+        candidate.name for candidate in ours
+    ]
+    difference = max(
+        abs(a["score"] - b.score) for a, b in zip(theirs, ours, strict=True)
+    )
     assert difference <= 1e-6
     assert ours[0].score > 1.5 / 6, "all alike would prove nothing"
 
@@ -104,13 +140,22 @@ def test_a_network_without_classes_gives_its_features(tmp_path: Path) -> None:
 def test_what_transformers_saves_is_read_here(tmp_path: Path) -> None:
     """Our description, which transformers keeps, is not of these weights any more.
 
-    Where a folder names its classes, transformers 5 saves those names again, even for other classes: so none here.
+    Where a folder names its classes, transformers 5 saves those names again, even for
+        other classes: so none here.
     """
     named = mixer()
-    checkpoint = Checkpoint(named.model, named.preprocess, provenance={"measured": {"top1": 0.9}})
+    checkpoint = Checkpoint(
+        named.model, named.preprocess, provenance={"measured": {"top1": 0.9}}
+    )
     folder = save_pretrained(checkpoint, tmp_path / "ours")
-    names = {"num_labels": 2, "id2label": {0: "yes", 1: "no"}, "label2id": {"yes": 0, "no": 1}}
-    tuned = TimmWrapperForImageClassification.from_pretrained(folder, ignore_mismatched_sizes=True, **names).eval()
+    names = {
+        "num_labels": 2,
+        "id2label": {0: "yes", 1: "no"},
+        "label2id": {"yes": 0, "no": 1},
+    }
+    tuned = TimmWrapperForImageClassification.from_pretrained(
+        folder, ignore_mismatched_sizes=True, **names
+    ).eval()
     torch.nn.init.normal_(tuned.timm_model.head.weight)
     for shard in ("1GB", "1MB"):
         saved = tmp_path / f"theirs {shard}"
@@ -131,27 +176,41 @@ def test_the_wrappers_prefix_is_no_part_of_a_name(tmp_path: Path) -> None:
     checkpoint = mixer()
     folder = save_pretrained(checkpoint, tmp_path)
     described = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(described | {"transformers_version": "4.52.0"}))
+    (folder / "config.json").write_text(
+        json.dumps(described | {"transformers_version": "4.52.0"})
+    )
     tensors = checkpoint.model.state_dict()
-    save_file({f"timm_model.{name}": tensor for name, tensor in tensors.items()}, folder / "model.safetensors")
+    save_file(
+        {f"timm_model.{name}": tensor for name, tensor in tensors.items()},
+        folder / "model.safetensors",
+    )
     back = load(folder)
-    assert all(torch.equal(tensor, tensors[name]) for name, tensor in back.model.state_dict().items())
+    assert all(
+        torch.equal(tensor, tensors[name])
+        for name, tensor in back.model.state_dict().items()
+    )
     assert (back.labels, back.preprocess) == (checkpoint.labels, checkpoint.preprocess)
 
 
 def test_labels_by_number(tmp_path: Path) -> None:
-    """`id2label`, as transformers writes it for models of its own; "10" comes after "9"."""
+    """`id2label`, as transformers writes it for models of its own; "10" comes after
+    "9".
+    """
     checkpoint = mixer("mixer_pico2", num_classes=11)
     folder = save_pretrained(checkpoint, tmp_path)
     described = json.loads((folder / "config.json").read_text())
     del described["mlp_mixer"], described["label_names"]
-    described["id2label"] = {str(number): f"name {number}" for number in reversed(range(11))}
+    described["id2label"] = {
+        str(number): f"name {number}" for number in reversed(range(11))
+    }
     (folder / "config.json").write_text(json.dumps(described))
     assert load(folder).labels == tuple(f"name {number}" for number in range(11))
 
 
 def test_a_folder_without_architecture_is_no_resnet(tmp_path: Path) -> None:
-    """transformers takes any `pretrained_cfg` for timm's, and a missing architecture for a ResNet-50."""
+    """transformers takes any `pretrained_cfg` for timm's, and a missing architecture
+    for a ResNet-50.
+    """
     folder = save_pretrained(mixer(gelu="tanh"), tmp_path)
     with pytest.raises(ValueError, match="Unrecognized model"):
         AutoConfig.from_pretrained(folder)

@@ -10,16 +10,21 @@ from hypothesis import strategies as st
 from mlp_mixer.config import from_dict, override, to_dict
 from mlp_mixer.errors import UserError
 from mlp_mixer.models import VARIANTS, MixerConfig
-from mlp_mixer.train.config import TrainConfig
+from mlp_mixer.training.config import TrainConfig
 
 start = TrainConfig()
 
 
 def values_of(hint: Any) -> st.SearchStrategy[Any]:
-    """Whatever the annotation allows, within what every field of the two configurations accepts."""
+    """Whatever the annotation allows, within what every field of the two configurations
+    accepts.
+    """
     if dataclasses.is_dataclass(hint):
-        return st.fixed_dictionaries(fields_of(hint)).map(lambda fields: built(hint, fields))
-    origin, arguments = get_origin(hint), get_args(hint)
+        return st.fixed_dictionaries(fields_of(hint)).map(
+            lambda fields: built(hint, fields)
+        )
+    origin = get_origin(hint)
+    arguments = get_args(hint)
     if origin in (Union, types.UnionType):
         return st.one_of(*map(values_of, arguments))
     if origin is Literal:
@@ -27,8 +32,15 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     if origin is tuple and arguments[-1] is Ellipsis:
         return st.lists(values_of(arguments[0]), min_size=1, max_size=3).map(tuple)
     if origin is tuple:
-        return st.tuples(*map(values_of, arguments)).map(sorted).map(tuple)  # ranges go from low to high
-    scalars = {int: st.integers(2, 30), float: st.floats(0.125, 0.875), bool: st.booleans(), type(None): st.none()}
+        return (
+            st.tuples(*map(values_of, arguments)).map(sorted).map(tuple)
+        )  # ranges go from low to high
+    scalars = {
+        int: st.integers(2, 30),
+        float: st.floats(0.125, 0.875),
+        bool: st.booleans(),
+        type(None): st.none(),
+    }
     return scalars[hint] if hint in scalars else {str: st.text()}[hint]
 
 
@@ -58,7 +70,11 @@ def leaves(config: Any, prefix: str = "") -> dict[str, Any]:
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         name = prefix + field.name
-        found |= leaves(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+        found |= (
+            leaves(value, f"{name}.")
+            if dataclasses.is_dataclass(value)
+            else {name: value}
+        )
     return found
 
 
@@ -74,7 +90,9 @@ def words(kind: type, prefix: str = "") -> list[tuple[str, str]]:
     return found
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
+)
 @given(values_of(TrainConfig) | mixer_configs)
 def test_round_trip_through_json(config):
     again = from_dict(type(config), json.loads(json.dumps(to_dict(config))))
@@ -82,10 +100,14 @@ def test_round_trip_through_json(config):
     assert repr(again) == repr(config)  # 1 == 1.0 == True, but they do not print alike
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
+)
 @given(values_of(TrainConfig))
 def test_every_field_can_be_set_to_every_value(config):
-    assignments = [f"{name}={json.dumps(value)}" for name, value in leaves(config).items()]
+    assignments = [
+        f"{name}={json.dumps(value)}" for name, value in leaves(config).items()
+    ]
     assert repr(override(start, assignments)) == repr(config)
 
 
@@ -103,9 +125,13 @@ def test_dictionary_is_plain_json():
 
 
 def test_absent_fields_keep_their_defaults_and_groups_nest():
-    config = from_dict(TrainConfig, {"optim": {"lr": 1, "betas": [0.5, 0]}, "recipe": "mine"})
+    config = from_dict(
+        TrainConfig, {"optim": {"lr": 1, "betas": [0.5, 0]}, "recipe": "mine"}
+    )
     assert config == dataclasses.replace(
-        start, recipe="mine", optim=dataclasses.replace(start.optim, lr=1.0, betas=(0.5, 0.0))
+        start,
+        recipe="mine",
+        optim=dataclasses.replace(start.optim, lr=1.0, betas=(0.5, 0.0)),
     )
     assert repr(config.optim.lr) == "1.0"
     assert from_dict(TrainConfig, {}) == start
@@ -114,13 +140,29 @@ def test_absent_fields_keep_their_defaults_and_groups_nest():
 @pytest.mark.parametrize(
     ("kind", "values", "message"),
     [
-        (TrainConfig, {"optim": {"lrr": 1}}, "unknown field 'optim.lrr'; did you mean 'optim.lr'"),
+        (
+            TrainConfig,
+            {"optim": {"lrr": 1}},
+            "unknown field 'optim.lrr'; did you mean 'optim.lr'",
+        ),
         (TrainConfig, {"optm": {}}, "unknown field 'optm'; did you mean 'optim'"),
         (TrainConfig, {"optim": 3}, "optim: expected .*, got 3"),
         (TrainConfig, [1], r"TrainConfig: expected a group of fields, got \[1\]"),
-        (TrainConfig, {"train": {"epochs": -1}}, "train.epochs must be above 0, got -1"),
-        (MixerConfig, {"patch_size": 4, "num_blocks": 1}, "lacks the fields hidden_dim, tokens_mlp_dim, channels_"),
-        (MixerConfig, {"image_size": [8, 8, 8]}, r"image_size: expected a list of an integer, an integer, got \[8, 8"),
+        (
+            TrainConfig,
+            {"train": {"epochs": -1}},
+            "train.epochs must be above 0, got -1",
+        ),
+        (
+            MixerConfig,
+            {"patch_size": 4, "num_blocks": 1},
+            "lacks the fields hidden_dim, tokens_mlp_dim, channels_",
+        ),
+        (
+            MixerConfig,
+            {"image_size": [8, 8, 8]},
+            r"image_size: expected a list of an integer, an integer, got \[8, 8",
+        ),
     ],
 )
 def test_refused_dictionaries(kind, values, message):
@@ -161,7 +203,10 @@ def test_override(assignment, name, value):
 
 
 def test_later_assignments_win_and_the_original_stays():
-    assert override(start, ["train.seed=1", "train.epochs=2", "train.seed=3"]).train.seed == 3
+    assert (
+        override(start, ["train.seed=1", "train.epochs=2", "train.seed=3"]).train.seed
+        == 3
+    )
     assert override(start, []) is start
     assert start == TrainConfig()
 
@@ -174,11 +219,26 @@ def test_later_assignments_win_and_the_original_stays():
         ("trian.lr=3", "unknown field 'trian.lr'; did you mean 'optim.lr'"),
         ("lr=3", "unknown field 'lr'; known are optim.lr$"),
         ("tran=3", "unknown field 'tran'; did you mean 'train'"),
-        ("train..epochs=3", "unknown field 'train..epochs'; did you mean 'train.epochs'"),
-        ("a.b.c.d=3", "unknown field 'a.b.c.d'; known are augment, augment.alternate, augment.area, "),
-        ("train.epochs.x.y=3", "'train.epochs.x.y' does not exist: 'train.epochs' is a single value"),
-        ("optim=sgd", "'optim' is a group of fields, not one; set optim.name, optim.lr, "),
-        ("train.epochs", "cannot read the setting 'train.epochs': expected FIELD=VALUE, such as train.epochs=2"),
+        (
+            "train..epochs=3",
+            "unknown field 'train..epochs'; did you mean 'train.epochs'",
+        ),
+        (
+            "a.b.c.d=3",
+            "unknown field 'a.b.c.d'; known are augment, augment.alternate, augment.area, ",
+        ),
+        (
+            "train.epochs.x.y=3",
+            "'train.epochs.x.y' does not exist: 'train.epochs' is a single value",
+        ),
+        (
+            "optim=sgd",
+            "'optim' is a group of fields, not one; set optim.name, optim.lr, ",
+        ),
+        (
+            "train.epochs",
+            "cannot read the setting 'train.epochs': expected FIELD=VALUE, such as train.epochs=2",
+        ),
         ("=3", "cannot read the setting '=3'"),
         (" =3", "cannot read the setting ' =3'"),
         ("", "cannot read the setting ''"),
@@ -191,10 +251,22 @@ def test_later_assignments_win_and_the_original_stays():
         ("train.batch_size=true", "train.batch_size: expected an integer, got True"),
         ("augment.flip=1", "augment.flip: expected true or false, got 1"),
         ("optim.betas=1", "optim.betas: expected a list of a number, a number, got 1"),
-        ("optim.betas=1,2,3", r"optim.betas: expected a list of a number, a number, got \[1, 2, 3\]"),
-        ("optim.betas=1,x", r"optim.betas: expected a list of a number, a number, got \[1, 'x'\]"),
-        ("preprocess.mean=a,b", r"preprocess.mean: expected a list of a number, \.\.\., got \['a', 'b'\]"),
-        ("model.image_size=1,2,3", "model.image_size: expected an integer or a list of .* or none, got"),
+        (
+            "optim.betas=1,2,3",
+            r"optim.betas: expected a list of a number, a number, got \[1, 2, 3\]",
+        ),
+        (
+            "optim.betas=1,x",
+            r"optim.betas: expected a list of a number, a number, got \[1, 'x'\]",
+        ),
+        (
+            "preprocess.mean=a,b",
+            r"preprocess.mean: expected a list of a number, \.\.\., got \['a', 'b'\]",
+        ),
+        (
+            "model.image_size=1,2,3",
+            "model.image_size: expected an integer or a list of .* or none, got",
+        ),
         ("model.gelu=tan", "model.gelu: unknown value 'tan'; did you mean 'tanh'"),
         ("model.gelu=3", "model.gelu: expected 'tanh' or 'erf' or none, got 3"),
         ("optim.name=adma", "optim.name: unknown value 'adma'; did you mean 'adamw'"),
@@ -212,7 +284,9 @@ def test_text_is_taken_as_it_is_written(text):
     assert override(start, [f"data.source={text}"]).data.source == text
 
 
-@pytest.mark.parametrize("assignment", ["train.epochs=NaN", "train.epochs=Infinity", "optim.lr=-Infinity"])
+@pytest.mark.parametrize(
+    "assignment", ["train.epochs=NaN", "train.epochs=Infinity", "optim.lr=-Infinity"]
+)
 def test_numbers_are_finite(assignment):
     with pytest.raises(UserError, match="expected a number"):
         override(start, [assignment])

@@ -10,21 +10,31 @@ from mlp_mixer.devices import autocast, cpu_threads, pick_device
 
 
 def test_auto_is_the_accelerator_if_there_is_one() -> None:
-    expected = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    expected = (
+        torch.accelerator.current_accelerator()
+        if torch.accelerator.is_available()
+        else torch.device("cpu")
+    )
     assert pick_device("auto") == expected
     assert pick_device("cpu") == torch.device("cpu")
 
 
 @pytest.mark.parametrize("name", ["tpu9", "cpu:x", "cuda:99", "xla"])
 def test_a_device_that_is_not_there_is_one_sentence(name: str) -> None:
-    with pytest.raises(UserError, match=f"cannot use the device '{name}'.*use cpu or auto") as caught:
+    with pytest.raises(
+        UserError, match=f"cannot use the device '{name}'.*use cpu or auto"
+    ) as caught:
         pick_device(name)
     assert "\n" not in str(caught.value)
 
 
 def test_a_cpu_computes_in_fp32_unless_bf16_is_asked_for() -> None:
     a = torch.randn(4, 4)
-    for precision, dtype in (("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    for precision, dtype in (
+        ("auto", torch.float32),
+        ("fp32", torch.float32),
+        ("bf16", torch.bfloat16),
+    ):
         with autocast(precision, torch.device("cpu")):  # type: ignore[arg-type]
             assert (a @ a).dtype == dtype
 

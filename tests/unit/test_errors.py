@@ -8,12 +8,20 @@ from mlp_mixer.errors import UserError, near_misses, unknown
 @pytest.mark.parametrize(
     ("word", "choices", "expected"),
     [
-        ("mixer_b61", ["mixer_s16", "mixer_b16"], ["mixer_b16", "mixer_s16"]),  # best first
+        (
+            "mixer_b61",
+            ["mixer_s16", "mixer_b16"],
+            ["mixer_b16", "mixer_s16"],
+        ),  # best first
         ("TANH", ["erf", "tanh"], ["tanh"]),
         ("sgd", ["SGD"], ["SGD"]),  # as it is spelled among the choices
         ("adam", ["lamb"], []),  # half of the letters are too few
         ("", ["adamw"], []),
-        ("aaaa", ["aaaa1", "aaaa2", "aaaa3", "aaaa4"], ["aaaa4", "aaaa3", "aaaa2"]),  # three at most
+        (
+            "aaaa",
+            ["aaaa1", "aaaa2", "aaaa3", "aaaa4"],
+            ["aaaa4", "aaaa3", "aaaa2"],
+        ),  # three at most
         ("word", [], []),
     ],
 )
@@ -25,7 +33,11 @@ def test_near_misses(word, choices, expected):
     ("word", "choices", "hint"),
     [
         ("tan", ["tanh", "erf"], "did you mean 'tanh'?"),
-        ("mixer_x16", ["mixer_s16", "mixer_b16"], "did you mean 'mixer_s16' or 'mixer_b16'?"),
+        (
+            "mixer_x16",
+            ["mixer_s16", "mixer_b16"],
+            "did you mean 'mixer_s16' or 'mixer_b16'?",
+        ),
         ("relu", ["tanh", "erf"], "known are erf, tanh"),
         ("x", [f"choice{i:02}" for i in range(12)], "choice10, choice11"),
         ("x", [f"choice{i:02}" for i in range(13)], "choice10, choice11, ..."),

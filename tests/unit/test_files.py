@@ -11,9 +11,11 @@ import pytest
 
 from mlp_mixer import files
 from mlp_mixer.errors import UserError
-from mlp_mixer.files import claimed
+from mlp_mixer.files import locked_folder
 
-posix = pytest.mark.skipif(os.name != "posix", reason="umask and resource limits are POSIX")
+posix = pytest.mark.skipif(
+    os.name != "posix", reason="umask and resource limits are POSIX"
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -39,12 +41,16 @@ def test_text_and_json_are_utf8(tmp_path):
     files.write_text(tmp_path / "text", "größer\n")
     assert (tmp_path / "text").read_bytes() == "größer\n".encode()
     files.write_json(tmp_path / "json", {"größe": [1, None]})
-    assert (tmp_path / "json").read_bytes() == '{\n  "größe": [\n    1,\n    null\n  ]\n}\n'.encode()
+    assert (
+        tmp_path / "json"
+    ).read_bytes() == '{\n  "größe": [\n    1,\n    null\n  ]\n}\n'.encode()
     assert json.loads((tmp_path / "json").read_text("utf-8")) == {"größe": [1, None]}
 
 
 @posix
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+@pytest.mark.parametrize(
+    ("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)]
+)
 def test_mode_follows_the_umask(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
@@ -66,12 +72,17 @@ def test_nobody_sees_half_a_file(tmp_path):
 
 
 @posix
-def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_we_return(tmp_path, monkeypatch):
+def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_we_return(
+    tmp_path, monkeypatch
+):
     events = []
-    fsync, replace = os.fsync, os.replace
+    fsync = os.fsync
+    replace = os.replace
 
     def recording_fsync(descriptor: int) -> None:
-        events.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        events.append(
+            "sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file"
+        )
         fsync(descriptor)
 
     def recording_replace(source: Path, target: Path) -> None:
@@ -84,7 +95,9 @@ def test_bytes_are_on_the_disk_before_the_name_and_the_name_before_we_return(tmp
     assert events == ["sync file", "b'new' becomes file", "sync folder"]
 
 
-@pytest.mark.parametrize("interruption", [ZeroDivisionError, KeyboardInterrupt, UserError])
+@pytest.mark.parametrize(
+    "interruption", [ZeroDivisionError, KeyboardInterrupt, UserError]
+)
 def test_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, interruption):
     def write_half() -> None:
         with files.atomic_file(tmp_path / "file") as file:
@@ -132,7 +145,9 @@ def test_folders_that_cannot_be_synced_are_no_error(tmp_path, monkeypatch):
         (errno.EROFS, "choose another place"),
     ],
 )
-def test_refusing_disk_leaves_the_old_file_and_says_what_to_do(tmp_path, monkeypatch, call, number, advice):
+def test_refusing_disk_leaves_the_old_file_and_says_what_to_do(
+    tmp_path, monkeypatch, call, number, advice
+):
     target = tmp_path / "file"
     target.write_bytes(b"old")
     with monkeypatch.context() as patch:
@@ -146,7 +161,9 @@ def test_refusing_disk_leaves_the_old_file_and_says_what_to_do(tmp_path, monkeyp
 
 @posix
 def test_full_disk_for_real(tmp_path):
-    """A limit on the size of files fails in the middle of the data, as a full disk does."""
+    """A limit on the size of files fails in the middle of the data, as a full disk
+    does.
+    """
     (tmp_path / "file").write_bytes(b"old")
     program = (
         "import resource, sys; from mlp_mixer import files, errors\n"
@@ -164,7 +181,9 @@ def test_full_disk_for_real(tmp_path):
 
 def test_file_in_the_place_of_a_folder(tmp_path):
     (tmp_path / "file").write_bytes(b"old")
-    with pytest.raises(UserError, match=r"cannot create the folder '.*/file': .* choose another place"):
+    with pytest.raises(
+        UserError, match=r"cannot create the folder '.*/file': .* choose another place"
+    ):
         files.make_folder(tmp_path / "file")
     for target in (tmp_path / "file" / "new", tmp_path / "file" / "deeper" / "new"):
         with pytest.raises(UserError, match="cannot create the folder"):
@@ -181,7 +200,10 @@ def test_folder_in_the_place_of_a_file(tmp_path):
 
 def test_folder_without_permission(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
-    with pytest.raises(UserError, match=r"cannot write into '.*': permission denied; choose another place"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot write into '.*': permission denied; choose another place",
+    ):
         files.write_bytes(tmp_path / "file", b"new")
     assert names(tmp_path) == []
 
@@ -200,8 +222,14 @@ def test_sha256(tmp_path, size):
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
-        ({"MLP_MIXER_CACHE": "/own", "XDG_CACHE_HOME": "/xdg", "HOME": "/home"}, "/own/a/b"),
-        ({"MLP_MIXER_CACHE": "", "XDG_CACHE_HOME": "/xdg", "HOME": "/home"}, "/xdg/mlp_mixer/a/b"),
+        (
+            {"MLP_MIXER_CACHE": "/own", "XDG_CACHE_HOME": "/xdg", "HOME": "/home"},
+            "/own/a/b",
+        ),
+        (
+            {"MLP_MIXER_CACHE": "", "XDG_CACHE_HOME": "/xdg", "HOME": "/home"},
+            "/xdg/mlp_mixer/a/b",
+        ),
         ({"XDG_CACHE_HOME": "", "HOME": "/home"}, "/home/.cache/mlp_mixer/a/b"),
     ],
 )
@@ -215,11 +243,17 @@ def test_cache_folder(monkeypatch, environment, expected):
 
 def test_sweep_takes_only_our_own_leftovers(tmp_path):
     (tmp_path / "below").mkdir()
-    theirs = [tmp_path / ".cache.tmp", tmp_path / "x.1.2.tmp", tmp_path / "below" / ".best.safetensors.7.0.tmp"]
+    theirs = [
+        tmp_path / ".cache.tmp",
+        tmp_path / "x.1.2.tmp",
+        tmp_path / "below" / ".best.safetensors.7.0.tmp",
+    ]
     for path in [*theirs, tmp_path / ".best.safetensors.7.0.tmp"]:
         path.write_bytes(b"")
-    files.sweep(tmp_path)
-    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(theirs)
+    files.remove_leftovers(tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+        theirs
+    )
 
 
 def test_a_killed_writers_leftover_is_recognised(tmp_path):
@@ -228,28 +262,40 @@ def test_a_killed_writers_leftover_is_recognised(tmp_path):
         file.write(b"x")
         (temporary,) = tmp_path.iterdir()
     temporary.write_bytes(b"left behind")
-    files.sweep(tmp_path)
+    files.remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["long name" * 10]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no record locks")
-def test_a_folder_is_claimed_by_one_process_and_free_when_that_is_killed(tmp_path: Path) -> None:
+def test_a_folder_is_claimed_by_one_process_and_free_when_that_is_killed(
+    tmp_path: Path,
+) -> None:
     script = (
         "import sys, time; from mlp_mixer.files import claimed\n"
         "with claimed(sys.argv[1]): print(1, flush=True); time.sleep(60)"
     )
-    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE)
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE
+    )
     assert other.stdout is not None
     with other:
         other.stdout.readline()
-        with pytest.raises(UserError, match="another process is at work in .*wait for it"), claimed(tmp_path):
+        with (
+            pytest.raises(
+                UserError, match="another process is at work in .*wait for it"
+            ),
+            locked_folder(tmp_path),
+        ):
             pass
         other.kill()
-    with claimed(tmp_path):
+    with locked_folder(tmp_path):
         pass
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_claimed_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot write"), claimed(tmp_path / "absent"):
+    with (
+        pytest.raises(UserError, match="cannot write"),
+        locked_folder(tmp_path / "absent"),
+    ):
         pass

@@ -1,4 +1,6 @@
-"""Every way in which fetching goes wrong, played by a web server of our own; the shards' tests add object stores."""
+"""Every way in which fetching goes wrong, played by a web server of our own; the
+shards' tests add object stores.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,15 @@ from huggingface_hub import errors
 
 from mlp_mixer import web as module
 from mlp_mixer.errors import UserError
-from mlp_mixer.web import fetch, fetch_bytes, fetch_part, fetch_small, file_name, offline
-from mlp_mixer.weights.folder import hub_file
+from mlp_mixer.web import (
+    fetch,
+    fetch_bytes,
+    fetch_part,
+    fetch_small,
+    file_name,
+    offline,
+)
+from mlp_mixer.weights.huggingface.folder import hub_file
 
 BODY = bytes(range(256)) * 1000
 NEW = BODY[::-1] + b"new"
@@ -35,13 +44,16 @@ PAGE = b"\n <!DOCTYPE HTML><title>quota exceeded</title>"
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """A server that answers each request as the next entry of `script` says, and in the end honestly."""
+    """A server that answers each request as the next entry of `script` says, and in the
+    end honestly.
+    """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.body, self.etag = BODY, '"one"'
+        self.body = BODY
+        self.etag = '"one"'
         self.script: list[Callable[[Handler], None]] = []
         self.ranges: list[str | None] = []  # of each request
         self.headers: list[dict[str, str]] = []
@@ -73,11 +85,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def answer(self, status: int, body: bytes, length: int | None = -1, **headers: str) -> None:
-        """Send a status, `Content-Length` (-1: the true one; None: none), headers and body."""
+    def answer(
+        self, status: int, body: bytes, length: int | None = -1, **headers: str
+    ) -> None:
+        """Send a status, `Content-Length` (-1: the true one; None: none), headers and
+        body.
+        """
         self.send_response(status)
         if length is not None:
-            self.send_header("Content-Length", str(len(body) if length == -1 else length))
+            self.send_header(
+                "Content-Length", str(len(body) if length == -1 else length)
+            )
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
@@ -85,15 +103,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def honest(h: Handler, most: int | None = None, **headers: str) -> None:
-    """As RFC 9110 says: the part that was asked for; `most` bytes of it, and then a cut."""
-    body, etag = h.server.body, h.server.etag
+    """As RFC 9110 says: the part that was asked for; `most` bytes of it, and then a
+    cut.
+    """
+    body = h.server.body
+    etag = h.server.etag
     asked = re.fullmatch(r"bytes=(\d+)-(\d*)", h.headers.get("Range", ""))
     headers |= {"ETag": etag} if etag else {}
     if asked and int(asked[1]) >= len(body):
         h.answer(416, b"", Content_Range=f"bytes */{len(body)}")
     elif asked:
-        start, last = int(asked[1]), min(int(asked[2] or len(body)), len(body) - 1)
-        rest, told = body[start : last + 1], f"bytes {start}-{last}/{len(body)}"
+        start = int(asked[1])
+        last = min(int(asked[2] or len(body)), len(body) - 1)
+        rest = body[start : last + 1]
+        told = f"bytes {start}-{last}/{len(body)}"
         h.answer(206, rest[:most], len(rest), Content_Range=told, **headers)
     else:
         h.answer(200, body[:most], len(body), **headers)
@@ -103,7 +126,9 @@ def cut(most: int = HALF, **headers: str) -> Callable[[Handler], None]:
     return functools.partial(honest, most=most, **headers)
 
 
-def says(status: int, body: bytes = b"", length: int | None = -1, **headers: str) -> Callable[[Handler], None]:
+def says(
+    status: int, body: bytes = b"", length: int | None = -1, **headers: str
+) -> Callable[[Handler], None]:
     return lambda h: h.answer(status, body, length, **headers)
 
 
@@ -152,7 +177,9 @@ def refused(site: Site, folder: Path, match: str, **options: Any) -> None:
 
 def test_a_file_comes_whole_and_once(site, tmp_path):
     for _ in range(2):
-        path = download(site.url, tmp_path / "new" / "folder", size=len(BODY), sha256=SHA)
+        path = download(
+            site.url, tmp_path / "new" / "folder", size=len(BODY), sha256=SHA
+        )
         assert path == tmp_path / "new" / "folder" / "file.bin"
         assert path.read_bytes() == BODY
     assert site.ranges == [f"bytes=0-{len(BODY) - 1}"]
@@ -165,14 +192,20 @@ def test_the_beginning_of_the_hash_is_enough(site, tmp_path, digits):
     assert download(site.url, tmp_path, sha256=digits).read_bytes() == BODY
 
 
-@pytest.mark.parametrize("known", [{}, {"sha256": SHA}, {"sha256": SHA, "size": len(BODY)}])
+@pytest.mark.parametrize(
+    "known", [{}, {"sha256": SHA}, {"sha256": SHA, "size": len(BODY)}]
+)
 def test_cuts_are_mended_with_the_rest_alone(site, tmp_path, known):
-    """Where the server tells no version, the hash says whether the parts belong together."""
+    """Where the server tells no version, the hash says whether the parts belong
+    together.
+    """
     site.etag = "" if known else '"one"'
     site.script = [cut(1000), cut(1000), cut(0), cut(5)]
     assert download(site.url, tmp_path, **known).read_bytes() == BODY
     last = known.get("size", "") and len(BODY) - 1
-    assert site.ranges[1:] == [f"bytes={start}-{last}" for start in (1000, 2000, 2000, 2005)]
+    assert site.ranges[1:] == [
+        f"bytes={start}-{last}" for start in (1000, 2000, 2000, 2005)
+    ]
     assert names(tmp_path) == ["file.bin"]
 
 
@@ -187,7 +220,10 @@ def test_the_next_call_goes_on_where_the_last_gave_up(site, tmp_path):
 def test_a_date_serves_where_there_is_no_strong_etag(site, tmp_path):
     date = "Wed, 21 Oct 2015 07:28:00 GMT"
     site.etag = ""
-    site.script = [cut(ETag='W/"weak"', Last_Modified=date), functools.partial(honest, Last_Modified=date)]
+    site.script = [
+        cut(ETag='W/"weak"', Last_Modified=date),
+        functools.partial(honest, Last_Modified=date),
+    ]
     assert download(site.url, tmp_path).read_bytes() == BODY
     assert site.ranges == [None, f"bytes={HALF}-"]
 
@@ -212,7 +248,11 @@ def test_a_server_that_ignores_ranges(site, tmp_path):
     assert site.ranges == [None, f"bytes={HALF}-"]
 
 
-@pytest.mark.parametrize("body", [NEW, NEW[: len(BODY)], NEW[:HALF], NEW[:10]], ids=["longer", "same", "half", "short"])
+@pytest.mark.parametrize(
+    "body",
+    [NEW, NEW[: len(BODY)], NEW[:HALF], NEW[:10]],
+    ids=["longer", "same", "half", "short"],
+)
 def test_two_versions_never_mix(site, tmp_path, body):
     def changed(h: Handler) -> None:
         site.body, site.etag = body, '"two"'
@@ -226,7 +266,11 @@ def test_two_versions_never_mix(site, tmp_path, body):
 def test_the_rest_of_another_version_is_known_by_its_hash(site, tmp_path):
     site.etag, site.script = "", [says(200, b"x" * 1000, len(BODY))]
     assert download(site.url, tmp_path, sha256=SHA, size=len(BODY)).read_bytes() == BODY
-    assert [asked.split("-")[0] for asked in site.ranges] == ["bytes=0", "bytes=1000", "bytes=0"]
+    assert [asked.split("-")[0] for asked in site.ranges] == [
+        "bytes=0",
+        "bytes=1000",
+        "bytes=0",
+    ]
 
 
 @pytest.mark.parametrize("more", [0, 1])
@@ -249,7 +293,14 @@ def test_another_version_is_known_by_its_tag(site, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "told", [f"bytes 0-{len(BODY) - 1}/{len(BODY)}", f"bytes {HALF}-{len(BODY) - 1}/*", "bytes", "", "octets 1-2/3"]
+    "told",
+    [
+        f"bytes 0-{len(BODY) - 1}/{len(BODY)}",
+        f"bytes {HALF}-{len(BODY) - 1}/*",
+        "bytes",
+        "",
+        "octets 1-2/3",
+    ],
 )
 def test_a_wrong_part_starts_anew(site, tmp_path, told):
     site.script = [cut(), says(206, BODY[HALF:], Content_Range=told, ETag='"one"')]
@@ -265,7 +316,12 @@ def test_a_part_beyond_the_end_starts_anew(site, tmp_path):
 
 def test_a_part_in_pieces(site, tmp_path):
     """Some servers give at most so many bytes at once."""
-    piece = says(206, BODY[HALF : HALF + 9], Content_Range=f"bytes {HALF}-{HALF + 8}/{len(BODY)}", ETag='"one"')
+    piece = says(
+        206,
+        BODY[HALF : HALF + 9],
+        Content_Range=f"bytes {HALF}-{HALF + 8}/{len(BODY)}",
+        ETag='"one"',
+    )
     site.script = [cut(), piece]
     assert download(site.url, tmp_path, sha256=SHA).read_bytes() == BODY
     assert site.ranges == [None, f"bytes={HALF}-", f"bytes={HALF + 9}-"]
@@ -279,7 +335,10 @@ def test_no_length(site, tmp_path):
 def test_no_length_but_a_known_size(site, tmp_path):
     site.script = [says(200, BODY[:HALF], None, ETag='"one"')]
     assert download(site.url, tmp_path, size=len(BODY)).read_bytes() == BODY
-    assert [asked.split("-")[0] for asked in site.ranges] == ["bytes=0", f"bytes={HALF}"]
+    assert [asked.split("-")[0] for asked in site.ranges] == [
+        "bytes=0",
+        f"bytes={HALF}",
+    ]
 
 
 def test_chunks_and_a_cut_between_them(site, tmp_path):
@@ -308,7 +367,11 @@ def test_a_redirect_keeps_the_range(site, tmp_path):
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 def test_a_refusal_is_final(site, tmp_path, status):
     site.script = [says(status, b"<html>")]
-    refused(site, tmp_path, f"{re.escape(site.url)} answered HTTP Error {status}: .+; check the address")
+    refused(
+        site,
+        tmp_path,
+        f"{re.escape(site.url)} answered HTTP Error {status}: .+; check the address",
+    )
     assert len(site.ranges) == 1
     assert names(tmp_path) == []
 
@@ -366,9 +429,16 @@ def test_nothing_at_all(site, tmp_path):
 @pytest.mark.parametrize("cuts", [0, 1])
 def test_a_wrong_hash_leaves_nothing(site, tmp_path, cuts):
     site.script = [cut()] * cuts
-    refused(site, tmp_path, f"has the SHA-256 {SHA}, expected 0123456789", sha256="0123456789")
+    refused(
+        site,
+        tmp_path,
+        f"has the SHA-256 {SHA}, expected 0123456789",
+        sha256="0123456789",
+    )
     assert names(tmp_path) == []
-    assert len(site.ranges) == 1 + 2 * cuts  # the second half may have been another version's
+    assert (
+        len(site.ranges) == 1 + 2 * cuts
+    )  # the second half may have been another version's
 
 
 def test_a_damaged_part_is_noticed_and_mended(site, tmp_path):
@@ -411,7 +481,10 @@ def test_encoded_bytes_are_refused(site, tmp_path, body):
 
 @pytest.mark.parametrize(
     ("where", "match"),
-    [("file:///etc/passwd", "'file:///etc/passwd' is not allowed"), ("ftp://127.0.0.1/x", "cannot download 'ftp:")],
+    [
+        ("file:///etc/passwd", "'file:///etc/passwd' is not allowed"),
+        ("ftp://127.0.0.1/x", "cannot download 'ftp:"),
+    ],
 )
 def test_a_redirect_stays_on_the_web(site, tmp_path, where, match):
     site.script = [says(302, Location=where)]
@@ -425,15 +498,28 @@ def test_a_redirect_in_circles(site, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "ftp://a/b", "data:,x", "/etc/passwd", "", "http://", "http://["]
+    "url",
+    [
+        "file:///etc/passwd",
+        "ftp://a/b",
+        "data:,x",
+        "/etc/passwd",
+        "",
+        "http://",
+        "http://[",
+    ],
 )
 def test_only_the_web(site, tmp_path, url):
     for get in (fetch_bytes, file_name):
-        with pytest.raises(UserError, match="expected an address that begins with http:// or https://"):
+        with pytest.raises(
+            UserError, match="expected an address that begins with http:// or https://"
+        ):
             get(url)
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:port/x", "http://" + "a" * 70 + "/x", "http://a..b/x"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:port/x", "http://" + "a" * 70 + "/x", "http://a..b/x"]
+)
 def test_an_address_that_cannot_be(site, tmp_path, url):
     with pytest.raises(UserError, match="check the address"):
         download(url, tmp_path)
@@ -442,11 +528,16 @@ def test_an_address_that_cannot_be(site, tmp_path, url):
 def test_nobody_listens(site, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    with pytest.raises(UserError, match="cannot read .+: .*refused; check the address and the connection"):
+    with pytest.raises(
+        UserError,
+        match="cannot read .+: .*refused; check the address and the connection",
+    ):
         download(f"http://127.0.0.1:{port}/file", tmp_path)
 
 
-@pytest.mark.parametrize("silent", [hang, begin_then_hang], ids=["from the beginning", "in the middle"])
+@pytest.mark.parametrize(
+    "silent", [hang, begin_then_hang], ids=["from the beginning", "in the middle"]
+)
 def test_silence_ends(site, tmp_path, monkeypatch, silent):
     monkeypatch.setattr(module, "READ_SECONDS", 0.05)
     monkeypatch.setattr(module, "WAITS", (0, 0))
@@ -491,7 +582,9 @@ def test_a_file_that_is_there_needs_no_network(site, tmp_path, monkeypatch):
     assert site.ranges == []
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="root may write anywhere"
+)
 def test_a_folder_that_is_closed(site, tmp_path):
     tmp_path.chmod(0o500)
     refused(site, tmp_path, "permission denied; choose another place")
@@ -521,7 +614,11 @@ def test_a_full_disk_keeps_what_came(site, tmp_path):
 
 def test_the_bytes_are_safe_before_the_name_is_there(site, tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_size, names(tmp_path))))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda file: synced.append((os.fstat(file).st_size, names(tmp_path))),
+    )
     download(site.url, tmp_path)
     assert synced[-1] == (len(BODY), [".file.bin.part", ".file.bin.version"])
 
@@ -541,7 +638,9 @@ def downloading(site: Site, folder: Path) -> str:
 def test_the_rest_after_a_kill(site, tmp_path):
     site.script = [begin_then_hang]
     part = tmp_path / ".file.bin.part"
-    with subprocess.Popen(python(downloading(site, tmp_path)), stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        python(downloading(site, tmp_path)), stdout=subprocess.DEVNULL
+    ) as process:
         while process.poll() is None and not (part.exists() and part.stat().st_size):
             time.sleep(0.01)
         process.kill()
@@ -559,7 +658,9 @@ def test_two_processes_and_two_threads_bring_it_once(site, tmp_path):
         honest(h)
 
     site.script = [slowly]
-    threads = [threading.Thread(target=download, args=(site.url, tmp_path)) for _ in range(2)]
+    threads = [
+        threading.Thread(target=download, args=(site.url, tmp_path)) for _ in range(2)
+    ]
     command = python(downloading(site, tmp_path))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for thread in threads:
@@ -611,9 +712,20 @@ def test_offline(site, tmp_path, monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     assert offline()
     place = re.escape(repr(str(tmp_path / "sub" / "file.bin")))
-    refused(site, tmp_path / "sub", f"{re.escape(site.url)}: .*put the file at {place}, or unset {name}")
-    for get in (fetch_bytes, lambda url: fetch_small(url, 9), lambda url: fetch_part(url, 1, 2)):
-        with pytest.raises(UserError, match=f"the network is switched off; save it as a file first, or unset {name}"):
+    refused(
+        site,
+        tmp_path / "sub",
+        f"{re.escape(site.url)}: .*put the file at {place}, or unset {name}",
+    )
+    for get in (
+        fetch_bytes,
+        lambda url: fetch_small(url, 9),
+        lambda url: fetch_part(url, 1, 2),
+    ):
+        with pytest.raises(
+            UserError,
+            match=f"the network is switched off; save it as a file first, or unset {name}",
+        ):
             get(site.url)
     assert site.ranges == []
     assert names(tmp_path) == []
@@ -630,8 +742,14 @@ def test_not_offline(site, monkeypatch, value):
 
 def test_fetch_bytes(site):
     assert fetch_bytes(site.url, limit=len(BODY)) == BODY
-    site.script = [says(302, Location="/p"), says(200, PAGE, Content_Type="text/html"), says(200, BODY, None)]
-    assert fetch_bytes(f"{site}/größe und maß.png") == PAGE  # the decoder of images will say what it is
+    site.script = [
+        says(302, Location="/p"),
+        says(200, PAGE, Content_Type="text/html"),
+        says(200, BODY, None),
+    ]
+    assert (
+        fetch_bytes(f"{site}/größe und maß.png") == PAGE
+    )  # the decoder of images will say what it is
     assert fetch_bytes(site.url) == BODY
 
 
@@ -689,7 +807,9 @@ def test_fetch_bytes_has_a_deadline(site, slow):
     site.script = [slow]
     with pytest.raises(UserError, match="took longer than 0.1 seconds|timed out"):
         fetch_bytes(site.url, seconds=0.1)
-    if slow is drip:  # the thread notices that nobody waits, while the server would go on for seconds
+    if (
+        slow is drip
+    ):  # the thread notices that nobody waits, while the server would go on for seconds
         for thread in threading.enumerate():
             if thread.name == "fetch_bytes":
                 thread.join(1)
@@ -713,7 +833,9 @@ def test_the_body_of_a_redirect_is_not_read(site):
 @pytest.fixture
 def hub(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Site:
     """`hf_hub_download` as it is, with our server for its hub."""
-    real = functools.partial(huggingface_hub.hf_hub_download, endpoint=str(site), cache_dir=tmp_path)
+    real = functools.partial(
+        huggingface_hub.hf_hub_download, endpoint=str(site), cache_dir=tmp_path
+    )
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", real)
     monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     return site
@@ -736,15 +858,23 @@ def test_hub_file(hub, tmp_path, monkeypatch):
     assert len(hub.ranges) == 2
     (path.parent / path.name).unlink()
     where = re.escape(repr(huggingface_hub.constants.HF_HUB_CACHE))
-    hub_refuses(f"'a/model.bin' of 'owner/name': .*bring it into {where}, or unset MLP_MIXER_OFFLINE")
+    hub_refuses(
+        f"'a/model.bin' of 'owner/name': .*bring it into {where}, or unset MLP_MIXER_OFFLINE"
+    )
 
 
 @pytest.mark.parametrize(
     ("code", "match"),
     [
-        ("RepoNotFound", "'a/model.bin' of 'owner/name': no such repository, or a closed one; check the name"),
+        (
+            "RepoNotFound",
+            "'a/model.bin' of 'owner/name': no such repository, or a closed one; check the name",
+        ),
         ("GatedRepo", "no such repository, or a closed one; .*log in"),
-        ("EntryNotFound", "'a/model.bin' of 'owner/name': .*no such file there; check its name"),
+        (
+            "EntryNotFound",
+            "'a/model.bin' of 'owner/name': .*no such file there; check its name",
+        ),
         ("RevisionNotFound", "no such revision; give one"),
     ],
 )
@@ -756,7 +886,10 @@ def test_the_hub_refuses(hub, code, match):
 @pytest.mark.parametrize(
     ("error", "match"),
     [
-        (errors.HFValidationError("Repo id must be\nin the form"), "no name of a repository, such as 'owner/name'"),
+        (
+            errors.HFValidationError("Repo id must be\nin the form"),
+            "no name of a repository, such as 'owner/name'",
+        ),
         (errors.FileMetadataError("no etag"), "no etag"),
         (OSError(28, "No space left on device"), "No space left on device"),
         (errors.HTTPError(""), "HTTPError"),
@@ -773,7 +906,9 @@ def test_whatever_the_hub_library_raises(site, monkeypatch, error, match):
 
 def test_the_hub_cannot_be_reached(site, monkeypatch):
     def fail(*_: object, **__: object) -> str:
-        raise errors.LocalEntryNotFoundError("An error happened") from ConnectionError("Name or service not known")
+        raise errors.LocalEntryNotFoundError("An error happened") from ConnectionError(
+            "Name or service not known"
+        )
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
     hub_refuses("Name or service not known; check the connection")
@@ -781,5 +916,7 @@ def test_the_hub_cannot_be_reached(site, monkeypatch):
 
 def test_the_import_is_quiet_and_light():
     """The hub's library (with the progress bar) and torch wait until they are needed."""
-    command = python("print({'huggingface_hub', 'tqdm', 'torch', 'fsspec'} & set(sys.modules))")
+    command = python(
+        "print({'huggingface_hub', 'tqdm', 'torch', 'fsspec'} & set(sys.modules))"
+    )
     assert subprocess.run(command, capture_output=True, text=True).stdout == "set()\n"

@@ -1,5 +1,17 @@
 """What a trained Mixer has learned, as pictures."""
 
-from .token_units import draw_units, mean_frequency, order_units, to_png, token_unit_pictures
+from .token_units import (
+    draw_units,
+    mean_frequency,
+    order_units,
+    to_png,
+    token_unit_pictures,
+)
 
-__all__ = ["draw_units", "mean_frequency", "order_units", "to_png", "token_unit_pictures"]
+__all__ = [
+    "draw_units",
+    "mean_frequency",
+    "order_units",
+    "to_png",
+    "token_unit_pictures",
+]

@@ -1,4 +1,6 @@
-"""Interleaved measurements: every contender has a turn per round, in rotating order, so all see the same machine."""
+"""Interleaved measurements: every competitor has a turn per round, in rotating order,
+so all see the same machine.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,21 @@ class Times:
     turns: list[float] = field(default_factory=list)
 
 
-def interleave(calls: Mapping[str, Call], rounds: int, device: torch.device, each: int = 3) -> dict[str, Times]:
-    """`each` calls per turn; of several the first is not counted: it finds another contender's data in the caches."""
-    times, names = {name: Times() for name in calls}, list(calls)
+def interleave(
+    calls: Mapping[str, Call], rounds: int, device: torch.device, each: int = 3
+) -> dict[str, Times]:
+    """`each` calls per turn; of several the first is not counted: it finds another
+    competitor's data in the caches.
+    """
+    times = {name: Times() for name in calls}
+    names = list(calls)
     for number in range(rounds):
         start = number % max(1, len(names))
         for name in names[start:] + names[:start]:
-            wall, cpu = zip(*[timed(calls[name], device) for _ in range(each)][each > 1 :], strict=True)
+            wall, cpu = zip(
+                *[timed(calls[name], device) for _ in range(each)][each > 1 :],
+                strict=True,
+            )
             times[name].wall += wall
             times[name].cpu += cpu
             times[name].turns.append(statistics.median(wall))
@@ -39,8 +49,11 @@ def interleave(calls: Mapping[str, Call], rounds: int, device: torch.device, eac
 
 
 def timed(call: Call, device: torch.device) -> tuple[float, float]:
-    """Wall seconds until the device has finished; CPU seconds of all threads, and of child processes that ended."""
-    cpu, wall = _cpu_seconds(), time.perf_counter()
+    """Wall seconds until the device has finished; CPU seconds of all threads, and of
+    child processes that ended.
+    """
+    cpu = _cpu_seconds()
+    wall = time.perf_counter()
     call()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -54,11 +67,17 @@ def _cpu_seconds() -> float:
 
 def percentiles(values: Sequence[float], *percents: float) -> list[float]:
     """The values below which so many percent lie, between two of them in proportion."""
-    return torch.tensor(values, dtype=torch.float64).quantile(torch.tensor(percents).double() / 100).tolist()
+    return (
+        torch.tensor(values, dtype=torch.float64)
+        .quantile(torch.tensor(percents).double() / 100)
+        .tolist()
+    )
 
 
 def memory(device: torch.device, *, forget: bool = False) -> float | None:
-    """The peak of memory in MiB (of the process, or of torch's tensors on a GPU), or with `forget` that of now."""
+    """The peak of memory in MiB (of the process, or of torch's tensors on a GPU), or
+    with `forget` that of now.
+    """
     if device.type == "cuda":
         if forget:
             torch.cuda.reset_peak_memory_stats(device)
@@ -73,13 +92,18 @@ def memory(device: torch.device, *, forget: bool = False) -> float | None:
 
 
 def roofline(device: torch.device, dtype: str) -> dict[str, float]:
-    """What this machine does at best, here and now: `flops` of a large matmul, `bytes` of a large copy, per second.
+    """What this machine does at best, here and now: `flops` of a large matmul, `bytes`
+    of a large copy, per second.
 
     In the dtype; in fp32 for int8, in bf16 for fp8.
     """
     side, numbers = (8192, 2**28) if device.type == "cuda" else (2048, 2**26)
     kind = DTYPES.get("bf16" if dtype == "fp8" else dtype, torch.float32)
     a, b = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
-    source, target = torch.ones(numbers, device=device), torch.empty(numbers, device=device)
-    flops, moved = (min(timed(f, device)[0] for _ in range(6)) for f in (lambda: a @ b, lambda: target.copy_(source)))
+    source = torch.ones(numbers, device=device)
+    target = torch.empty(numbers, device=device)
+    flops, moved = (
+        min(timed(f, device)[0] for _ in range(6))
+        for f in (lambda: a @ b, lambda: target.copy_(source))
+    )
     return {"flops": 2 * side**3 / flops, "bytes": 8 * numbers / moved}

@@ -1,7 +1,8 @@
-"""The command `mlp-mixer`: one file per verb, parse -> call -> print. Errors become exit codes here and nowhere else.
+"""The command `mlp-mixer`: one file per verb, parse -> call -> print. Errors become
+exit codes here and nowhere else.
 
-0 done; 1 part of the work failed and is listed; 2 a mistake of the user, in one sentence; 130 Ctrl-C, 143 SIGTERM.
-An error of our own making keeps its traceback.
+0 done; 1 part of the work failed and is listed; 2 a mistake of the user, in one
+sentence; 130 Ctrl-C, 143 SIGTERM. An error of our own making keeps its traceback.
 """
 
 from __future__ import annotations
@@ -63,14 +64,19 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Version."
+        ),
     ] = False,
 ) -> None:
     """MLP-Mixer: train, evaluate and use all-MLP image classifiers."""
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments (default: those of the process) and return its exit code."""
+    """Run the command with these arguments (default: those of the process) and return
+    its exit code.
+    """
     try:
         code = app(arguments, prog_name="mlp-mixer", standalone_mode=False)
     except UserError as error:
@@ -82,7 +88,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        message = getattr(error, "format_message", None)  # typer's usage errors, whatever class this version has
+        message = getattr(
+            error, "format_message", None
+        )  # typer's usage errors, whatever class this version has
         if message is None:
             raise
         return _fail(message()) if message() else 2
@@ -97,7 +105,9 @@ def _fail(sentence: str) -> int:
 def main() -> NoReturn:
     """Entry point of the command."""
     code = run()
-    if "TORCHELASTIC_RUN_ID" in os.environ:  # gloo's threads have been seen to abort a process that is done and leaves
+    if (
+        "TORCHELASTIC_RUN_ID" in os.environ
+    ):  # gloo's threads have been seen to abort a process that is done and leaves
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

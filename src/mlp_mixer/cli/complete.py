@@ -1,4 +1,6 @@
-"""Names for the Tab key of a shell: written out, and tested, because whoever owns them loads torch for seconds."""
+"""Names for the Tab key of a shell: written out, and tested, because whoever owns them
+loads torch for seconds.
+"""
 
 from __future__ import annotations
 
@@ -39,15 +41,31 @@ def models(incomplete: str) -> list[str]:
 
 
 def weights(incomplete: str) -> list[str]:
-    """The package's and published weights once something is typed; before, the shell offers files, meant more often."""
-    box = [path.stem for path in Path(__file__).parents[1].glob("weights/box/*.safetensors")]
-    return [name for name in (*box, *WEIGHTS.split()) if incomplete and name.startswith(incomplete)]
+    """The package's and published weights once something is typed; before, the shell
+    offers files, meant more often.
+    """
+    box = [
+        path.stem
+        for path in Path(__file__).parents[1].glob("weights/bundled/*.safetensors")
+    ]
+    return [
+        name
+        for name in (*box, *WEIGHTS.split())
+        if incomplete and name.startswith(incomplete)
+    ]
 
 
 Weights = Annotated[
-    str, typer.Argument(help="Weights of any kind, the folder of a run, or a name.", autocompletion=weights)
+    str,
+    typer.Argument(
+        help="Weights of any kind, the folder of a run, or a name.",
+        autocompletion=weights,
+    ),
 ]
-WeightsOrBox = Annotated[
+WeightsOrBundled = Annotated[
     str | None,
-    typer.Argument(help="As everywhere; none stands for the small model in the package.", autocompletion=weights),
+    typer.Argument(
+        help="As everywhere; none stands for the small model in the package.",
+        autocompletion=weights,
+    ),
 ]

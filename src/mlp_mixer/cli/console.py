@@ -23,11 +23,15 @@ def print_json(value: Any) -> None:
 
 
 def print_table(headings: dict[str, str], rows: Sequence[tuple[str, ...]]) -> None:
-    """A table on stdout; headings map a title to its justification, "left" or "right". Only the last column wraps."""
+    """A table on stdout; headings map a title to its justification, "left" or "right".
+    Only the last column wraps.
+    """
     table = Table(box=None, header_style="bold", pad_edge=False)
     for position, (title, justify) in enumerate(headings.items(), start=1):
         wraps = position == len(headings) and justify == "left"
-        table.add_column(title, justify="right" if justify == "right" else "left", no_wrap=not wraps)
+        table.add_column(
+            title, justify="right" if justify == "right" else "left", no_wrap=not wraps
+        )
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False, markup=False)

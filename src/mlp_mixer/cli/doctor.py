@@ -19,17 +19,30 @@ _LIBRARIES = (
     "transformers", "onnx", "onnxruntime", "openvino", "fastapi", "uvicorn", "datasets", "pyarrow", "fsspec",
     "tensorboard",
 )  # fmt: skip
-_SWITCHES = ("MLP_MIXER_CACHE", "MLP_MIXER_OFFLINE", "MLP_MIXER_SHARD_CACHE", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
+_SWITCHES = (
+    "MLP_MIXER_CACHE",
+    "MLP_MIXER_OFFLINE",
+    "MLP_MIXER_SHARD_CACHE",
+    "HF_HUB_OFFLINE",
+    "OMP_NUM_THREADS",
+)
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> int:
-    """Print versions, devices, memory, caches and switches; nothing in it names you but the paths."""
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:
+    """Print versions, devices, memory, caches and switches; nothing in it names you but
+    the paths.
+    """
     facts = _facts()
     if as_json:
         print_json(facts)
         return 0
     for title, rows in facts.items():
-        print_table({title: "left", "": "left"}, [(name, str(value)) for name, value in rows.items()])
+        print_table(
+            {title: "left", "": "left"},
+            [(name, str(value)) for name, value in rows.items()],
+        )
     return 0
 
 
@@ -39,7 +52,9 @@ def _facts() -> dict[str, dict[str, Any]]:
     from .._version import __version__
     from ..files import cache_folder
 
-    devices: dict[str, Any] = {"cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {_instructions()}"}
+    devices: dict[str, Any] = {
+        "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {_instructions()}"
+    }
     for number in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(number)
         devices[f"cuda:{number}"] = (
@@ -47,8 +62,15 @@ def _facts() -> dict[str, dict[str, Any]]:
         )
     if torch.backends.mps.is_available():
         devices["mps"] = "Apple's GPU"
-    system = {"mlp-mixer": __version__, "python": f"{sys.version.split()[0]} ({sys.executable})"}
-    system |= {"system": platform.platform(), "memory": _memory(), "CUDA of torch": torch.version.cuda or "none"}
+    system = {
+        "mlp-mixer": __version__,
+        "python": f"{sys.version.split()[0]} ({sys.executable})",
+    }
+    system |= {
+        "system": platform.platform(),
+        "memory": _memory(),
+        "CUDA of torch": torch.version.cuda or "none",
+    }
     return {
         "system": system,
         "devices": devices,
@@ -85,6 +107,12 @@ def _hub_cache() -> Path:
 
 def _folder(path: Path) -> str:
     """Its path, what it holds, and the room that is left where it is or would be."""
-    held = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
-    there = next((parent for parent in (path, *path.parents) if parent.is_dir()), Path())
+    held = (
+        sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+        if path.is_dir()
+        else 0
+    )
+    there = next(
+        (parent for parent in (path, *path.parents) if parent.is_dir()), Path()
+    )
     return f"{path} ({held / 1e9:.2f} GB, {shutil.disk_usage(there).free / 1e9:.0f} GB free)"

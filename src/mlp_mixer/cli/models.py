@@ -1,4 +1,6 @@
-"""`mlp-mixer models`: the architectures and what they cost, or the weights in the package and of others."""
+"""`mlp-mixer models`: the architectures and what they cost, or the weights in the
+package and of others.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +16,34 @@ from .console import print_json, print_table
 
 def models(
     pattern: Annotated[
-        str, typer.Argument(help="Shell pattern of names, such as 'mixer_b*'.", autocompletion=complete.models)
+        str,
+        typer.Argument(
+            help="Shell pattern of names, such as 'mixer_b*'.",
+            autocompletion=complete.models,
+        ),
     ] = "*",
-    image_size: Annotated[int | None, typer.Option(help="Count at this side instead of the variant's own.")] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Count at this side instead of the variant's own."),
+    ] = None,
     classes: Annotated[int, typer.Option(help="Classes of the head.")] = 1000,
-    weights: Annotated[bool, typer.Option("--weights", help="List weights instead, by any of their names.")] = False,
+    weights: Annotated[
+        bool,
+        typer.Option("--weights", help="List weights instead, by any of their names."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
-    """List architectures with parameters and multiply-accumulates in the conventions people quote, or weights."""
+    """List architectures with parameters and multiply-accumulates in the conventions
+    people quote, or weights.
+    """
     from ..errors import UserError
     from ..models import variants
 
     if weights:
         if image_size is not None or classes != 1000:
-            raise UserError("--image-size and --classes belong to architectures; leave them out beside --weights")
+            raise UserError(
+                "--image-size and --classes belong to architectures; leave them out beside --weights"
+            )
         return _list_weights(pattern, as_json)
     names = variants(pattern)
     if not names:
@@ -90,8 +106,13 @@ def _list_weights(pattern: str, as_json: bool) -> int:
 
     records = [CATALOG[name] for name in list_models(pattern, weights=True)]
     if not records:
-        raise UserError(f"no published weights match {pattern!r}; `mlp-mixer models --weights` lists all")
-    rows = [to_dict(record) | {"cached": cached_path(record) is not None} for record in records]
+        raise UserError(
+            f"no published weights match {pattern!r}; `mlp-mixer models --weights` lists all"
+        )
+    rows = [
+        to_dict(record) | {"cached": cached_path(record) is not None}
+        for record in records
+    ]
     if as_json:
         print_json(rows)
     else:
@@ -113,10 +134,19 @@ def _print_weights(rows: list[dict[str, Any]]) -> None:
         }
         for row in rows
     ]
-    narrow = sys.stdout.isatty() and shutil.get_terminal_size().columns < 110  # it must not cut the names
-    headings = [title for title in table[0] if not (narrow and title in ("model", "MiB", "licence"))]
+    narrow = (
+        sys.stdout.isatty() and shutil.get_terminal_size().columns < 110
+    )  # it must not cut the names
+    headings = [
+        title
+        for title in table[0]
+        if not (narrow and title in ("model", "MiB", "licence"))
+    ]
     print_table(
-        {title: "right" if title in ("classes", "top-1", "MiB") else "left" for title in headings},
+        {
+            title: "right" if title in ("classes", "top-1", "MiB") else "left"
+            for title in headings
+        },
         [tuple(row[title] for title in headings) for row in table],
     )
     print(

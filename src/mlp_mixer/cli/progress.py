@@ -1,4 +1,6 @@
-"""How a training run looks to a person: a live line on a terminal, plain lines elsewhere."""
+"""How a training run looks to a person: a live line on a terminal, plain lines
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ class Progress:
         )
         self.task = self.bar.add_task("training", total=None, facts="")
         self.train_row: dict[str, Any] = {}
-        self.pending: dict[str, Any] | None = None  # a line that an evaluation of the same step would repeat
+        self.pending: dict[str, Any] | None = (
+            None  # a line that an evaluation of the same step would repeat
+        )
         self.last_line = self.started = time.monotonic()
         self.first_step = self.total_steps = 0
 
@@ -41,11 +45,17 @@ class Progress:
         self.bar.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
         self.bar.__exit__(kind, error, tb)
 
     def __call__(self, row: dict[str, Any]) -> None:
-        pending, self.pending = self.pending, None
+        pending = self.pending
+        self.pending = None
         if pending and row["kind"] != "eval":
             self._line(pending, "")
         getattr(self, f"_{row['kind']}")(row)
@@ -58,7 +68,9 @@ class Progress:
         self.note(row["text"])
 
     def _start(self, row: dict[str, Any]) -> None:
-        self.started, self.first_step, self.total_steps = time.monotonic(), row["step"], row["total_steps"]
+        self.started = time.monotonic()
+        self.first_step = row["step"]
+        self.total_steps = row["total_steps"]
         self.bar.update(self.task, total=self.total_steps, completed=self.first_step)
         resumed = f"; resumed at step {row['step']:,}" if row["step"] else ""
         self.note(
@@ -75,18 +87,30 @@ class Progress:
             self.pending = row
 
     def _eval(self, row: dict[str, Any]) -> None:
-        measured = f"  val top-1 {percent(row['top1'])}  val loss {row['loss']:.4f}" if "top1" in row else ""
+        measured = (
+            f"  val top-1 {percent(row['top1'])}  val loss {row['loss']:.4f}"
+            if "top1" in row
+            else ""
+        )
         self._line(row, measured)
 
     def _line(self, row: dict[str, Any], measured: str) -> None:
         self.last_line = time.monotonic()
         left = "" if self.live else f"  {self._time_left(row['step'])} left"
-        self.note(f"epoch {row['epoch']:6.2f}  {self._facts(self.train_row)}{measured}{left}")
+        self.note(
+            f"epoch {row['epoch']:6.2f}  {self._facts(self.train_row)}{measured}{left}"
+        )
 
     def _facts(self, row: dict[str, Any]) -> str:
-        wait = f"  waiting {row['data_wait']:.0%}" if row["data_wait"] > _NOTABLE_WAIT else ""
+        wait = (
+            f"  waiting {row['data_wait']:.0%}"
+            if row["data_wait"] > _NOTABLE_WAIT
+            else ""
+        )
         accuracy = f"top-1 {percent(row['train_top1'])}"
-        memory = f"  {row['memory_mib'] / 1024:.1f} GiB" if row.get("memory_mib") else ""
+        memory = (
+            f"  {row['memory_mib'] / 1024:.1f} GiB" if row.get("memory_mib") else ""
+        )
         speed = f"{row['images_per_second']:,.0f} img/s{memory}{wait}"
         return f"loss {row['loss']:.4f}  {accuracy}  lr {row['lr']:.2e}  {speed}"
 

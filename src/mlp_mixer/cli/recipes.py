@@ -10,7 +10,9 @@ import typer
 from .console import print_json, print_table
 
 
-def recipes(as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> int:
+def recipes(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> int:
     """List the training recipes; with --json, their complete settings."""
     from ..config import to_dict
     from ..recipes import RECIPES
@@ -20,6 +22,9 @@ def recipes(as_json: Annotated[bool, typer.Option("--json", help="For programs."
         return 0
     print_table(
         {"recipe": "left", "what it promises": "left"},
-        [(name, (inspect.getdoc(recipe) or "").split("\n\n")[0]) for name, recipe in RECIPES.items()],
+        [
+            (name, (inspect.getdoc(recipe) or "").split("\n\n")[0])
+            for name, recipe in RECIPES.items()
+        ],
     )
     return 0

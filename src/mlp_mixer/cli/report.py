@@ -10,10 +10,17 @@ import typer
 
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a training run.")],
-    data: Annotated[str | None, typer.Option(help="Judge it on other images than the run's own.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The page (default: report.html in the run's folder).")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Judge it on other images than the run's own.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The page (default: report.html in the run's folder)."),
+    ] = None,
 ) -> int:
-    """Write a self-contained page: curves, confusion matrix, sample predictions, token-mixing weights."""
+    """Write a self-contained page: curves, confusion matrix, sample predictions,
+    token-mixing weights.
+    """
     from ..report import build_report, write_report
 
     page = write_report(build_report(run, data=data), out or run / "report.html")

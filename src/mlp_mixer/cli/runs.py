@@ -11,8 +11,14 @@ from .console import percent, print_json, print_table
 
 
 def runs(
-    folders: Annotated[list[Path] | None, typer.Argument(help="Runs, or folders of runs (default: runs).")] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write a page with their curves: FILE.html.")] = None,
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Runs, or folders of runs (default: runs)."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Also write a page with their curves: FILE.html."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> int:
     """Compare runs: a row each, and with --out their curves on one page."""
@@ -30,12 +36,16 @@ def runs(
                 f"{run.epochs:.1f}",
                 "-" if run.best_top1 is None else percent(run.best_top1),
                 "-" if run.train_loss is None else f"{run.train_loss:.4f}",
-                "-" if run.images_per_second is None else f"{run.images_per_second:,.0f}",
+                "-"
+                if run.images_per_second is None
+                else f"{run.images_per_second:,.0f}",
                 f"{run.seconds / 60:.1f}",
             )
             for run in found
         ]
-        print_table({"run": "left", "recipe": "left"} | dict.fromkeys(numbers, "right"), rows)
+        print_table(
+            {"run": "left", "recipe": "left"} | dict.fromkeys(numbers, "right"), rows
+        )
     if out is not None:
         print(f"comparison: {write_comparison(found, out)}")
     return 0

@@ -1,4 +1,6 @@
-"""Constructors that people know from other projects: their arguments, their tensor names, their numbers."""
+"""Constructors that people know from other projects: their arguments, their tensor
+names, their numbers.
+"""
 
 from . import lavish619, lucidrains, timm_models
 

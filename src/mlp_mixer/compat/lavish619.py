@@ -1,9 +1,12 @@
-"""The constructor of github.com/lavish619/MLP-Mixer-PyTorch (its last commit): its arguments, names and numbers.
+"""The constructor of github.com/lavish619/MLP-Mixer-PyTorch (its last commit): its
+arguments, names and numbers.
 
-It differs from the paper in three ways, all kept: its default expansions swap the widths of the two MLPs, there is no
+It differs from the paper in three ways, all kept: its default expansions swap the
+    widths of the two MLPs, there is no
 norm before pooling, and dropout is 0.5.
 
-Axes: B batch, S patches (tokens), C num_features, K classes. A suffix names them: x_BSC.
+Axes: B batch, S patches (tokens), C num_features, K classes. A suffix names them:
+    x_BSC.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..models.layers import Mlp
 from ..models.mixer import MixerConfig, MlpMixer
-from ..weights.dialects import LAVISH619
+from ..weights.lineages.tables import LAVISH619
 
 
 class TokenMixer(nn.Module):
@@ -28,10 +31,17 @@ class TokenMixer(nn.Module):
     def __init__(self, config: MixerConfig) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.hidden_dim, eps=config.norm_eps)
-        self.mlp_block = Mlp(config.num_patches, config.tokens_mlp_dim, gelu=config.gelu, dropout=config.dropout)
+        self.mlp_block = Mlp(
+            config.num_patches,
+            config.tokens_mlp_dim,
+            gelu=config.gelu,
+            dropout=config.dropout,
+        )
 
     def forward(self, x_BSC: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
-        return x_BSC + self.mlp_block(self.layer_norm(x_BSC).transpose(1, 2)).transpose(1, 2)
+        return x_BSC + self.mlp_block(self.layer_norm(x_BSC).transpose(1, 2)).transpose(
+            1, 2
+        )
 
 
 class ChannelMixer(nn.Module):
@@ -40,18 +50,26 @@ class ChannelMixer(nn.Module):
     def __init__(self, config: MixerConfig) -> None:
         super().__init__()
         self.layer_norm = nn.LayerNorm(config.hidden_dim, eps=config.norm_eps)
-        self.mlp_block = Mlp(config.hidden_dim, config.channels_mlp_dim, gelu=config.gelu, dropout=config.dropout)
+        self.mlp_block = Mlp(
+            config.hidden_dim,
+            config.channels_mlp_dim,
+            gelu=config.gelu,
+            dropout=config.dropout,
+        )
 
     def forward(self, x_BSC: Float[Tensor, "B S C"]) -> Float[Tensor, "B S C"]:
         return x_BSC + self.mlp_block(self.layer_norm(x_BSC))
 
 
 class MLP_Mixer(nn.Module):  # noqa: N801  (the name people know)
-    """Square images (B, channels, H, W) -> logits (B, K), with torch's default initialisation.
+    """Square images (B, channels, H, W) -> logits (B, K), with torch's default
+    initialisation.
 
     image_shape: (height, width, channels), or (height, width) for one channel.
-    expansion_token: times S gives the hidden width of the token MLP; expansion_channel: times C that of the channel
-    MLP; both products are truncated. Raises `UserError` for a shape or size that cannot be built.
+    expansion_token: times S gives the hidden width of the token MLP; expansion_channel:
+        times C that of the channel
+    MLP; both products are truncated. Raises `UserError` for a shape or size that cannot
+    be built.
     """
 
     def __init__(
@@ -84,7 +102,8 @@ class MLP_Mixer(nn.Module):  # noqa: N801  (the name people know)
             dropout=dropout,
         )
         if (expansion_token, expansion_channel) == (4, 0.5):
-            tokens, paper = config.num_patches, num_features // 2
+            tokens = config.num_patches
+            paper = num_features // 2
             warnings.warn(
                 f"the default expansions of MLP_Mixer make the token MLP 4*S = {config.tokens_mlp_dim} and the channel "
                 f"MLP C/2 = {config.channels_mlp_dim} wide, which is not the paper's Mixer; for its widths pass "
@@ -93,7 +112,9 @@ class MLP_Mixer(nn.Module):  # noqa: N801  (the name people know)
                 UserWarning,
                 stacklevel=2,
             )
-        self.patch_breaker = nn.Conv2d(channels, num_features, kernel_size=patch_size, stride=patch_size)
+        self.patch_breaker = nn.Conv2d(
+            channels, num_features, kernel_size=patch_size, stride=patch_size
+        )
         self.mixer_layers = nn.Sequential(*(_layer(config) for _ in range(num_mixers)))
         self.final_fc = nn.Linear(num_features, num_classes)
 
@@ -108,9 +129,14 @@ class MLP_Mixer(nn.Module):  # noqa: N801  (the name people know)
         return self.final_fc(self.mixer_layers(x_BSC).mean(dim=1))
 
     def to_mixer(self) -> MlpMixer:
-        """The same network as our `MlpMixer`, with copies of the weights: what `save`, `cost` and the rest take."""
+        """The same network as our `MlpMixer`, with copies of the weights: what `save`,
+        `cost` and the rest take.
+        """
         theirs = self.state_dict()
-        ours = {row.ours[0]: theirs[row.theirs].clone() for row in LAVISH619.table(self.config.num_blocks)}
+        ours = {
+            row.ours[0]: theirs[row.theirs].clone()
+            for row in LAVISH619.table(self.config.num_blocks)
+        }
         with torch.device("meta"):
             mixer = MlpMixer(self.config)
         mixer.load_state_dict(ours, strict=True, assign=True)
@@ -118,12 +144,16 @@ class MLP_Mixer(nn.Module):  # noqa: N801  (the name people know)
 
 
 def _layer(config: MixerConfig) -> nn.Sequential:
-    return nn.Sequential(OrderedDict(token_mixer=TokenMixer(config), channel_mixer=ChannelMixer(config)))
+    return nn.Sequential(
+        OrderedDict(token_mixer=TokenMixer(config), channel_mixer=ChannelMixer(config))
+    )
 
 
 def _height_width_channels(image_shape: Sequence[int]) -> tuple[int, int, int]:
     if not isinstance(image_shape, Sequence) or len(image_shape) not in (2, 3):
-        raise UserError(f"image_shape must be (height, width, channels) or (height, width), got {image_shape!r}")
+        raise UserError(
+            f"image_shape must be (height, width, channels) or (height, width), got {image_shape!r}"
+        )
     height, width, channels = (*image_shape, 1)[:3]
     if height == width:
         return height, width, channels

@@ -1,6 +1,8 @@
-"""The sizes of Mixer that timm lacks, under timm's own registry and built from timm's own `MlpMixer`.
+"""The sizes of Mixer that timm lacks, under timm's own registry and built from timm's
+own `MlpMixer`.
 
-After `register()`, `timm.create_model("mixer_nano4_32")` works, and so does a folder whose config.json names such an
+After `register()`, `timm.create_model("mixer_nano4_32")` works, and so does a folder
+whose config.json names such an
 architecture: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 """
 
@@ -11,28 +13,47 @@ from typing import Any
 
 from ..errors import UserError
 from ..models.mixer import MixerConfig
-from ..weights.timm_names import ENTRY_POINTS, IN_CHANS, EntryPoint, entry_point
+from ..weights.lineages.timm_names import (
+    ENTRY_POINTS,
+    IN_CHANS,
+    EntryPoint,
+    entry_point,
+)
 
 __all__ = ["EntryPoint", "entry_point", "register"]
 
-default_cfgs: dict[str, Any] = {}  # timm looks here, in an entry point's module, for its preprocessing record
+default_cfgs: dict[
+    str, Any
+] = {}  # timm looks here, in an entry point's module, for its preprocessing record
 
 
 def register() -> tuple[str, ...]:
-    """Give timm an entry point for every row of `VARIANTS` that it lacks; the names that are ours, old and new.
+    """Give timm an entry point for every row of `VARIANTS` that it lacks; the names
+    that are ours, old and new.
 
-    Call it once before `timm.create_model`; again does nothing. A name that timm (or another package) has is left
-    alone. Raises `UserError` without timm.
+    Call it once before `timm.create_model`; again does nothing. A name that timm (or
+    another package) has is left alone. Raises `UserError` without timm.
     """
     try:
-        from timm.models import generate_default_cfgs, is_model, model_entrypoint, register_model
+        from timm.models import (
+            generate_default_cfgs,
+            is_model,
+            model_entrypoint,
+            register_model,
+        )
     except ImportError as error:
-        raise UserError("register() needs timm, which cannot be imported; run pip install timm") from error
+        raise UserError(
+            "register() needs timm, which cannot be imported; run pip install timm"
+        ) from error
     ours = []
     for name, config in ENTRY_POINTS.items():
         if not is_model(name):
-            default_cfgs.update(generate_default_cfgs({f"{name}.untrained": _default_cfg(config)}))
-            globals()[name] = register_model(_builder(name, config))  # timm adds the name to __all__, so it must exist
+            default_cfgs.update(
+                generate_default_cfgs({f"{name}.untrained": _default_cfg(config)})
+            )
+            globals()[name] = register_model(
+                _builder(name, config)
+            )  # timm adds the name to __all__, so it must exist
         if model_entrypoint(name).__module__ == __name__:
             ours.append(name)
     return tuple(ours)
@@ -43,10 +64,21 @@ def _builder(name: str, config: MixerConfig) -> Callable[..., Any]:
         from timm.models import build_model_with_cfg
         from timm.models.mlp_mixer import MlpMixer
 
-        features = {"out_indices": kwargs.pop("out_indices", 3), "feature_cls": "getter"}
-        size = {"patch_size": config.patch_size, "num_blocks": config.num_blocks, "embed_dim": config.hidden_dim}
-        model_args = dict(**size, **kwargs)  # a size given again is a TypeError, as with timm's entry points
-        return build_model_with_cfg(MlpMixer, name, pretrained, feature_cfg=features, **model_args)
+        features = {
+            "out_indices": kwargs.pop("out_indices", 3),
+            "feature_cls": "getter",
+        }
+        size = {
+            "patch_size": config.patch_size,
+            "num_blocks": config.num_blocks,
+            "embed_dim": config.hidden_dim,
+        }
+        model_args = dict(
+            **size, **kwargs
+        )  # a size given again is a TypeError, as with timm's entry points
+        return build_model_with_cfg(
+            MlpMixer, name, pretrained, feature_cfg=features, **model_args
+        )
 
     build.__name__ = build.__qualname__ = name
     return build

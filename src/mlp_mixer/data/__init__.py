@@ -1,7 +1,16 @@
 """Data sets by name or path, and how to draw batches from them."""
 
+from .dataset import Dataset, HeldOut, stratified_split
 from .image_set import ArraySet, FileSet, ImageSet
-from .source import HeldOut, Source, stratified_split
-from .sources import SOURCES, open_source
+from .registry import DATASETS, open_dataset
 
-__all__ = ["SOURCES", "ArraySet", "FileSet", "HeldOut", "ImageSet", "Source", "open_source", "stratified_split"]
+__all__ = [
+    "DATASETS",
+    "ArraySet",
+    "Dataset",
+    "FileSet",
+    "HeldOut",
+    "ImageSet",
+    "open_dataset",
+    "stratified_split",
+]

@@ -1,4 +1,6 @@
-"""CIFAR-10 and CIFAR-100 (https://www.cs.toronto.edu/~kriz/cifar.html) in their binary, Python and image layouts."""
+"""CIFAR-10 and CIFAR-100 (https://www.cs.toronto.edu/~kriz/cifar.html) in their binary,
+Python and image layouts.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,9 @@ class Cifar:
 
     def __call__(self, path: Path | None) -> dict[str, ImageSet]:
         """Read whichever layout is in `path`, or download."""
-        folder = path or download_folder(self.torchvision_name, self._is_in, f"{self.spec}:PATH")
+        folder = path or download_folder(
+            self.torchvision_name, self._is_in, f"{self.spec}:PATH"
+        )
         if binary := self._find(folder, self.subfolders[0], f"{self.test}.bin"):
             return self._splits(binary, ".bin", self._read_binary)
         if python := self._find(folder, self.subfolders[1], self.test):
@@ -61,14 +65,25 @@ class Cifar:
         return self._find(folder, self.subfolders[1], self.test) is not None
 
     def _find(self, folder: Path, subfolder: str, name: str) -> Path | None:
-        return next((place for place in (folder, folder / subfolder) if (place / name).is_file()), None)
+        return next(
+            (
+                place
+                for place in (folder, folder / subfolder)
+                if (place / name).is_file()
+            ),
+            None,
+        )
 
     def _splits(self, folder: Path, ending: str, read: Any) -> dict[str, ImageSet]:
         splits: dict[str, ImageSet] = {}
         for split, stems in (("train", self.train), ("test", (self.test,))):
             parts = [read(folder / (stem + ending)) for stem in stems]
-            planes, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-            images = np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+            planes, labels = (
+                np.concatenate(arrays) for arrays in zip(*parts, strict=True)
+            )
+            images = np.ascontiguousarray(
+                planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+            )
             splits[split] = ArraySet(images, labels, self.classes, origin=split)
         return splits
 
@@ -78,22 +93,39 @@ class Cifar:
         try:
             data = np.fromfile(path, dtype=np.uint8)
         except OSError as error:
-            raise UserError(f"cannot read {str(path)!r}: {error.strerror}; unpack the whole archive") from error
+            raise UserError(
+                f"cannot read {str(path)!r}: {error.strerror}; unpack the whole archive"
+            ) from error
         if len(data) == 0 or len(data) % record:
-            raise UserError(f"{str(path)!r} has {len(data)} bytes: expected a multiple of {record}; download it again")
+            raise UserError(
+                f"{str(path)!r} has {len(data)} bytes: expected a multiple of {record}; download it again"
+            )
         records = data.reshape(-1, record)
-        return records[:, self.label_bytes :], self._checked(records[:, self.label_bytes - 1], path)
+        return records[:, self.label_bytes :], self._checked(
+            records[:, self.label_bytes - 1], path
+        )
 
     def _read_python(self, path: Path) -> tuple[Any, Any]:
         """Pixels (N, 3072) and labels (N,) of one pickled file."""
         batch = read_pickle(path)
         try:
-            pixels, labels = batch[b"data"], np.array(batch[self.label_key], dtype=np.int64)
+            pixels = batch[b"data"]
+            labels = np.array(batch[self.label_key], dtype=np.int64)
             fits = pixels.dtype == np.uint8 and pixels.shape == (len(labels), _PIXELS)
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise UserError(f"{str(path)!r} is not a batch of {self.spec}; download it again") from error
+        except (
+            KeyError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+        ) as error:
+            raise UserError(
+                f"{str(path)!r} is not a batch of {self.spec}; download it again"
+            ) from error
         if not fits:
-            raise UserError(f"{str(path)!r} has other than {_PIXELS} uint8 values per label; download it again")
+            raise UserError(
+                f"{str(path)!r} has other than {_PIXELS} uint8 values per label; download it again"
+            )
         return pixels, self._checked(labels, path)
 
     def _checked(self, labels: Any, path: Path) -> Any:
@@ -122,7 +154,18 @@ CIFAR10 = Cifar(
     "test_batch",
     b"labels",
     1,
-    ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
 )
 
 _CIFAR100_CLASSES = """

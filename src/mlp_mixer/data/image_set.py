@@ -27,7 +27,13 @@ class ImageSet(abc.ABC):
         size: (H, W) where all images share it, else None.
     """
 
-    def __init__(self, labels: Any, classes: Sequence[str], channels: int, size: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        labels: Any,
+        classes: Sequence[str],
+        channels: int,
+        size: tuple[int, int] | None,
+    ) -> None:
         self.labels = _checked_labels(labels, len(classes))
         self.classes = tuple(classes)
         self.channels = channels
@@ -41,12 +47,16 @@ class ImageSet(abc.ABC):
         """Image `index` as uint8 (H, W, channels); `UserError` if its file is broken."""
 
     def part(self, index: int, part: Part) -> Pixels:
-        """A part of image `index`, which may save decoding the rest; as finely as `Part` says, else as `image`."""
+        """A part of image `index`, which may save decoding the rest; as finely as
+        `Part` says, else as `image`.
+        """
         return part.of(self.image(index))
 
     @abc.abstractmethod
     def name(self, index: int) -> str:
-        """What to call image `index` in messages and reports: a relative path, or such as train/17."""
+        """What to call image `index` in messages and reports: a relative path, or such
+        as train/17.
+        """
 
     @abc.abstractmethod
     def subset(self, indices: Indices) -> ImageSet:
@@ -58,7 +68,8 @@ class ArraySet(ImageSet):
     """Images in memory.
 
     Args:
-        images: uint8 (N, H, W, C) or (N, H, W); kept as `images`, (N, H, W, C), without a copy.
+        images: uint8 (N, H, W, C) or (N, H, W); kept as `images`, (N, H, W, C), without
+            a copy.
         labels: N integers.
         classes: the class names; "0", "1", ... if absent.
         origin: the first part of the images' names.
@@ -79,16 +90,22 @@ class ArraySet(ImageSet):
     ) -> None:
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim not in (3, 4):
-            raise UserError(f"images are {images.dtype} {images.shape}: expected uint8 (N, H, W, C) or (N, H, W)")
+            raise UserError(
+                f"images are {images.dtype} {images.shape}: expected uint8 (N, H, W, C) or (N, H, W)"
+            )
         self.images = images[..., None] if images.ndim == 3 else images
         if len(images) != len(labels):
-            raise UserError(f"there are {len(images)} images but {len(labels)} labels: expected one label per image")
+            raise UserError(
+                f"there are {len(images)} images but {len(labels)} labels: expected one label per image"
+            )
         if classes is None:
             classes = [str(k) for k in range(int(np.max(labels, initial=0)) + 1)]
         _, height, width, channels = self.images.shape
         super().__init__(labels, classes, channels, (height, width))
         self._origin = origin
-        self._numbers = np.arange(len(images)) if numbers is None else np.asarray(numbers)
+        self._numbers = (
+            np.arange(len(images)) if numbers is None else np.asarray(numbers)
+        )
 
     def image(self, index: int) -> Pixels:
         pixels: Pixels = self.images[index]
@@ -100,7 +117,11 @@ class ArraySet(ImageSet):
     def subset(self, indices: Indices) -> ArraySet:
         chosen = np.asarray(indices, dtype=np.int64)
         return ArraySet(
-            self.images[chosen], self.labels[chosen], self.classes, origin=self._origin, numbers=self._numbers[chosen]
+            self.images[chosen],
+            self.labels[chosen],
+            self.classes,
+            origin=self._origin,
+            numbers=self._numbers[chosen],
         )
 
 
@@ -109,15 +130,23 @@ class FileSet(ImageSet):
     """Image files, decoded on access.
 
     Args:
-        root: the folder that the names are relative to; no part of the data set's identity.
-        names: N paths under root, with forward slashes (an absolute one stands for itself).
+        root: the folder that the names are relative to; no part of the data set's
+            identity.
+        names: N paths under root, with forward slashes (an absolute one stands for
+            itself).
         labels: N integers.
         classes: the class names.
         channels: 1 to decode to gray, 3 to RGB.
     """
 
     def __init__(
-        self, root: Path, names: Sequence[str], labels: Any, classes: Sequence[str], *, channels: int = 3
+        self,
+        root: Path,
+        names: Sequence[str],
+        labels: Any,
+        classes: Sequence[str],
+        *,
+        channels: int = 3,
     ) -> None:
         assert len(names) == len(labels)
         super().__init__(labels, classes, channels, None)
@@ -141,13 +170,17 @@ class FileSet(ImageSet):
     def subset(self, indices: Indices) -> FileSet:
         chosen = np.asarray(indices, dtype=np.int64)
         names = [self._names[index] for index in chosen]
-        return FileSet(self.root, names, self.labels[chosen], self.classes, channels=self.channels)
+        return FileSet(
+            self.root, names, self.labels[chosen], self.classes, channels=self.channels
+        )
 
 
 def _checked_labels(labels: Any, number_of_classes: int) -> Labels:
     array = np.asarray(labels)
     if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
-        raise UserError(f"labels are {array.dtype} {array.shape}: expected integers (N,)")
+        raise UserError(
+            f"labels are {array.dtype} {array.shape}: expected integers (N,)"
+        )
     if array.size and not 0 <= array.min() <= array.max() < number_of_classes:
         raise UserError(
             f"labels go from {array.min()} to {array.max()} but there are {number_of_classes} classes: "

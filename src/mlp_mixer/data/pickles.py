@@ -1,4 +1,6 @@
-"""Pickles that hold nothing but numbers, text and NumPy arrays: a pickle may otherwise run any program when read."""
+"""Pickles that hold nothing but numbers, text and NumPy arrays: a pickle may otherwise
+run any program when read.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +29,21 @@ class _Restricted(pickle.Unpickler):
         try:
             return _ALLOWED[module_name, global_name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it asks for {module_name}.{global_name}, which is not allowed") from None
+            raise pickle.UnpicklingError(
+                f"it asks for {module_name}.{global_name}, which is not allowed"
+            ) from None
 
 
 def read_pickle(path: Path) -> Any:
-    """The value of a pickle, with Python 2's text as bytes; `UserError` if it holds more than data, or is broken."""
+    """The value of a pickle, with Python 2's text as bytes; `UserError` if it holds
+    more than data, or is broken.
+    """
     try:
         with path.open("rb") as file:
             return _Restricted(file, encoding="bytes").load()
-    except Exception as error:  # a garbled pickle fails in as many ways as it has opcodes
-        raise UserError(f"cannot read {str(path)!r}: {error}; download it again from its official page") from error
+    except (
+        Exception
+    ) as error:  # a garbled pickle fails in as many ways as it has opcodes
+        raise UserError(
+            f"cannot read {str(path)!r}: {error}; download it again from its official page"
+        ) from error

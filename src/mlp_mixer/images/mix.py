@@ -1,12 +1,16 @@
-"""Mixup and CutMix: every image of a batch mixed with a partner, in one share for all that comes from (seed, step).
+"""Mixup and CutMix: every image of a batch mixed with a partner, in one share for all
+that comes from (seed, step).
 
-Mixup (Zhang et al. 2017, arXiv 1710.09412) adds two images, CutMix (Yun et al. 2019, arXiv 1905.04899) pastes a part of
-one into the other. The partner of an image is the one before it in its group, the first one's is the last. Groups are
-consecutive places of the global batch and never straddle processes, so that the number of processes changes nothing.
+Mixup (Zhang et al. 2017, arXiv 1710.09412) adds two images, CutMix (Yun et al. 2019,
+arXiv 1905.04899) pastes a part of one into the other. The partner of an image is the
+one before it in its group, the first one's is the last. Groups are consecutive places
+of the global batch and never straddle processes, so that the number of processes
+changes nothing.
 
-Groups of two pair the images off, as timm does by turning the batch around; any even share of a batch will do. Larger
-ones make rings, as google-research/big_vision does with all images of a device. The order of images is random, so each
-image meets the same partners equally often either way; only which pairs come together in one batch differs.
+Groups of two pair the images off, as timm does by turning the batch around; any even
+share of a batch will do. Larger ones make rings, as google-research/big_vision does
+with all images of a device. The order of images is random, so each image meets the same
+partners equally often either way; only which pairs come together in one batch differs.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ from torch import Tensor
 from ..errors import UserError, unknown
 
 Rule = Literal["paper", "timm"]
-_STREAM = 0x4D49585550  # keeps these draws apart from other uses of Philox with the key (seed, number)
+# keeps these draws apart from other uses of Philox with the key (seed, number)
+_STREAM = 0x4D49585550
 _WORD = 0xFFFFFFFFFFFFFFFF
 
 
@@ -31,12 +36,15 @@ class Mix:
     """Whether and how batches are mixed.
 
     Args:
-        mixup: the a of Beta(a, a), from which a mixup's share is drawn; 0: no mixup. The paper's Mixers: 0.2 or 0.5.
+        mixup: the a of Beta(a, a), from which a mixup's share is drawn; 0: no mixup.
+            The paper's Mixers: 0.2 or 0.5.
         cutmix: the same of CutMix. Where both are on, each batch has one of them.
         prob: the share of batches that are mixed at all.
         switch_prob: of these, the share that have CutMix where both are on.
-        rule: "paper" leaves the larger share to an image's own content, as big_vision; "timm" takes it as it falls.
-        group: how many consecutive images mix among themselves; divides every process's part of the batch.
+        rule: "paper" leaves the larger share to an image's own content, as big_vision;
+            "timm" takes it as it falls.
+        group: how many consecutive images mix among themselves; divides every process's
+            part of the batch.
 
     Raises:
         UserError: a field has no such value.
@@ -52,10 +60,14 @@ class Mix:
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"mix.{name} must be a number of at least 0, got {getattr(self, name)}")
+                raise UserError(
+                    f"mix.{name} must be a number of at least 0, got {getattr(self, name)}"
+                )
         for name in ("prob", "switch_prob"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"mix.{name} must be a probability from 0 to 1, got {getattr(self, name)}")
+                raise UserError(
+                    f"mix.{name} must be a probability from 0 to 1, got {getattr(self, name)}"
+                )
         if self.rule not in get_args(Rule):
             raise unknown("mix.rule", str(self.rule), get_args(Rule))
         if self.group < 2:
@@ -73,7 +85,8 @@ class MixPlan:
 
     Attributes:
         share: lambda, the part of every image and target that stays its own.
-        box: (top, left, bottom, right) of what CutMix takes from the partner; none for mixup.
+        box: (top, left, bottom, right) of what CutMix takes from the partner; none for
+            mixup.
     """
 
     share: float = 1.0
@@ -81,13 +94,17 @@ class MixPlan:
 
 
 def mix_plan(mix: Mix, seed: int, step: int, size: tuple[int, int]) -> MixPlan:
-    """How to mix the batch of a step of images of `size` (H, W): a pure function, the same in all processes.
+    """How to mix the batch of a step of images of `size` (H, W): a pure function, the
+    same in all processes.
 
-    A CutMix box has the height H * sqrt(1 - lambda), the width likewise, a centre anywhere, and is cut off at the
-    borders; lambda is then what the box really leaves (timm's "correct_lam").
+    A CutMix box has the height H * sqrt(1 - lambda), the width likewise, a centre
+    anywhere, and is cut off at the borders; lambda is then what the box really leaves
+    (timm's "correct_lam").
     """
     key = np.array([seed & _WORD, step], dtype=np.uint64)
-    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, _STREAM]))
+    generator = np.random.Generator(
+        np.random.Philox(key=key, counter=[0, 0, 0, _STREAM])
+    )
     whether, which, row, column = generator.random(4)
     if not mix.active or whether >= mix.prob:
         return MixPlan()
@@ -99,13 +116,18 @@ def mix_plan(mix: Mix, seed: int, step: int, size: tuple[int, int]) -> MixPlan:
     if not cut:
         return MixPlan(share)
     height, width = size
-    (top, bottom), (left, right) = _span(row, height, share), _span(column, width, share)
-    return MixPlan(1 - (bottom - top) * (right - left) / (height * width), (top, left, bottom, right))
+    (top, bottom) = _span(row, height, share)
+    (left, right) = _span(column, width, share)
+    return MixPlan(
+        1 - (bottom - top) * (right - left) / (height * width),
+        (top, left, bottom, right),
+    )
 
 
 def _span(draw: float, length: int, share: float) -> tuple[int, int]:
     """From and to of one side of the box, cut off at the borders."""
-    side, centre = int(length * (1 - share) ** 0.5), int(draw * length)
+    side = int(length * (1 - share) ** 0.5)
+    centre = int(draw * length)
     return max(0, centre - side // 2), min(length, centre + (side + 1) // 2)
 
 
@@ -125,12 +147,15 @@ def apply(
     classes: int,
     group: int = 2,
 ) -> tuple[Float32[Tensor, "B C H W"], Float32[Tensor, "B classes"]]:
-    """The mixed images and their targets, on the device of the images; the arguments stay as they are.
+    """The mixed images and their targets, on the device of the images; the arguments
+    stay as they are.
 
-    Normalising before or after makes no difference but rounding. Raises `UserError` if the group does not divide B.
+    Normalising before or after makes no difference but rounding. Raises `UserError` if
+    the group does not divide B.
     """
     check_group(group, len(images))
-    images, targets = images.float(), soft_targets(labels, classes)
+    images = images.float()
+    targets = soft_targets(labels, classes)
     if plan.share == 1:
         return images, targets
     if plan.box is None:
@@ -138,7 +163,9 @@ def apply(
     else:
         top, left, bottom, right = plan.box
         mixed = images.clone()
-        mixed[:, :, top:bottom, left:right] = _partners(images[:, :, top:bottom, left:right], group)
+        mixed[:, :, top:bottom, left:right] = _partners(
+            images[:, :, top:bottom, left:right], group
+        )
     return mixed, targets * plan.share + _partners(targets, group) * (1 - plan.share)
 
 
@@ -147,6 +174,10 @@ def _partners(values: Tensor, group: int) -> Tensor:
     return values.reshape(-1, group, *values.shape[1:]).roll(1, dims=1).flatten(0, 1)
 
 
-def soft_targets(labels: Int64[Tensor, " B"], classes: int, smoothing: float = 0.0) -> Float32[Tensor, "B classes"]:
-    """Rows of 1 at the label and 0 elsewhere, with the share `smoothing` spread evenly over all classes."""
+def soft_targets(
+    labels: Int64[Tensor, " B"], classes: int, smoothing: float = 0.0
+) -> Float32[Tensor, "B classes"]:
+    """Rows of 1 at the label and 0 elsewhere, with the share `smoothing` spread evenly
+    over all classes.
+    """
     return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes

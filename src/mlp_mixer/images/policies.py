@@ -1,17 +1,22 @@
-"""Augmentation policies: a few random operations per image, chosen by uniform numbers that belong to that image.
+"""Augmentation policies: a few random operations per image, chosen by uniform numbers
+that belong to that image.
 
-What is chosen (`plan`) and what is done (`operate`) are two things. Pixels are Pillow's, as in torchvision and timm.
+What is chosen (`plan`) and what is done (`operate`) are two things. Pixels are
+Pillow's, as in torchvision and timm.
 
-"randaugment_bv" is the RandAugment of the paper's authors (google-research/big_vision, pp/archive/autoaugment.py) as it
-runs, which is not quite as it reads: every layer always acts (the probabilities it draws are never used); the threshold
-of Solarize is an 8-bit number and wraps around, so that magnitude 15 means 128, and 10 and 20 invert the image. One
-thing is ours: translations and Cutout are theirs at 224 pixels (150 and a square of 120 at magnitude 15) and grow and
-shrink with the image, since on one of 32 theirs would leave nothing to see. Measured against TensorFlow 2.12 on 24
-photos and noise, magnitudes 1 to 20: Color, Contrast and Sharpness differ by up to 2 levels of 255 at 15 and 3 at 20,
-AutoContrast by 1, rotations and shears where two neighbours are equally near (up to 0.1 and 4 % of pixels), all others
-nowhere.
+"randaugment_bv" is the RandAugment of the paper's authors (google-research/big_vision,
+pp/archive/autoaugment.py) as it runs, which is not quite as it reads: every layer
+always acts (the probabilities it draws are never used); the threshold of Solarize is an
+8-bit number and wraps around, so that magnitude 15 means 128, and 10 and 20 invert the
+image. One thing is ours: translations and Cutout are theirs at 224 pixels (150 and a
+square of 120 at magnitude 15) and grow and shrink with the image, since on one of 32
+theirs would leave nothing to see. Measured against TensorFlow 2.12 on 24 photos and
+noise, magnitudes 1 to 20: Color, Contrast and Sharpness differ by up to 2 levels of 255
+at 15 and 3 at 20, AutoContrast by 1, rotations and shears where two neighbours are
+equally near (up to 0.1 and 4 % of pixels), all others nowhere.
 
-The others follow the tables and defaults of torchvision.transforms.v2: nearest neighbours, black for what moves in.
+The others follow the tables and defaults of torchvision.transforms.v2: nearest
+neighbours, black for what moves in.
 """
 
 from __future__ import annotations
@@ -40,15 +45,44 @@ BINS = 31  # magnitudes 0 to 30 of torchvision's RandAugment and TrivialAugment;
 
 # Each in the order of its source.
 _TORCHVISION = (
-    *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
+    *(
+        "Identity",
+        "ShearX",
+        "ShearY",
+        "TranslateX",
+        "TranslateY",
+        "Rotate",
+        "Brightness",
+        "Color",
+        "Contrast",
+    ),
     *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"),
 )
 _BIG_VISION = (
-    *("AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color", "Contrast", "Brightness"),
-    *("Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY", "Cutout", "SolarizeAdd"),
+    *(
+        "AutoContrast",
+        "Equalize",
+        "Invert",
+        "Rotate",
+        "Posterize",
+        "Solarize",
+        "Color",
+        "Contrast",
+        "Brightness",
+    ),
+    *(
+        "Sharpness",
+        "ShearX",
+        "ShearY",
+        "TranslateX",
+        "TranslateY",
+        "Cutout",
+        "SolarizeAdd",
+    ),
 )
 
-# Cubuk et al. 2019 (arXiv 1805.09501), appendix: operation, probability, magnitude of ten; two make a sub-policy.
+# Cubuk et al. 2019 (arXiv 1805.09501), appendix: operation, probability, magnitude of
+# ten; two make a sub-policy.
 _SUB_POLICIES = {
     "autoaugment_imagenet": """
         Posterize .4 8 Rotate .6 9 | Solarize .6 5 AutoContrast .6 - | Equalize .8 - Equalize .6 -
@@ -84,7 +118,9 @@ _SUB_POLICIES = {
 
 
 class Step(NamedTuple):
-    """An operation and its numbers: degrees, a factor, a threshold, bits, pixels, or (pad, row, column) of Cutout."""
+    """An operation and its numbers: degrees, a factor, a threshold, bits, pixels, or
+    (pad, row, column) of Cutout.
+    """
 
     name: str
     values: tuple[float, ...] = ()
@@ -106,18 +142,27 @@ SUB_POLICIES = {name: _parsed(table) for name, table in _SUB_POLICIES.items()}
 
 
 def slots(policy: Policy, layers: int) -> int:
-    """How many operations of SLOT draws each a policy can take; only the RandAugments ask for `layers`."""
+    """How many operations of SLOT draws each a policy can take; only the RandAugments
+    ask for `layers`.
+    """
     fixed = {"none": 0, "trivialaugment": 1} | dict.fromkeys(SUB_POLICIES, 2)
     return fixed.get(policy, layers)
 
 
-def apply_policy(image: Pixels, draws: np.ndarray, policy: Policy, layers: int = 2, magnitude: float = 10) -> Pixels:
+def apply_policy(
+    image: Pixels,
+    draws: np.ndarray,
+    policy: Policy,
+    layers: int = 2,
+    magnitude: float = 10,
+) -> Pixels:
     """The policy on one image.
 
     Args:
         image: uint8 (H, W, 1) or (H, W, 3).
         draws: at least SLOT * slots(policy, layers) numbers in [0, 1).
-        layers, magnitude: of the two RandAugments; for torchvision's, a whole magnitude of 0 to 30.
+        layers, magnitude: of the two RandAugments; for torchvision's, a whole magnitude
+            of 0 to 30.
 
     Raises:
         UserError: the image has another number of channels.
@@ -126,7 +171,9 @@ def apply_policy(image: Pixels, draws: np.ndarray, policy: Policy, layers: int =
         raise UserError(
             f"augment.policy needs images of 1 or 3 channels, got {image.shape[2]}; set augment.policy=none"
         )
-    picture = Image.fromarray(np.ascontiguousarray(image.squeeze(2) if image.shape[2] == 1 else image))
+    picture = Image.fromarray(
+        np.ascontiguousarray(image.squeeze(2) if image.shape[2] == 1 else image)
+    )
     fill = 128 if policy == "randaugment_bv" else 0
     for step in plan(policy, draws, image.shape[:2], layers, magnitude):
         picture = operate(picture, step, fill)
@@ -134,7 +181,11 @@ def apply_policy(image: Pixels, draws: np.ndarray, policy: Policy, layers: int =
 
 
 def plan(
-    policy: Policy, draws: np.ndarray, size: tuple[int, ...], layers: int = 2, magnitude: float = 10
+    policy: Policy,
+    draws: np.ndarray,
+    size: tuple[int, ...],
+    layers: int = 2,
+    magnitude: float = 10,
 ) -> list[Step]:
     """What the policy does to an image of `size` (H, W) with these draws."""
     own = draws[: SLOT * slots(policy, layers)].reshape(-1, SLOT)
@@ -143,35 +194,60 @@ def plan(
         chosen = choices[int(own[0, 0] * len(choices))]
         return [
             _torchvision(name, bin_ or 0, 10, sign < 0.5, size)
-            for (name, probability, bin_), (_, sign, gate, _) in zip(chosen, own, strict=True)
+            for (name, probability, bin_), (_, sign, gate, _) in zip(
+                chosen, own, strict=True
+            )
             if gate < probability
         ]
     steps = []
     for which, sign, third, fourth in own:
         if policy == "randaugment_bv":
             name = _BIG_VISION[int(which * len(_BIG_VISION))]
-            steps.append(_big_vision(name, magnitude / 10, sign < 0.5, size, (third, fourth)))
+            steps.append(
+                _big_vision(name, magnitude / 10, sign < 0.5, size, (third, fourth))
+            )
         else:
             name = _TORCHVISION[int(which * len(_TORCHVISION))]
             wide = policy == "trivialaugment"
-            steps.append(_torchvision(name, int(third * BINS if wide else magnitude), BINS, sign < 0.5, size, wide))
+            steps.append(
+                _torchvision(
+                    name,
+                    int(third * BINS if wide else magnitude),
+                    BINS,
+                    sign < 0.5,
+                    size,
+                    wide,
+                )
+            )
     return steps
 
 
-def _big_vision(name: str, level: float, negative: bool, size: tuple[int, ...], place: tuple[float, float]) -> Step:
-    """The operation at a level of which 1 is the largest intended; negative turns what has a direction around."""
+def _big_vision(
+    name: str,
+    level: float,
+    negative: bool,
+    size: tuple[int, ...],
+    place: tuple[float, float],
+) -> Step:
+    """The operation at a level of which 1 is the largest intended; negative turns what
+    has a direction around.
+    """
     sign = -1.0 if negative else 1.0
     match name:
         case "Rotate":
             return Step(name, (sign * level * 30,))
         case "ShearX" | "ShearY":
             shear = sign * level * 0.3
-            return Step(name, (shear, -shear / 2))  # about the middle of the first pixel
+            return Step(
+                name, (shear, -shear / 2)
+            )  # about the middle of the first pixel
         case "TranslateX" | "TranslateY":
             return Step(name, (sign * level * 100 * size[name == "TranslateX"] / 224,))
         case "Color" | "Contrast" | "Brightness" | "Sharpness":
             return Step(name, (level * 1.8 + 0.1,))
-        case "Posterize":  # TensorFlow shifts uint8 by at most 7 bits, and takes a negative shift for a large one
+        # TensorFlow shifts uint8 by at most 7 bits, and takes a negative shift for a
+        # large one
+        case "Posterize":
             return Step(name, (8 - min((8 - int(level * 4)) % 256, 7),))
         case "Solarize":
             return Step(name, (int(level * 256) % 256,))
@@ -183,11 +259,22 @@ def _big_vision(name: str, level: float, negative: bool, size: tuple[int, ...], 
     return Step(name)
 
 
-def _torchvision(name: str, bin_: int, bins: int, negative: bool, size: tuple[int, ...], wide: bool = False) -> Step:
-    """The operation at a magnitude of that many bins, in the ranges of RandAugment or of TrivialAugmentWide."""
+def _torchvision(
+    name: str,
+    bin_: int,
+    bins: int,
+    negative: bool,
+    size: tuple[int, ...],
+    wide: bool = False,
+) -> Step:
+    """The operation at a magnitude of that many bins, in the ranges of RandAugment or
+    of TrivialAugmentWide.
+    """
 
     def directed(largest: float) -> float:
-        value = float(torch.linspace(0.0, largest, bins)[bin_])  # float32, as in torchvision
+        value = float(
+            torch.linspace(0.0, largest, bins)[bin_]
+        )  # float32, as in torchvision
         return -value if negative else value
 
     match name:
@@ -208,12 +295,16 @@ def _torchvision(name: str, bin_: int, bins: int, negative: bool, size: tuple[in
 
 
 def operate(picture: Image.Image, step: Step, fill: int = 0) -> Image.Image:
-    """One operation on a gray or RGB picture; `fill` is the gray of what moves in, and of Cutout."""
+    """One operation on a gray or RGB picture; `fill` is the gray of what moves in, and
+    of Cutout.
+    """
     return _OPERATIONS[step.name](picture, fill, *step.values)
 
 
 def _moved(picture: Image.Image, fill: int, matrix: Sequence[float]) -> Image.Image:
-    """Output (x, y) shows input (ax + by + c, dx + ey + f), with pixel centres at halves."""
+    """Output (x, y) shows input (ax + by + c, dx + ey + f), with pixel centres at
+    halves.
+    """
     return picture.transform(
         picture.size,
         Image.Transform.AFFINE,
@@ -231,7 +322,9 @@ def _table(picture: Image.Image, values: Sequence[int]) -> Image.Image:
     return picture.point(list(values) * len(picture.getbands()))
 
 
-def _cutout(picture: Image.Image, fill: int, pad: float, row: float, column: float) -> Image.Image:
+def _cutout(
+    picture: Image.Image, fill: int, pad: float, row: float, column: float
+) -> Image.Image:
     """A square of side 2 * pad, cut off at the borders."""
     covered = picture.copy()
     box = (int(column - pad), int(row - pad), int(column + pad), int(row + pad))
@@ -245,20 +338,36 @@ _OPERATIONS: dict[str, Callable[..., Image.Image]] = {
     "Equalize": lambda picture, fill: ImageOps.equalize(picture),
     "Invert": lambda picture, fill: ImageOps.invert(picture),
     "Posterize": lambda picture, fill, bits: ImageOps.posterize(picture, int(bits)),
-    "Solarize": lambda picture, fill, least: _table(picture, [v if v < least else 255 - v for v in range(256)]),
+    "Solarize": lambda picture, fill, least: _table(
+        picture, [v if v < least else 255 - v for v in range(256)]
+    ),
     "SolarizeAdd": lambda picture, fill, more: _table(
         picture, [min(255, v + int(more)) if v < 128 else v for v in range(256)]
     ),
     "Color": lambda picture, fill, factor: ImageEnhance.Color(picture).enhance(factor),
-    "Contrast": lambda picture, fill, factor: ImageEnhance.Contrast(picture).enhance(factor),
-    "Brightness": lambda picture, fill, factor: ImageEnhance.Brightness(picture).enhance(factor),
-    "Sharpness": lambda picture, fill, factor: ImageEnhance.Sharpness(picture).enhance(factor),
+    "Contrast": lambda picture, fill, factor: ImageEnhance.Contrast(picture).enhance(
+        factor
+    ),
+    "Brightness": lambda picture, fill, factor: ImageEnhance.Brightness(
+        picture
+    ).enhance(factor),
+    "Sharpness": lambda picture, fill, factor: ImageEnhance.Sharpness(picture).enhance(
+        factor
+    ),
     "Rotate": lambda picture, fill, degrees: picture.rotate(
         degrees, Image.Resampling.NEAREST, fillcolor=_colour(picture, fill)
     ),
-    "ShearX": lambda picture, fill, shear, shift: _moved(picture, fill, (1, shear, shift, 0, 1, 0)),
-    "ShearY": lambda picture, fill, shear, shift: _moved(picture, fill, (1, 0, 0, shear, 1, shift)),
-    "TranslateX": lambda picture, fill, pixels: _moved(picture, fill, (1, 0, -pixels, 0, 1, 0)),
-    "TranslateY": lambda picture, fill, pixels: _moved(picture, fill, (1, 0, 0, 0, 1, -pixels)),
+    "ShearX": lambda picture, fill, shear, shift: _moved(
+        picture, fill, (1, shear, shift, 0, 1, 0)
+    ),
+    "ShearY": lambda picture, fill, shear, shift: _moved(
+        picture, fill, (1, 0, 0, shear, 1, shift)
+    ),
+    "TranslateX": lambda picture, fill, pixels: _moved(
+        picture, fill, (1, 0, -pixels, 0, 1, 0)
+    ),
+    "TranslateY": lambda picture, fill, pixels: _moved(
+        picture, fill, (1, 0, 0, 0, 1, -pixels)
+    ),
     "Cutout": _cutout,
 }

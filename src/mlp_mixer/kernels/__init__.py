@@ -1,4 +1,6 @@
-"""Mixers on the GPU: token mixing fused, `fuse(model)`; channel mixing in `fp8(model)`; and why not, in words."""
+"""Mixers on the GPU: token mixing fused, `fuse(model)`; channel mixing in `fp8(model)`;
+and why not, in words.
+"""
 
 from __future__ import annotations
 
@@ -6,4 +8,13 @@ from .float8 import fp8, why_not_fp8
 from .network import available, fuse, why_not
 from .selfcheck import Kernels, self_check, with_kernels
 
-__all__ = ["Kernels", "available", "fp8", "fuse", "self_check", "why_not", "why_not_fp8", "with_kernels"]
+__all__ = [
+    "Kernels",
+    "available",
+    "fp8",
+    "fuse",
+    "self_check",
+    "why_not",
+    "why_not_fp8",
+    "with_kernels",
+]

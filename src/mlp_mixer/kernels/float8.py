@@ -1,8 +1,11 @@
-"""Inference with the channel MLPs' products in fp8 (e4m3): 88 % of a Mixer's multiplications at twice bf16's rate.
+"""Inference with the channel MLPs' products in fp8 (e4m3): 88 % of a Mixer's
+multiplications at twice bf16's rate.
 
-Weights are rounded once, with a scale for each output channel; activations as they come, with a scale for each token,
-both such that the largest value is e4m3's largest. Sums are float32, all else is bf16. Token mixing stays in bf16: its
-products are small, and the fused kernel keeps what lies between them out of memory, where fp8 would save most.
+Weights are rounded once, with a scale for each output channel; activations as they
+come, with a scale for each token, both such that the largest value is e4m3's largest.
+Sums are float32, all else is bf16. Token mixing stays in bf16: its products are small,
+and the fused kernel keeps what lies between them out of memory, where fp8 would save
+most.
 
 Axes: M tokens of all images, N outputs, K inputs.
 """
@@ -23,12 +26,16 @@ _LARGEST = torch.finfo(E4M3).max  # 448; a cast makes NaN of what would round to
 _STEP = 16  # bytes: rows of the factors, and of the results, are aligned to it on CUDA
 
 
-def why_not_fp8(model: MlpMixer, device: torch.device | str | None = None) -> str | None:
-    """Why `fp8(model)` cannot be, in words; None if it can. On the CPU it can: slowly, to see what it does to answers.
+def why_not_fp8(
+    model: MlpMixer, device: torch.device | str | None = None
+) -> str | None:
+    """Why `fp8(model)` cannot be, in words; None if it can. On the CPU it can: slowly,
+    to see what it does to answers.
 
     device: where it will run; by default where its parameters are.
     """
-    place, config = torch.device(device or model.stem.proj.weight.device), model.config
+    place = torch.device(device or model.stem.proj.weight.device)
+    config = model.config
     if not isinstance(config, MixerConfig):
         return "its blocks are not those of a Mixer"
     if config.hidden_dim % _STEP or config.channels_mlp_dim % _STEP:
@@ -45,12 +52,14 @@ def why_not_fp8(model: MlpMixer, device: torch.device | str | None = None) -> st
 
 
 def fp8(model: MlpMixer) -> MlpMixer:
-    """A copy in bf16 for inference, in evaluation mode, whose channel MLPs multiply in e4m3; weights are rounded here.
+    """A copy in bf16 for inference, in evaluation mode, whose channel MLPs multiply in
+    e4m3; weights are rounded here.
 
-    Images come in bf16. Its answers differ from the model's by some percent: measure what that costs on your data.
-    `fuse` it and `torch.compile` it: then the norm and GELU before each product also round, in the same pass.
-    Give it to no `.to(dtype)`, which would take the rounded weights for numbers of any float type.
-    Raises `UserError` with the reason of `why_not_fp8`.
+    Images come in bf16. Its answers differ from the model's by some percent: measure
+    what that costs on your data. `fuse` it and `torch.compile` it: then the norm and
+    GELU before each product also round, in the same pass. Give it to no `.to(dtype)`,
+    which would take the rounded weights for numbers of any float type. Raises
+    `UserError` with the reason of `why_not_fp8`.
     """
     if reason := why_not_fp8(model):
         raise UserError(f"this model cannot run in fp8: {reason}; use bf16")
@@ -62,7 +71,9 @@ def fp8(model: MlpMixer) -> MlpMixer:
 
 
 class Fp8Linear(nn.Module):
-    """Takes the place of an `nn.Linear` in inference: its weight in e4m3, x rounded row by row, the result in bf16."""
+    """Takes the place of an `nn.Linear` in inference: its weight in e4m3, x rounded row
+    by row, the result in bf16.
+    """
 
     weight: Tensor  # (N, K) in e4m3
     scale: Tensor  # (1, N) in float32
@@ -78,12 +89,24 @@ class Fp8Linear(nn.Module):
     def forward(self, x: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:
         rows, scale = rounded_rows(x.flatten(0, -2))
         y = torch._scaled_mm(
-            rows, self.weight.t(), scale, self.scale, bias=self.bias, out_dtype=torch.bfloat16, use_fast_accum=True
+            rows,
+            self.weight.t(),
+            scale,
+            self.scale,
+            bias=self.bias,
+            out_dtype=torch.bfloat16,
+            use_fast_accum=True,
         )
         return y.view(*x.shape[:-1], -1)
 
 
-def rounded_rows(x: Float[Tensor, "M K"]) -> tuple[Float[Tensor, "M K"], Float[Tensor, "M 1"]]:
-    """x / scale in e4m3, and in float32 the scale of each row, which puts its largest value at e4m3's largest."""
-    scale = x.abs().amax(1).float().clamp(min=1e-12)[:, None] / _LARGEST  # a row of zeros stays one
+def rounded_rows(
+    x: Float[Tensor, "M K"],
+) -> tuple[Float[Tensor, "M K"], Float[Tensor, "M 1"]]:
+    """x / scale in e4m3, and in float32 the scale of each row, which puts its largest
+    value at e4m3's largest.
+    """
+    scale = (
+        x.abs().amax(1).float().clamp(min=1e-12)[:, None] / _LARGEST
+    )  # a row of zeros stays one
     return (x.float() / scale).to(E4M3), scale

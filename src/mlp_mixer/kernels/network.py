@@ -1,4 +1,6 @@
-"""A Mixer with the same parameters, computed by the fused kernels; or the reason why not."""
+"""A Mixer with the same parameters, computed by the fused kernels; or the reason why
+not.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,26 @@ _MOST_CHANNELS = 8192  # LayerNorm holds whole rows in registers
 
 
 def available(device: torch.device | str | None = None) -> bool:
-    """Whether this machine can run the kernels, on `device` or on the current CUDA device."""
+    """Whether this machine can run the kernels, on `device` or on the current CUDA
+    device.
+    """
     return _machine_lacks(torch.device(device or "cuda")) is None
 
 
 def why_not(model: MlpMixer, device: torch.device | str | None = None) -> str | None:
     """Why `fuse(model)` would change nothing, in words; None if it can be fused.
 
-    device: where it will run; by default where its parameters are, or the current CUDA device if that is the CPU.
+    device: where it will run; by default where its parameters are, or the current CUDA
+        device if that is the CPU.
     """
     own = model.stem.proj.weight.device
-    place = torch.device(device) if device is not None else own if own.type != "cpu" else torch.device("cuda")
+    place = (
+        torch.device(device)
+        if device is not None
+        else own
+        if own.type != "cpu"
+        else torch.device("cuda")
+    )
     lacking = _machine_lacks(place)
     if lacking:
         return lacking
@@ -46,14 +57,19 @@ def why_not(model: MlpMixer, device: torch.device | str | None = None) -> str | 
 
 
 def fuse(model: MlpMixer, *, deterministic: bool = True) -> MlpMixer:
-    """The same network with its token mixing in one kernel, in bf16, fp16 or (with TF32 allowed) fp32.
+    """The same network with its token mixing in one kernel, in bf16, fp16 or (with TF32
+    allowed) fp32.
 
-    The result shares all its modules but the blocks themselves with `model`: the same parameters, the same state dict,
-    and training either trains both. Fuse before wrapping (DDP, `fully_shard`, `torch.compile`), and before or after
-    moving to the GPU; calls that the kernel cannot take, such as on the CPU, are computed plainly.
-    deterministic: sum the weights' gradients in a fixed order. Else atomics, with a smaller workspace.
+    The result shares all its modules but the blocks themselves with `model`: the same
+        parameters, the same state dict,
+    and training either trains both. Fuse before wrapping (DDP, `fully_shard`,
+    `torch.compile`), and before or after moving to the GPU; calls that the kernel
+    cannot take, such as on the CPU, are computed plainly.
+    deterministic: sum the weights' gradients in a fixed order. Else atomics, with a
+        smaller workspace.
 
-    Where `why_not(model)` has a reason, that reason is a warning and `model` itself is what comes back.
+    Where `why_not(model)` has a reason, that reason is a warning and `model` itself is
+    what comes back.
     """
     reason = why_not(model)
     if reason:
@@ -65,8 +81,12 @@ def fuse(model: MlpMixer, *, deterministic: bool = True) -> MlpMixer:
         fused = MlpMixer(model.config)
     for name, part in model.named_children():
         setattr(fused, name, part)
-    blocks: list[MixerBlock] = [block for block in model.blocks if isinstance(block, MixerBlock)]
-    fused.blocks = nn.ModuleList(FusedBlock(block, deterministic=deterministic) for block in blocks)
+    blocks: list[MixerBlock] = [
+        block for block in model.blocks if isinstance(block, MixerBlock)
+    ]
+    fused.blocks = nn.ModuleList(
+        FusedBlock(block, deterministic=deterministic) for block in blocks
+    )
     fused.blocks.training, fused.training = model.blocks.training, model.training
     fused.set_grad_checkpointing(model.grad_checkpointing)
     return fused
@@ -85,4 +105,6 @@ def _machine_lacks(device: torch.device) -> str | None:
     if torch.version.hip:
         return "the kernel is not tested on ROCm"
     major, minor = torch.cuda.get_device_capability(device)
-    return f"compute capability {major}.{minor} is older than 8.0" if major < 8 else None
+    return (
+        f"compute capability {major}.{minor} is older than 8.0" if major < 8 else None
+    )

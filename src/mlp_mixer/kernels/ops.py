@@ -1,9 +1,11 @@
 """Fused token mixing as operators of torch: `mlp_mixer::token_mix` and its gradient.
 
-They are opaque to `torch.compile` and `torch.export`, which see shapes only, and differentiable once. The backward pass
-keeps x and the statistics of its tokens (2 numbers each), and computes the hidden values again.
+They are opaque to `torch.compile` and `torch.export`, which see shapes only, and
+differentiable once. The backward pass keeps x and the statistics of its tokens (2
+numbers each), and computes the hidden values again.
 
-Axes: B batch, S patches (tokens), C channels, D tokens_mlp_dim; SP and DP padded (see `triton_kernels`).
+Axes: B batch, S patches (tokens), C channels, D tokens_mlp_dim; SP and DP padded (see
+    `triton_kernels`).
 """
 
 from __future__ import annotations
@@ -17,32 +19,53 @@ from torch import Tensor
 from . import triton_kernels as kernels
 from .tiles import MOST_TOKENS, PROGRAMS, padded, padded_hidden, parts, tile_for
 
-INTERPRETED = not isinstance(kernels.forward, triton.JITFunction)  # TRITON_INTERPRET=1: on the CPU, to test
-DTYPES = (torch.float32, torch.float16) if INTERPRETED else (torch.float32, torch.float16, torch.bfloat16)
+INTERPRETED = not isinstance(
+    kernels.forward, triton.JITFunction
+)  # TRITON_INTERPRET=1: on the CPU, to test
+DTYPES = (
+    (torch.float32, torch.float16)
+    if INTERPRETED
+    else (torch.float32, torch.float16, torch.bfloat16)
+)
 
 
 def forward(
     x: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, scale: Tensor | None,
     eps: float, tanh: bool, deterministic: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """x + scale (W2 gelu(W1 LN(x) + b1) + b2), with the mean and the reciprocal deviation of each token (B, S).
+    """x + scale (W2 gelu(W1 LN(x) + b1) + b2), with the mean and the reciprocal
+    deviation of each token (B, S).
 
-    x (B, S, C), contiguous, at most 256 tokens; its dtype is that of the products, whose sums are float32.
-    gamma, beta (C); w1 (D, S), b1 (D), w2 (S, D), b2 (S): as in `nn.LayerNorm` and `nn.Linear`, of any float dtype.
-    scale (B): each image's factor of the branch, for stochastic depth; it gets no gradient.
-    tanh: the tanh form of GELU, else erf. deterministic: the gradients' sums have a fixed order.
+    x (B, S, C), contiguous, at most 256 tokens; its dtype is that of the products,
+    whose sums are float32. gamma, beta (C); w1 (D, S), b1 (D), w2 (S, D), b2 (S): as in
+    `nn.LayerNorm` and `nn.Linear`, of any float dtype. scale (B): each image's factor
+    of the branch, for stochastic depth; it gets no gradient.
+    tanh: the tanh form of GELU, else erf. deterministic: the gradients' sums have a
+        fixed order.
     """
     B, S, C = x.shape
     assert x.is_contiguous(), x.stride()
     assert S <= MOST_TOKENS, S
-    D, SP = w1.shape[0], sum(parts(S))
+    D = w1.shape[0]
+    SP = sum(parts(S))
     tile = tile_for("forward", S, D, 8 * x.element_size(), roomy=_roomy(x))
     mean, rstd = (x.new_empty(B, S, dtype=torch.float32) for _ in range(2))
     y = torch.empty_like(x)
     with torch.cuda.device(x.get_device()):
         channels = padded(C)
         rows = max(1, 2048 // channels)
-        _run(kernels.statistics, (triton.cdiv(B * S, rows),), x, mean, rstd, B * S, eps, C=C, BR=rows, CP=channels)
+        _run(
+            kernels.statistics,
+            (triton.cdiv(B * S, rows),),
+            x,
+            mean,
+            rstd,
+            B * S,
+            eps,
+            C=C,
+            BR=rows,
+            CP=channels,
+        )
         packed = _pack(w1, w2, x.dtype)
         _run(
             kernels.forward, (B * triton.cdiv(C, tile.channels),),
@@ -57,12 +80,22 @@ def backward(
     dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor,
     scale: Tensor | None, tanh: bool, deterministic: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """The gradients of x, gamma, beta, w1, b1, w2 and b2, the sums over the batch in float32 before any rounding."""
+    """The gradients of x, gamma, beta, w1, b1, w2 and b2, the sums over the batch in
+    float32 before any rounding.
+    """
     B, S, C = x.shape
-    D, SP, bits, scaled = w1.shape[0], sum(parts(S)), 8 * x.element_size(), scale is not None
-    DP, precision, dy = padded_hidden(D), float32_products(), dy.contiguous()
-    h, g = x.new_empty(2, B, C, DP)  # of this block alone, and only until this function returns
-    dxn, dx = torch.empty_like(x), torch.empty_like(x)
+    D = w1.shape[0]
+    SP = sum(parts(S))
+    bits = 8 * x.element_size()
+    scaled = scale is not None
+    DP = padded_hidden(D)
+    precision = float32_products()
+    dy = dy.contiguous()
+    h, g = x.new_empty(
+        2, B, C, DP
+    )  # of this block alone, and only until this function returns
+    dxn = torch.empty_like(x)
+    dx = torch.empty_like(x)
     with torch.cuda.device(x.get_device()):
         packed = _pack(w1, w2, x.dtype)
         tile = tile_for("backward", S, D, bits, roomy=_roomy(x))
@@ -74,7 +107,8 @@ def backward(
         )  # fmt: skip
 
         tile = tile_for("weights", S, D, bits, roomy=_roomy(x))
-        steps, blocks = B * triton.cdiv(C, tile.channels), DP // tile.hidden
+        steps = B * triton.cdiv(C, tile.channels)
+        blocks = DP // tile.hidden
         share = triton.cdiv(steps, max(1, PROGRAMS // blocks))
         programs = triton.cdiv(steps, share)
         slices = programs if deterministic else 1
@@ -94,7 +128,9 @@ def backward(
         rows = max(1, 2048 // channels)
         share = rows * triton.cdiv(B * S, rows * 8 * PROGRAMS)
         programs = triton.cdiv(B * S, share)
-        dgamma, dbeta = (x.new_empty(programs, C, dtype=torch.float32) for _ in range(2))
+        dgamma, dbeta = (
+            x.new_empty(programs, C, dtype=torch.float32) for _ in range(2)
+        )
         row_sums = x.new_empty(B, S, dtype=torch.float32)
         _run(
             kernels.norm_backward, (programs,),
@@ -113,21 +149,40 @@ def backward(
 
 
 def _pack(w1: Tensor, w2: Tensor, dtype: torch.dtype) -> Tensor:
-    """Both weights as (2, DP, SP), zero where padded: aligned rows for any S, and no masks in the inner loops."""
+    """Both weights as (2, DP, SP), zero where padded: aligned rows for any S, and no
+    masks in the inner loops.
+    """
     D, S = w1.shape
-    DP, SP = padded_hidden(D), sum(parts(S))
+    DP = padded_hidden(D)
+    SP = sum(parts(S))
     packed = w1.new_empty(2, DP, SP, dtype=dtype)
     grid = DP // 16, SP // 16
-    _run(kernels.pack, grid, w1.contiguous(), w2.contiguous(), packed[0], packed[1], S=S, D=D, SP=SP)
+    _run(
+        kernels.pack,
+        grid,
+        w1.contiguous(),
+        w2.contiguous(),
+        packed[0],
+        packed[1],
+        S=S,
+        D=D,
+        SP=SP,
+    )
     return packed
 
 
 def _run(kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
-    kernel[grid](*args, **constants, enable_fp_fusion=True)  # else Triton 3.9 warns that its default will change
+    kernel[grid](
+        *args, **constants, enable_fp_fusion=True
+    )  # else Triton 3.9 warns that its default will change
 
 
 def _roomy(x: Tensor) -> bool:
-    return not x.is_cuda or torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin >= 200 * 1024
+    return (
+        not x.is_cuda
+        or torch.cuda.get_device_properties(x.device).shared_memory_per_block_optin
+        >= 200 * 1024
+    )
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # Dynamo cannot trace it
@@ -160,9 +215,14 @@ def _(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @token_mix_backward.register_fake
-def _(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+def _(
+    dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, *inputs: Any
+) -> tuple[Tensor, ...]:
     gamma, beta, w1, b1, w2 = inputs[:5]
-    return (*map(torch.empty_like, (x, gamma, beta, w1, b1, w2)), w2.new_empty(x.shape[1]))
+    return (
+        *map(torch.empty_like, (x, gamma, beta, w1, b1, w2)),
+        w2.new_empty(x.shape[1]),
+    )
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

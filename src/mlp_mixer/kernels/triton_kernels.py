@@ -1,23 +1,29 @@
 """The kernels of fused token mixing, in Triton.
 
-For one image, with x (S, C) contiguous in C, the token branch is `y = x + W2 gelu(W1 LN(x) + b1) + b2`: every channel
-is a column of its own. A program takes a tile of BC channels and all S tokens, normalises it on load, and walks over
-the hidden units in slices of BD: neither LN(x) nor the hidden values nor anything transposed reaches memory.
+For one image, with x (S, C) contiguous in C, the token branch is `y = x + W2 gelu(W1
+LN(x) + b1) + b2`: every channel is a column of its own. A program takes a tile of BC
+channels and all S tokens, normalises it on load, and walks over the hidden units in
+slices of BD: neither LN(x) nor the hidden values nor anything transposed reaches
+memory.
 
-Everything is computed transposed, channels x tokens and channels x hidden units: the hidden slice then leaves the first
-product in the registers in which the second one reads it. Both weights come packed as (D, S), zero where padded, as
-`w1` and `v` = W2 transposed, so that forward and backward are the same two shapes of product:
+Everything is computed transposed, channels x tokens and channels x hidden units: the
+    hidden slice then leaves the first
+product in the registers in which the second one reads it. Both weights come packed as
+(D, S), zero where padded, as `w1` and `v` = W2 transposed, so that forward and backward
+are the same two shapes of product:
 
-    a = xn w1'      h = gelu(a + b1)           y' = h v          (BC, BD), (BC, BD), (BC, S)
-    e = dy' v'      g = e gelu'(a + b1)      dxn = g w1
-    dw1 = g' xn       dv = h' dy                                   summed over images and channels
+    a = xn w1'      h = gelu(a + b1)           y' = h v          (BC, BD), (BC, BD),
+    (BC, S) e = dy' v'      g = e gelu'(a + b1)      dxn = g w1 dw1 = g' xn       dv =
+    h' dy                                   summed over images and channels
 
-Axes: S tokens, C channels, D hidden units of the token MLP; SP and DP are S and D padded (in registers and in the
+Axes: S tokens, C channels, D hidden units of the token MLP; SP and DP are S and D
+    padded (in registers and in the
 packed weights only: images are masked, never padded). Offsets of images are 64-bit.
 """
 # mypy: ignore-errors
 # ruff: noqa: RUF005
-# The compiler of this file is Triton's: its values have no Python types, and it knows no (*a, b).
+# The compiler of this file is Triton's: its values have no Python types, and it knows
+# no (*a, b).
 
 from __future__ import annotations
 
@@ -36,19 +42,29 @@ def _gelu(a, TANH: tl.constexpr):
 def _gelu_slope(a, TANH: tl.constexpr):
     if TANH:
         gate = tl.sigmoid(1.5957691216057308 * a * (1 + 0.044715 * a * a))
-        return gate + a * gate * (1 - gate) * 1.5957691216057308 * (1 + 0.134145 * a * a)
-    return 0.5 * (1 + tl.erf(0.7071067811865476 * a)) + a * 0.3989422804014327 * tl.exp(-0.5 * a * a)
+        return gate + a * gate * (1 - gate) * 1.5957691216057308 * (
+            1 + 0.134145 * a * a
+        )
+    return 0.5 * (1 + tl.erf(0.7071067811865476 * a)) + a * 0.3989422804014327 * tl.exp(
+        -0.5 * a * a
+    )
 
 
 @triton.jit
 def _tile(x, s, c, S: tl.constexpr, C: tl.constexpr):
     """One image's (tokens, channels), zero outside of it."""
-    return tl.load(x + s[:, None] * C + c[None, :], mask=(s[:, None] < S) & (c[None, :] < C), other=0.0)
+    return tl.load(
+        x + s[:, None] * C + c[None, :],
+        mask=(s[:, None] < S) & (c[None, :] < C),
+        other=0.0,
+    )
 
 
 @triton.jit
 def _normalised(tile, mean, rstd, gamma, beta, s, c, S: tl.constexpr, C: tl.constexpr):
-    """LN of a tile, from the statistics of its tokens. Rows beyond S are not zero: there the packed weights are."""
+    """LN of a tile, from the statistics of its tokens. Rows beyond S are not zero:
+    there the packed weights are.
+    """
     mean = tl.load(mean + s, mask=s < S, other=0.0)[:, None]
     rstd = tl.load(rstd + s, mask=s < S, other=0.0)[:, None]
     gamma = tl.load(gamma + c, mask=c < C, other=0.0).to(tl.float32)[None, :]
@@ -57,19 +73,33 @@ def _normalised(tile, mean, rstd, gamma, beta, s, c, S: tl.constexpr, C: tl.cons
 
 
 @triton.jit
-def pack(w1, w2, packed_w1, packed_v, S: tl.constexpr, D: tl.constexpr, SP: tl.constexpr):
-    """w1 (D, S) and w2 (S, D) -> (DP, SP) each, in the dtype of the computation, by tiles of 16 x 16."""
+def pack(
+    w1, w2, packed_w1, packed_v, S: tl.constexpr, D: tl.constexpr, SP: tl.constexpr
+):
+    """w1 (D, S) and w2 (S, D) -> (DP, SP) each, in the dtype of the computation, by
+    tiles of 16 x 16.
+    """
     d = tl.program_id(0) * 16 + tl.arange(0, 16)[:, None]
     s = tl.program_id(1) * 16 + tl.arange(0, 16)[None, :]
     inside = (d < D) & (s < S)
     to = d * SP + s
-    tl.store(packed_w1 + to, tl.load(w1 + d * S + s, mask=inside, other=0.0).to(packed_w1.dtype.element_ty))
-    tl.store(packed_v + to, tl.load(w2 + s * D + d, mask=inside, other=0.0).to(packed_v.dtype.element_ty))
+    tl.store(
+        packed_w1 + to,
+        tl.load(w1 + d * S + s, mask=inside, other=0.0).to(packed_w1.dtype.element_ty),
+    )
+    tl.store(
+        packed_v + to,
+        tl.load(w2 + s * D + d, mask=inside, other=0.0).to(packed_v.dtype.element_ty),
+    )
 
 
 @triton.jit
-def statistics(x, mean, rstd, rows, eps, C: tl.constexpr, BR: tl.constexpr, CP: tl.constexpr):
-    """Mean and reciprocal deviation of each row of x (rows, C), in float32 and in two passes over registers."""
+def statistics(
+    x, mean, rstd, rows, eps, C: tl.constexpr, BR: tl.constexpr, CP: tl.constexpr
+):
+    """Mean and reciprocal deviation of each row of x (rows, C), in float32 and in two
+    passes over registers.
+    """
     row = tl.program_id(0).to(tl.int64) * BR + tl.arange(0, BR)
     c = tl.arange(0, CP)[None, :]
     inside = (row[:, None] < rows) & (c < C)
@@ -77,13 +107,18 @@ def statistics(x, mean, rstd, rows, eps, C: tl.constexpr, BR: tl.constexpr, CP: 
     middle = tl.sum(values, 1) / C
     apart = tl.where(inside, values - middle[:, None], 0.0)
     tl.store(mean + row, middle, mask=row < rows)
-    tl.store(rstd + row, 1 / tl.sqrt(tl.sum(apart * apart, 1) / C + eps), mask=row < rows)
+    tl.store(
+        rstd + row, 1 / tl.sqrt(tl.sum(apart * apart, 1) / C + eps), mask=row < rows
+    )
 
 
 @triton.jit
 def _tokens(PARTS: tl.constexpr):
-    """All tokens, in PARTS whose sizes are powers of two: 196 are 128 + 64 + 16 with little padding."""
-    s, start = (), 0
+    """All tokens, in PARTS whose sizes are powers of two: 196 are 128 + 64 + 16 with
+    little padding.
+    """
+    s = ()
+    start = 0
     for part in tl.static_range(len(PARTS)):
         s = s + (start + tl.arange(0, PARTS[part]),)
         start += PARTS[part]
@@ -104,20 +139,27 @@ def forward(
     """y = x + scale (W2 gelu(W1 LN(x) + b1) + b2) of one image and BC channels."""
     tiles: tl.constexpr = (C + BC - 1) // BC
     image = tl.program_id(0) // tiles
-    s, c = _tokens(PARTS), (tl.program_id(0) % tiles) * BC + tl.arange(0, BC)
+    s = _tokens(PARTS)
+    c = (tl.program_id(0) % tiles) * BC + tl.arange(0, BC)
     here = image.to(tl.int64) * S * C
     kind: tl.constexpr = x.dtype.element_ty
     factor = tl.load(scale + image).to(tl.float32) if SCALED else 1.0
-    xn, out = (), ()
+    xn = ()
+    out = ()
     for p in tl.static_range(len(PARTS)):
         tile = _tile(x + here, s[p], c, S, C)
-        normalised = _normalised(tile, mean + image * S, rstd + image * S, gamma, beta, s[p], c, S, C)
+        normalised = _normalised(
+            tile, mean + image * S, rstd + image * S, gamma, beta, s[p], c, S, C
+        )
         xn = xn + (tl.trans(normalised.to(kind)),)
         bias = tl.load(b2 + s[p], mask=s[p] < S, other=0.0).to(tl.float32)
         out = out + (tl.trans(tile).to(tl.float32) + factor * bias[None, :],)
     for start in range(0, D, BD):
         d = start + tl.arange(0, BD)
-        a = tl.zeros((BC, BD), tl.float32) + tl.load(b1 + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
+        a = (
+            tl.zeros((BC, BD), tl.float32)
+            + tl.load(b1 + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
+        )
         for p in tl.static_range(len(PARTS)):
             w1_tile = tl.load(w1 + d[:, None] * SP + s[p][None, :])
             a = tl.dot(xn[p], tl.trans(w1_tile), a, input_precision=PRECISION)
@@ -129,7 +171,9 @@ def forward(
         out = sums
     for p in tl.static_range(len(PARTS)):
         to = y + here + s[p][:, None] * C + c[None, :]
-        tl.store(to, tl.trans(out[p].to(kind)), mask=(s[p][:, None] < S) & (c[None, :] < C))
+        tl.store(
+            to, tl.trans(out[p].to(kind)), mask=(s[p][:, None] < S) & (c[None, :] < C)
+        )
 
 
 @triton.jit
@@ -138,16 +182,23 @@ def backward(
     S: tl.constexpr, C: tl.constexpr, D: tl.constexpr, SP: tl.constexpr, DP: tl.constexpr, PARTS: tl.constexpr,
     BC: tl.constexpr, BD: tl.constexpr, TANH: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of LN(x) (S, C) of one image and BC channels; h and g (C, DP) for the gradients of the weights."""
+    """The gradient of LN(x) (S, C) of one image and BC channels; h and g (C, DP) for
+    the gradients of the weights.
+    """
     tiles: tl.constexpr = (C + BC - 1) // BC
     image = tl.program_id(0) // tiles
-    s, c = _tokens(PARTS), (tl.program_id(0) % tiles) * BC + tl.arange(0, BC)
+    s = _tokens(PARTS)
+    c = (tl.program_id(0) % tiles) * BC + tl.arange(0, BC)
     here = image.to(tl.int64) * S * C
     kind: tl.constexpr = x.dtype.element_ty
-    xn, dy_tiles, out = (), (), ()
+    xn = ()
+    dy_tiles = ()
+    out = ()
     for p in tl.static_range(len(PARTS)):
         tile = _tile(x + here, s[p], c, S, C)
-        normalised = _normalised(tile, mean + image * S, rstd + image * S, gamma, beta, s[p], c, S, C)
+        normalised = _normalised(
+            tile, mean + image * S, rstd + image * S, gamma, beta, s[p], c, S, C
+        )
         xn = xn + (tl.trans(normalised.to(kind)),)
         above = _tile(dy + here, s[p], c, S, C)
         if SCALED:
@@ -156,7 +207,10 @@ def backward(
         out = out + (_zeros(BC, PARTS[p]),)
     for start in range(0, DP, BD):
         d = start + tl.arange(0, BD)
-        a = tl.zeros((BC, BD), tl.float32) + tl.load(b1 + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
+        a = (
+            tl.zeros((BC, BD), tl.float32)
+            + tl.load(b1 + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
+        )
         e = tl.zeros((BC, BD), tl.float32)
         w1_tiles = ()
         for p in tl.static_range(len(PARTS)):
@@ -170,11 +224,15 @@ def backward(
         tl.store(g + to, g_tile, mask=c[:, None] < C)
         sums = ()
         for p in tl.static_range(len(PARTS)):
-            sums = sums + (tl.dot(g_tile, w1_tiles[p], out[p], input_precision=PRECISION),)
+            sums = sums + (
+                tl.dot(g_tile, w1_tiles[p], out[p], input_precision=PRECISION),
+            )
         out = sums
     for p in tl.static_range(len(PARTS)):
         to = dxn + here + s[p][:, None] * C + c[None, :]
-        tl.store(to, tl.trans(out[p].to(kind)), mask=(s[p][:, None] < S) & (c[None, :] < C))
+        tl.store(
+            to, tl.trans(out[p].to(kind)), mask=(s[p][:, None] < S) & (c[None, :] < C)
+        )
 
 
 @triton.jit
@@ -183,15 +241,19 @@ def weight_gradient(
     S: tl.constexpr, C: tl.constexpr, SP: tl.constexpr, DP: tl.constexpr, PARTS: tl.constexpr, BC: tl.constexpr,
     BD: tl.constexpr, OF_W1: tl.constexpr, SCALED: tl.constexpr, ATOMIC: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Sum left' right over `share` of the `steps` (image, tile of channels): g' LN(x) with OF_W1, else h' (scale dy).
+    """Sum left' right over `share` of the `steps` (image, tile of channels): g' LN(x)
+    with OF_W1, else h' (scale dy).
 
-    left (B, C, DP), right (B, S, C). Each program writes its sum as a slice of grad (programs, DP, SP), in float32; or
-    adds it to grad (DP, SP) in whatever order the programs come, with ATOMIC. OF_W1 also sums g for grad_bias (.., DP).
+    left (B, C, DP), right (B, S, C). Each program writes its sum as a slice of grad
+    (programs, DP, SP), in float32; or adds it to grad (DP, SP) in whatever order the
+    programs come, with ATOMIC. OF_W1 also sums g for grad_bias (.., DP).
     """
     tiles: tl.constexpr = (C + BC - 1) // BC
-    s, d = _tokens(PARTS), tl.program_id(0) * BD + tl.arange(0, BD)
+    s = _tokens(PARTS)
+    d = tl.program_id(0) * BD + tl.arange(0, BD)
     kind: tl.constexpr = left.dtype.element_ty
-    bias, total = tl.zeros((BD,), tl.float32), ()
+    bias = tl.zeros((BD,), tl.float32)
+    total = ()
     for p in tl.static_range(len(PARTS)):
         total = total + (_zeros(BD, PARTS[p]),)
     first = tl.program_id(1) * share
@@ -206,10 +268,17 @@ def weight_gradient(
         for p in tl.static_range(len(PARTS)):
             tile = _tile(right + image.to(tl.int64) * S * C, s[p], c, S, C)
             if OF_W1:
-                tile = _normalised(tile, mean + image * S, rstd + image * S, gamma, beta, s[p], c, S, C)
+                tile = _normalised(
+                    tile, mean + image * S, rstd + image * S, gamma, beta, s[p], c, S, C
+                )
             elif SCALED:
                 tile = tile * tl.load(scale + image).to(tl.float32)
-            product = tl.dot(tl.trans(left_tile), tl.trans(tile.to(kind)), total[p], input_precision=PRECISION)
+            product = tl.dot(
+                tl.trans(left_tile),
+                tl.trans(tile.to(kind)),
+                total[p],
+                input_precision=PRECISION,
+            )
             sums = sums + (product,)
         total = sums
     if not ATOMIC:
@@ -234,7 +303,8 @@ def norm_backward(
 ):  # fmt: skip
     """Through LayerNorm and the skip connection, for `share` of the rows (B S, C).
 
-    Also this program's sums for gamma and beta (programs, C), and each row's sum of scale dy, for b2.
+    Also this program's sums for gamma and beta (programs, C), and each row's sum of
+    scale dy, for b2.
     """
     c = tl.arange(0, CP)[None, :]
     weight = tl.load(gamma + c, mask=c < C, other=0.0).to(tl.float32)
@@ -248,7 +318,9 @@ def norm_backward(
         at = row.to(tl.int64)[:, None] * C + c
         own_mean = tl.load(mean + row, mask=real, other=0.0)[:, None]
         own_rstd = tl.load(rstd + row, mask=real, other=0.0)[:, None]
-        hat = (tl.load(x + at, mask=inside, other=0.0).to(tl.float32) - own_mean) * own_rstd
+        hat = (
+            tl.load(x + at, mask=inside, other=0.0).to(tl.float32) - own_mean
+        ) * own_rstd
         above = tl.load(dxn + at, mask=inside, other=0.0).to(tl.float32)
         skip = tl.load(dy + at, mask=inside, other=0.0).to(tl.float32)
         dgamma_sum += tl.sum(above * hat, 0)

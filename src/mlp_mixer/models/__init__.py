@@ -29,7 +29,9 @@ __all__ = [
 
 
 def variants(pattern: str = "*") -> list[str]:
-    """Names of the architectures that match a shell pattern: Mixers in the order of Table 1, then other families."""
+    """Names of the architectures that match a shell pattern: Mixers in the order of
+    Table 1, then other families.
+    """
     return [name for name in ALL_VARIANTS if fnmatch.fnmatchcase(name, pattern)]
 
 
@@ -44,9 +46,15 @@ def model_config(
     """The configuration `create_model` would build; same arguments and errors."""
     if name not in ALL_VARIANTS:
         raise unknown("model", name, ALL_VARIANTS)
-    fields = to_dict(ALL_VARIANTS[name]) | {"num_classes": num_classes, "in_channels": in_channels} | config_fields
+    fields = (
+        to_dict(ALL_VARIANTS[name])
+        | {"num_classes": num_classes, "in_channels": in_channels}
+        | config_fields
+    )
     if image_size is not None:
-        fields["image_size"] = [image_size, image_size] if isinstance(image_size, int) else image_size
+        fields["image_size"] = (
+            [image_size, image_size] if isinstance(image_size, int) else image_size
+        )
     return from_dict(type(ALL_VARIANTS[name]), fields)
 
 
@@ -58,14 +66,23 @@ def create_model(
     in_channels: int = 3,
     **config_fields: Any,
 ) -> MlpMixer:
-    """A network with fresh weights (paper initialisation, from torch's global generator), in training mode.
+    """A network with fresh weights (paper initialisation, from torch's global
+    generator), in training mode.
 
     name: one of `variants()`, such as "mixer_b16" or "gmlp_s16".
-    image_size: side, or (height, width), in pixels; the default is the variant's own (224 for those of the paper).
-    config_fields: any other field of its configuration: gelu, norm_eps, final_norm, dropout, drop_path, ...
+    image_size: side, or (height, width), in pixels; the default is the variant's own
+        (224 for those of the paper).
+    config_fields: any other field of its configuration: gelu, norm_eps, final_norm,
+        dropout, drop_path, ...
 
-    The network takes float images (batch, in_channels, height, width) and gives logits (batch, num_classes).
-    Raises `UserError` (a ValueError) for an unknown name or field, or an illegal value.
+    The network takes float images (batch, in_channels, height, width) and gives logits
+    (batch, num_classes). Raises `UserError` (a ValueError) for an unknown name or
+    field, or an illegal value.
     """
-    fields = {"num_classes": num_classes, "image_size": image_size, "in_channels": in_channels, **config_fields}
+    fields = {
+        "num_classes": num_classes,
+        "image_size": image_size,
+        "in_channels": in_channels,
+        **config_fields,
+    }
     return MlpMixer(model_config(name, **fields))

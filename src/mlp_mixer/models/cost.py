@@ -1,11 +1,15 @@
-"""Parameters, multiply-accumulates and activation memory of a Mixer by formula, in the conventions people quote.
+"""Parameters, multiply-accumulates and activation memory of a Mixer by formula, in the
+conventions people quote.
 
-`gmacs`            pure multiply-accumulates of the convolution and all matrix products, head included.
-`gmacs_mmpretrain` mmpretrain's "FLOPs" (mmcv's counter on the feature extractor): the same without the head, plus
-                   2 per LayerNorm element, the stem's bias adds and the mean pool. B/16: 12.61, L/16: 44.57.
-`gmacs_fvcore`     fvcore's count, which timm's tables print: pure MACs plus 5 per LayerNorm element. B/16: 12.62.
-None of them doubles: 1 MAC counts as 1. The paper's conventions agree with the first; twice it are FLOPs.
-Other families have no formulas: a pass on the meta device, where nothing is computed, is watched instead.
+`gmacs`            pure multiply-accumulates of the convolution and all matrix products,
+head included. `gmacs_mmpretrain` mmpretrain's "FLOPs" (mmcv's counter on the feature
+extractor): the same without the head, plus
+                   2 per LayerNorm element, the stem's bias adds and the mean pool.
+                   B/16: 12.61, L/16: 44.57.
+`gmacs_fvcore`     fvcore's count, which timm's tables print: pure MACs plus 5 per
+LayerNorm element. B/16: 12.62. None of them doubles: 1 MAC counts as 1. The paper's
+conventions agree with the first; twice it are FLOPs. Other families have no formulas: a
+pass on the meta device, where nothing is computed, is watched instead.
 """
 
 from __future__ import annotations
@@ -30,7 +34,9 @@ class PartCost:
     name: str
     params: int
     macs: int
-    activations: int  # numbers that autograd keeps for the backward pass of the plain module
+    activations: (
+        int  # numbers that autograd keeps for the backward pass of the plain module
+    )
     norm_elements: int = 0
 
 
@@ -66,7 +72,12 @@ class Cost:
     def gmacs_mmpretrain(self) -> float:
         """What mmpretrain's `get_flops` prints, in units of 1e9."""
         backbone = self.macs - self.parts[-1].macs
-        return (backbone + 2 * self._norm_elements + self.conv_bias_adds + self.pooled_elements) / 1e9
+        return (
+            backbone
+            + 2 * self._norm_elements
+            + self.conv_bias_adds
+            + self.pooled_elements
+        ) / 1e9
 
     @property
     def gmacs_fvcore(self) -> float:
@@ -75,7 +86,9 @@ class Cost:
 
     @property
     def activations(self) -> int:
-        """Numbers that autograd keeps for one image during training (4 bytes each in fp32)."""
+        """Numbers that autograd keeps for one image during training (4 bytes each in
+        fp32).
+        """
         return sum(part.activations for part in self.parts)
 
     def activation_bytes(self, bytes_per_number: int = 4) -> int:
@@ -87,14 +100,25 @@ class Cost:
         return sum(part.norm_elements for part in self.parts)
 
 
-def cost(model: str | NetworkConfig | MlpMixer, image_size: int | tuple[int, int] | None = None) -> Cost:
-    """Count a variant by name, a configuration or a model, at its own or another image size (token widths kept).
+def cost(
+    model: str | NetworkConfig | MlpMixer,
+    image_size: int | tuple[int, int] | None = None,
+) -> Cost:
+    """Count a variant by name, a configuration or a model, at its own or another image
+    size (token widths kept).
 
-    Raises `UserError` for an unknown name or an image size that the patch size does not divide.
+    Raises `UserError` for an unknown name or an image size that the patch size does not
+    divide.
     """
     if isinstance(model, str) and model not in ALL_VARIANTS:
         raise unknown("model", model, ALL_VARIANTS)
-    config = ALL_VARIANTS[model] if isinstance(model, str) else model.config if isinstance(model, MlpMixer) else model
+    config = (
+        ALL_VARIANTS[model]
+        if isinstance(model, str)
+        else model.config
+        if isinstance(model, MlpMixer)
+        else model
+    )
     if image_size is not None:
         size = (image_size, image_size) if isinstance(image_size, int) else image_size
         config = dataclasses.replace(config, image_size=size)
@@ -102,9 +126,15 @@ def cost(model: str | NetworkConfig | MlpMixer, image_size: int | tuple[int, int
 
 
 def _count(config: MixerConfig) -> Cost:
-    S, C, K, P = config.num_patches, config.hidden_dim, config.num_classes, config.patch_size
-    D_S, D_C, L = config.tokens_mlp_dim, config.channels_mlp_dim, config.num_blocks
-    patch, masks = P * P * config.in_channels, 1 if config.dropout else 0
+    S = config.num_patches
+    C = config.hidden_dim
+    K = config.num_classes
+    P = config.patch_size
+    D_S = config.tokens_mlp_dim
+    D_C = config.channels_mlp_dim
+    L = config.num_blocks
+    patch = P * P * config.in_channels
+    masks = 1 if config.dropout else 0
     norm_state = S * C + 2 * S  # its input, a mean and a reciprocal deviation per token
     parts = (
         PartCost("stem", patch * C + C, S * patch * C, S * patch),
@@ -121,7 +151,9 @@ def _count(config: MixerConfig) -> Cost:
             L * 2 * S * C * D_C,
             L * (S * C + 2 * S * D_C + masks * (S * D_C + S * C)),
         ),
-        PartCost("final norm", 2 * C, 0, norm_state, S * C) if config.final_norm else PartCost("final norm", 0, 0, 0),
+        PartCost("final norm", 2 * C, 0, norm_state, S * C)
+        if config.final_norm
+        else PartCost("final norm", 0, 0, 0),
         PartCost("head", C * K + K if K else 0, C * K, C if K else 0),
     )
     return Cost(parts, conv_bias_adds=S * C, pooled_elements=S * C)
@@ -129,9 +161,12 @@ def _count(config: MixerConfig) -> Cost:
 
 def _watch(config: NetworkConfig) -> Cost:
     norms: list[int] = []
-    kept: dict[int, Tensor] = {}  # by storage: views of one count once, and as the whole
+    kept: dict[
+        int, Tensor
+    ] = {}  # by storage: views of one count once, and as the whole
     with torch.device("meta"):
-        model, image = MlpMixer(config), torch.empty(1, config.in_channels, *config.image_size)
+        model = MlpMixer(config)
+        image = torch.empty(1, config.in_channels, *config.image_size)
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.register_forward_hook(lambda _, __, out: norms.append(out.numel()))
@@ -142,10 +177,18 @@ def _watch(config: NetworkConfig) -> Cost:
         tokens = model.forward_features(image)
         model.forward_head(tokens)
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    activations = sum(t.untyped_storage().nbytes() // t.element_size() for key, t in kept.items() if key not in weights)
+    activations = sum(
+        t.untyped_storage().nbytes() // t.element_size()
+        for key, t in kept.items()
+        if key not in weights
+    )
     numbers = sum(parameter.numel() for parameter in model.parameters())
-    S, C, K = config.num_patches, config.hidden_dim, config.num_classes
+    S = config.num_patches
+    C = config.hidden_dim
+    K = config.num_classes
     head = PartCost("head", C * K + K, C * K, 0)
     macs = counter.get_total_flops() // 2 - head.macs
-    body = PartCost("all but the head", numbers - head.params, macs, activations, sum(norms))
+    body = PartCost(
+        "all but the head", numbers - head.params, macs, activations, sum(norms)
+    )
     return Cost((body, head), conv_bias_adds=S * C, pooled_elements=tokens.numel())

@@ -1,4 +1,6 @@
-"""The registry: families and variants by name, and configurations as JSON that says of which family they are."""
+"""The registry: families and variants by name, and configurations as JSON that says of
+which family they are.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,26 @@ FAMILIES: dict[str, tuple[type[NetworkConfig], dict[str, Any]]] = {
     "gmlp": (gmlp.GMlpConfig, gmlp.VARIANTS),
 }
 # All rows, the Mixers first: a ChainMap begins with its last map.
-ALL_VARIANTS: Mapping[str, NetworkConfig] = ChainMap(*(rows for _, rows in reversed(FAMILIES.values())))
+ALL_VARIANTS: Mapping[str, NetworkConfig] = ChainMap(
+    *(rows for _, rows in reversed(FAMILIES.values()))
+)
 
 
 def need_mixer(config: NetworkConfig, what: str) -> mixer.MixerConfig:
-    """The configuration of a Mixer as such; `UserError` for another family: `what` is not for it."""
+    """The configuration of a Mixer as such; `UserError` for another family: `what` is
+    not for it.
+    """
     if not isinstance(config, mixer.MixerConfig):
-        raise UserError(f"{what} knows Mixers only, got {type(config).__name__.removesuffix('Config')}")
+        raise UserError(
+            f"{what} knows Mixers only, got {type(config).__name__.removesuffix('Config')}"
+        )
     return config
 
 
 def config_to_dict(config: NetworkConfig) -> dict[str, Any]:
-    """For JSON: the fields, and the family's name, which a Mixer's lacks: its files stay readable everywhere."""
+    """For JSON: the fields, and the family's name, which a Mixer's lacks: its files
+    stay readable everywhere.
+    """
     family = next(name for name, (kind, _) in FAMILIES.items() if type(config) is kind)
     return ({} if family == "mixer" else {"family": family}) | to_dict(config)
 

@@ -1,6 +1,8 @@
-"""gMixer: a Mixer with gated MLPs (SwiGLU), Ross Wightman's experiment in timm; its tensor names and sizes.
+"""gMixer: a Mixer with gated MLPs (SwiGLU), Ross Wightman's experiment in timm; its
+tensor names and sizes.
 
-The widths D_S and D_C are those that the gate leaves, half of what the first layers make. Axes as in mixer.py.
+The widths D_S and D_C are those that the gate leaves, half of what the first layers
+make. Axes as in mixer.py.
 """
 
 from __future__ import annotations
@@ -25,11 +27,14 @@ class GMixerConfig(NetworkConfig):
 
 
 class GatedMlp(nn.Module):
-    """Dense, one half times the SiLU of the other, dropout, Dense, dropout over the last axis."""
+    """Dense, one half times the SiLU of the other, dropout, Dense, dropout over the
+    last axis.
+    """
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
         super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, 2 * hidden_dim), nn.Linear(hidden_dim, dim)
+        self.fc1 = nn.Linear(dim, 2 * hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
         self.drop = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,13 +47,20 @@ class GMixerBlock(Block):
 
     def __init__(self, config: GMixerConfig, drop_path: float) -> None:
         super().__init__(config, drop_path)
-        self.norm1, self.norm2 = config.norm(), config.norm()
-        self.mlp_tokens = GatedMlp(config.num_patches, config.tokens_mlp_dim, config.dropout)
-        self.mlp_channels = GatedMlp(config.hidden_dim, config.channels_mlp_dim, config.dropout)
+        self.norm1 = config.norm()
+        self.norm2 = config.norm()
+        self.mlp_tokens = GatedMlp(
+            config.num_patches, config.tokens_mlp_dim, config.dropout
+        )
+        self.mlp_channels = GatedMlp(
+            config.hidden_dim, config.channels_mlp_dim, config.dropout
+        )
 
     def branches(self) -> Branches:
         return {
-            "mlp_tokens": lambda x_BSC: self.mlp_tokens(self.norm1(x_BSC).transpose(1, 2)).transpose(1, 2),
+            "mlp_tokens": lambda x_BSC: self.mlp_tokens(
+                self.norm1(x_BSC).transpose(1, 2)
+            ).transpose(1, 2),
             "mlp_channels": lambda x_BSC: self.mlp_channels(self.norm2(x_BSC)),
         }
 

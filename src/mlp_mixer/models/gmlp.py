@@ -1,6 +1,8 @@
-"""gMLP: Pay Attention to MLPs (Liu et al., 2021, arXiv 2105.08050); tensor names and sizes of timm.
+"""gMLP: Pay Attention to MLPs (Liu et al., 2021, arXiv 2105.08050); tensor names and
+sizes of timm.
 
-One branch per block, a channel MLP: one half of its hidden channels, mixed across tokens, gates the other. D_C is the
+One branch per block, a channel MLP: one half of its hidden channels, mixed across
+    tokens, gates the other. D_C is the
 width of a half. Axes as in mixer.py.
 """
 
@@ -24,13 +26,20 @@ class GMlpConfig(NetworkConfig):
 
 
 class GatedMlp(nn.Module):
-    """Dense, GELU, dropout, one half times the other after norm and token mixing, Dense, dropout."""
+    """Dense, GELU, dropout, one half times the other after norm and token mixing,
+    Dense, dropout.
+    """
 
     def __init__(self, config: GMlpConfig) -> None:
         super().__init__()
-        C, S, D_C = config.hidden_dim, config.num_patches, config.channels_mlp_dim
-        self.fc1, self.fc2 = nn.Linear(C, 2 * D_C), nn.Linear(D_C, C)
-        self.gate = nn.ModuleDict({"norm": nn.LayerNorm(D_C, eps=1e-5), "proj": nn.Linear(S, S)})  # 1e-5 in timm too
+        C = config.hidden_dim
+        S = config.num_patches
+        D_C = config.channels_mlp_dim
+        self.fc1 = nn.Linear(C, 2 * D_C)
+        self.fc2 = nn.Linear(D_C, C)
+        self.gate = nn.ModuleDict(
+            {"norm": nn.LayerNorm(D_C, eps=1e-5), "proj": nn.Linear(S, S)}
+        )  # 1e-5 in timm too
         self.act = nn.GELU(approximate="tanh" if config.gelu == "tanh" else "none")
         self.drop = nn.Dropout(config.dropout)
 
@@ -45,7 +54,8 @@ class GMlpBlock(Block):
 
     def __init__(self, config: GMlpConfig, drop_path: float) -> None:
         super().__init__(config, drop_path)
-        self.norm, self.mlp_channels = config.norm(), GatedMlp(config)
+        self.norm = config.norm()
+        self.mlp_channels = GatedMlp(config)
 
     def branches(self) -> Branches:
         return {"mlp_channels": lambda x_BSC: self.mlp_channels(self.norm(x_BSC))}

@@ -15,31 +15,48 @@ from torch import Tensor, nn
 Gelu = Literal["tanh", "erf"]
 DropPathRule = Literal["paper", "timm"]
 
-# Standard deviation of a unit normal truncated at two sigma: jax's variance_scaling divides by it.
+# Standard deviation of a unit normal truncated at two sigma: jax's variance_scaling
+# divides by it.
 _TRUNCATED_STD = 0.87962566103423978
 
 
 def lecun_normal_(weight: Tensor) -> Tensor:
-    """Fill with a truncated normal of variance 1 / fan_in, as `flax.linen.Dense` and `Conv` do by default."""
+    """Fill with a truncated normal of variance 1 / fan_in, as `flax.linen.Dense` and
+    `Conv` do by default.
+    """
     std = 1 / math.sqrt(weight[0].numel()) / _TRUNCATED_STD
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
 class PatchEmbed(nn.Module):
-    """Cut an image into P x P patches and map each to C channels; tokens in row-major order."""
+    """Cut an image into P x P patches and map each to C channels; tokens in row-major
+    order.
+    """
 
     def __init__(self, in_channels: int, hidden_dim: int, patch_size: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, hidden_dim, kernel_size=patch_size, stride=patch_size)
+        self.proj = nn.Conv2d(
+            in_channels, hidden_dim, kernel_size=patch_size, stride=patch_size
+        )
 
-    def forward(self, image: Float[Tensor, "B in_channels H W"]) -> Float[Tensor, "B S C"]:
+    def forward(
+        self, image: Float[Tensor, "B in_channels H W"]
+    ) -> Float[Tensor, "B S C"]:
         return self.proj(image).flatten(2).transpose(1, 2)
 
 
 class Mlp(nn.Module):
     """Dense, GELU, dropout, Dense, dropout over the last axis."""
 
-    def __init__(self, dim: int, hidden_dim: int, out_dim: int | None = None, *, gelu: Gelu, dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        out_dim: int | None = None,
+        *,
+        gelu: Gelu,
+        dropout: float,
+    ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.act = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
@@ -51,22 +68,27 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, drop a residual branch for a whole sample with probability `rate`.
+    """Stochastic depth: in training, drop a residual branch for a whole sample with
+    probability `rate`.
 
-    `rescale=True` divides what is kept by the keep probability (timm); `False` leaves it as it is, which is what
-    google-research/big_vision does and the published Mixers were trained with.
+    `rescale=True` divides what is kept by the keep probability (timm); `False` leaves
+    it as it is, which is what google-research/big_vision does and the published Mixers
+    were trained with.
     """
 
     def __init__(self, rate: float, *, rescale: bool) -> None:
         super().__init__()
-        self.rate, self.rescale = rate, rescale
+        self.rate = rate
+        self.rescale = rescale
 
     def forward(
         self, branch: Float[Tensor, "B S C"], draws: Float[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B S C"]:
-        """draws: uniform in [0, 1), one per sample, which is kept where they are below the keep probability.
+        """draws: uniform in [0, 1), one per sample, which is kept where they are below
+        the keep probability.
 
-        Without them torch's generator decides; a training run hands each sample its own (see `data.sampling`).
+        Without them torch's generator decides; a training run hands each sample its own
+        (see `data.sampling`).
         """
         if not self.training or self.rate == 0:
             return branch
@@ -81,7 +103,9 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(rule: DropPathRule, rate: float, num_blocks: int) -> list[float]:
-    """The rate of each block: linear from 0 to `rate` in the paper, the same everywhere in timm."""
+    """The rate of each block: linear from 0 to `rate` in the paper, the same everywhere
+    in timm.
+    """
     if rule == "timm":
         return [rate] * num_blocks
     return [rate * i / max(num_blocks - 1, 1) for i in range(num_blocks)]

@@ -1,6 +1,7 @@
 """ResMLP (Touvron et al., 2021, arXiv 2105.03404); tensor names and sizes of timm.
 
-Token mixing is one linear layer, norms are affine maps, and branches begin nearly switched off. Axes as in mixer.py.
+Token mixing is one linear layer, norms are affine maps, and branches begin nearly
+switched off. Axes as in mixer.py.
 """
 
 from __future__ import annotations
@@ -33,25 +34,40 @@ class Affine(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.alpha, self.beta = nn.Parameter(torch.ones(1, 1, dim)), nn.Parameter(torch.zeros(1, 1, dim))
+        self.alpha = nn.Parameter(torch.ones(1, 1, dim))
+        self.beta = nn.Parameter(torch.zeros(1, 1, dim))
 
     def forward(self, x_BSC: Tensor) -> Tensor:
         return torch.addcmul(self.beta, self.alpha, x_BSC)
 
 
 class ResMlpBlock(Block):
-    """A linear layer across tokens, then an MLP across channels, each scaled per channel."""
+    """A linear layer across tokens, then an MLP across channels, each scaled per
+    channel.
+    """
 
     def __init__(self, config: ResMlpConfig, drop_path: float) -> None:
         super().__init__(config, drop_path)
-        self.norm1, self.norm2 = config.norm(), config.norm()
+        self.norm1 = config.norm()
+        self.norm2 = config.norm()
         self.linear_tokens = nn.Linear(config.num_patches, config.num_patches)
-        self.mlp_channels = Mlp(config.hidden_dim, config.channels_mlp_dim, gelu=config.gelu, dropout=config.dropout)
-        self.ls1, self.ls2 = (nn.Parameter(torch.full((config.hidden_dim,), config.layer_scale)) for _ in range(2))
+        self.mlp_channels = Mlp(
+            config.hidden_dim,
+            config.channels_mlp_dim,
+            gelu=config.gelu,
+            dropout=config.dropout,
+        )
+        self.ls1, self.ls2 = (
+            nn.Parameter(torch.full((config.hidden_dim,), config.layer_scale))
+            for _ in range(2)
+        )
 
     def branches(self) -> Branches:
         return {
-            "linear_tokens": lambda x: self.ls1 * self.linear_tokens(self.norm1(x).transpose(1, 2)).transpose(1, 2),
+            "linear_tokens": lambda x: (
+                self.ls1
+                * self.linear_tokens(self.norm1(x).transpose(1, 2)).transpose(1, 2)
+            ),
             "mlp_channels": lambda x: self.ls2 * self.mlp_channels(self.norm2(x)),
         }
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..images.augment import Augment
 from ..images.mix import Mix
-from ..train.config import (
+from ..training.config import (
     DataChoice,
     LoopChoice,
     ModelChoice,
@@ -20,7 +20,8 @@ from ..train.config import (
 def fashion_mnist() -> TrainConfig:
     """90.3 % test top-1 on Fashion-MNIST in 4 minutes on one CPU thread.
 
-    One run, seed 0: 90.29 % of n = 10,000; 3 min 51 s of wall time for the whole command on a virtual Intel Xeon
+    One run, seed 0: 90.29 % of n = 10,000; 3 min 51 s of wall time for the whole
+        command on a virtual Intel Xeon
     (AVX-512), torch 2.15.0.
 
     mlp-mixer train fashion_mnist --data fashion_mnist:PATH
@@ -33,15 +34,24 @@ def fashion_mnist() -> TrainConfig:
         augment=Augment(crop="pad", pad=1, flip=True),
         optim=OptimChoice(lr=5e-3, weight_decay=0.1),
         schedule=ScheduleChoice(warmup_epochs=1),
-        train=LoopChoice(epochs=16, batch_size=128, label_smoothing=0.1, ema=0.998, eval_every_epochs=2, threads=1),
+        train=LoopChoice(
+            epochs=16,
+            batch_size=128,
+            label_smoothing=0.1,
+            ema=0.998,
+            eval_every_epochs=2,
+            threads=1,
+        ),
     )
 
 
 def fashion_mnist_10min() -> TrainConfig:
-    """92.2 % test top-1 on Fashion-MNIST in 16 minutes of one CPU thread: the ways of `cifar10_10min`.
+    """92.2 % test top-1 on Fashion-MNIST in 16 minutes of one CPU thread: the ways of
+    `cifar10_10min`.
 
-    92.2 ± 0.2 % (n = 10,000; seeds 0 to 2); 960 processor seconds on one thread of a virtual Intel Xeon
-    (AMX), beside other runs, torch 2.15.0 (seeds 0 and 1; 2 was stopped and resumed).
+    92.2 ± 0.2 % (n = 10,000; seeds 0 to 2); 960 processor seconds on one thread of a
+    virtual Intel Xeon (AMX), beside other runs, torch 2.15.0 (seeds 0 and 1; 2 was
+    stopped and resumed).
 
     mlp-mixer train fashion_mnist_10min --data fashion_mnist:PATH
     """
@@ -49,20 +59,31 @@ def fashion_mnist_10min() -> TrainConfig:
     return replace(
         config,
         recipe="fashion_mnist_10min",
-        model=ModelChoice(name="mixer_nano4", num_blocks=4, image_size=28, gelu="erf", stem="whitened"),
+        model=ModelChoice(
+            name="mixer_nano4", num_blocks=4, image_size=28, gelu="erf", stem="whitened"
+        ),
         data=replace(config.data, val_fraction=0.02),
         augment=replace(config.augment, alternate=True),
         optim=OptimChoice(name="muon", lr=8e-3, weight_decay=0.05),
         schedule=ScheduleChoice(decay="linear", warmup_share=0.05),
-        train=replace(config.train, epochs=12, ema=0.99, eval_every_epochs=4, precision="bf16", threads=None),
+        train=replace(
+            config.train,
+            epochs=12,
+            ema=0.99,
+            eval_every_epochs=4,
+            precision="bf16",
+            threads=None,
+        ),
     )
 
 
 def fashion_mnist_30min() -> TrainConfig:
-    """93.7 % test top-1 on Fashion-MNIST in 33 minutes of one CPU thread: 28 epochs, CutMix in half of the batches.
+    """93.7 % test top-1 on Fashion-MNIST in 33 minutes of one CPU thread: 28 epochs,
+    CutMix in half of the batches.
 
-    93.66 ± 0.04 % (n = 10,000; seeds 0 to 2), 93.8 ± 0.1 with the mirror images; 1,960 processor seconds on one thread
-    of a virtual Intel Xeon (AMX), beside other runs, torch 2.15.0. Two threads make 1,420 images/s there: 19 minutes.
+    93.66 ± 0.04 % (n = 10,000; seeds 0 to 2), 93.8 ± 0.1 with the mirror images; 1,960
+    processor seconds on one thread of a virtual Intel Xeon (AMX), beside other runs,
+    torch 2.15.0. Two threads make 1,420 images/s there: 19 minutes.
 
     mlp-mixer train fashion_mnist_30min --data fashion_mnist:PATH
     """
@@ -76,9 +97,11 @@ def fashion_mnist_30min() -> TrainConfig:
 
 
 def fashion_mnist_best() -> TrainConfig:
-    """Fashion-MNIST as far as a plain Mixer of 2 x 2 patches goes: at least 95 % is the aim; not run, waits for a GPU.
+    """Fashion-MNIST as far as a plain Mixer of 2 x 2 patches goes: at least 95 % is the
+    aim; not run, waits for a GPU.
 
-    196 tokens, 100 epochs, a rectangle erased from half of the images: about 3.3e16 floating-point operations.
+    196 tokens, 100 epochs, a rectangle erased from half of the images: about 3.3e16
+        floating-point operations.
 
     mlp-mixer train fashion_mnist_best --data fashion_mnist:PATH
     """
@@ -86,9 +109,21 @@ def fashion_mnist_best() -> TrainConfig:
     return replace(
         config,
         recipe="fashion_mnist_best",
-        model=ModelChoice(name="mixer_tiny2", image_size=28, gelu="erf", stem="whitened", drop_path=0.1),
+        model=ModelChoice(
+            name="mixer_tiny2",
+            image_size=28,
+            gelu="erf",
+            stem="whitened",
+            drop_path=0.1,
+        ),
         augment=replace(config.augment, erase=0.5),
         train=replace(
-            config.train, epochs=100, batch_size=512, ema=0.999, eval_every_epochs=25, precision="auto", compile=True
+            config.train,
+            epochs=100,
+            batch_size=512,
+            ema=0.999,
+            eval_every_epochs=25,
+            precision="auto",
+            compile=True,
         ),
     )

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from ..images.augment import Augment
-from ..train.config import DataChoice, LoopChoice, ModelChoice, OptimChoice, ScheduleChoice, TrainConfig
+from ..training.config import (
+    DataChoice,
+    LoopChoice,
+    ModelChoice,
+    OptimChoice,
+    ScheduleChoice,
+    TrainConfig,
+)
 
 
-def finetune_auto(weights: str, source: str, images: int, *, small: bool = False, gpu: bool = False) -> TrainConfig:
-    """Settings for `images` training images: SGD as in the paper (App. C), the batch by the machine, steps by the data.
+def finetune_auto(
+    weights: str, source: str, images: int, *, small: bool = False, gpu: bool = False
+) -> TrainConfig:
+    """Settings for `images` training images: SGD as in the paper (App. C), the batch by
+    the machine, steps by the data.
 
-    The paper's rate of 0.03 for a batch of 512, in proportion to the batch; as many epochs as give about 500 steps,
-    but at least 3 and at most 20; gentle crops, because few images are easily spoilt. The run ends after five
-    epochs that are not better than the best. small: images of 64 pixels or less, of which crops would leave nothing.
+    The paper's rate of 0.03 for a batch of 512, in proportion to the batch; as many
+    epochs as give about 500 steps, but at least 3 and at most 20; gentle crops, because
+    few images are easily spoilt. The run ends after five epochs that are not better
+    than the best. small: images of 64 pixels or less, of which crops would leave
+    nothing.
     """
     batch_size = min(256 if gpu else 32, max(8, images // 8))
     epochs = min(20.0, max(3.0, 500 * batch_size / max(1, images)))
@@ -19,8 +31,15 @@ def finetune_auto(weights: str, source: str, images: int, *, small: bool = False
         recipe="finetune_auto",
         model=ModelChoice(init=weights),
         data=DataChoice(source=source, val_fraction=0.1),
-        augment=Augment(crop="pad", pad=1) if small else Augment(crop="inception", area=(0.35, 1.0), flip=True),
+        augment=Augment(crop="pad", pad=1)
+        if small
+        else Augment(crop="inception", area=(0.35, 1.0), flip=True),
         optim=OptimChoice(name="sgd", lr=0.03 * batch_size / 512, weight_decay=0.0),
         schedule=ScheduleChoice(decay="cosine", warmup_share=0.05, warmup_from="zero"),
-        train=LoopChoice(epochs=round(epochs, 2), batch_size=batch_size, label_smoothing=0.1, patience=5),
+        train=LoopChoice(
+            epochs=round(epochs, 2),
+            batch_size=batch_size,
+            label_smoothing=0.1,
+            patience=5,
+        ),
     )

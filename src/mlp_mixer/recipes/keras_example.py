@@ -1,9 +1,11 @@
-"""The Mixer of keras.io's example "Image classification with modern MLP models" (Khalid Salama, 2021), on CIFAR-100."""
+"""The Mixer of keras.io's example "Image classification with modern MLP models" (Khalid
+Salama, 2021), on CIFAR-100.
+"""
 
 from __future__ import annotations
 
 from ..images.augment import Augment
-from ..train.config import (
+from ..training.config import (
     DataChoice,
     LoopChoice,
     ModelChoice,
@@ -15,12 +17,16 @@ from ..train.config import (
 
 
 def keras_cifar100() -> TrainConfig:
-    """The Keras example: its page states about 52 % top-1 on CIFAR-100 for its own code; not run in full here.
+    """The Keras example: its page states about 52 % top-1 on CIFAR-100 for its own
+    code; not run in full here.
 
-    Its sizes: images scaled to 64 x 64, patches of 8, D_C = 64 instead of 4 C, and no norm before the mean. Different
-    here: two norms to a block (it shares one), dropout after the GELU too, a zero head, one factor for both sides of
-    its zoom, none before the head, and a cosine where it halves the rate after five epochs without progress.
-    Its weight decay of 1e-4 (TensorFlow Addons: not multiplied by the rate) is 0.02 of lr in ours.
+    Its sizes: images scaled to 64 x 64, patches of 8, D_C = 64 instead of 4 C, and no
+        norm before the mean. Different
+    here: two norms to a block (it shares one), dropout after the GELU too, a zero head,
+        one factor for both sides of
+    its zoom, none before the head, and a cosine where it halves the rate after five
+    epochs without progress. Its weight decay of 1e-4 (TensorFlow Addons: not multiplied
+    by the rate) is 0.02 of lr in ours.
 
     mlp-mixer train keras_cifar100 --data cifar100:PATH
     """
@@ -39,7 +45,11 @@ def keras_cifar100() -> TrainConfig:
             dropout=0.2,
         ),
         data=DataChoice(source="cifar100", val_fraction=0.1),
-        preprocess=PreprocessChoice(interpolation="bilinear", mean=(0.507, 0.487, 0.441), std=(0.267, 0.256, 0.276)),
+        preprocess=PreprocessChoice(
+            interpolation="bilinear",
+            mean=(0.507, 0.487, 0.441),
+            std=(0.267, 0.256, 0.276),
+        ),
         augment=Augment(scale=0.2, flip=True),
         optim=OptimChoice(lr=5e-3, weight_decay=0.02, clip_norm=None),
         schedule=ScheduleChoice(warmup_epochs=0),

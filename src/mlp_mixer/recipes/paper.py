@@ -1,7 +1,9 @@
-"""The paper's recipes (arXiv 2105.01601, Table 4 and App. C), and those that its authors released later.
+"""The paper's recipes (arXiv 2105.01601, Table 4 and App. C), and those that its
+authors released later.
 
-A recipe is a row of numbers with a claim; none of the large ones was run here, and each docstring says so. Learning
-rates belong to the batch of 4,096 (512 in fine-tuning), which is the same on however many devices.
+A recipe is a row of numbers with a claim; none of the large ones was run here, and each
+docstring says so. Learning rates belong to the batch of 4,096 (512 in fine-tuning),
+which is the same on however many devices.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import replace
 
 from ..images.augment import Augment
 from ..images.mix import Mix
-from ..train.config import (
+from ..training.config import (
     DataChoice,
     LoopChoice,
     ModelChoice,
@@ -24,7 +26,8 @@ Recipe = Callable[[], TrainConfig]
 _CROP = Augment(crop="inception", area=(0.05, 1.0), flip=True)
 
 
-# The paper's Table 4 (RA: RandAugment's magnitude), and the ImageNet top-1 of its Table 3.
+# The paper's Table 4 (RA: RandAugment's magnitude), and the ImageNet top-1 of its Table
+# 3.
 _ROWS = (
     #           data    epochs lr    decay  RA    mixup depth  top-1
     ("b16", "imagenet", 300, 1e-3, 0.10, 15, 0.5, 0.1, 76.44),
@@ -49,11 +52,18 @@ def _pretraining(
     drop_path: float,
     top1: float,
 ) -> Recipe:
-    """A row: Adam (0.9, 0.999), batch 4,096, 10,000 steps of warm-up, linear decay to zero, clipping at 1."""
-    name, source = f"{data}_{model}", "imagenet:PATH" if data == "imagenet" else "shards:PATH"
+    """A row: Adam (0.9, 0.999), batch 4,096, 10,000 steps of warm-up, linear decay to
+    zero, clipping at 1.
+    """
+    name = f"{data}_{model}"
+    source = "imagenet:PATH" if data == "imagenet" else "shards:PATH"
 
     def recipe() -> TrainConfig:
-        augment = _CROP if magnitude is None else replace(_CROP, policy="randaugment_bv", policy_magnitude=magnitude)
+        augment = (
+            _CROP
+            if magnitude is None
+            else replace(_CROP, policy="randaugment_bv", policy_magnitude=magnitude)
+        )
         return TrainConfig(
             recipe=name,
             model=ModelChoice(name=f"mixer_{model}", drop_path=drop_path),
@@ -61,11 +71,22 @@ def _pretraining(
             augment=augment,
             mix=Mix(mixup=mixup),
             optim=OptimChoice(lr=lr, weight_decay=weight_decay),
-            schedule=ScheduleChoice(decay="linear", warmup_steps=10_000, warmup_from="zero"),
-            train=LoopChoice(epochs=epochs, batch_size=4096, eval_every_epochs=min(5, epochs), save_every_steps=1000),
+            schedule=ScheduleChoice(
+                decay="linear", warmup_steps=10_000, warmup_from="zero"
+            ),
+            train=LoopChoice(
+                epochs=epochs,
+                batch_size=4096,
+                eval_every_epochs=min(5, epochs),
+                save_every_steps=1000,
+            ),
         )
 
-    images = {"imagenet": "ImageNet", "imagenet21k": "ImageNet-21k", "jft": "300 million images (the paper: JFT)"}[data]
+    images = {
+        "imagenet": "ImageNet",
+        "imagenet21k": "ImageNet-21k",
+        "jft": "300 million images (the paper: JFT)",
+    }[data]
     then = "" if data == "imagenet" else " after fine-tuning on ImageNet"
     recipe.__doc__ = (
         f"{images} from scratch, {top1} % top-1{then} in the paper.\n\n"
@@ -74,16 +95,21 @@ def _pretraining(
     return recipe
 
 
-PRETRAINING: dict[str, Recipe] = {f"{row[1]}_{row[0]}": _pretraining(*row) for row in _ROWS}
+PRETRAINING: dict[str, Recipe] = {
+    f"{row[1]}_{row[0]}": _pretraining(*row) for row in _ROWS
+}
 
 
 def bigvision_b16() -> TrainConfig:
-    """ImageNet, 76.3 % top-1 in 2 h 11 min on a TPU v3-128: the recipe that the authors released for B/16.
+    """ImageNet, 76.3 % top-1 in 2 h 11 min on a TPU v3-128: the recipe that the authors
+    released for B/16.
 
-    google-research/big_vision, configs/mlp_mixer_i1k.py. Where it differs from the paper's text: sigmoid cross-entropy
-    with a head bias of -6.9, decay on kernels only (0.0001 there is 0.1 here, see `optim.decay_of_big_vision`), one
-    mixup share per batch, never below one half, stochastic depth without rescaling, decay to 1e-5 of the peak, and the
-    last 1 % of the training images as validation. Mixup's partners come from pairs instead of rings. Not run here.
+    google-research/big_vision, configs/mlp_mixer_i1k.py. Where it differs from the
+    paper's text: sigmoid cross-entropy with a head bias of -6.9, decay on kernels only
+    (0.0001 there is 0.1 here, see `optim.decay_of_big_vision`), one mixup share per
+    batch, never below one half, stochastic depth without rescaling, decay to 1e-5 of
+    the peak, and the last 1 % of the training images as validation. Mixup's partners
+    come from pairs instead of rings. Not run here.
 
     mlp-mixer train bigvision_b16 --data imagenet:PATH
     """
@@ -97,12 +123,14 @@ def bigvision_b16() -> TrainConfig:
 
 
 def gsam_b16() -> TrainConfig:
-    """ImageNet, about 77.8 % top-1 (reported for the released weights): GSAM without strong augmentation.
+    """ImageNet, about 77.8 % top-1 (reported for the released weights): GSAM without
+    strong augmentation.
 
-    google-research/big_vision, configs/proj/gsam (written there for ViT; the Mixers of the same release): sigmoid
-    cross-entropy, head bias -10, random crops and flips only, lr 0.003, decay 0.3, to 1 % of the peak, rho from 0.6 to
-    0.1 with the learning rate, alpha 0.6, and an ascent step of its own for the 64 images of each of 64 chips. A step
-    costs twice a plain one. Not run here.
+    google-research/big_vision, configs/proj/gsam (written there for ViT; the Mixers of
+    the same release): sigmoid cross-entropy, head bias -10, random crops and flips
+    only, lr 0.003, decay 0.3, to 1 % of the peak, rho from 0.6 to 0.1 with the learning
+    rate, alpha 0.6, and an ascent step of its own for the 64 images of each of 64
+    chips. A step costs twice a plain one. Not run here.
 
     mlp-mixer train gsam_b16 --data imagenet:PATH
     """
@@ -113,48 +141,73 @@ def gsam_b16() -> TrainConfig:
         model=ModelChoice(name="mixer_b16"),
         augment=_CROP,
         mix=Mix(),
-        optim=OptimChoice(lr=3e-3, weight_decay=0.3, rho=0.6, rho_min=0.1, alpha=0.6, sam_images=64),
+        optim=OptimChoice(
+            lr=3e-3, weight_decay=0.3, rho=0.6, rho_min=0.1, alpha=0.6, sam_images=64
+        ),
         schedule=replace(config.schedule, final=0.01),
         train=replace(config.train, loss="sigmoid", head_bias=-10.0),
     )
 
 
 def sam_b16() -> TrainConfig:
-    """ImageNet, 77.4 % top-1 as claimed by arXiv 2106.01548 (a user measured 68.9): SAM without strong augmentation.
+    """ImageNet, 77.4 % top-1 as claimed by arXiv 2106.01548 (a user measured 68.9): SAM
+    without strong augmentation.
 
-    `gsam_b16` with rho 0.6 throughout and alpha 0, as GSAM's authors state the relation. Not run here.
+    `gsam_b16` with rho 0.6 throughout and alpha 0, as GSAM's authors state the
+    relation. Not run here.
 
     mlp-mixer train sam_b16 --data imagenet:PATH
     """
     config = gsam_b16()
-    return replace(config, recipe="sam_b16", optim=replace(config.optim, rho_min=None, alpha=0.0))
+    return replace(
+        config, recipe="sam_b16", optim=replace(config.optim, rho_min=None, alpha=0.0)
+    )
 
 
 def deit_b16() -> TrainConfig:
-    """ImageNet with the recipe of DeiT (arXiv 2012.12877, Table 9), with which gMLP's authors report 77.3 % for B/16.
+    """ImageNet with the recipe of DeiT (arXiv 2012.12877, Table 9), with which gMLP's
+    authors report 77.3 % for B/16.
 
-    AdamW at 0.001 for a batch of 1,024, decay 0.05, 5 epochs of warm-up, cosine; RandAugment (2, 9), mixup 0.8,
-    CutMix 1, label smoothing 0.1, erasing 0.25, three repeats of each image, stochastic depth 0.1. The batch is 1,056
-    here, because every batch holds whole triples and 8 or 16 processes share it. Not run here.
+    AdamW at 0.001 for a batch of 1,024, decay 0.05, 5 epochs of warm-up, cosine;
+    RandAugment (2, 9), mixup 0.8, CutMix 1, label smoothing 0.1, erasing 0.25, three
+    repeats of each image, stochastic depth 0.1. The batch is 1,056 here, because every
+    batch holds whole triples and 8 or 16 processes share it. Not run here.
 
     mlp-mixer train deit_b16 --data imagenet:PATH
     """
     return TrainConfig(
         recipe="deit_b16",
-        model=ModelChoice(name="mixer_b16", gelu="erf", drop_path=0.1, drop_path_rule="timm"),
+        model=ModelChoice(
+            name="mixer_b16", gelu="erf", drop_path=0.1, drop_path_rule="timm"
+        ),
         data=DataChoice(source="imagenet:PATH", val_fraction=0.01, repeats=3),
         augment=replace(
-            _CROP, area=(0.08, 1.0), interpolation="bicubic", policy="randaugment", policy_magnitude=9, erase=0.25
+            _CROP,
+            area=(0.08, 1.0),
+            interpolation="bicubic",
+            policy="randaugment",
+            policy_magnitude=9,
+            erase=0.25,
         ),
         mix=Mix(mixup=0.8, cutmix=1.0, rule="timm"),
         optim=OptimChoice(lr=1e-3, weight_decay=0.05, clip_norm=None),
         schedule=ScheduleChoice(decay="cosine", warmup_epochs=5, final=1e-2),
-        train=LoopChoice(epochs=300, batch_size=1056, label_smoothing=0.1, eval_every_epochs=5, save_every_steps=1000),
+        train=LoopChoice(
+            epochs=300,
+            batch_size=1056,
+            label_smoothing=0.1,
+            eval_every_epochs=5,
+            save_every_steps=1000,
+        ),
     )
 
 
-def _finetuning(name: str, source: str, steps: int, warmup_steps: int, side: int | None, claim: str) -> Recipe:
-    """App. C and vit_jax: SGD, momentum 0.9 kept in bf16, batch 512, cosine, no decay, clipping at 1, new zero head."""
+def _finetuning(
+    name: str, source: str, steps: int, warmup_steps: int, side: int | None, claim: str
+) -> Recipe:
+    """App. C and vit_jax: SGD, momentum 0.9 kept in bf16, batch 512, cosine, no decay,
+    clipping at 1, new zero head.
+    """
     init = "mixer_b16.goog_in21k" if side is None else "mixer_l16.goog_in21k"
 
     def recipe() -> TrainConfig:
@@ -163,9 +216,15 @@ def _finetuning(name: str, source: str, steps: int, warmup_steps: int, side: int
             model=ModelChoice(init=init, image_size=side),
             data=DataChoice(source=source, val_fraction=0.02),
             augment=_CROP,
-            optim=OptimChoice(name="sgd", lr=0.03, weight_decay=0.0, momentum_dtype="bf16"),
-            schedule=ScheduleChoice(decay="cosine", warmup_steps=warmup_steps, warmup_from="zero"),
-            train=LoopChoice(steps=steps, batch_size=512, eval_every_epochs=1, save_every_steps=500),
+            optim=OptimChoice(
+                name="sgd", lr=0.03, weight_decay=0.0, momentum_dtype="bf16"
+            ),
+            schedule=ScheduleChoice(
+                decay="cosine", warmup_steps=warmup_steps, warmup_from="zero"
+            ),
+            train=LoopChoice(
+                steps=steps, batch_size=512, eval_every_epochs=1, save_every_steps=500
+            ),
         )
 
     recipe.__doc__ = (

@@ -5,39 +5,53 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from ..train.config import TrainConfig
+from ..training.config import TrainConfig
 
 
 def rescale(
     config: TrainConfig, *, epochs: float | None = None, batch_size: int | None = None
 ) -> tuple[TrainConfig, tuple[str, ...]]:
-    """The recipe with these epochs and this global batch, and a sentence for every setting that followed.
+    """The recipe with these epochs and this global batch, and a sentence for every
+    setting that followed.
 
-    Batch: SGD's learning rate in proportion (Goyal et al. 2017, arXiv 1706.02677), that of Adam, Lion and Muon with the
-    square root (Malladi et al. 2022, arXiv 2205.10287); a length or warm-up in steps keeps its number of images.
-    Epochs: a warm-up in steps keeps its share of the run. The number of processes changes nothing: the batch is global.
+    Batch: SGD's learning rate in proportion (Goyal et al. 2017, arXiv 1706.02677), that
+        of Adam, Lion and Muon with the
+    square root (Malladi et al. 2022, arXiv 2205.10287); a length or warm-up in steps
+    keeps its number of images.
+    Epochs: a warm-up in steps keeps its share of the run. The number of processes
+        changes nothing: the batch is global.
     """
-    train, optim, schedule, notes = config.train, config.optim, config.schedule, list[str]()
+    train = config.train
+    optim = config.optim
+    schedule = config.schedule
+    notes = list[str]()
     if batch_size is not None and batch_size != train.batch_size:
         ratio = batch_size / train.batch_size
         lr = optim.lr * (ratio if optim.name == "sgd" else math.sqrt(ratio))
         rule = "in proportion" if optim.name == "sgd" else "with the square root"
-        notes.append(f"batch {train.batch_size} -> {batch_size}: optim.lr {optim.lr:g} -> {lr:g} ({rule})")
+        notes.append(
+            f"batch {train.batch_size} -> {batch_size}: optim.lr {optim.lr:g} -> {lr:g} ({rule})"
+        )
         if train.steps is not None:
             steps = max(1, round(train.steps / ratio))
             notes.append(f"train.steps {train.steps} -> {steps}, the same images")
             train = replace(train, steps=steps)
         if schedule.warmup_steps is not None:
             warmup = round(schedule.warmup_steps / ratio)
-            notes.append(f"schedule.warmup_steps {schedule.warmup_steps} -> {warmup}, the same images")
+            notes.append(
+                f"schedule.warmup_steps {schedule.warmup_steps} -> {warmup}, the same images"
+            )
             schedule = replace(schedule, warmup_steps=warmup)
-        train, optim = replace(train, batch_size=batch_size), replace(optim, lr=lr)
+        train = replace(train, batch_size=batch_size)
+        optim = replace(optim, lr=lr)
     if epochs is not None:
         if train.steps is not None:
             notes.append(f"train.steps {train.steps} -> {epochs:g} epochs")
         elif schedule.warmup_steps is not None and epochs != train.epochs:
             warmup = round(schedule.warmup_steps * epochs / train.epochs)
-            notes.append(f"schedule.warmup_steps {schedule.warmup_steps} -> {warmup}, the same share of the run")
+            notes.append(
+                f"schedule.warmup_steps {schedule.warmup_steps} -> {warmup}, the same share of the run"
+            )
             schedule = replace(schedule, warmup_steps=warmup)
         train = replace(train, epochs=epochs, steps=None)
     return replace(config, train=train, optim=optim, schedule=schedule), tuple(notes)

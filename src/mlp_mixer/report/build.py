@@ -1,4 +1,6 @@
-"""From the folder of a training run to a `Report`: its journal, a fresh evaluation, pictures of its weights."""
+"""From the folder of a training run to a `Report`: its journal, a fresh evaluation,
+pictures of its weights.
+"""
 
 from __future__ import annotations
 
@@ -13,28 +15,35 @@ import numpy as np
 from ..analysis import token_unit_pictures
 from ..analysis.explain import laid_over, maps
 from ..config import from_dict
+from ..data.dataset import public_name
 from ..data.image_set import ImageSet
-from ..data.source import public_name
-from ..data.sources import open_source
+from ..data.registry import open_dataset
 from ..errors import UserError
-from ..evaluate import Evaluation, evaluate, judge
-from ..evaluate.calibration import Calibration, calibration, fit_temperature, tempered
+from ..evaluation import Evaluation, evaluate, evaluate_checkpoint
+from ..evaluation.calibration import Calibration, calibration, fit_temperature, tempered
 from ..models import MixerConfig, MlpMixer, cost
-from ..train import TrainConfig
-from ..train.journal import read_journal
-from ..train.prepare import split_validation
+from ..training import TrainConfig
+from ..training.journal import read_journal
+from ..training.prepare import split_validation
 from ..weights import Checkpoint, load
 from .page import Report, Sample
 
-_SAMPLES, _MISTAKES, _TOP = 12, 12, 3
-_MOST_UNITS, _MOST_BLOCKS = 64, 4
-_MAP_MACS = 3e12  # multiply-accumulates for maps of the mistakes: half a minute of two cores
+_SAMPLES = 12
+_MISTAKES = 12
+_TOP = 3
+_MOST_UNITS = 64
+_MOST_BLOCKS = 4
+_MAP_MACS = (
+    3e12  # multiply-accumulates for maps of the mistakes: half a minute of two cores
+)
 
 
 def build_report(run: str | Path, *, data: str | None = None) -> Report:
-    """Judge a run's best checkpoint on images it has not seen and collect what a reader wants to see.
+    """Judge a run's best checkpoint on images it has not seen and collect what a reader
+    wants to see.
 
-    run: the folder that `mlp-mixer train` left. data: a source to judge on; the default is the run's own.
+    run: the folder that `mlp-mixer train` left. data: a source to judge on; the default
+        is the run's own.
     Raises `UserError` if the run is incomplete or the data cannot be opened.
     """
     folder = Path(run)
@@ -42,7 +51,7 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
     record = _read_config(folder)
     source = data or record["config"]["data"]["source"]
     began = time.perf_counter()
-    chosen, result = judge(checkpoint, source)
+    chosen, result = evaluate_checkpoint(checkpoint, source)
     rate = result.n / (time.perf_counter() - began)
     images = chosen.images
     classes = checkpoint.labels or images.classes
@@ -53,7 +62,10 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
             f"Recipe {provenance.get('recipe') or '-'}; judged on {public_name(source)}, {chosen.split}, "
             f"{result.n:,} images."
         ),
-        facts=(*_facts(checkpoint, result, record), ("pictures per second", f"{rate:,.0f}")),
+        facts=(
+            *_facts(checkpoint, result, record),
+            ("pictures per second", f"{rate:,.0f}"),
+        ),
         journal=tuple(read_journal(folder)),
         classes=classes,
         confusion=result.confusion,
@@ -67,16 +79,24 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
     )
 
 
-def _tempered(checkpoint: Checkpoint, record: dict[str, Any], result: Evaluation) -> tuple[float, Calibration] | None:
-    """The temperature that the run's validation images choose, and how calibrated the judged answers are with it."""
+def _tempered(
+    checkpoint: Checkpoint, record: dict[str, Any], result: Evaluation
+) -> tuple[float, Calibration] | None:
+    """The temperature that the run's validation images choose, and how calibrated the
+    judged answers are with it.
+    """
     choice = from_dict(TrainConfig, record["config"]).data
-    source = open_source(choice.source, split_seed=choice.split_seed, test_fraction=choice.test_fraction)
+    source = open_dataset(
+        choice.source, split_seed=choice.split_seed, test_fraction=choice.test_fraction
+    )
     _, val = split_validation(source, choice)
     if val is None or val.classes != checkpoint.labels:
         return None
     chosen_by = evaluate(checkpoint.model, val, checkpoint.preprocess)
     temperature = fit_temperature(chosen_by.probabilities, chosen_by.labels)
-    return temperature, calibration(tempered(result.probabilities, temperature), result.labels)
+    return temperature, calibration(
+        tempered(result.probabilities, temperature), result.labels
+    )
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -84,13 +104,21 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {str(path)!r} ({error}); give the folder of a training run") from error
+        raise UserError(
+            f"cannot read {str(path)!r} ({error}); give the folder of a training run"
+        ) from error
     return record
 
 
-def _facts(checkpoint: Checkpoint, result: Evaluation, record: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def _facts(
+    checkpoint: Checkpoint, result: Evaluation, record: dict[str, Any]
+) -> tuple[tuple[str, str], ...]:
     counted = cost(checkpoint.model)
-    top5 = (("top-5 accuracy", f"{100 * result.top5:.2f} %"),) if checkpoint.model.config.num_classes > 5 else ()
+    top5 = (
+        (("top-5 accuracy", f"{100 * result.top5:.2f} %"),)
+        if checkpoint.model.config.num_classes > 5
+        else ()
+    )
     return (
         ("top-1 accuracy", f"{100 * result.top1:.2f} %"),
         *top5,
@@ -102,7 +130,9 @@ def _facts(checkpoint: Checkpoint, result: Evaluation, record: dict[str, Any]) -
 
 
 def _spread(count: int, most: int) -> np.ndarray:
-    """Indices spread evenly over the images, so that every part of the test split is shown."""
+    """Indices spread evenly over the images, so that every part of the test split is
+    shown.
+    """
     return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
 
 
@@ -114,29 +144,49 @@ def _worst_mistakes(result: Evaluation) -> np.ndarray:
 
 
 def _mistakes(
-    checkpoint: Checkpoint, images: ImageSet, result: Evaluation, classes: tuple[str, ...]
+    checkpoint: Checkpoint,
+    images: ImageSet,
+    result: Evaluation,
+    classes: tuple[str, ...],
 ) -> tuple[Sample, ...]:
-    """The worst of them, the first with maps of what spoke for the answer, as many as take seconds."""
-    model, preprocess, worst = checkpoint.model, checkpoint.preprocess, _worst_mistakes(result)
+    """The worst of them, the first with maps of what spoke for the answer, as many as
+    take seconds.
+    """
+    model = checkpoint.model
+    preprocess = checkpoint.preprocess
+    worst = _worst_mistakes(result)
     samples = _samples(images, result, classes, worst)
     windows = model.config.num_patches  # an occlusion map computes about so many images
     mapped = min(len(samples), int(_MAP_MACS / (windows * cost(model).macs)))
     found = []
     for index, sample in zip(worst[:mapped], samples, strict=False):
-        heat = maps(model, preprocess(sample.image)[None], int(result.predictions[index]), "occlusion")
-        found.append(replace(sample, heat=laid_over(preprocess.fit(sample.image), heat)))
+        heat = maps(
+            model,
+            preprocess(sample.image)[None],
+            int(result.predictions[index]),
+            "occlusion",
+        )
+        found.append(
+            replace(sample, heat=laid_over(preprocess.fit(sample.image), heat))
+        )
     return (*found, *samples[mapped:])
 
 
-def _samples(images: ImageSet, result: Evaluation, classes: tuple[str, ...], indices: np.ndarray) -> tuple[Sample, ...]:
+def _samples(
+    images: ImageSet, result: Evaluation, classes: tuple[str, ...], indices: np.ndarray
+) -> tuple[Sample, ...]:
     return tuple(_sample(images, result, classes, int(index)) for index in indices)
 
 
-def _sample(images: ImageSet, result: Evaluation, classes: tuple[str, ...], index: int) -> Sample:
+def _sample(
+    images: ImageSet, result: Evaluation, classes: tuple[str, ...], index: int
+) -> Sample:
     scores = result.probabilities[index]
     best = np.argsort(-scores, kind="stable")[:_TOP]
     top = tuple((classes[number], float(scores[number])) for number in best)
-    return Sample(images.name(index), images.image(index), classes[int(result.labels[index])], top)
+    return Sample(
+        images.name(index), images.image(index), classes[int(result.labels[index])], top
+    )
 
 
 def _pictures(model: MlpMixer) -> tuple[tuple[str, str, np.ndarray], ...]:
@@ -153,4 +203,7 @@ def _pictures(model: MlpMixer) -> tuple[tuple[str, str, np.ndarray], ...]:
         "patches, blue negative, red positive. Low frequencies first; each unit is followed by its closest inverse."
     )
     pictures = token_unit_pictures(weights, grid, most_units=_MOST_UNITS)
-    return tuple((f"Block {number}", caption, picture) for number, picture in enumerate(pictures, start=1))
+    return tuple(
+        (f"Block {number}", caption, picture)
+        for number, picture in enumerate(pictures, start=1)
+    )

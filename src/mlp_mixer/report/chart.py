@@ -1,4 +1,5 @@
-"""Line charts as geometry in view-box units: pure functions; `chart.svg.j2` turns the result into SVG.
+"""Line charts as geometry in view-box units: pure functions; `chart.svg.j2` turns the
+result into SVG.
 
 Points are (x, y) in data units; a y that is not finite breaks the line. x starts at 0.
 """
@@ -13,8 +14,12 @@ from typing import Literal
 Point = tuple[float, float]
 Format = Callable[[float], str]
 
-WIDTH, HEIGHT = 360, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 346, 24, 196
+WIDTH = 360
+HEIGHT = 230
+_LEFT = 48
+_RIGHT = 346
+_TOP = 24
+_BOTTOM = 196
 MOST_POINTS = 400  # more than one for each pixel column shows nothing new and makes the page heavy
 
 
@@ -50,7 +55,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Chart:
-    """All that the template needs; ticks are (position, label). Without a finite value there are no lines."""
+    """All that the template needs; ticks are (position, label). Without a finite value
+    there are no lines.
+    """
 
     title: str
     summary: str
@@ -80,20 +87,27 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.2f}".rstrip("0").rstrip(".") + "%"
 
 
-def nice_ticks(low: float, high: float, most: int = 6, *, cover: bool = False, whole: bool = False) -> list[float]:
-    """At most `most` round numbers (1, 2 or 5 times a power of ten apart) from `low` to `high`.
+def nice_ticks(
+    low: float, high: float, most: int = 6, *, cover: bool = False, whole: bool = False
+) -> list[float]:
+    """At most `most` round numbers (1, 2 or 5 times a power of ten apart) from `low` to
+    `high`.
 
-    They lie inside the range, or with `cover` reach just beyond both of its ends; `whole` keeps to integers.
+    They lie inside the range, or with `cover` reach just beyond both of its ends;
+    `whole` keeps to integers.
     """
     assert -math.inf < low <= high < math.inf
     if low == high:
         reach = abs(low) / 2 or 0.5
-        low, high = low - reach, high + reach
+        low = low - reach
+        high = high + reach
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     for step in (power * factor for factor in (1, 2, 5, 10, 20, 50)):
         # A hundredth of a step of slack, so that 0.1 + 0.2 does not add a tick at 0.4.
         first = math.floor(low / step + 0.01) if cover else math.ceil(low / step - 0.01)
-        last = math.ceil(high / step - 0.01) if cover else math.floor(high / step + 0.01)
+        last = (
+            math.ceil(high / step - 0.01) if cover else math.floor(high / step + 0.01)
+        )
         if last - first < most and not (whole and step < 1):
             break
     decimals = max(0, -math.floor(math.log10(step)))
@@ -101,16 +115,24 @@ def nice_ticks(low: float, high: float, most: int = 6, *, cover: bool = False, w
 
 
 def thin(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
-    """At most `most` of the points, in order: the lowest and highest of each stretch, so that no spike is lost."""
+    """At most `most` of the points, in order: the lowest and highest of each stretch,
+    so that no spike is lost.
+    """
     if len(points) <= most:
         return list(points)
     kept: list[Point] = [points[0]]
     stretches = most // 2 - 1
     inner = points[1:-1]
     for index in range(stretches):
-        stretch = inner[index * len(inner) // stretches : (index + 1) * len(inner) // stretches]
+        stretch = inner[
+            index * len(inner) // stretches : (index + 1) * len(inner) // stretches
+        ]
         finite = [point for point in stretch if math.isfinite(point[1])]
-        extremes = {min(finite, key=_height), max(finite, key=_height)} if finite else set(stretch[:1])
+        extremes = (
+            {min(finite, key=_height), max(finite, key=_height)}
+            if finite
+            else set(stretch[:1])
+        )
         kept += sorted(extremes)
     return [*kept, points[-1]]
 
@@ -124,7 +146,8 @@ def line_chart(
     limits: tuple[float, float] = (-math.inf, math.inf),
     across: str = "step",
 ) -> Chart:
-    """Lay out a chart; `text` writes y values, `from_zero` begins the y axis at 0, `across` names the x axis.
+    """Lay out a chart; `text` writes y values, `from_zero` begins the y axis at 0,
+    `across` names the x axis.
 
     No tick exceeds `limits` unless a value does.
     """
@@ -133,19 +156,29 @@ def line_chart(
     if not finite:
         return Chart(title, "No values were recorded.")
     heights = [y for _, y in finite] + ([0.0] if from_zero else [])
-    bottom, top = min(limits[0], *heights), max(limits[1], *heights)
-    y_values = [tick for tick in nice_ticks(min(heights), max(heights), cover=True) if bottom <= tick <= top]
+    bottom = min(limits[0], *heights)
+    top = max(limits[1], *heights)
+    y_values = [
+        tick
+        for tick in nice_ticks(min(heights), max(heights), cover=True)
+        if bottom <= tick <= top
+    ]
     x_end = max(*(x for line in drawn for x, _ in line.points), 1.0)
 
     def place(point: Point) -> Point:
         across = point[0] / x_end
         up = (point[1] - y_values[0]) / (y_values[-1] - y_values[0])
-        return round(_LEFT + across * (_RIGHT - _LEFT), 1), round(_BOTTOM - up * (_BOTTOM - _TOP), 1)
+        return round(_LEFT + across * (_RIGHT - _LEFT), 1), round(
+            _BOTTOM - up * (_BOTTOM - _TOP), 1
+        )
 
     return Chart(
         title,
         summary=_summary(series, text),
-        x_ticks=tuple((place((x, 0))[0], number(x)) for x in nice_ticks(0, x_end, most=6, whole=across == "step")),
+        x_ticks=tuple(
+            (place((x, 0))[0], number(x))
+            for x in nice_ticks(0, x_end, most=6, whole=across == "step")
+        ),
         y_ticks=tuple((place((0, y))[1], text(y)) for y in y_values),
         lines=tuple(_line(line, place, text) for line in drawn),
         across=across,
@@ -154,20 +187,30 @@ def line_chart(
 
 def _line(series: Series, place: Callable[[Point], Point], text: Format) -> Line:
     points = thin(series.points)
-    path, pen_down = "", False
+    path = ""
+    pen_down = False
     for point in points:
         if _finite(point):
             x, y = place(point)
-            path += f"L{x:g} {y:g}" if pen_down else f"M{x:g} {y:g}h0"  # h0: a point between two gaps shows as a dot
+            path += (
+                f"L{x:g} {y:g}" if pen_down else f"M{x:g} {y:g}h0"
+            )  # h0: a point between two gaps shows as a dot
         pen_down = _finite(point)
     dotted = series.dots and len(points) <= 40
     dots = tuple(place(point) for point in points if _finite(point)) if dotted else ()
     chosen = annotated(series)
-    return Line(series.name, path, dots, _note(place(chosen), text(chosen[1])) if chosen else None)
+    return Line(
+        series.name,
+        path,
+        dots,
+        _note(place(chosen), text(chosen[1])) if chosen else None,
+    )
 
 
 def annotated(series: Series) -> Point | None:
-    """The point whose value is written out: the last finite one, or the first of the highest."""
+    """The point whose value is written out: the last finite one, or the first of the
+    highest.
+    """
     finite = [point for point in series.points if _finite(point)]
     if not finite or series.annotate == "none":
         return None
@@ -191,14 +234,18 @@ def _summary(series: Sequence[Series], text: Format) -> str:
         finite = [point for point in line.points if _finite(point)]
         lost = len(line.points) - len(finite)
         if finite:
-            part = f"{line.name}: {text(finite[0][1])}" + (f" to {text(finite[-1][1])}" if len(finite) > 1 else "")
+            part = f"{line.name}: {text(finite[0][1])}" + (
+                f" to {text(finite[-1][1])}" if len(finite) > 1 else ""
+            )
             best = annotated(line)
             if best and line.annotate == "highest":
                 part += f", highest {text(best[1])} at step {best[0]:,.0f}"
             parts.append(part + (f" ({lost:,} not finite)" if lost else ""))
         elif lost:
             parts.append(f"{line.name}: no finite value among {lost:,}")
-    return "; ".join(parts) + "."  # names stay as they are: one may be that of a run's folder
+    return (
+        "; ".join(parts) + "."
+    )  # names stay as they are: one may be that of a run's folder
 
 
 def _height(point: Point) -> float:

@@ -1,4 +1,6 @@
-"""A confusion matrix (K, K), rows true and columns predicted, as rows for a table or as a list of confused pairs."""
+"""A confusion matrix (K, K), rows true and columns predicted, as rows for a table or as
+a list of confused pairs.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One true class: how many pictures were predicted as each class; rates are fractions, None where undefined."""
+    """One true class: how many pictures were predicted as each class; rates are
+    fractions, None where undefined.
+    """
 
     name: str
     counts: tuple[int, ...]
@@ -25,7 +29,9 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """`count` pictures of the class `true` were taken for `predicted`: the fraction `share` of that class."""
+    """`count` pictures of the class `true` were taken for `predicted`: the fraction
+    `share` of that class.
+    """
 
     true: str
     predicted: str
@@ -56,7 +62,9 @@ def class_rows(confusion: NDArray[Any], classes: Sequence[str]) -> list[ClassRow
     ]
 
 
-def confused_pairs(confusion: NDArray[Any], classes: Sequence[str], most: int = 20) -> list[ConfusedPair]:
+def confused_pairs(
+    confusion: NDArray[Any], classes: Sequence[str], most: int = 20
+) -> list[ConfusedPair]:
     """The `most` frequent mistakes, most frequent first."""
     mistakes = confusion - np.diag(np.diag(confusion))
     totals = confusion.sum(axis=1)
@@ -65,7 +73,11 @@ def confused_pairs(confusion: NDArray[Any], classes: Sequence[str], most: int = 
         true, predicted = divmod(int(flat), len(classes))
         count = int(mistakes[true, predicted])
         if count > 0:
-            pairs.append(ConfusedPair(classes[true], classes[predicted], count, count / int(totals[true])))
+            pairs.append(
+                ConfusedPair(
+                    classes[true], classes[predicted], count, count / int(totals[true])
+                )
+            )
     return pairs
 
 

@@ -1,7 +1,9 @@
-"""One self-contained HTML page for one run: facts, curves, confusions, pictures, configuration, provenance.
+"""One self-contained HTML page for one run: facts, curves, confusions, pictures,
+configuration, provenance.
 
-The page asks for nothing from outside (its content policy forbids it) and runs no script. All text from users is
-escaped by the template engine; pictures are PNG data URIs.
+The page asks for nothing from outside (its content policy forbids it) and runs no
+script. All text from users is escaped by the template engine; pictures are PNG data
+URIs.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..analysis import to_png
-from ..evaluate.calibration import Calibration
+from ..evaluation.calibration import Calibration
 from ..files import PathLike, write_text
 from .chart import Chart, Point, Series, line_chart, number, percent
 from .confusion import check_confusion, class_rows, confused_pairs
@@ -39,7 +41,8 @@ _SMALL_PIXELS = 64  # up to here an enlarged picture shows its pixels instead of
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture (uint8 HWC, C 1 or 3) with its prediction: classes with probabilities (0 to 1), best first.
+    """One picture (uint8 HWC, C 1 or 3) with its prediction: classes with probabilities
+    (0 to 1), best first.
 
     heat: the picture under a map of what spoke for the best class.
     """
@@ -53,15 +56,20 @@ class Sample:
     @property
     def correct(self) -> bool | None:
         """Whether the best class is the true one; None where that is not known."""
-        return self.top[0][0] == self.true_class if self.top and self.true_class is not None else None
+        return (
+            self.top[0][0] == self.true_class
+            if self.top and self.true_class is not None
+            else None
+        )
 
 
 @dataclass(frozen=True)
 class Report:
     """What `render` shows; empty parts leave no trace on the page.
 
-    `facts` are (label, value) cards; `journal` holds the rows of metrics.jsonl; `confusion` is (K, K) of counts, rows
-    true and columns predicted; `pictures` are (heading, caption, uint8 HWC); `config` and `provenance` may be nested.
+    `facts` are (label, value) cards; `journal` holds the rows of metrics.jsonl;
+    `confusion` is (K, K) of counts, rows true and columns predicted; `pictures` are
+    (heading, caption, uint8 HWC); `config` and `provenance` may be nested.
     """
 
     title: str
@@ -76,21 +84,32 @@ class Report:
     config: dict[str, Any]
     provenance: dict[str, Any]
     calibration: Calibration | None = None
-    tempered: tuple[float, Calibration] | None = None  # with a temperature that other images chose
+    tempered: tuple[float, Calibration] | None = (
+        None  # with a temperature that other images chose
+    )
 
 
 def write_report(report: Report, path: PathLike) -> Path:
-    """Write the page to `path` (whole or not at all) and return it; `UserError` if the disk refuses."""
+    """Write the page to `path` (whole or not at all) and return it; `UserError` if the
+    disk refuses.
+    """
     write_text(path, render(report))
     return Path(path)
 
 
 def render(report: Report) -> str:
-    """The page as HTML; `UserError` if the confusion matrix does not fit the classes or a picture is not uint8."""
+    """The page as HTML; `UserError` if the confusion matrix does not fit the classes or
+    a picture is not uint8.
+    """
     if report.confusion is not None:
         check_confusion(report.confusion, report.classes)
-    page = environment().get_template("template.html.j2").render(report=report, **_views(report))
-    # File names may hold bytes that are no text (lone surrogates): show them escaped rather than fail at the end.
+    page = (
+        environment()
+        .get_template("template.html.j2")
+        .render(report=report, **_views(report))
+    )
+    # File names may hold bytes that are no text (lone surrogates): show them escaped
+    # rather than fail at the end.
     return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -99,14 +118,24 @@ def environment() -> jinja2.Environment:
     assert __package__
     folder = resources.files(__package__)
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8")),
+        loader=jinja2.FunctionLoader(
+            lambda name: (folder / name).read_text(encoding="utf-8")
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "number": _number_or_dash, "fraction": _fraction}
-    environment.filters |= {"thumbnail": _thumbnail, "data_uri": _data_uri, "small": _is_small}
+    environment.filters |= {
+        "percent": _percent,
+        "number": _number_or_dash,
+        "fraction": _fraction,
+    }
+    environment.filters |= {
+        "thumbnail": _thumbnail,
+        "data_uri": _data_uri,
+        "small": _is_small,
+    }
     return environment
 
 
@@ -119,10 +148,16 @@ def _views(report: Report) -> dict[str, Any]:
         "reliability": _reliability(report) if report.calibration else None,
         "pace": _pace(report.journal),
         "evaluations": [row for row in report.journal if row.get("kind") == "eval"],
-        "rows": class_rows(confusion, report.classes) if confusion is not None and table else None,
-        "pairs": confused_pairs(confusion, report.classes) if confusion is not None and not table else None,
+        "rows": class_rows(confusion, report.classes)
+        if confusion is not None and table
+        else None,
+        "pairs": confused_pairs(confusion, report.classes)
+        if confusion is not None and not table
+        else None,
         "n": int(confusion.sum()) if confusion is not None else None,
-        "wrong": int(confusion.sum() - np.trace(confusion)) if confusion is not None else None,
+        "wrong": int(confusion.sum() - np.trace(confusion))
+        if confusion is not None
+        else None,
         "settings": list(_flat(report.config)),
         "origins": list(_flat(report.provenance)),
     }
@@ -135,15 +170,22 @@ def _charts(journal: Iterable[Mapping[str, Any]]) -> list[Chart]:
         if row.get("kind") == "eval":
             splits.setdefault(str(row.get("split", "evaluation")), []).append(row)
     losses = [Series(split, points(rows, "loss")) for split, rows in splits.items()]
-    # Only the first is annotated on the chart: the best of two splits are often so close that the numbers collide.
+    # Only the first is annotated on the chart: the best of two splits are often so
+    # close that the numbers collide.
     accuracies = [
         Series(split, points(rows, "top1"), "none" if index else "highest", dots=True)
         for index, (split, rows) in enumerate(splits.items())
     ]
     return [
-        line_chart("Loss", [Series("training", points(train, "loss"), "last"), *losses]),
-        line_chart("Top-1 accuracy", accuracies, percent, from_zero=False, limits=(0, 1)),
-        line_chart("Learning rate", [Series("learning rate", points(train, "lr"), "highest")]),
+        line_chart(
+            "Loss", [Series("training", points(train, "loss"), "last"), *losses]
+        ),
+        line_chart(
+            "Top-1 accuracy", accuracies, percent, from_zero=False, limits=(0, 1)
+        ),
+        line_chart(
+            "Learning rate", [Series("learning rate", points(train, "lr"), "highest")]
+        ),
     ]
 
 
@@ -152,7 +194,11 @@ def _reliability(report: Report) -> Chart:
     assert report.calibration
 
     def dots(found: Calibration) -> list[Point]:
-        return [(sure, right) for sure, right, count in found.bins if count >= _FEWEST_ANSWERS]
+        return [
+            (sure, right)
+            for sure, right, count in found.bins
+            if count >= _FEWEST_ANSWERS
+        ]
 
     series = [Series("as it answers", dots(report.calibration), dots=True)]
     if report.tempered:
@@ -160,34 +206,49 @@ def _reliability(report: Report) -> Chart:
         name = f"temperature {temperature:.2f}"
         series.append(Series(name, dots(better), dots=True))
     series.append(Series("calibrated", [(0, 0), (1, 1)]))
-    chart = line_chart("Accuracy by confidence", series, percent, limits=(0, 1), across="confidence")
+    chart = line_chart(
+        "Accuracy by confidence", series, percent, limits=(0, 1), across="confidence"
+    )
     return dataclasses.replace(chart, summary=_DOTS)
 
 
 def points(rows: Iterable[Mapping[str, Any]], key: str) -> list[Point]:
-    """(step, value) by step; a run resumed from an earlier step wrote some steps twice, and the last row counts."""
-    values = {row["step"]: _float(row[key]) for row in rows if "step" in row and key in row}
+    """(step, value) by step; a run resumed from an earlier step wrote some steps twice,
+    and the last row counts.
+    """
+    values = {
+        row["step"]: _float(row[key]) for row in rows if "step" in row and key in row
+    }
     return sorted(values.items())
 
 
 def _pace(journal: Iterable[Mapping[str, Any]]) -> str:
     """How long and how fast the training went; empty if the journal does not say."""
     train = [row for row in journal if row.get("kind") == "train"]
-    steps, epochs, rates = (_finite(train, key) for key in ("step", "epoch", "images_per_second"))
+    steps, epochs, rates = (
+        _finite(train, key) for key in ("step", "epoch", "images_per_second")
+    )
     parts = [f"{max(steps):,.0f} steps"] if steps else []
     parts += [f"{max(epochs):.4g} epochs"] if epochs else []
-    parts += [f"median {statistics.median(rates):,.0f} images per second"] if rates else []
+    parts += (
+        [f"median {statistics.median(rates):,.0f} images per second"] if rates else []
+    )
     return ", ".join(parts)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Nested groups as dotted names, the way `--set a.b=c` spells them, with values as JSON but strings bare."""
+    """Nested groups as dotted names, the way `--set a.b=c` spells them, with values as
+    JSON but strings bare.
+    """
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
             plain = isinstance(value, str)
-            yield f"{prefix}{key}", value if plain else json.dumps(value, ensure_ascii=False, default=str)
+            yield (
+                f"{prefix}{key}",
+                value if plain else json.dumps(value, ensure_ascii=False, default=str),
+            )
 
 
 def _finite(rows: Iterable[Mapping[str, Any]], key: str) -> list[float]:
@@ -204,8 +265,12 @@ def _number_or_dash(value: Any) -> str:
 
 
 def _percent(value: Any, decimals: int) -> str:
-    """A fraction as a percentage of fixed decimals, so that columns align; a dash where there is none."""
-    return f"{100 * _float(value):.{decimals}f}%" if math.isfinite(_float(value)) else "–"
+    """A fraction as a percentage of fixed decimals, so that columns align; a dash where
+    there is none.
+    """
+    return (
+        f"{100 * _float(value):.{decimals}f}%" if math.isfinite(_float(value)) else "–"
+    )
 
 
 def _fraction(value: Any) -> float:

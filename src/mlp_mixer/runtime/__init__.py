@@ -1,8 +1,19 @@
-"""Engines that run a Mixer behind one call, each compared with the plain module when it is made."""
+"""Engines that run a Mixer behind one call, each compared with the plain module when it
+is made.
+"""
 
 from __future__ import annotations
 
-from .engines import ENGINES, Run, disagreement, engine, fastest, int8, why_not
+from .engines import ENGINES, EngineFn, disagreement, engine, fastest, int8, why_not
 from .onnx_graph import onnx_graph
 
-__all__ = ["ENGINES", "Run", "disagreement", "engine", "fastest", "int8", "onnx_graph", "why_not"]
+__all__ = [
+    "ENGINES",
+    "Run",
+    "disagreement",
+    "engine",
+    "fastest",
+    "int8",
+    "onnx_graph",
+    "why_not",
+]

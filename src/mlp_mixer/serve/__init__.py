@@ -1,4 +1,6 @@
-"""A checkpoint behind HTTP: an API that computes the pictures of all clients together, and a page for people."""
+"""A checkpoint behind HTTP: an API that computes the pictures of all clients together,
+and a page for people.
+"""
 
 from .app import create_app
 from .limits import Limits, server

@@ -1,4 +1,6 @@
-"""What a client may ask for and how long it may take: the memory of a server is the sum of these bounds."""
+"""What a client may ask for and how long it may take: the memory of a server is the sum
+of these bounds.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one server; a request over them gets 413 (too large), 408 (slow), 503 (too many) or 504 (too much)."""
+    """Bounds of one server; a request over them gets 413 (too large), 408 (slow), 503
+    (too many) or 504 (too much).
+    """
 
     max_bytes: int = 20 * 2**20  # of one request's body
     max_pixels: int = 50_000_000  # of one picture, by its header
@@ -28,26 +32,39 @@ class Limits:
     held_bytes: int = 256 * 2**20  # of all clients' bodies in memory
     connections: int = 4_000
     seconds: float = 30.0  # for a body to come, and again for its answer
-    head_seconds: float = 10.0  # for a request's first lines to come, and for an answer to be fetched
+    head_seconds: float = (
+        10.0  # for a request's first lines to come, and for an answer to be fetched
+    )
     batch: int = 32  # pictures computed at once
     patience: float = 0.004  # seconds that a batch waits for pictures being decoded
 
 
 def busy(sentence: str) -> HTTPException:
     """A refusal that invites to try again."""
-    return HTTPException(503, f"{sentence}; try again in a second", {"Retry-After": "1"})
+    return HTTPException(
+        503, f"{sentence}; try again in a second", {"Retry-After": "1"}
+    )
 
 
 class Bodies:
-    """Reads bodies within the limits. `held` counts their bytes in memory; who is done with a body takes it off."""
+    """Reads bodies within the limits. `held` counts their bytes in memory; who is done
+    with a body takes it off.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        self.limits, self.held = limits, 0
+        self.limits = limits
+        self.held = 0
 
     async def read(self, request: Request) -> bytes:
-        """The whole body; `HTTPException` if it is too large (uvicorn reads the rest away), too slow, or too much."""
-        most, body, declared = self.limits.max_bytes, bytearray(), request.headers.get("content-length", "")
-        too_large = HTTPException(413, f"a request has at most {most / 2**20:.3g} MiB; send a smaller picture")
+        """The whole body; `HTTPException` if it is too large (uvicorn reads the rest
+        away), too slow, or too much.
+        """
+        most = self.limits.max_bytes
+        body = bytearray()
+        declared = request.headers.get("content-length", "")
+        too_large = HTTPException(
+            413, f"a request has at most {most / 2**20:.3g} MiB; send a smaller picture"
+        )
         if declared.isdecimal() and int(declared) > most:
             raise too_large
         try:
@@ -69,7 +86,9 @@ class Bodies:
 
 
 class Impatient(H11Protocol):
-    """uvicorn's HTTP/1.1, which waits for ever for a request's head and for a slow reader: here waiting has an end."""
+    """uvicorn's HTTP/1.1, which waits for ever for a request's head and for a slow
+    reader: here waiting has an end.
+    """
 
     limits = Limits()
     _end: asyncio.TimerHandle | None = None
@@ -81,11 +100,15 @@ class Impatient(H11Protocol):
     def handle_events(self) -> None:
         before = self.cycle
         super().handle_events()
-        if self.cycle is not before:  # a head has come: now for the body, the answer and what is to be said of them
+        if (
+            self.cycle is not before
+        ):  # a head has come: now for the body, the answer and what is to be said of them
             self._end_in(2 * self.limits.seconds + self.limits.head_seconds)
 
     def on_response_complete(self) -> None:
-        self._end_in(self.limits.head_seconds)  # to be fetched; a connection without anything to do is closed earlier
+        self._end_in(
+            self.limits.head_seconds
+        )  # to be fetched; a connection without anything to do is closed earlier
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -95,28 +118,54 @@ class Impatient(H11Protocol):
     def _end_in(self, seconds: float | None) -> None:
         if self._end:
             self._end.cancel()
-        self._end = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+        self._end = (
+            None
+            if seconds is None
+            else self.loop.call_later(seconds, self.transport.abort)
+        )
 
 
 def server(app: Any, limits: Limits) -> uvicorn.Server:
-    """A server for `run(sockets=[listen(...)])`: a signal has it answer what it has begun, and then stop."""
-    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it has something to say to every broken form
-    how: dict[str, Any] = {"ws": "none", "log_level": "error", "access_log": False, "server_header": False}
-    how |= {"http": type("Bounded", (Impatient,), {"limits": limits}), "limit_concurrency": limits.connections}
-    return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=int(limits.seconds) + 1, **how))
+    """A server for `run(sockets=[listen(...)])`: a signal has it answer what it has
+    begun, and then stop.
+    """
+    logging.getLogger("python_multipart").setLevel(
+        logging.ERROR
+    )  # it has something to say to every broken form
+    how: dict[str, Any] = {
+        "ws": "none",
+        "log_level": "error",
+        "access_log": False,
+        "server_header": False,
+    }
+    how |= {
+        "http": type("Bounded", (Impatient,), {"limits": limits}),
+        "limit_concurrency": limits.connections,
+    }
+    return uvicorn.Server(
+        uvicorn.Config(app, timeout_graceful_shutdown=int(limits.seconds) + 1, **how)
+    )
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, in a process that may open as many files as it can; `UserError` if it cannot be had."""
-    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such bound
+    """A socket that listens, in a process that may open as many files as it can;
+    `UserError` if it cannot be had.
+    """
+    with contextlib.suppress(
+        ImportError, ValueError, OSError
+    ):  # Windows has no such bound
         import resource
 
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=1024
+            (host, port),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=1024,
         )
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot listen on {host} port {port} ({reason}); choose another --host or --port") from error
+        raise UserError(
+            f"cannot listen on {host} port {port} ({reason}); choose another --host or --port"
+        ) from error

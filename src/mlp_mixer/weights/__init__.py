@@ -1,4 +1,6 @@
-"""Weights as files: every lineage's in and out, and the native checkpoint in the middle."""
+"""Weights as files: every lineage's in and out, and the native checkpoint in the
+middle.
+"""
 
 from .catalog import list_models
 from .checkpoint import Checkpoint, save

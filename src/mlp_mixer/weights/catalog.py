@@ -1,8 +1,11 @@
-"""What can be had by name: architectures, the MLP-Mixer weights that others have published, and those in the package.
+"""What can be had by name: architectures, the MLP-Mixer weights that others have
+published, and those in the package.
 
-A record says what a file is, and no more than is known: no file was read to write it. Published accuracies are claims
-of their sources; None stands for what nobody states. The Mixers trained on JFT-300M were never published, nor were
-Google's weights that were fine-tuned from ImageNet-21k on ImageNet-1k.
+A record says what a file is, and no more than is known: no file was read to write it.
+    Published accuracies are claims
+of their sources; None stands for what nobody states. The Mixers trained on JFT-300M
+were never published, nor were Google's weights that were fine-tuned from ImageNet-21k
+on ImageNet-1k.
 """
 
 from __future__ import annotations
@@ -15,8 +18,10 @@ from typing import Literal
 from ..files import cache_folder
 from .labels import KEYS
 
-BOX = Path(__file__).with_name("box") / "mixer_nano4.cifar10.safetensors"
-"""The weights that come with the package: what answers where none are named. Their name is the file's."""
+BUNDLED = Path(__file__).with_name("bundled") / "mixer_nano4.cifar10.safetensors"
+"""The weights that come with the package: what answers where none are named. Their name
+is the file's.
+"""
 
 
 @dataclass(frozen=True)
@@ -25,30 +30,40 @@ class PublishedWeights:
 
     Args:
         name: ours, `architecture.tag`.
-        aliases: what others call it: timm's and mmpretrain's names, big_vision's shortcuts, files in Google's bucket.
-        architecture: a key of `VARIANTS`; what else the configuration needs (GELU, epsilon) belongs to the dialect.
+        aliases: what others call it: timm's and mmpretrain's names, big_vision's
+            shortcuts, files in Google's bucket.
+        architecture: a key of `VARIANTS`; what else the configuration needs (GELU,
+            epsilon) belongs to the lineage.
         num_classes: outputs of the head.
-        dialect: whose names and layouts the tensors have.
+        lineage: whose names and layouts the tensors have.
         filename: of the file, at its url or in its repository.
-        labels: key for `class_names`, or None if the names of the classes are not known, or in the file.
-        preprocess: the lineage whose way from an image to the input these weights expect; native: in the file.
+        labels: key for `class_names`, or None if the names of the classes are not
+            known, or in the file.
+        preprocess: the lineage whose way from an image to the input these weights
+            expect; native: in the file.
         licence: of the weights, as an SPDX identifier, or "unknown".
-        trained_on: on what, in truth; up to the first semicolon in short, then the evidence and the doubts.
-        url: where the file is, or None if it is on the Hugging Face hub, or in the package.
+        trained_on: on what, in truth; up to the first semicolon in short, then the
+            evidence and the doubts.
+        url: where the file is, or None if it is on the Hugging Face hub, or in the
+            package.
         hub: the repository there, or None if there is a url.
-        sha256: the first hexadecimal digits of the hash, where the file's name states them.
-        mib: size of the file in units of 2**20 bytes, to two decimals, where it is published.
-        paper_row: the row of arXiv 2105.01601 that these weights, or their fine-tuned successors, stand for.
+        sha256: the first hexadecimal digits of the hash, where the file's name states
+            them.
+        mib: size of the file in units of 2**20 bytes, to two decimals, where it is
+            published.
+        paper_row: the row of arXiv 2105.01601 that these weights, or their fine-tuned
+            successors, stand for.
         top1: ImageNet-1k top-1 accuracy in percent that was published for them.
         top1_source: who published it.
-        head: how the classifier was trained, where that is known; None leaves it to the bias of the file's head.
+        head: how the classifier was trained, where that is known; None leaves it to the
+            bias of the file's head.
     """
 
     name: str
     aliases: tuple[str, ...]
     architecture: str
     num_classes: int
-    dialect: Literal["native", "google", "timm", "mmpretrain"]
+    lineage: Literal["native", "google", "timm", "mmpretrain"]
     filename: str
     labels: Literal["imagenet1k", "imagenet21k_goog"] | None
     preprocess: Literal["native", "google", "timm", "timm_miil", "mmpretrain"]
@@ -70,9 +85,11 @@ def find(name: str) -> PublishedWeights | None:
 
 
 def list_models(pattern: str = "*", *, weights: bool = False) -> list[str]:
-    """Names that match a shell pattern: of architectures for `create_model`, or of weights, those of the package first.
+    """Names that match a shell pattern: of architectures for `create_model`, or of
+    weights, those of the package first.
 
-    Published weights are found by their aliases too (`"mlp-mixer*"` finds mmpretrain's) and listed by their own names.
+    Published weights are found by their aliases too (`"mlp-mixer*"` finds mmpretrain's)
+    and listed by their own names.
     """
     if not weights:
         from ..models import variants  # torch, which the records do not need
@@ -81,20 +98,29 @@ def list_models(pattern: str = "*", *, weights: bool = False) -> list[str]:
     return [
         record.name
         for record in CATALOG.values()
-        if any(fnmatch.fnmatchcase(name, pattern) for name in (record.name, *record.aliases))
+        if any(
+            fnmatch.fnmatchcase(name, pattern)
+            for name in (record.name, *record.aliases)
+        )
     ]
 
 
 def cache_place(record: PublishedWeights) -> Path:
-    """Where the file of a record with a url belongs; the folder keeps Google's files of equal names apart."""
-    assert record.url is not None, f"{record.name} is in the cache of the Hugging Face hub"
+    """Where the file of a record with a url belongs; the folder keeps Google's files of
+    equal names apart.
+    """
+    assert record.url is not None, (
+        f"{record.name} is in the cache of the Hugging Face hub"
+    )
     return cache_folder("weights", record.name, record.filename)
 
 
 def cached_path(record: PublishedWeights) -> Path | None:
-    """The file in the package, in our cache, or in that of the Hugging Face hub, or None; asks no network."""
-    if record.dialect == "native":
-        return BOX
+    """The file in the package, in our cache, or in that of the Hugging Face hub, or
+    None; asks no network.
+    """
+    if record.lineage == "native":
+        return BUNDLED
     if record.hub is None:
         place = cache_place(record)
         return place if place.is_file() else None
@@ -113,19 +139,29 @@ _TABLE_3 = {
 
 
 def _google(
-    model: str, folder: str, mib: float, trained_on: str, top1: float | None = None, top1_source: str | None = None
+    model: str,
+    folder: str,
+    mib: float,
+    trained_on: str,
+    top1: float | None = None,
+    top1_source: str | None = None,
 ) -> PublishedWeights:
     """A file of gs://mixer_models; `model` as in the paper, such as "B/16"."""
     size, patch = model.split("/")
-    architecture, data = _architecture(model), {"imagenet1k": "in1k", "imagenet21k": "in21k"}.get(folder)
+    architecture = _architecture(model)
+    data = {"imagenet1k": "in1k", "imagenet21k": "in21k"}.get(folder)
     num_classes = 21843 if data == "in21k" else 1000
     file = f"{folder}/Mixer-{size}_{patch}.npz"
     return PublishedWeights(
         name=f"{architecture}.goog_{data or folder + '_in1k'}",
-        aliases=(file, f"gs://mixer_models/{file}", *([f"{size}-{data[0]}{data[2:]}/{patch}"] if data else [])),
+        aliases=(
+            file,
+            f"gs://mixer_models/{file}",
+            *([f"{size}-{data[0]}{data[2:]}/{patch}"] if data else []),
+        ),
         architecture=architecture,
         num_classes=num_classes,
-        dialect="google",
+        lineage="google",
         url=f"https://storage.googleapis.com/mixer_models/{file}",
         filename=file.rpartition("/")[2],
         mib=mib,
@@ -140,39 +176,54 @@ def _google(
 
 
 def _timm(
-    model: str, our_tag: str, timm_tag: str, num_classes: int, trained_on: str, top1: float | None = None
+    model: str,
+    our_tag: str,
+    timm_tag: str,
+    num_classes: int,
+    trained_on: str,
+    top1: float | None = None,
 ) -> PublishedWeights:
-    """A repository of timm on the hub. (The hash in timm's older file names is that of a .pth, not of this file.)"""
-    architecture, miil = _architecture(model), timm_tag.startswith("miil")
+    """A repository of timm on the hub. (The hash in timm's older file names is that of
+    a .pth, not of this file.)
+    """
+    architecture = _architecture(model)
+    miil = timm_tag.startswith("miil")
     theirs = f"{architecture}_224.{timm_tag}"
     return PublishedWeights(
         name=f"{architecture}.timm_{our_tag}",
         aliases=(theirs, f"timm/{theirs}", f"hf-hub:timm/{theirs}"),
         architecture=architecture,
         num_classes=num_classes,
-        dialect="timm",
+        lineage="timm",
         hub=f"timm/{theirs}",
         filename="model.safetensors",
         labels=KEYS.get(num_classes),
         preprocess="timm_miil" if miil else "timm",
-        licence="unknown" if miil else "Apache-2.0",  # timm's page for MIIL's says Apache-2.0, MIIL's own nothing
+        licence="unknown"
+        if miil
+        else "Apache-2.0",  # timm's page for MIIL's says Apache-2.0, MIIL's own nothing
         trained_on=trained_on,
-        paper_row=None if miil else _TABLE_3[f"{model} {our_tag.removeprefix('goog_')}"],
+        paper_row=None
+        if miil
+        else _TABLE_3[f"{model} {our_tag.removeprefix('goog_')}"],
         top1=top1,
         top1_source="timm, results-imagenet.csv" if top1 else None,
         head="semantic softmax" if timm_tag == "miil_in21k" else None,
     )
 
 
-def _mmpretrain(model: str, size: str, sha256: str, trained_on: str, top1: float) -> PublishedWeights:
+def _mmpretrain(
+    model: str, size: str, sha256: str, trained_on: str, top1: float
+) -> PublishedWeights:
     """A file of OpenMMLab's model zoo; `size` as it is spelled there."""
-    architecture, file = _architecture(model), f"mixer-{size}-p16_3rdparty_64xb64_in1k_20211124-{sha256}.pth"
+    architecture = _architecture(model)
+    file = f"mixer-{size}-p16_3rdparty_64xb64_in1k_20211124-{sha256}.pth"
     return PublishedWeights(
         name=f"{architecture}.mmpretrain_in1k",
         aliases=(f"mlp-mixer-{size}-p16_3rdparty_64xb64_in1k",),
         architecture=architecture,
         num_classes=1000,
-        dialect="mmpretrain",
+        lineage="mmpretrain",
         url=f"https://download.openmmlab.com/mmclassification/v0/mlp-mixer/{file}",
         filename=file,
         sha256=sha256,
@@ -208,7 +259,8 @@ _MISNAMED = (
     "ImageNet-1k from scratch; timm's name goog_in21k_ft_in1k is wrong: its {} is the paper's from-scratch row ({}), "
     "not the fine-tuned one ({}), whose weights were never published, as an author says in timm#651"
 )
-_MISNAMED_B16, _MISNAMED_L16 = _MISNAMED.format(76.616, 76.44, 80.64), _MISNAMED.format(72.084, 71.76, 82.89)
+_MISNAMED_B16 = _MISNAMED.format(76.616, 76.44, 80.64)
+_MISNAMED_L16 = _MISNAMED.format(72.084, 71.76, 82.89)
 _CONVERTED = "ImageNet-21k, 300 epochs; Google's imagenet21k file under timm's names"
 _MIIL_21K = (
     "ImageNet-21K-P (11,221 classes), by Alibaba MIIL; with semantic softmax (arXiv 2104.10972): one softmax over all "
@@ -223,11 +275,25 @@ _MM_L16 = (
     "ImageNet-1k from scratch, by Google; converted from timm (the metafile names timm's B/16 of ImageNet-21k as the "
     "origin, which has other shapes); the 64xb64 of the name is a configuration that did not train it"
 )
-_BOXED = ("Apache-2.0", "CIFAR-10 from scratch; these come with the package, and their file says the rest")
-_PAPER, _SAM = "arXiv 2105.01601, Table 3", "arXiv 2106.01548, as quoted in google-research/vision_transformer#134"
+_BUNDLED = (
+    "Apache-2.0",
+    "CIFAR-10 from scratch; these come with the package, and their file says the rest",
+)
+_PAPER = "arXiv 2105.01601, Table 3"
+_SAM = "arXiv 2106.01548, as quoted in google-research/vision_transformer#134"
 
 _RECORDS = (
-    PublishedWeights(BOX.stem, (), BOX.stem.partition(".")[0], 10, "native", BOX.name, None, "native", *_BOXED),
+    PublishedWeights(
+        BUNDLED.stem,
+        (),
+        BUNDLED.stem.partition(".")[0],
+        10,
+        "native",
+        BUNDLED.name,
+        None,
+        "native",
+        *_BUNDLED,
+    ),
     #       model  folder         MiB     trained on  top-1
     _google("B/16", "imagenet1k", 228.47, _IN1K, 76.44, _PAPER),
     _google("L/16", "imagenet1k", 794.29, _IN1K, 71.76, _PAPER),
@@ -255,4 +321,6 @@ _RECORDS = (
 CATALOG: dict[str, PublishedWeights] = {record.name: record for record in _RECORDS}
 """The weights of the package, and every published MLP-Mixer we know of, by our name."""
 
-_BY_ANY_NAME = {name: record for record in _RECORDS for name in (record.name, *record.aliases)}
+_BY_ANY_NAME = {
+    name: record for record in _RECORDS for name in (record.name, *record.aliases)
+}

@@ -18,18 +18,27 @@ from mlp_mixer.images.preprocess import Preprocess
 
 def test_filters_are_drawn_by_frequency_in_their_own_colours() -> None:
     chequered = np.zeros((1, 3, 4, 4), np.float32)
-    chequered[0, 1] = (np.indices((4, 4)).sum(0) % 2) * 2 - 1  # green where positive, magenta where negative
+    chequered[0, 1] = (
+        np.indices((4, 4)).sum(0) % 2
+    ) * 2 - 1  # green where positive, magenta where negative
     flat = np.full((1, 3, 4, 4), -0.01, np.float32)  # small, but scaled by its own size
     mosaic = draw_filters(np.concatenate([chequered, flat]), gap=2)
     side = 48
-    first, second = (mosaic[2 : 2 + side, left : left + side] for left in (2, 2 + side + 2))
+    first, second = (
+        mosaic[2 : 2 + side, left : left + side] for left in (2, 2 + side + 2)
+    )
     assert (first == 0).all()
-    assert np.unique(second.reshape(-1, 3), axis=0).tolist() == [[128, 0, 128], [128, 255, 128]]
+    assert np.unique(second.reshape(-1, 3), axis=0).tolist() == [
+        [128, 0, 128],
+        [128, 255, 128],
+    ]
 
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_any_number_of_channels(channels: int) -> None:
-    filters = np.random.default_rng(0).normal(size=(7, channels, 3, 3)).astype(np.float32)
+    filters = (
+        np.random.default_rng(0).normal(size=(7, channels, 3, 3)).astype(np.float32)
+    )
     mosaic = draw_filters(filters)
     inside = mosaic[3:-3, 3:-3]
     assert ((inside.max(axis=2) - inside.min(axis=2)) > 8).any() == (channels == 3)
@@ -43,7 +52,10 @@ def test_weights_that_are_not_finite_are_refused() -> None:
 def test_the_first_three_blocks_all_units_and_some() -> None:
     model = create_model("mixer_nano4", num_blocks=4, tokens_mlp_dim=200, num_classes=2)
     figures = weight_figures(model)
-    weights = [model.state_dict()[f"blocks.{i}.mlp_tokens.fc1.weight"].numpy() for i in range(3)]
+    weights = [
+        model.state_dict()[f"blocks.{i}.mlp_tokens.fc1.weight"].numpy()
+        for i in range(3)
+    ]
     for name, most in (("token_units", 128), ("token_units_all", None)):
         expected = token_unit_pictures(weights, (8, 8), most_units=most)
         drawn = figures[name]
@@ -53,17 +65,32 @@ def test_the_first_three_blocks_all_units_and_some() -> None:
 
 
 def test_titles_stand_above_their_pictures() -> None:
-    sheet = stacked(["one", "two"], [np.zeros((10, 60, 3), np.uint8), np.full((5, 40, 3), 200, np.uint8)])
+    sheet = stacked(
+        ["one", "two"],
+        [np.zeros((10, 60, 3), np.uint8), np.full((5, 40, 3), 200, np.uint8)],
+    )
     assert sheet.shape == (10 + 5 + 2 * 34, 60, 3)
     assert (sheet[34:44] == 0).all()
     assert (sheet[78:83, :40] == 200).all()
     assert (sheet[:34] < 100).any(), "no letters"
 
 
-def test_the_command_draws_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_draws_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = create_model("mixer_pico2", in_channels=1, num_classes=2)
     save(tmp_path / "w.safetensors", model, preprocess=Preprocess((8, 8), channels=1))
-    assert run(["figures", str(tmp_path / "w.safetensors"), "--out", str(tmp_path / "pictures")]) == 0
+    assert (
+        run(
+            [
+                "figures",
+                str(tmp_path / "w.safetensors"),
+                "--out",
+                str(tmp_path / "pictures"),
+            ]
+        )
+        == 0
+    )
     names = {path.name for path in (tmp_path / "pictures").iterdir()}
     assert names == {"token_units.png", "token_units_all.png", "embeddings.png"}
     for name in names:
@@ -71,7 +98,21 @@ def test_the_command_draws_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFi
             assert picture.size[0] > 100
     with torch.no_grad():
         model.stem.proj.weight.fill_(float("inf"))
-    save(tmp_path / "broken.safetensors", model, preprocess=Preprocess((8, 8), channels=1))
+    save(
+        tmp_path / "broken.safetensors",
+        model,
+        preprocess=Preprocess((8, 8), channels=1),
+    )
     capsys.readouterr()
-    assert run(["figures", str(tmp_path / "broken.safetensors"), "--out", str(tmp_path / "x")]) == 2
+    assert (
+        run(
+            [
+                "figures",
+                str(tmp_path / "broken.safetensors"),
+                "--out",
+                str(tmp_path / "x"),
+            ]
+        )
+        == 2
+    )
     assert "Traceback" not in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""The ordering, pairing and drawing of token-mixing units, by properties that hold exactly."""
+"""The ordering, pairing and drawing of token-mixing units, by properties that hold
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlp_mixer.analysis import draw_units, mean_frequency, order_units, to_png, token_unit_pictures
+from mlp_mixer.analysis import (
+    draw_units,
+    mean_frequency,
+    order_units,
+    to_png,
+    token_unit_pictures,
+)
 from mlp_mixer.errors import UserError
 
 SIDE = 8
 ROWS, COLUMNS = np.mgrid[:SIDE, :SIDE]
 CHECKERBOARD = (-1.0) ** (ROWS + COLUMNS)
 CONSTANT = np.ones((SIDE, SIDE))
-WHITE, BLUE, RED = (247, 247, 247), (5, 48, 97), (103, 0, 31)
+WHITE = (247, 247, 247)
+BLUE = (5, 48, 97)
+RED = (103, 0, 31)
 
 
 def wave(cycles: int) -> np.ndarray:
@@ -33,7 +43,9 @@ def test_frequencies_of_pure_waves_are_exact() -> None:
 
 def test_frequency_ignores_scale_and_sign() -> None:
     unit = noise(1, 5, 7)
-    np.testing.assert_allclose(mean_frequency(unit), mean_frequency(-1e-200 * unit), rtol=1e-12)
+    np.testing.assert_allclose(
+        mean_frequency(unit), mean_frequency(-1e-200 * unit), rtol=1e-12
+    )
 
 
 def test_a_constant_offset_lowers_the_frequency() -> None:
@@ -88,8 +100,12 @@ def test_colours_and_layout() -> None:
     assert (picture[4:7, 1:4] == RED).all()
     assert (picture[1:7, 4:7] == WHITE).all()
     assert (picture[1:7, 8:14] == WHITE).all(), "a unit of zeros is neutral everywhere"
-    assert (picture[8:11, 1:4] == RED).all(), "each unit is scaled by its own largest magnitude"
-    assert (picture[8:14, 8:14] == picture[0, 0]).all(), "an empty place looks like the gap"
+    assert (picture[8:11, 1:4] == RED).all(), (
+        "each unit is scaled by its own largest magnitude"
+    )
+    assert (picture[8:14, 8:14] == picture[0, 0]).all(), (
+        "an empty place looks like the gap"
+    )
     assert not (picture == picture[0, 0]).all()
 
 
@@ -104,14 +120,19 @@ def test_pictures_of_blocks() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 5), (3, 4, 1)])
 def test_weights_must_fit_the_grid(shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"do not fit a grid of 2 x 2 patches: expected \(hidden units, 4\)"):
+    with pytest.raises(
+        UserError,
+        match=r"do not fit a grid of 2 x 2 patches: expected \(hidden units, 4\)",
+    ):
         token_unit_pictures([np.ones(shape)], (2, 2))
 
 
 def test_unfit_weights_are_refused() -> None:
     with pytest.raises(UserError, match="did the training diverge"):
         mean_frequency(np.full((1, 2, 2), np.nan))
-    with pytest.raises(UserError, match=r"expected units of shape \(N, H, W\), got \(2, 2\)"):
+    with pytest.raises(
+        UserError, match=r"expected units of shape \(N, H, W\), got \(2, 2\)"
+    ):
         order_units(np.ones((2, 2)))
     with pytest.raises(UserError, match="cannot draw 0 units"):
         draw_units(np.ones((0, 2, 2)), columns=1, scale=1, gap=0)
@@ -126,7 +147,10 @@ def test_png_round_trip(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(back.reshape(shape), image)
 
 
-@pytest.mark.parametrize("image", [np.zeros((2, 2)), np.zeros((2, 2, 4), np.uint8), np.zeros((0, 2), np.uint8)])
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((2, 2)), np.zeros((2, 2, 4), np.uint8), np.zeros((0, 2), np.uint8)],
+)
 def test_png_refuses_what_is_no_image(image: np.ndarray) -> None:
     with pytest.raises(UserError, match="as PNG: expected uint8"):
         to_png(image)

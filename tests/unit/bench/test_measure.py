@@ -1,4 +1,6 @@
-"""Turns, percentiles and memory: what is counted, in which order, and that sums come out."""
+"""Turns, percentiles and memory: what is counted, in which order, and that sums come
+out.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from mlp_mixer.bench.measure import interleave, percentiles, roofline, timed
 CPU = torch.device("cpu")
 
 
-def test_turns_rotate_and_first_calls_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_turns_rotate_and_first_calls_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     order: list[str] = []
     numbers = iter(range(100))
 
@@ -45,7 +49,9 @@ def test_percentiles_lie_between_values() -> None:
 
 
 def test_memory_grows_by_what_is_touched() -> None:
-    """In a process of its own: others' tests may have told the allocator to keep what is given back."""
+    """In a process of its own: others' tests may have told the allocator to keep what
+    is given back.
+    """
     code = """
 import torch
 from mlp_mixer.bench.measure import memory
@@ -55,12 +61,21 @@ before = memory(cpu, forget=True)
 assert torch.ones(2**24).sum() == 2**24
 print(-1 if before is None else memory(cpu) - before)
 """
-    grown = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    grown = float(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+    )
     if grown == -1:
         pytest.skip("no /proc here")
     assert 60 <= grown <= 80  # MiB, of 64
 
 
-def test_the_roofline_counts_multiplications_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_roofline_counts_multiplications_and_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(measure, "timed", lambda call, device: (0.5, 0.5))
-    assert roofline(CPU, "fp32") == {"flops": 2 * 2048**3 / 0.5, "bytes": 2 * 4 * 2**26 / 0.5}
+    assert roofline(CPU, "fp32") == {
+        "flops": 2 * 2048**3 / 0.5,
+        "bytes": 2 * 4 * 2**26 / 0.5,
+    }

@@ -1,4 +1,6 @@
-"""timm's registry with our sizes, and the names and arguments with which timm builds our configurations."""
+"""timm's registry with our sizes, and the names and arguments with which timm builds
+our configurations.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,8 @@ from mlp_mixer import MixerConfig, MlpMixer, UserError
 from mlp_mixer.compat import timm_models
 from mlp_mixer.compat.timm_models import entry_point, register
 from mlp_mixer.models import VARIANTS, model_config
-from mlp_mixer.weights import timm_names
-from mlp_mixer.weights.timm_names import ENTRY_POINTS, TIMMS_OWN, EntryPoint
+from mlp_mixer.weights.lineages import timm_names
+from mlp_mixer.weights.lineages.timm_names import ENTRY_POINTS, TIMMS_OWN, EntryPoint
 
 OURS = sorted(set(ENTRY_POINTS) - TIMMS_OWN)
 
@@ -39,14 +41,18 @@ def shapes(model: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 def build(config: MixerConfig, found: EntryPoint | None) -> torch.nn.Module:
     assert found is not None
-    return timm.create_model(found.name, num_classes=config.num_classes, **found.model_args)
+    return timm.create_model(
+        found.name, num_classes=config.num_classes, **found.model_args
+    )
 
 
 def test_register_names_what_is_ours_and_may_be_repeated() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # timm warns when an entry point is overwritten
         assert sorted(register()) == OURS == sorted(register())
-    assert {"mixer_s8_224", "mixer_h14_224", "mixer_pico2_8", "mixer_nano4_32"} <= set(OURS)
+    assert {"mixer_s8_224", "mixer_h14_224", "mixer_pico2_8", "mixer_nano4_32"} <= set(
+        OURS
+    )
     assert set(OURS) <= set(timm.list_models("mixer_*"))
 
 
@@ -55,10 +61,14 @@ def test_timms_own_names_stay_timms_own() -> None:
         assert timm.model_entrypoint(name).__module__ == timms_mixer.__name__
 
 
-def test_an_entry_point_of_somebody_else_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_point_of_somebody_else_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def theirs() -> None: ...
 
-    monkeypatch.setitem(timm.models._registry._model_entrypoints, "mixer_nano4_32", theirs)
+    monkeypatch.setitem(
+        timm.models._registry._model_entrypoints, "mixer_nano4_32", theirs
+    )
     assert "mixer_nano4_32" not in register()
     assert timm.model_entrypoint("mixer_nano4_32") is theirs
 
@@ -72,19 +82,27 @@ def test_every_row_has_an_entry_point_with_our_names_and_shapes(name: str) -> No
     config = dataclasses.replace(VARIANTS[name], num_classes=7)
     found = entry_point(config)
     assert found == EntryPoint(
-        f"{name}_{config.image_size[0]}", {}, needs_register=found is not None and found.name in OURS
+        f"{name}_{config.image_size[0]}",
+        {},
+        needs_register=found is not None and found.name in OURS,
     )
     with torch.device("meta"):
         assert shapes(build(config, found)) == shapes(MlpMixer(config))
 
 
 def test_no_two_rows_share_an_entry_point() -> None:
-    sizes = [(row.patch_size, row.num_blocks, row.hidden_dim) for row in VARIANTS.values()]
+    sizes = [
+        (row.patch_size, row.num_blocks, row.hidden_dim) for row in VARIANTS.values()
+    ]
     assert len(set(sizes)) == len(sizes)
 
 
 def test_timms_own_table_is_what_we_say() -> None:
-    registered = {name for name in timm.list_models(module="mlp_mixer") if name.startswith("mixer_")}
+    registered = {
+        name
+        for name in timm.list_models(module="mlp_mixer")
+        if name.startswith("mixer_")
+    }
     assert registered == TIMMS_OWN
 
 
@@ -93,19 +111,34 @@ ODD: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "one channel": ("mixer_pico7", {"in_channels": 1}, {"in_chans": 1}),
     "five channels": ("mixer_b32", {"in_channels": 5}, {"in_chans": 5}),
     "larger": ("mixer_s16", {"image_size": 256}, {"img_size": [256, 256]}),
-    "odd tokens": ("mixer_pico2", {"tokens_mlp_dim": 17}, {"mlp_ratio": [17 / 64, 4.0]}),
-    "odd both": ("mixer_micro4", {"tokens_mlp_dim": 49, "channels_mlp_dim": 383}, {"mlp_ratio": [49 / 96, 383 / 96]}),
+    "odd tokens": (
+        "mixer_pico2",
+        {"tokens_mlp_dim": 17},
+        {"mlp_ratio": [17 / 64, 4.0]},
+    ),
+    "odd both": (
+        "mixer_micro4",
+        {"tokens_mlp_dim": 49, "channels_mlp_dim": 383},
+        {"mlp_ratio": [49 / 96, 383 / 96]},
+    ),
     "no head": ("mixer_nano2", {"num_classes": 0}, {}),
     "all": (
         "mixer_micro4",
-        {"image_size": (4, 8), "in_channels": 2, "tokens_mlp_dim": 1, "channels_mlp_dim": 1000},
+        {
+            "image_size": (4, 8),
+            "in_channels": 2,
+            "tokens_mlp_dim": 1,
+            "channels_mlp_dim": 1000,
+        },
         {},
     ),
 }
 
 
 @pytest.mark.parametrize("case", ODD.values(), ids=ODD.keys())
-def test_odd_configurations_get_exactly_their_shapes(case: tuple[str, dict[str, Any], dict[str, Any]]) -> None:
+def test_odd_configurations_get_exactly_their_shapes(
+    case: tuple[str, dict[str, Any], dict[str, Any]],
+) -> None:
     name, fields, expected = case
     config = model_config(name, **({"num_classes": 3} | fields))
     found = entry_point(config)
@@ -137,20 +170,30 @@ def size_of_24(monkeypatch: pytest.MonkeyPatch) -> Iterator[MixerConfig]:
 
 
 def test_a_width_of_17_in_24(size_of_24: MixerConfig) -> None:
-    config = dataclasses.replace(size_of_24, tokens_mlp_dim=17, image_size=(8, 12), in_channels=1, num_classes=4)
+    config = dataclasses.replace(
+        size_of_24, tokens_mlp_dim=17, image_size=(8, 12), in_channels=1, num_classes=4
+    )
     found = entry_point(config)
     assert found is not None
     assert found.name == "mixer_test_16"
     assert shapes(build(config, found)) == shapes(MlpMixer(config))
 
 
-@pytest.mark.parametrize("changes", [{"patch_size": 8}, {"num_blocks": 7}, {"hidden_dim": 129}, {"final_norm": False}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"patch_size": 8}, {"num_blocks": 7}, {"hidden_dim": 129}, {"final_norm": False}],
+)
 def test_what_timm_cannot_build_has_no_entry_point(changes: dict[str, Any]) -> None:
     assert entry_point(dataclasses.replace(VARIANTS["mixer_nano4"], **changes)) is None
 
 
 def random_mixer(**fields: Any) -> MlpMixer:
-    model = MlpMixer(model_config("mixer_pico7", **({"gelu": "erf", "num_classes": 6, "num_blocks": 4} | fields)))
+    model = MlpMixer(
+        model_config(
+            "mixer_pico7",
+            **({"gelu": "erf", "num_classes": 6, "num_blocks": 4} | fields),
+        )
+    )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return model.eval()
@@ -170,22 +213,38 @@ def test_timm_loads_a_local_folder(tmp_path: Path) -> None:
     model = random_mixer(image_size=(14, 28), in_channels=1, tokens_mlp_dim=17)
     found = entry_point(model.config)
     assert found is not None
-    record = {"input_size": [1, 14, 28], "num_classes": 6, "mean": [0.5], "std": [0.5], "fixed_input_size": True}
+    record = {
+        "input_size": [1, 14, 28],
+        "num_classes": 6,
+        "mean": [0.5],
+        "std": [0.5],
+        "fixed_input_size": True,
+    }
     record |= {"first_conv": "stem.proj", "classifier": "head"}
-    described = {"architecture": found.name, "num_classes": 6, "model_args": found.model_args, "pretrained_cfg": record}
+    described = {
+        "architecture": found.name,
+        "num_classes": 6,
+        "model_args": found.model_args,
+        "pretrained_cfg": record,
+    }
     (tmp_path / "config.json").write_text(json.dumps(described))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     theirs = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     image = torch.randn(3, 1, 14, 28)
     torch.testing.assert_close(theirs(image), model(image), rtol=0, atol=1e-6)
-    other_head = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=2)
+    other_head = timm.create_model(
+        f"local-dir:{tmp_path}", pretrained=True, num_classes=2
+    )
     assert shapes(other_head)["head.weight"] == (2, 64)
-    assert torch.equal(other_head.state_dict()["stem.proj.weight"], model.stem.proj.weight)
+    assert torch.equal(
+        other_head.state_dict()["stem.proj.weight"], model.stem.proj.weight
+    )
 
 
 def test_the_entry_points_behave_like_timms() -> None:
     model = timm.create_model("mixer_nano4_32", num_classes=10)
-    cfg, timms = model.pretrained_cfg, timm.create_model("mixer_s32_224").pretrained_cfg
+    cfg = model.pretrained_cfg
+    timms = timm.create_model("mixer_s32_224").pretrained_cfg
     assert tuple(cfg["input_size"]) == (3, 32, 32)
     for key in (
         "mean",
@@ -202,19 +261,25 @@ def test_the_entry_points_behave_like_timms() -> None:
     with pytest.raises(TypeError, match="patch_size"):
         timm.create_model("mixer_nano4_32", patch_size=8)
     features = timm.create_model("mixer_pico7_28", features_only=True)
-    assert [tuple(x.shape) for x in features(torch.zeros(1, 3, 28, 28))] == [(1, 64, 4, 4)] * 3
+    assert [tuple(x.shape) for x in features(torch.zeros(1, 3, 28, 28))] == [
+        (1, 64, 4, 4)
+    ] * 3
 
 
 def test_the_names_come_without_timm() -> None:
-    """`entry_point` is for rooms that must not need timm; importing the room of compat does not either."""
+    """`entry_point` is for rooms that must not need timm; importing the room of compat
+    does not either.
+    """
     code = (
-        "import sys; from mlp_mixer.weights.timm_names import entry_point; from mlp_mixer import compat;"
+        "import sys; from mlp_mixer.weights.lineages.timm_names import entry_point; from mlp_mixer import compat;"
         "from mlp_mixer.models import VARIANTS; assert entry_point(VARIANTS['mixer_s16']).name == 'mixer_s16_224';"
         "assert not any(m == 'timm' or m.startswith('timm.') for m in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     imports = [
-        n for n in ast.parse(Path(timm_names.__file__).read_text()).body if isinstance(n, (ast.Import, ast.ImportFrom))
+        n
+        for n in ast.parse(Path(timm_names.__file__).read_text()).body
+        if isinstance(n, (ast.Import, ast.ImportFrom))
     ]
     assert {node.module for node in imports if isinstance(node, ast.ImportFrom)} <= {
         "__future__",

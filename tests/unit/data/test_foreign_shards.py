@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlp_mixer.data import foreign_shards, open_source
+from mlp_mixer.data import foreign_shards, open_dataset
 from mlp_mixer.errors import UserError
 
 Member = tuple[str, bytes]
@@ -33,7 +33,12 @@ def samples(*numbers: int, label: str = "cls") -> list[Member]:
     """Images that are as red as their number, of the class of their number modulo 3."""
     text = {"cls": "%d", "json": '{"filename": "x", "label": %d}'}[label]
     return [
-        part for n in numbers for part in ((f"{n:06d}.{label}", (text % (n % 3)).encode()), (f"{n:06d}.png", png(n)))
+        part
+        for n in numbers
+        for part in (
+            (f"{n:06d}.{label}", (text % (n % 3)).encode()),
+            (f"{n:06d}.png", png(n)),
+        )
     ]
 
 
@@ -55,21 +60,24 @@ def reds(images) -> list[int]:
 def test_a_folder_of_tars_is_indexed_once(tmp_path, cache, label, monkeypatch):
     make(tmp_path / "tars" / "a-001.tar", samples(5, 6, 7, label=label))
     make(tmp_path / "tars" / "a-000.tar", samples(*range(5), label=label))
-    flat = open_source(f"shards:{tmp_path / 'tars'}").all()
+    flat = open_dataset(f"shards:{tmp_path / 'tars'}").all()
     assert reds(flat) == list(range(8))
     assert flat.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     assert flat.classes == ("0", "1", "2")
     assert (flat.name(0), flat.name(7)) == ("a-000/000000.png", "a-001/000007.png")
-    assert sorted(path.name for path in (tmp_path / "tars").iterdir()) == ["a-000.tar", "a-001.tar"]
+    assert sorted(path.name for path in (tmp_path / "tars").iterdir()) == [
+        "a-000.tar",
+        "a-001.tar",
+    ]
     monkeypatch.setattr(foreign_shards, "_index", None)
-    assert len(open_source(f"shards:{tmp_path / 'tars'}").all()) == 8
+    assert len(open_dataset(f"shards:{tmp_path / 'tars'}").all()) == 8
 
 
 def test_a_tar_that_has_changed_is_indexed_again(tmp_path):
     path = make(tmp_path / "a.tar", samples(1, 2))
-    old = open_source(f"shards:{path}").train
+    old = open_dataset(f"shards:{path}").train
     make(path, samples(1, 2, 3, 4, 5, 6, 7))
-    assert len(open_source(f"shards:{path}").all()) == 7
+    assert len(open_dataset(f"shards:{path}").all()) == 7
     with pytest.raises(UserError, match=r"a.tar' has \d+ bytes, expected"):
         old.image(0)
 
@@ -79,15 +87,21 @@ def test_a_tar_that_has_changed_is_indexed_again(tmp_path):
     [
         (("train/0.tar", "validation/0.tar"), ("train", "test")),
         (("Train/0.tar", "val/0.tar", "test/0.tar"), ("train", "val", "test")),
-        (("imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar"), ("train", "test")),
-        (("shard_train.tar", "shard_val.tar", "shard_test.tar"), ("train", "val", "test")),
+        (
+            ("imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar"),
+            ("train", "test"),
+        ),
+        (
+            ("shard_train.tar", "shard_val.tar", "shard_test.tar"),
+            ("train", "val", "test"),
+        ),
     ],
 )
 def test_splits(tmp_path, names, found):
     for number, name in enumerate(names):
         make(tmp_path / "set" / name, samples(number, number + 3))
     make(tmp_path / "set" / "other" / "x.tar", samples(9))
-    source = open_source(f"shards:{tmp_path / 'set'}")
+    source = open_dataset(f"shards:{tmp_path / 'set'}")
     parts = [getattr(source, split) for split in found]
     assert [reds(part) for part in parts] == [[n, n + 3] for n in range(len(names))]
     assert source.held_out is None
@@ -96,27 +110,39 @@ def test_splits(tmp_path, names, found):
 def test_class_names(tmp_path):
     make(tmp_path / "a.tar", samples(*range(6)))
     (tmp_path / "classes.txt").write_text("tench\n English springer \nchain saw\n\n")
-    assert open_source(f"shards:{tmp_path}").train.classes == ("tench", "English springer", "chain saw")
+    assert open_dataset(f"shards:{tmp_path}").train.classes == (
+        "tench",
+        "English springer",
+        "chain saw",
+    )
     (tmp_path / "classes.txt").write_text("tench\nsaw\n")
-    with pytest.raises(UserError, match="labels go from 0 to 2 but there are 2 classes"):
-        open_source(f"shards:{tmp_path}")
+    with pytest.raises(
+        UserError, match="labels go from 0 to 2 but there are 2 classes"
+    ):
+        open_dataset(f"shards:{tmp_path}")
     (tmp_path / "classes.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match="cannot read the shards in"):
-        open_source(f"shards:{tmp_path}")
+        open_dataset(f"shards:{tmp_path}")
 
 
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_long_and_foreign_names(tmp_path, kind):
     stem = "a" * 60 + "/" + "ü" * 60 + "/7"
-    path = make(tmp_path / "a.tar", [(f"{stem}.png", png(7)), (f"{stem}.cls", b"1"), *samples(3)], kind)
-    images = open_source(f"shards:{path}").train
+    path = make(
+        tmp_path / "a.tar",
+        [(f"{stem}.png", png(7)), (f"{stem}.cls", b"1"), *samples(3)],
+        kind,
+    )
+    images = open_dataset(f"shards:{path}").train
     assert reds(images) == [7, 3]
     assert images.name(0) == f"a/{stem}.png"
 
 
 def test_what_is_no_sample_is_passed_over(tmp_path):
     path = tmp_path / "a.tar"
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "global"}) as tar:
+    with tarfile.open(
+        path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "global"}
+    ) as tar:
         folder = tarfile.TarInfo("x")
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)
@@ -131,12 +157,17 @@ def test_what_is_no_sample_is_passed_over(tmp_path):
             ("x/1.PNG", png(1)),
             ("x/1.txt", b"a"),
         ]
-        parts += [("x/1.json", b'{"label": 4}'), ("x/1.cls", b" 1\n"), ("y/1.webp.txt", b""), ("y/2.CLS", b"0")]
+        parts += [
+            ("x/1.json", b'{"label": 4}'),
+            ("x/1.cls", b" 1\n"),
+            ("y/1.webp.txt", b""),
+            ("y/2.CLS", b"0"),
+        ]
         for name, data in [*parts, ("y/2.png", png(2))]:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    images = open_source(f"shards:{path}").train
+    images = open_dataset(f"shards:{path}").train
     assert reds(images) == [1, 2]
     assert images.labels.tolist() == [1, 0]
     assert images.classes == ("0", "1")
@@ -144,7 +175,7 @@ def test_what_is_no_sample_is_passed_over(tmp_path):
 
 def refused(path: Path, match: str) -> None:
     with pytest.raises(UserError, match=match) as caught:
-        open_source(f"shards:{path}")
+        open_dataset(f"shards:{path}")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 700
 
@@ -152,7 +183,10 @@ def refused(path: Path, match: str) -> None:
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        (("cls", b"cat"), "has the label b'cat': expected the number of a class, 0 to 999999"),
+        (
+            ("cls", b"cat"),
+            "has the label b'cat': expected the number of a class, 0 to 999999",
+        ),
         (("cls", b"-1"), "has the label b'-1'"),
         (("cls", b"1000000"), "has the label b'1000000'"),
         (("cls", b"9" * 5000), "has the label b'999"),
@@ -164,27 +198,49 @@ def refused(path: Path, match: str) -> None:
         (("json", b"3"), "has the label b'3'"),
         (("json", b'{"class": 3}'), "has the label"),
         (("json", b'{"label": "3"}'), "has the label"),
-        (("txt", b"3"), "'1.png' in .*a.tar' has no label: expected a file of the same name that ends in .cls"),
+        (
+            ("txt", b"3"),
+            "'1.png' in .*a.tar' has no label: expected a file of the same name that ends in .cls",
+        ),
     ],
 )
 def test_labels_that_are_none(tmp_path, label, message):
-    refused(make(tmp_path / "a.tar", [("1.png", png(1)), (f"1.{label[0]}", label[1])]), message)
+    refused(
+        make(tmp_path / "a.tar", [("1.png", png(1)), (f"1.{label[0]}", label[1])]),
+        message,
+    )
 
 
 def test_two_images_of_one_name(tmp_path):
-    refused(make(tmp_path / "a.tar", [("1.png", png(1)), ("1.jpg", b""), ("1.cls", b"0")]), "shares its name with ano")
+    refused(
+        make(tmp_path / "a.tar", [("1.png", png(1)), ("1.jpg", b""), ("1.cls", b"0")]),
+        "shares its name with ano",
+    )
 
 
 def test_no_images(tmp_path):
-    refused(make(tmp_path / "a.tar", [("1.cls", b"0")]), "there is no image in .*a.tar' and its neighbours")
-    refused(make(tmp_path / "b" / "val" / "a.tar", samples(1)).parents[1], "there are no shards to train on")
+    refused(
+        make(tmp_path / "a.tar", [("1.cls", b"0")]),
+        "there is no image in .*a.tar' and its neighbours",
+    )
+    refused(
+        make(tmp_path / "b" / "val" / "a.tar", samples(1)).parents[1],
+        "there are no shards to train on",
+    )
 
 
 def test_tars_that_are_cut(tmp_path):
     data = make(tmp_path / "a.tar", samples(1, 2)).read_bytes()
     inside = r"is cut short: '00000\d.\w+' claims \d+ bytes; copy it again"
     none = "no end mark"
-    for length, message in {512: inside, 1536: inside, 1600: inside, 0: none, 2048: none, 4096: none}.items():
+    for length, message in {
+        512: inside,
+        1536: inside,
+        1600: inside,
+        0: none,
+        2048: none,
+        4096: none,
+    }.items():
         path = tmp_path / f"{length}.tar"
         path.write_bytes(data[:length])
         refused(path, message)
@@ -195,7 +251,13 @@ def test_tars_that_are_cut(tmp_path):
 
 
 def test_what_is_no_tar(tmp_path):
-    for number, data in enumerate((b"hello" * 1000, np.random.default_rng(0).bytes(5000), b"\x1f\x8b" + bytes(2000))):
+    for number, data in enumerate(
+        (
+            b"hello" * 1000,
+            np.random.default_rng(0).bytes(5000),
+            b"\x1f\x8b" + bytes(2000),
+        )
+    ):
         path = tmp_path / f"{number}.tar"
         path.write_bytes(data)
         refused(path, r"\d.tar' is no plain tar file, or is damaged at byte 0")
@@ -206,7 +268,9 @@ def test_a_header_that_lies_about_its_size(tmp_path, size):
     """In base 256, which can say anything, also numbers that lead backwards."""
     path = make(tmp_path / "a.tar", samples(1))
     data = bytearray(path.read_bytes())
-    data[124:136] = (b"\x80" if size > 0 else b"\xff") + size.to_bytes(11, "big", signed=True)
+    data[124:136] = (b"\x80" if size > 0 else b"\xff") + size.to_bytes(
+        11, "big", signed=True
+    )
     data[148:156] = b" " * 8
     data[148:156] = b"%06o\0 " % sum(data[:512])
     path.write_bytes(data)
@@ -214,7 +278,10 @@ def test_a_header_that_lies_about_its_size(tmp_path, size):
 
 
 def test_a_name_that_is_too_long(tmp_path):
-    refused(make(tmp_path / "a.tar", [("a" * 2**21, b"")], tarfile.GNU_FORMAT), "a label or name of 2097153 bytes")
+    refused(
+        make(tmp_path / "a.tar", [("a" * 2**21, b"")], tarfile.GNU_FORMAT),
+        "a label or name of 2097153 bytes",
+    )
 
 
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
@@ -230,7 +297,9 @@ def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
 def test_json_files_do_not_grow(tmp_path, cache):
     """What the cache holds of foreign tars is our own format."""
     make(tmp_path / "a.tar", samples(1, 2))
-    open_source(f"shards:{tmp_path / 'a.tar'}")
+    open_dataset(f"shards:{tmp_path / 'a.tar'}")
     (description,) = cache.glob("shards/indexed-*/dataset.json")
     record = json.loads(description.read_bytes())["splits"]["train"]
-    assert record["shards"] == [{"name": "a.tar", "bytes": (tmp_path / "a.tar").stat().st_size, "images": 2}]
+    assert record["shards"] == [
+        {"name": "a.tar", "bytes": (tmp_path / "a.tar").stat().st_size, "images": 2}
+    ]

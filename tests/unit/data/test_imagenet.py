@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlp_mixer.data import SOURCES, ImageSet, open_source
+from mlp_mixer.data import DATASETS, ImageSet, open_dataset
 from mlp_mixer.data.imagenet import Benchmark, conditions
 from mlp_mixer.errors import UserError
 from mlp_mixer.recipes import digits
-from mlp_mixer.train.prepare import prepare
+from mlp_mixer.training.prepare import prepare
 
 WNIDS = ("n01440764", "n01443537", "n02510455")
 
@@ -29,7 +29,7 @@ def plant(root: Path, *names: str) -> Path:
 
 
 def opened(spec: str) -> Benchmark:
-    found = open_source(spec).test
+    found = open_dataset(spec).test
     assert isinstance(found, Benchmark)
     return found
 
@@ -46,16 +46,26 @@ def test_v2_is_numbered(tmp_path: Path) -> None:
     assert names(found) == ["10/a.png", "2/a.png", "2/b.jpeg", "999/a.png"]
     assert found.image(0).shape == (8, 8, 3)
     assert found.image(1)[0, 0, 0] == 2
-    assert (found.protocol.numbered, found.protocol.among, found.label_sets) == (True, False, None)
+    assert (found.protocol.numbered, found.protocol.among, found.label_sets) == (
+        True,
+        False,
+        None,
+    )
 
 
-@pytest.mark.parametrize(("name", "among"), [("a", True), ("r", True), ("sketch", False), ("c", False)])
+@pytest.mark.parametrize(
+    ("name", "among"), [("a", True), ("r", True), ("sketch", False), ("c", False)]
+)
 def test_the_others_have_wordnet_ids(tmp_path: Path, name: str, among: bool) -> None:
     plant(tmp_path, *(f"{wnid}/{i}.png" for wnid in WNIDS for i in range(2)))
     (tmp_path / "README.txt").write_text("beside the classes")
     found = opened(f"imagenet_{name}:{tmp_path}")
     assert found.classes == WNIDS
-    assert (found.protocol.name, found.protocol.among, found.protocol.numbered) == (f"imagenet_{name}", among, False)
+    assert (found.protocol.name, found.protocol.among, found.protocol.numbered) == (
+        f"imagenet_{name}",
+        among,
+        False,
+    )
 
 
 def test_a_part_and_a_copy_keep_the_protocol(tmp_path: Path) -> None:
@@ -65,7 +75,10 @@ def test_a_part_and_a_copy_keep_the_protocol(tmp_path: Path) -> None:
     for one in (part, pickle.loads(pickle.dumps(part))):  # a worker process gets a copy
         assert one.label_sets == ((1,), (7, 2))
         assert one.labels.tolist() == [1, 7]
-        assert names(one) == ["ILSVRC2012_val_00000003.png", "ILSVRC2012_val_00000002.png"]
+        assert names(one) == [
+            "ILSVRC2012_val_00000003.png",
+            "ILSVRC2012_val_00000002.png",
+        ]
         assert one.protocol.name == "imagenet_real"
 
 
@@ -77,36 +90,64 @@ def test_a_part_and_a_copy_keep_the_protocol(tmp_path: Path) -> None:
         ("v2", ("1/a.png", "02/a.png")),
         ("a", ("1/a.png", "2/a.png")),
         ("sketch", ("n01440764/a.png", "cat/a.png")),
-        ("r", ("train/n01440764/a.png", "train/n01443537/a.png", "val/n01440764/a.png")),
+        (
+            "r",
+            ("train/n01440764/a.png", "train/n01443537/a.png", "val/n01440764/a.png"),
+        ),
     ],
 )
-def test_other_folders_are_refused(tmp_path: Path, name: str, planted: tuple[str, ...]) -> None:
+def test_other_folders_are_refused(
+    tmp_path: Path, name: str, planted: tuple[str, ...]
+) -> None:
     plant(tmp_path, *planted)
     with pytest.raises(UserError, match=rf"imagenet_{name} expects .*/\*"):
-        open_source(f"imagenet_{name}:{tmp_path}")
+        open_dataset(f"imagenet_{name}:{tmp_path}")
 
 
 @pytest.mark.parametrize("val_fraction", [0.1, 0])
 @pytest.mark.parametrize("name", ["v2", "a", "r", "sketch", "c", "real"])
-def test_nothing_learns_from_them(tmp_path: Path, name: str, val_fraction: float) -> None:
-    plant(tmp_path, *(f"{kind}/{i}.png" for kind in (("0", "1") if name == "v2" else WNIDS) for i in range(9)))
+def test_nothing_learns_from_them(
+    tmp_path: Path, name: str, val_fraction: float
+) -> None:
+    plant(
+        tmp_path,
+        *(
+            f"{kind}/{i}.png"
+            for kind in (("0", "1") if name == "v2" else WNIDS)
+            for i in range(9)
+        ),
+    )
     plant(tmp_path, *(["0/ILSVRC2012_val_00000001.png"] if name == "real" else []))
     (tmp_path / "real.json").write_text("[[5]]")
     config = digits()
     config = dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, source=f"imagenet_{name}:{tmp_path}", val_fraction=val_fraction),
+        data=dataclasses.replace(
+            config.data, source=f"imagenet_{name}:{tmp_path}", val_fraction=val_fraction
+        ),
     )
-    with pytest.raises(UserError, match=f"imagenet_{name} is a test set without images to learn from; imagenet:PATH"):
+    with pytest.raises(
+        UserError,
+        match=f"imagenet_{name} is a test set without images to learn from; imagenet:PATH",
+    ):
         prepare(config)
-    train = open_source(config.data.source).train
-    for touch in (lambda: train.image(0), lambda: train.name(0), lambda: train.subset([0]), lambda: train.labels):
+    train = open_dataset(config.data.source).train
+    for touch in (
+        lambda: train.image(0),
+        lambda: train.name(0),
+        lambda: train.subset([0]),
+        lambda: train.labels,
+    ):
         with pytest.raises(UserError, match="without images to learn from"):
             touch()
 
 
 def test_every_corruption_at_every_severity(tmp_path: Path) -> None:
-    leaves = ["blur/defocus_blur/1", "blur/defocus_blur/5", "fog/3"]  # as the archives unpack, and moved up
+    leaves = [
+        "blur/defocus_blur/1",
+        "blur/defocus_blur/5",
+        "fog/3",
+    ]  # as the archives unpack, and moved up
     plant(tmp_path, *(f"{leaf}/{wnid}/a.png" for leaf in leaves for wnid in WNIDS))
     (tmp_path / "notes").mkdir()
     (tmp_path / "fog" / "in a circle").symlink_to(tmp_path)
@@ -114,29 +155,53 @@ def test_every_corruption_at_every_severity(tmp_path: Path) -> None:
     assert [spec.removeprefix(f"imagenet_c:{tmp_path}/") for spec in found] == leaves
     assert conditions(found[0]) == [found[0]]
     assert len(opened(found[0])) == 3
-    with pytest.raises(UserError, match="holds 3 conditions: open them one by one, as '.*blur/defocus_blur/1'"):
-        open_source(f"imagenet_c:{tmp_path}")
-    assert conditions(f"imagenet_c:{tmp_path / 'fog'}")[0] == f"imagenet_c:{tmp_path}/fog/3"
+    with pytest.raises(
+        UserError,
+        match="holds 3 conditions: open them one by one, as '.*blur/defocus_blur/1'",
+    ):
+        open_dataset(f"imagenet_c:{tmp_path}")
+    assert (
+        conditions(f"imagenet_c:{tmp_path / 'fog'}")[0]
+        == f"imagenet_c:{tmp_path}/fog/3"
+    )
 
 
-@pytest.mark.parametrize("spec", ["imagenet_c", "imagenet_c:", "imagenet_c:/not/there", "digits", "imagenet_a:/some"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "imagenet_c",
+        "imagenet_c:",
+        "imagenet_c:/not/there",
+        "digits",
+        "imagenet_a:/some",
+    ],
+)
 def test_other_specs_are_one_condition(spec: str) -> None:
     assert conditions(spec) == [spec]
 
 
 @pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("where", ["named", "inside", "beside"])
-def test_real_goes_by_the_number_in_the_name(tmp_path: Path, flat: bool, where: str) -> None:
+def test_real_goes_by_the_number_in_the_name(
+    tmp_path: Path, flat: bool, where: str
+) -> None:
     """Out of order over the folders, with an unlabelled image and one that is missing."""
     folders = ("", "", "", "") if flat else ("n3/", "n1/", "n2/", "n1/")
     files = [
-        f"{own}ILSVRC2012_val_{n:08}.{'JPEG' if n < 4 else 'png'}" for own, n in zip(folders, (1, 2, 3, 5), strict=True)
+        f"{own}ILSVRC2012_val_{n:08}.{'JPEG' if n < 4 else 'png'}"
+        for own, n in zip(folders, (1, 2, 3, 5), strict=True)
     ]
     val = plant(tmp_path / "a, b" / "val", *files, "other.png", "n4/other.png")
     (val / "n4" / "ILSVRC2012_val_00000003.xml").write_text("the box around the tench")
-    answers = tmp_path / ("real.json" if where == "named" else f"a, b/{'val/' if where == 'inside' else ''}real.json")
+    answers = tmp_path / (
+        "real.json"
+        if where == "named"
+        else f"a, b/{'val/' if where == 'inside' else ''}real.json"
+    )
     answers.write_text(json.dumps([[3, 999], [], [7], [8], [0, 4]]))
-    spec = f"imagenet_real:{val},{answers}" if where == "named" else f"imagenet_real:{val}"
+    spec = (
+        f"imagenet_real:{val},{answers}" if where == "named" else f"imagenet_real:{val}"
+    )
     found = opened(spec)
     assert names(found) == [files[0], files[2], files[3]]
     assert found.label_sets == ((3, 999), (7,), (0, 4))
@@ -147,7 +212,10 @@ def test_real_goes_by_the_number_in_the_name(tmp_path: Path, flat: bool, where: 
 @pytest.mark.parametrize(
     ("answers", "message"),
     [
-        (None, "cannot read ReaL's labels from '.*real.json' .*write imagenet_real:VALFOLDER,REAL.json"),
+        (
+            None,
+            "cannot read ReaL's labels from '.*real.json' .*write imagenet_real:VALFOLDER,REAL.json",
+        ),
         ("[[1], ", "cannot read ReaL's labels"),
         ("[" * 100_000, "cannot read ReaL's labels"),
         ("\xff", "cannot read ReaL's labels"),
@@ -156,36 +224,60 @@ def test_real_goes_by_the_number_in_the_name(tmp_path: Path, flat: bool, where: 
         ("[[1], [1000], [3]]", "does not hold ReaL's labels"),
         ("[[1], [true], [3]]", "does not hold ReaL's labels"),
         ("[[1], [-1], [3]]", "does not hold ReaL's labels"),
-        ("[[1], [2]]", "has labels for 2 images, and none for 'ILSVRC2012_val_00000003.png'"),
-        ("[[1], [2], []]", "has no labelled images such as ILSVRC2012_val_00000002.JPEG"),
+        (
+            "[[1], [2]]",
+            "has labels for 2 images, and none for 'ILSVRC2012_val_00000003.png'",
+        ),
+        (
+            "[[1], [2], []]",
+            "has no labelled images such as ILSVRC2012_val_00000002.JPEG",
+        ),
     ],
 )
-def test_real_labels_that_are_none(tmp_path: Path, answers: str | None, message: str) -> None:
-    plant(tmp_path, "ILSVRC2012_val_00000003.png", "ILSVRC2012_val_3.png", "ILSVRC2012_val_00000003.txt.png")
+def test_real_labels_that_are_none(
+    tmp_path: Path, answers: str | None, message: str
+) -> None:
+    plant(
+        tmp_path,
+        "ILSVRC2012_val_00000003.png",
+        "ILSVRC2012_val_3.png",
+        "ILSVRC2012_val_00000003.txt.png",
+    )
     if answers is not None:
         (tmp_path / "real.json").write_text(answers, encoding="latin-1")
     with pytest.raises(UserError, match=message):
-        open_source(f"imagenet_real:{tmp_path}")
+        open_dataset(f"imagenet_real:{tmp_path}")
 
 
-def test_the_labels_of_real_and_of_the_competition(tmp_path: Path, shared: Path) -> None:
-    """46,837 of the 50,000 images have labels; those of the competition are among them for 42,164, or 90.02 %."""
+def test_the_labels_of_real_and_of_the_competition(
+    tmp_path: Path, shared: Path
+) -> None:
+    """46,837 of the 50,000 images have labels; those of the competition are among them
+    for 42,164, or 90.02 %.
+    """
     meta = shared / "data" / "imagenet_meta"
     for number in range(1, 50_001):
         (tmp_path / f"ILSVRC2012_val_{number:08}.JPEG").touch()
     found = opened(f"imagenet_real:{tmp_path},{meta / 'real.json'}")
-    original = np.array((meta / "imagenet_val_labels.txt").read_text().split(), dtype=int)
+    original = np.array(
+        (meta / "imagenet_val_labels.txt").read_text().split(), dtype=int
+    )
     numbers = [int(name[15:23]) - 1 for name in names(found)]
     assert found.label_sets is not None
-    agreed = sum(original[n] in own for n, own in zip(numbers, found.label_sets, strict=True))
+    agreed = sum(
+        original[n] in own for n, own in zip(numbers, found.label_sets, strict=True)
+    )
     assert (len(found), agreed) == (46_837, 42_164)
     assert max(map(len, found.label_sets)) == 9
     assert numbers == sorted(numbers)
 
 
 def test_all_six_are_sources() -> None:
-    assert {name for name in SOURCES if name.startswith("imagenet_")} == {
+    assert {name for name in DATASETS if name.startswith("imagenet_")} == {
         f"imagenet_{name}" for name in ("v2", "a", "r", "sketch", "c", "real")
     }
-    with pytest.raises(UserError, match="the source imagenet_a needs its folder, .*: write imagenet_a:PATH"):
-        open_source("imagenet_a")
+    with pytest.raises(
+        UserError,
+        match="the source imagenet_a needs its folder, .*: write imagenet_a:PATH",
+    ):
+        open_dataset("imagenet_a")

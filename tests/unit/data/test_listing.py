@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mlp_mixer.data import open_source
+from mlp_mixer.data import open_dataset
 from mlp_mixer.errors import UserError
 
 
@@ -22,8 +22,11 @@ def write_csv(folder: Path, *lines: str) -> str:
 
 
 def test_csv_without_splits(photos):
-    rows = [f'"p q/{name}.png",{label}' for name, label in zip("abcdef", [10, 9, 10, 9, 10, 9], strict=True)]
-    source = open_source(write_csv(photos, "\ufeffpath,label", *rows))
+    rows = [
+        f'"p q/{name}.png",{label}'
+        for name, label in zip("abcdef", [10, 9, 10, 9, 10, 9], strict=True)
+    ]
+    source = open_dataset(write_csv(photos, "\ufeffpath,label", *rows))
     assert source.train.classes == ("9", "10")
     assert (len(source.train), len(source.test), source.held_out) == (4, 2, (0.2, 0))
     assert source.all().name(0) == "p q/a.png"
@@ -32,7 +35,7 @@ def test_csv_without_splits(photos):
 
 
 def test_csv_with_splits_and_other_columns(photos):
-    source = open_source(
+    source = open_dataset(
         write_csv(
             photos,
             "split, label, path, who",
@@ -47,23 +50,39 @@ def test_csv_with_splits_and_other_columns(photos):
 
 
 def test_json_lines(photos):
-    records = [{"path": f"p q/{name}.png", "label": k % 2, "split": "train"} for k, name in enumerate("abcd")]
+    records = [
+        {"path": f"p q/{name}.png", "label": k % 2, "split": "train"}
+        for k, name in enumerate("abcd")
+    ]
     records.append({"path": "p q/e.png", "label": "1", "split": "test"})
     (photos / "list.jsonl").write_text("\n\n".join(map(json.dumps, records)))
-    source = open_source(str(photos / "list.jsonl"))
-    assert (source.train.classes, len(source.train), source.test.labels.tolist()) == (("0", "1"), 4, [1])
+    source = open_dataset(str(photos / "list.jsonl"))
+    assert (source.train.classes, len(source.train), source.test.labels.tolist()) == (
+        ("0", "1"),
+        4,
+        [1],
+    )
 
 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["path,class", "p q/a.png,x"], r"line 1: there is no column 'label', only path, class"),
+        (
+            ["path,class", "p q/a.png,x"],
+            r"line 1: there is no column 'label', only path, class",
+        ),
         ([], "line 1: there is no column 'path', only none"),
         (["path,label"], "has no training images"),
         (["path,label", "p q/a.png,x", "p q/a.png"], "line 3: there is no label"),
         (["path,label", ",x"], "line 2: there is no path"),
-        (["path,label", "p q/a.png,x", "", "p q/z.png,y"], r"line 4: there is no file '.*z\.png'"),
-        (["path,label,split", "p q/a.png,x,trian"], "line 2: unknown split 'trian'; did you mean 'train'"),
+        (
+            ["path,label", "p q/a.png,x", "", "p q/z.png,y"],
+            r"line 4: there is no file '.*z\.png'",
+        ),
+        (
+            ["path,label,split", "p q/a.png,x,trian"],
+            "line 2: unknown split 'trian'; did you mean 'train'",
+        ),
         (["path,label,split", "p q/a.png,x,"], "line 2: unknown split ''"),
         (["path,label,split", "p q/a.png,x,test"], "has no training images"),
         (["path,label", "p q/a.png,x", "p q/b.png,x"], "1 class"),
@@ -71,7 +90,7 @@ def test_json_lines(photos):
 )
 def test_broken_csv(photos, lines, message):
     with pytest.raises(UserError, match=message):
-        open_source(write_csv(photos, *lines))
+        open_dataset(write_csv(photos, *lines))
 
 
 @pytest.mark.parametrize(
@@ -87,14 +106,14 @@ def test_broken_csv(photos, lines, message):
 def test_broken_json_lines(photos, text, message):
     (photos / "list.jsonl").write_text(text)
     with pytest.raises(UserError, match=message):
-        open_source(f"list:{photos / 'list.jsonl'}")
+        open_dataset(f"list:{photos / 'list.jsonl'}")
 
 
 def test_lists_that_cannot_be_read(photos):
     (photos / "list.csv").write_bytes(b"path,label\n\xff\xfe")
     with pytest.raises(UserError, match="cannot read the list"):
-        open_source(f"list:{photos / 'list.csv'}")
+        open_dataset(f"list:{photos / 'list.csv'}")
     with pytest.raises(UserError, match=r"ends in \.csv or \.jsonl"):
-        open_source(f"list:{photos / 'list.txt'}")
+        open_dataset(f"list:{photos / 'list.txt'}")
     with pytest.raises(UserError, match=r"cannot read the list .*No such file"):
-        open_source(f"list:{photos / 'absent.csv'}")
+        open_dataset(f"list:{photos / 'absent.csv'}")

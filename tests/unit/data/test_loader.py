@@ -16,13 +16,26 @@ from torch.utils.data import Dataset
 
 from mlp_mixer.data import ArraySet, FileSet
 from mlp_mixer.data.image_set import ImageSet
-from mlp_mixer.data.loader import Batch, EvalBatches, TrainBatches, auto_workers, stored, stream
-from mlp_mixer.data.sampling import batch_positions, uniforms
+from mlp_mixer.data.loader import (
+    Batch,
+    EvalBatches,
+    TrainBatches,
+    auto_workers,
+    stored,
+    stream,
+)
 from mlp_mixer.errors import UserError
-from mlp_mixer.images.augment import Augment, augment_batch, draws_needed, inception_crop
+from mlp_mixer.images.augment import (
+    Augment,
+    augment_batch,
+    draws_needed,
+    inception_crop,
+)
 from mlp_mixer.images.preprocess import Preprocess
+from mlp_mixer.randomness import batch_positions, uniforms
 
-# Python 3.12 warns of any fork beside torch's own threads; DataLoader forks by default where the system does.
+# Python 3.12 warns of any fork beside torch's own threads; DataLoader forks by default
+# where the system does.
 
 EVERYTHING = Augment(crop="pad", pad=2, shift=0.1, rotate=10, scale=0.1, flip=True)
 INCEPTION = replace(EVERYTHING, crop="inception")
@@ -48,9 +61,15 @@ class OneByOne(ImageSet):
         return OneByOne(self.source.subset(indices))
 
 
-def random_images(count: int = 11, size: tuple[int, int] = (8, 6), channels: int = 3) -> ArraySet:
-    """Images that carry their number in their first value, and their number modulo 4 as label."""
-    pixels = np.random.default_rng(0).integers(0, 256, (count, *size, channels), dtype=np.uint8)
+def random_images(
+    count: int = 11, size: tuple[int, int] = (8, 6), channels: int = 3
+) -> ArraySet:
+    """Images that carry their number in their first value, and their number modulo 4 as
+    label.
+    """
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (count, *size, channels), dtype=np.uint8
+    )
     pixels[:, 0, 0, 0] = np.arange(count)
     return ArraySet(pixels, np.arange(count) % 4)
 
@@ -61,35 +80,53 @@ def file_set(tmp_path) -> FileSet:
     names = [f"{number}.png" for number in range(11)]
     rng = np.random.default_rng(1)
     for number, name in enumerate(names):
-        Image.fromarray(rng.integers(0, 256, (9 + number, 20 - number, 3), dtype=np.uint8)).save(tmp_path / name)
+        Image.fromarray(
+            rng.integers(0, 256, (9 + number, 20 - number, 3), dtype=np.uint8)
+        ).save(tmp_path / name)
     return FileSet(tmp_path, names, np.arange(11) % 4, list("abcd"))
 
 
 @pytest.fixture
 def jpeg_set(tmp_path) -> FileSet:
-    """Eleven smooth photos, large enough to be decoded at a smaller scale, in all orientations."""
+    """Eleven smooth photos, large enough to be decoded at a smaller scale, in all
+    orientations.
+    """
     names = [f"{number}.jpg" for number in range(11)]
     for number, name in enumerate(names):
         rows, columns = np.mgrid[: 70 + number, : 90 - number]
-        waves = [128 + 100 * np.sin(rows / 24 + k + number) * np.cos(columns / 18 - k) for k in range(3)]
+        waves = [
+            128 + 100 * np.sin(rows / 24 + k + number) * np.cos(columns / 18 - k)
+            for k in range(3)
+        ]
         exif = Image.Exif()
         exif[0x0112] = 1 + number % 8
-        Image.fromarray(np.stack(waves, axis=2).astype(np.uint8)).save(tmp_path / name, quality=95, exif=exif)
+        Image.fromarray(np.stack(waves, axis=2).astype(np.uint8)).save(
+            tmp_path / name, quality=95, exif=exif
+        )
     return FileSet(tmp_path, names, np.arange(11) % 4, list("abcd"))
 
 
 def same(first: Batch, second: Batch) -> bool:
-    return all(torch.equal(getattr(first, field.name), getattr(second, field.name)) for field in fields(Batch))
+    return all(
+        torch.equal(getattr(first, field.name), getattr(second, field.name))
+        for field in fields(Batch)
+    )
 
 
-def train_batches(images: ImageSet, augment: Augment = EVERYTHING, **others) -> TrainBatches:
-    return TrainBatches(images, PREPROCESS, augment, **({"batch_size": 4, "seed": 5} | others))
+def train_batches(
+    images: ImageSet, augment: Augment = EVERYTHING, **others
+) -> TrainBatches:
+    return TrainBatches(
+        images, PREPROCESS, augment, **({"batch_size": 4, "seed": 5} | others)
+    )
 
 
 # Training batches
 
 
-@pytest.mark.parametrize("augment", [Augment(), EVERYTHING, INCEPTION, MORE, INCEPTION_AND_MORE])
+@pytest.mark.parametrize(
+    "augment", [Augment(), EVERYTHING, INCEPTION, MORE, INCEPTION_AND_MORE]
+)
 def test_a_training_batch_is_a_function_of_its_step(augment):
     images = random_images(size=(13, 17) if augment.crop == "inception" else (8, 6))
     batch = train_batches(images, augment)[5]
@@ -98,13 +135,28 @@ def test_a_training_batch_is_a_function_of_its_step(augment):
     draws = uniforms(5, epochs, indices, draws_needed(augment))
     if augment.crop == "inception":
         readers = [functools.partial(images.part, int(i)) for i in indices]
-        parts = [inception_crop(read, own, (8, 6), augment) for read, own in zip(readers, draws, strict=True)]
+        parts = [
+            inception_crop(read, own, (8, 6), augment)
+            for read, own in zip(readers, draws, strict=True)
+        ]
     else:
         parts = [torch.from_numpy(images.image(i)).permute(2, 0, 1) for i in indices]
     pixels = torch.stack(parts)
-    expected = augment_batch(pixels, torch.from_numpy(draws), augment, mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3))
-    assert same(batch, Batch(expected, torch.from_numpy(indices % 4), torch.from_numpy(indices)))
-    assert (batch.images.dtype, batch.labels.dtype, batch.images.shape) == (torch.uint8, torch.int64, (4, 3, 8, 6))
+    expected = augment_batch(
+        pixels,
+        torch.from_numpy(draws),
+        augment,
+        mean=(0.4, 0.5, 0.6),
+        std=(0.2, 0.2, 0.3),
+    )
+    assert same(
+        batch, Batch(expected, torch.from_numpy(indices % 4), torch.from_numpy(indices))
+    )
+    assert (batch.images.dtype, batch.labels.dtype, batch.images.shape) == (
+        torch.uint8,
+        torch.int64,
+        (4, 3, 8, 6),
+    )
     assert batch.images.is_contiguous()
 
 
@@ -120,7 +172,10 @@ def test_images_keep_their_labels_and_come_once_in_each_epoch(batch_size):
 
 
 def test_an_image_looks_different_in_each_epoch_and_seed():
-    first, second = (train_batches(random_images(1), seed=seed, batch_size=8)[0].images for seed in (0, 1))
+    first, second = (
+        train_batches(random_images(1), seed=seed, batch_size=8)[0].images
+        for seed in (0, 1)
+    )
     assert len(first.unique(dim=0)) == 8
     assert not torch.equal(first, second)
 
@@ -130,11 +185,21 @@ def test_an_image_looks_different_in_each_epoch_and_seed():
 @pytest.mark.parametrize("augment", [EVERYTHING, INCEPTION, MORE])
 def test_ranks_together_make_the_global_batch(world_size, augment, repeats):
     whole = train_batches(random_images(), augment, batch_size=8, repeats=repeats)
-    ranks = [replace(whole, rank=rank, world_size=world_size) for rank in range(world_size)]
+    ranks = [
+        replace(whole, rank=rank, world_size=world_size) for rank in range(world_size)
+    ]
     for step in (0, 1, 7):
         shares = [rank[step] for rank in ranks]
         assert {len(share.images) for share in shares} == {8 // world_size}
-        assert same(Batch(*(torch.cat([getattr(s, f.name) for s in shares]) for f in fields(Batch))), whole[step])
+        assert same(
+            Batch(
+                *(
+                    torch.cat([getattr(s, f.name) for s in shares])
+                    for f in fields(Batch)
+                )
+            ),
+            whole[step],
+        )
 
 
 def test_pixels_are_those_of_the_batches():
@@ -142,13 +207,19 @@ def test_pixels_are_those_of_the_batches():
     epochs, indices = batch_positions(5, 4, 11, seed=5)
     assert torch.equal(batches.pixels(epochs, indices), batches[5].images)
     order = [2, 0, 3, 1]
-    assert torch.equal(batches.pixels(epochs[order], indices[order]), batches[5].images[order])
+    assert torch.equal(
+        batches.pixels(epochs[order], indices[order]), batches[5].images[order]
+    )
 
 
 def test_old_settings_give_the_bytes_they_always_gave():
-    """Recorded before there were policies, erasing and repeats, with whole-number operations alone."""
+    """Recorded before there were policies, erasing and repeats, with whole-number
+    operations alone.
+    """
     batches = train_batches(random_images(), Augment(crop="pad", pad=2, flip=True))
-    digest = hashlib.sha256(b"".join(batches[step].images.numpy().tobytes() for step in range(5))).hexdigest()
+    digest = hashlib.sha256(
+        b"".join(batches[step].images.numpy().tobytes() for step in range(5))
+    ).hexdigest()
     assert digest == "e00abd320f74491367f278c6b3de295da2fd6d4a7a00a350aef9e5ad4e50b071"
 
 
@@ -162,7 +233,11 @@ def test_a_policy_and_erasing_leave_the_other_draws_alone(augment):
         epochs, indices = batch_positions(5, 4, 11, seed=5)
         draws = uniforms(5, epochs, indices, 100)
         alone = augment_batch(
-            plain.images, torch.from_numpy(draws), Augment(**more), mean=(0.4, 0.5, 0.6), std=(0.2, 0.2, 0.3)
+            plain.images,
+            torch.from_numpy(draws),
+            Augment(**more),
+            mean=(0.4, 0.5, 0.6),
+            std=(0.2, 0.2, 0.3),
         )
         assert torch.equal(changed.images, alone)
         assert not torch.equal(changed.images, plain.images)
@@ -182,7 +257,9 @@ def test_repeats_show_an_image_several_times_in_a_batch_each_time_differently(re
 
 @pytest.mark.parametrize("repeats", [0, -1, 3])
 def test_repeats_that_do_not_divide(repeats):
-    message = f"train.batch_size 8 must be a multiple of the {repeats} repeats of each image"
+    message = (
+        f"train.batch_size 8 must be a multiple of the {repeats} repeats of each image"
+    )
     with pytest.raises(UserError, match=message):
         train_batches(random_images(), batch_size=8, repeats=repeats)
 
@@ -196,14 +273,17 @@ def test_batch_size_that_does_not_divide(batch_size, world_size):
 
 @pytest.mark.parametrize("augment", [EVERYTHING, MORE, INCEPTION])
 def test_a_store_gives_the_same_batches(augment):
-    images, there = random_images(), torch.device("cpu")
-    plain, kept = (
-        train_batches(images, augment),
-        train_batches(images, augment, store=stored(images, PREPROCESS, there)),
-    )
+    images = random_images()
+    there = torch.device("cpu")
+    plain = train_batches(images, augment)
+    kept = train_batches(images, augment, store=stored(images, PREPROCESS, there))
     assert all(same(plain[step], kept[step]) for step in range(6))
-    assert stored(OneByOne(images), PREPROCESS, there) is None  # its images are not in memory
-    assert stored(random_images(size=(8, 7)), PREPROCESS, there) is None  # these need to be scaled
+    assert (
+        stored(OneByOne(images), PREPROCESS, there) is None
+    )  # its images are not in memory
+    assert (
+        stored(random_images(size=(8, 7)), PREPROCESS, there) is None
+    )  # these need to be scaled
     assert stored(random_images(channels=1), PREPROCESS, there) is None
 
 
@@ -216,7 +296,9 @@ def test_alternating_flips():
         batch = batches[epoch]
         for index, pixels in zip(batch.indices.tolist(), batch.images, strict=True):
             original = torch.from_numpy(images.image(index)).permute(2, 0, 1)
-            assert torch.equal(pixels, original) or torch.equal(pixels, original.flip(2))
+            assert torch.equal(pixels, original) or torch.equal(
+                pixels, original.flip(2)
+            )
             upright.setdefault(index, []).append(torch.equal(pixels, original))
     assert all(a != b and a == c and b == d for a, b, c, d in upright.values())
     assert 10 < sum(epochs[0] for epochs in upright.values()) < 30
@@ -224,11 +306,15 @@ def test_alternating_flips():
 
 def test_batch_moves_to_a_device():
     batch = train_batches(random_images())[0].to(torch.device("meta"))
-    assert {getattr(batch, field.name).device.type for field in fields(Batch)} == {"meta"}
+    assert {getattr(batch, field.name).device.type for field in fields(Batch)} == {
+        "meta"
+    }
 
 
 def test_scaled_decode_shows_the_same_but_for_the_finest_waves(jpeg_set):
-    """Same boxes and flips; smooth photos differ by the rounding of boxes to coarser pixels alone."""
+    """Same boxes and flips; smooth photos differ by the rounding of boxes to coarser
+    pixels alone.
+    """
     augment = Augment(crop="inception", area=(0.3, 1.0), flip=True)
     scaled, full, exact = (
         train_batches(images, how, batch_size=44)[0].images.int()
@@ -250,11 +336,15 @@ def test_scaled_decode_shows_the_same_but_for_the_finest_waves(jpeg_set):
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 @pytest.mark.parametrize("size", [(8, 6), (6, 8), (11, 9)])
-@pytest.mark.parametrize("how", [{"crop_pct": 1.0}, {"crop_pct": 0.5}, {"crop_pct": 1.0, "resize": "resize"}])
+@pytest.mark.parametrize(
+    "how", [{"crop_pct": 1.0}, {"crop_pct": 0.5}, {"crop_pct": 1.0, "resize": "resize"}]
+)
 def test_arrays_in_memory_go_the_same_way_as_single_images(channels, size, how):
     images = random_images(size=size, channels=channels)
     preprocess = Preprocess((8, 6), channels=channels, **how)
-    fast, slow = (EvalBatches(kind, preprocess, 11)[0] for kind in (images, OneByOne(images)))
+    fast, slow = (
+        EvalBatches(kind, preprocess, 11)[0] for kind in (images, OneByOne(images))
+    )
     assert same(fast, slow)
     assert fast.images.is_contiguous()
 
@@ -274,9 +364,14 @@ def test_evaluation_covers_each_image_once_in_order(file_set, batch_size):
     batches = EvalBatches(file_set, PREPROCESS, batch_size)
     seen = list(stream(batches, range(len(batches)), workers=0))
     assert torch.cat([batch.indices for batch in seen]).tolist() == list(range(11))
-    assert torch.cat([batch.labels for batch in seen]).tolist() == file_set.labels.tolist()
+    assert (
+        torch.cat([batch.labels for batch in seen]).tolist() == file_set.labels.tolist()
+    )
     fitted = np.stack([PREPROCESS.fit(file_set.image(index)) for index in range(11)])
-    assert torch.equal(torch.cat([batch.images for batch in seen]), torch.from_numpy(fitted).permute(0, 3, 1, 2))
+    assert torch.equal(
+        torch.cat([batch.images for batch in seen]),
+        torch.from_numpy(fitted).permute(0, 3, 1, 2),
+    )
 
 
 def test_evaluation_ends():
@@ -307,7 +402,9 @@ def test_workers_change_nothing(request, kind, workers, augment):
     steps = [7, 2, 3, 4]
     streamed = list(stream(batches, steps, workers=workers))
     assert len(streamed) == 4
-    assert all(same(batch, batches[step]) for batch, step in zip(streamed, steps, strict=True))
+    assert all(
+        same(batch, batches[step]) for batch, step in zip(streamed, steps, strict=True)
+    )
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn"], indirect=True)
@@ -344,7 +441,9 @@ def test_streaming_leaves_the_global_generators_alone(workers):
 
 
 class Interruptible(Dataset):
-    """Whether the process that computes an item would die of Ctrl-C, and which process it is."""
+    """Whether the process that computes an item would die of Ctrl-C, and which process
+    it is.
+    """
 
     def __getitem__(self, number):
         return signal.getsignal(signal.SIGINT) is not signal.SIG_IGN, os.getpid()
@@ -361,7 +460,9 @@ def test_workers_ignore_ctrl_c_and_one_batch_needs_none():
 
 @pytest.mark.parametrize(("cores", "workers"), [(1, 1), (3, 3), (64, 8)])
 def test_auto_workers(file_set, monkeypatch, cores, workers):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(cores)), raising=False)
+    monkeypatch.setattr(
+        os, "sched_getaffinity", lambda process: set(range(cores)), raising=False
+    )
     assert auto_workers(file_set) == workers
     assert auto_workers(random_images()) == 0
     monkeypatch.delattr(os, "sched_getaffinity")

@@ -1,4 +1,5 @@
-"""Shards at an address: each brought once and checked, or read image by image where there is no room.
+"""Shards at an address: each brought once and checked, or read image by image where
+there is no room.
 
 How fetching goes wrong, and on, is the matter of tests/unit/test_web.py.
 """
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 
 from mlp_mixer import web
-from mlp_mixer.data import Source, open_source
+from mlp_mixer.data import Dataset, open_dataset
 from mlp_mixer.data.loader import EvalBatches, stream
 from mlp_mixer.data.shard_writer import write_shards
 from mlp_mixer.errors import UserError
@@ -30,7 +31,9 @@ EVERYTHING = 10**9
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """Serves a folder; each request is answered as the next entry of `script` says, and in the end honestly."""
+    """Serves a folder; each request is answered as the next entry of `script` says, and
+    in the end honestly.
+    """
 
     daemon_threads = True
 
@@ -62,7 +65,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def answer(self, status: int, body: bytes, length: int | None = None, **headers: str) -> None:
+    def answer(
+        self, status: int, body: bytes, length: int | None = None, **headers: str
+    ) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         for name, value in headers.items():
@@ -75,14 +80,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def honest(h: Handler, most: int | None = None) -> None:
-    """As RFC 9110 says: the part that was asked for; `most` bytes of it, and then a cut."""
+    """As RFC 9110 says: the part that was asked for; `most` bytes of it, and then a
+    cut.
+    """
     try:
         body = h.body()
     except OSError:
         return h.answer(404, b"no such file")
     if "Range" not in h.headers:
         return h.answer(200, body[:most], len(body))
-    start, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", h.headers["Range"]).groups())
+    start, last = map(
+        int, re.fullmatch(r"bytes=(\d+)-(\d+)", h.headers["Range"]).groups()
+    )
     part = body[start : last + 1]
     told = f"bytes {start}-{start + len(part) - 1}/{len(body)}"
     return h.answer(206, part[:most], len(part), Content_Range=told)
@@ -97,7 +106,9 @@ def whole(h: Handler, most: int | None = None) -> None:
     h.answer(200, h.body()[:most], len(h.body()))
 
 
-def says(status: int, body: bytes = b"", length: int | None = None, **headers: str) -> Callable[[Handler], None]:
+def says(
+    status: int, body: bytes = b"", length: int | None = None, **headers: str
+) -> Callable[[Handler], None]:
     return lambda h: h.answer(status, body, length, **headers)
 
 
@@ -106,16 +117,27 @@ def folder(tmp_path: Path) -> Path:
     """Twelve images to train with in three shards, and four to test with in one."""
     rng = np.random.default_rng(0)
     for number in range(16):
-        place = tmp_path / "photos" / ("train" if number < 12 else "test") / f"k{number % 2}"
+        place = (
+            tmp_path
+            / "photos"
+            / ("train" if number < 12 else "test")
+            / f"k{number % 2}"
+        )
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(place / f"{number}.png")
-    write_shards(open_source(str(tmp_path / "photos")), tmp_path / "set", shard_bytes=20_000)
+        Image.fromarray(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(
+            place / f"{number}.png"
+        )
+    write_shards(
+        open_dataset(str(tmp_path / "photos")), tmp_path / "set", shard_bytes=20_000
+    )
     assert len(list((tmp_path / "set").rglob("*.tar"))) == 4
     return tmp_path / "set"
 
 
 @pytest.fixture
-def site(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Site]:
     for name in ("MLP_MIXER_OFFLINE", "HF_HUB_OFFLINE", "MLP_MIXER_SHARD_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MLP_MIXER_CACHE", str(tmp_path / "cache"))
@@ -130,21 +152,29 @@ def site(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         thread.join()
 
 
-def pixels(source: Source) -> list[bytes]:
-    return [images.image(i).tobytes() for images in (source.train, source.test) for i in range(len(images))]
+def pixels(source: Dataset) -> list[bytes]:
+    return [
+        images.image(i).tobytes()
+        for images in (source.train, source.test)
+        for i in range(len(images))
+    ]
 
 
 def kept(tmp_path: Path) -> list[str]:
-    return sorted(path.name for path in tmp_path.glob("cache/shards/*/*") if not path.name.endswith(".lock"))
+    return sorted(
+        path.name
+        for path in tmp_path.glob("cache/shards/*/*")
+        if not path.name.endswith(".lock")
+    )
 
 
 def refused(site: Site, match: str, *, image: int | None = 0) -> None:
     """Opening is refused, or else reading an image."""
     if image is None:
         with pytest.raises(UserError, match=match) as caught:
-            open_source(f"shards:{site.url}")
+            open_dataset(f"shards:{site.url}")
     else:
-        source = open_source(f"shards:{site.url}")
+        source = open_dataset(f"shards:{site.url}")
         with pytest.raises(UserError, match=match) as caught:
             source.train.image(image)
     assert type(caught.value) is UserError
@@ -155,36 +185,51 @@ def refused(site: Site, match: str, *, image: int | None = 0) -> None:
 
 
 def test_each_file_comes_once_and_when_it_is_touched(site, folder, tmp_path):
-    local, there = open_source(str(folder)), open_source(f"shards:{site.url}/")
+    local = open_dataset(str(folder))
+    there = open_dataset(f"shards:{site.url}/")
     assert there.fingerprint() == local.fingerprint()
     assert site.tars() == []
     there.train.image(0)
     assert len(site.tars()) == 1
     for _ in range(2):
         assert pixels(there) == pixels(local)
-    assert sorted(site.tars()) == sorted(f"/my%20set/{path.relative_to(folder)}" for path in folder.rglob("*.tar"))
-    assert len(kept(tmp_path)) == 7  # four shards, two indices and dataset.json: no leftovers
-    assert pixels(open_source(f"shards:{site.url}/")) == pixels(local)
+    assert sorted(site.tars()) == sorted(
+        f"/my%20set/{path.relative_to(folder)}" for path in folder.rglob("*.tar")
+    )
+    assert (
+        len(kept(tmp_path)) == 7
+    )  # four shards, two indices and dataset.json: no leftovers
+    assert pixels(open_dataset(f"shards:{site.url}/")) == pixels(local)
     assert len(site.asked) == 8  # dataset.json is always looked at
 
 
 def test_cuts_are_mended_with_the_rest_alone(site, folder):
-    source = open_source(f"shards:{site.url}")
+    source = open_dataset(f"shards:{site.url}")
     site.script = [cut(1000), cut(700), says(503), whole]
-    assert pixels(source) == pixels(open_source(str(folder)))
-    starts = [re.match(r"bytes=(\d+)-", asked)[1] for path, asked in site.asked if path.endswith(".tar")]
+    assert pixels(source) == pixels(open_dataset(str(folder)))
+    starts = [
+        re.match(r"bytes=(\d+)-", asked)[1]
+        for path, asked in site.asked
+        if path.endswith(".tar")
+    ]
     assert starts == ["0", "1000", "1700", "1700", "0", "0", "0"]
 
 
-def test_a_replaced_set_is_noticed_and_old_shards_are_not_mixed_in(site, folder, tmp_path):
-    pixels(open_source(f"shards:{site.url}"))
+def test_a_replaced_set_is_noticed_and_old_shards_are_not_mixed_in(
+    site, folder, tmp_path
+):
+    pixels(open_dataset(f"shards:{site.url}"))
     shutil.rmtree(folder)
-    write_shards(open_source(str(tmp_path / "photos")), folder, shard_bytes=20_000, seed=1)
-    assert pixels(open_source(f"shards:{site.url}")) == pixels(open_source(str(folder)))
+    write_shards(
+        open_dataset(str(tmp_path / "photos")), folder, shard_bytes=20_000, seed=1
+    )
+    assert pixels(open_dataset(f"shards:{site.url}")) == pixels(
+        open_dataset(str(folder))
+    )
 
 
 def test_workers_do_not_bring_the_same_shard_twice(site):
-    source = open_source(f"shards:{site.url}")
+    source = open_dataset(f"shards:{site.url}")
     batches = EvalBatches(source.train, Preprocess((8, 8)), 1)
     assert len(list(stream(batches, range(12), workers=2))) == 12
     assert len(site.tars()) == len(set(site.tars())) == 3
@@ -195,30 +240,46 @@ def test_workers_do_not_bring_the_same_shard_twice(site):
 
 def test_what_does_not_fit_is_read_by_parts(site, folder, tmp_path, monkeypatch):
     sizes = [path.stat().st_size for path in sorted(folder.glob("train/*.tar"))]
-    for room, whole_ones in ((0, 0), (sizes[0], 1), (sizes[0] + sizes[1] - 1, 1), (sum(sizes), 3), (EVERYTHING, 4)):
+    for room, whole_ones in (
+        (0, 0),
+        (sizes[0], 1),
+        (sizes[0] + sizes[1] - 1, 1),
+        (sum(sizes), 3),
+        (EVERYTHING, 4),
+    ):
         monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", str(room))
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-        source = open_source(f"shards:{site.url}")
-        assert pixels(source) == pixels(open_source(str(folder)))
+        source = open_dataset(f"shards:{site.url}")
+        assert pixels(source) == pixels(open_dataset(str(folder)))
         assert len(kept(tmp_path)) == 3 + whole_ones
-        used = sum(path.stat().st_size for path in tmp_path.glob("cache/shards/*/*") if len(path.name) == 64)
+        used = sum(
+            path.stat().st_size
+            for path in tmp_path.glob("cache/shards/*/*")
+            if len(path.name) == 64
+        )
         indices = sum(path.stat().st_size for path in folder.rglob("index.safetensors"))
         assert used - indices <= room
 
 
 def test_a_part_is_asked_for_alone(site, monkeypatch):
     monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", "0")
-    source = open_source(f"shards:{site.url}")
+    source = open_dataset(f"shards:{site.url}")
     size = len(source.train.encoded(3))
-    start, last = map(int, re.fullmatch(r"bytes=(\d+)-(\d+)", site.asked[-1][1]).groups())
+    start, last = map(
+        int, re.fullmatch(r"bytes=(\d+)-(\d+)", site.asked[-1][1]).groups()
+    )
     assert (start % 512, last + 1 - start) == (0, size)
     site.script = [cut(5), says(500)]
     assert len(source.train.encoded(3)) == size
     site.script = [whole]
-    with pytest.raises(UserError, match="comes only as a whole: unset MLP_MIXER_SHARD_CACHE"):
+    with pytest.raises(
+        UserError, match="comes only as a whole: unset MLP_MIXER_SHARD_CACHE"
+    ):
         source.train.encoded(3)
     site.script = [cut(5)] * 5
-    with pytest.raises(UserError, match=rf"gave 5 of the {size} bytes from {start} on; try again"):
+    with pytest.raises(
+        UserError, match=rf"gave 5 of the {size} bytes from {start} on; try again"
+    ):
         source.train.encoded(3)
 
 
@@ -231,13 +292,13 @@ def test_a_limit_that_is_none(site, monkeypatch):
 
 
 def test_offline(site, monkeypatch):
-    known = pixels(open_source(f"shards:{site.url}"))
+    known = pixels(open_dataset(f"shards:{site.url}"))
     count = len(site.asked)
     for switch in ("MLP_MIXER_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.setenv(switch, "1")
-        assert pixels(open_source(f"shards:{site.url}")) == known
+        assert pixels(open_dataset(f"shards:{site.url}")) == known
         with pytest.raises(UserError, match="the network is switched off"):
-            open_source(f"shards:{site.url}/other")
+            open_dataset(f"shards:{site.url}/other")
         monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", "0")
         refused(site, "the network is switched off")
         monkeypatch.delenv("MLP_MIXER_SHARD_CACHE")
@@ -248,11 +309,18 @@ def test_offline(site, monkeypatch):
 @pytest.mark.parametrize(("status", "requests"), [(404, 1), (500, 5)])
 def test_a_description_that_is_refused(site, status, requests):
     site.script = [says(status)] * 9
-    refused(site, rf"dataset.json answered HTTP Error {status}: .*; check the address", image=None)
+    refused(
+        site,
+        rf"dataset.json answered HTTP Error {status}: .*; check the address",
+        image=None,
+    )
     assert len(site.asked) == requests
 
 
-@pytest.mark.parametrize(("more", "match"), [(0, "has the SHA-256 .*: damaged"), (1, r"has \d+ bytes, expected \d+")])
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [(0, "has the SHA-256 .*: damaged"), (1, r"has \d+ bytes, expected \d+")],
+)
 def test_another_shard_than_the_one_described(site, folder, tmp_path, more, match):
     for path in folder.glob("train/*.tar"):
         data = path.read_bytes()
@@ -272,7 +340,9 @@ def test_a_description_without_end(site, monkeypatch):
     refused(site, "dataset.json has more than 100 bytes", image=None)
 
 
-@pytest.mark.parametrize("sha256", [None, "", "../../../x", "0" * 63, "0" * 63 + "\n", 5])
+@pytest.mark.parametrize(
+    "sha256", [None, "", "../../../x", "0" * 63, "0" * 63 + "\n", 5]
+)
 @pytest.mark.parametrize("file", ["index", "shard"])
 def test_a_hash_that_is_none(site, folder, sha256, file):
     described = json.loads((folder / "dataset.json").read_bytes())
@@ -282,10 +352,15 @@ def test_a_hash_that_is_none(site, folder, sha256, file):
     refused(site, "does not describe shards", image=None)
 
 
-@pytest.mark.parametrize("address", ["http://user:key@host/x", "https://host/x?key=5", "s3://bucket/x#y"])
+@pytest.mark.parametrize(
+    "address", ["http://user:key@host/x", "https://host/x?key=5", "s3://bucket/x#y"]
+)
 def test_addresses_with_more_than_a_place(address):
-    with pytest.raises(UserError, match="cannot use the address of '/x': expected one without user, . and #") as caught:
-        open_source(f"shards:{address}")
+    with pytest.raises(
+        UserError,
+        match="cannot use the address of '/x': expected one without user, . and #",
+    ) as caught:
+        open_dataset(f"shards:{address}")
     assert "key" not in str(caught.value)
 
 
@@ -304,37 +379,46 @@ def store(folder: Path, site: Site) -> Iterator[str]:
 @pytest.mark.parametrize("room", ["", "0"])
 def test_an_object_store(store, folder, monkeypatch, room):
     monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", room)
-    source = open_source(f"shards:{store}")
-    assert pixels(source) == pixels(open_source(str(folder)))
-    assert source.fingerprint() == open_source(str(folder)).fingerprint()
+    source = open_dataset(f"shards:{store}")
+    assert pixels(source) == pixels(open_dataset(str(folder)))
+    assert source.fingerprint() == open_dataset(str(folder)).fingerprint()
 
 
 def test_an_object_store_piece_by_piece(store, folder, monkeypatch):
     monkeypatch.setattr(web, "_PIECE", 3)
-    assert pixels(open_source(f"shards:{store}")) == pixels(open_source(str(folder)))
+    assert pixels(open_dataset(f"shards:{store}")) == pixels(open_dataset(str(folder)))
 
 
 def test_an_object_store_is_not_asked_beyond_the_end(store, folder, monkeypatch):
     """Some answer that with an error."""
     kind = type(fsspec.filesystem("memory"))
-    read, left = kind.cat_file, []
+    read = kind.cat_file
+    left = []
 
-    def cat_file(self: fsspec.AbstractFileSystem, path: str, start: int, end: int) -> bytes:
+    def cat_file(
+        self: fsspec.AbstractFileSystem, path: str, start: int, end: int
+    ) -> bytes:
         left.append(self.size(path) - start)
         return read(self, path, start=start, end=end)
 
     monkeypatch.setattr(kind, "cat_file", cat_file)
-    assert pixels(open_source(f"shards:{store}")) == pixels(open_source(str(folder)))
+    assert pixels(open_dataset(f"shards:{store}")) == pixels(open_dataset(str(folder)))
     assert len(left) == 7
     assert min(left) > 0
 
 
 def test_object_stores_that_fail(store, monkeypatch):
-    with pytest.raises(UserError, match="there is no memory://bucket/other/dataset.json: check the address"):
-        open_source("shards:memory://bucket/other")
-    with pytest.raises(UserError, match=r"cannot open nostore://x/dataset.json: .*; try `pip install 'mlp-mixer\[clou"):
-        open_source("shards:nostore://x")
-    source = open_source(f"shards:{store}")
+    with pytest.raises(
+        UserError,
+        match="there is no memory://bucket/other/dataset.json: check the address",
+    ):
+        open_dataset("shards:memory://bucket/other")
+    with pytest.raises(
+        UserError,
+        match=r"cannot open nostore://x/dataset.json: .*; try `pip install 'mlp-mixer\[clou",
+    ):
+        open_dataset("shards:nostore://x")
+    source = open_dataset(f"shards:{store}")
     answers = [RuntimeError("busy"), RuntimeError("busy")]
     read = type(fsspec.filesystem("memory")).cat_file
 
@@ -346,11 +430,17 @@ def test_object_stores_that_fail(store, monkeypatch):
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", cat_file)
     source.train.image(0)
     answers += [RuntimeError("no\ncredentials")] * 5
-    with pytest.raises(UserError, match="cannot read memory://.*RuntimeError: no credentials; check the address"):
+    with pytest.raises(
+        UserError,
+        match="cannot read memory://.*RuntimeError: no credentials; check the address",
+    ):
         pixels(source)
 
 
 def test_without_fsspec(site, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
-    with pytest.raises(UserError, match=r"cannot open s3://b/x/dataset.json: .*try `pip install 'mlp-mixer\[cloud\]'`"):
-        open_source("shards:s3://b/x")
+    with pytest.raises(
+        UserError,
+        match=r"cannot open s3://b/x/dataset.json: .*try `pip install 'mlp-mixer\[cloud\]'`",
+    ):
+        open_dataset("shards:s3://b/x")

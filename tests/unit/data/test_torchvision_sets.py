@@ -6,7 +6,7 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
-from mlp_mixer.data import open_source
+from mlp_mixer.data import open_dataset
 from mlp_mixer.errors import UserError
 
 
@@ -15,15 +15,24 @@ class Planes:
 
     def __init__(self, root: str, split: str, download: bool) -> None:
         n = 20 if split == "train" else 10
-        self.data = np.arange(n * 3 * 4 * 4, dtype=np.int64).astype(np.uint8).reshape(n, 3, 4, 4)
+        self.data = (
+            np.arange(n * 3 * 4 * 4, dtype=np.int64)
+            .astype(np.uint8)
+            .reshape(n, 3, 4, 4)
+        )
         self.labels = np.arange(n) % 10
 
 
 @pytest.mark.parametrize(("spec", "name"), [("svhn", "SVHN"), ("stl10", "STL10")])
 def test_sets_in_memory(tmp_path, monkeypatch, spec, name):
     monkeypatch.setattr(torchvision.datasets, name, Planes)
-    source = open_source(f"{spec}:{tmp_path}")
-    assert (len(source.train), len(source.test), source.train.size, len(source.train.classes)) == (20, 10, (4, 4), 10)
+    source = open_dataset(f"{spec}:{tmp_path}")
+    assert (
+        len(source.train),
+        len(source.test),
+        source.train.size,
+        len(source.train.classes),
+    ) == (20, 10, (4, 4), 10)
     assert source.train.image(1)[0, 0].tolist() == [48, 64, 80]
 
 
@@ -33,11 +42,16 @@ def test_oxford_pets_as_torchvision_reads_it(tmp_path):
     (base / "annotations").mkdir()
     for name in ("Abyssinian_1", "beagle_1", "beagle_2"):
         Image.new("RGB", (5, 4)).save(base / f"images/{name}.jpg")
-    (base / "annotations/trainval.txt").write_text("Abyssinian_1 1 1 1\nbeagle_1 2 2 1\n")
+    (base / "annotations/trainval.txt").write_text(
+        "Abyssinian_1 1 1 1\nbeagle_1 2 2 1\n"
+    )
     (base / "annotations/test.txt").write_text("Abyssinian_1 1 1 1\nbeagle_2 2 2 1\n")
-    source = open_source(f"pets:{tmp_path}")
+    source = open_dataset(f"pets:{tmp_path}")
     assert source.train.classes == ("Abyssinian", "Beagle")
-    assert (source.test.name(1), source.test.labels.tolist()) == ("oxford-iiit-pet/images/beagle_2.jpg", [0, 1])
+    assert (source.test.name(1), source.test.labels.tolist()) == (
+        "oxford-iiit-pet/images/beagle_2.jpg",
+        [0, 1],
+    )
     assert source.test.image(1).shape == (4, 5, 3)
 
 
@@ -48,19 +62,33 @@ def test_flowers_as_torchvision_reads_them(tmp_path, monkeypatch):
     (base / "jpg").mkdir(parents=True)
     savemat(base / "imagelabels.mat", {"labels": np.array([1, 102, 1, 102, 1, 102])})
     savemat(base / "setid.mat", {"trnid": [1, 2], "valid": [3, 4], "tstid": [5, 6]})
-    monkeypatch.setattr(torchvision.datasets.flowers102, "check_integrity", lambda *_: True)
-    source = open_source(f"flowers:{tmp_path}")
-    assert (source.val.labels.tolist(), source.test.name(0)) == ([0, 101], "flowers-102/jpg/image_00005.jpg")
+    monkeypatch.setattr(
+        torchvision.datasets.flowers102, "check_integrity", lambda *_: True
+    )
+    source = open_dataset(f"flowers:{tmp_path}")
+    assert (source.val.labels.tolist(), source.test.name(0)) == (
+        [0, 101],
+        "flowers-102/jpg/image_00005.jpg",
+    )
     assert source.train.classes[101] == "102"
 
 
 def test_what_is_not_there_ends_in_a_sentence(tmp_path):
-    for spec, name in (("svhn", "SVHN"), ("pets", "OxfordIIITPet"), ("flowers", "Flowers102"), ("stl10", "STL10")):
-        with pytest.raises(UserError, match=f"cannot open {name} in .*; or give .*:PATH"):
-            open_source(f"{spec}:{tmp_path}")
+    for spec, name in (
+        ("svhn", "SVHN"),
+        ("pets", "OxfordIIITPet"),
+        ("flowers", "Flowers102"),
+        ("stl10", "STL10"),
+    ):
+        with pytest.raises(
+            UserError, match=f"cannot open {name} in .*; or give .*:PATH"
+        ):
+            open_dataset(f"{spec}:{tmp_path}")
 
 
-@pytest.mark.parametrize(("spec", "name"), [("cifar10", "CIFAR10"), ("mnist", "MNIST"), ("svhn", "SVHN")])
+@pytest.mark.parametrize(
+    ("spec", "name"), [("cifar10", "CIFAR10"), ("mnist", "MNIST"), ("svhn", "SVHN")]
+)
 def test_a_failed_download_ends_in_a_sentence(tmp_path, monkeypatch, spec, name):
     def refuse(**arguments):
         assert arguments["download"]
@@ -68,8 +96,11 @@ def test_a_failed_download_ends_in_a_sentence(tmp_path, monkeypatch, spec, name)
 
     monkeypatch.setenv("MLP_MIXER_CACHE", str(tmp_path))
     monkeypatch.setattr(torchvision.datasets, name, refuse)
-    with pytest.raises(UserError, match=f"cannot download {name} in .*data': no network; or give {spec}:PATH"):
-        open_source(spec)
+    with pytest.raises(
+        UserError,
+        match=f"cannot download {name} in .*data': no network; or give {spec}:PATH",
+    ):
+        open_dataset(spec)
 
 
 def test_a_broken_torchvision_harms_only_those_who_need_it(tmp_path, monkeypatch):
@@ -83,6 +114,9 @@ def test_a_broken_torchvision_harms_only_those_who_need_it(tmp_path, monkeypatch
     for module in [name for name in sys.modules if name.startswith("torchvision")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(builtins, "__import__", broken)
-    assert len(open_source("digits").train) == 1438
-    with pytest.raises(UserError, match=r"torchvision cannot be imported .*nms.*install the one made for your torch"):
-        open_source(f"svhn:{tmp_path}")
+    assert len(open_dataset("digits").train) == 1438
+    with pytest.raises(
+        UserError,
+        match=r"torchvision cannot be imported .*nms.*install the one made for your torch",
+    ):
+        open_dataset(f"svhn:{tmp_path}")

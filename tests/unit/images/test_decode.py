@@ -20,7 +20,10 @@ from mlp_mixer.errors import UserError
 from mlp_mixer.images import decode
 from mlp_mixer.images.decode import Part, decode_image
 
-SHARED = Path(os.environ.get("MLP_MIXER_SHARED", Path(__file__).parents[3] / "../shared")) / "data/bad_images"
+SHARED = (
+    Path(os.environ.get("MLP_MIXER_SHARED", Path(__file__).parents[4] / "shared"))
+    / "data/bad_images"
+)
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -33,10 +36,20 @@ def png_that_claims(width: int, height: int) -> bytes:
     """A PNG of a few bytes whose header promises width x height."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body))
+            + kind
+            + body
+            + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +66,10 @@ def test_lossless_formats_come_back_exactly(picture, kind, tmp_path):
         np.testing.assert_array_equal(decode_image(source), picture)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "I"])
+@pytest.mark.parametrize(
+    "mode",
+    ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "I"],
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_mode_becomes_uint8(mode, channels):
     pixels = decode_image(Image.new(mode, (5, 4)), channels=channels)
@@ -64,7 +80,9 @@ def test_every_mode_becomes_uint8(mode, channels):
 def test_gray_is_repeated_over_rgb():
     gray = np.arange(12, dtype=np.uint8).reshape(3, 4)
     np.testing.assert_array_equal(decode_image(gray), np.stack([gray] * 3, axis=2))
-    np.testing.assert_array_equal(decode_image(gray[..., None], channels=1)[..., 0], gray)
+    np.testing.assert_array_equal(
+        decode_image(gray[..., None], channels=1)[..., 0], gray
+    )
 
 
 def test_transparency_lies_on_white():
@@ -86,7 +104,9 @@ def test_a_transparent_palette_entry_is_white():
 def test_sixteen_bits_are_scaled_not_clipped():
     values = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
     for kind in ("PNG", "TIFF"):
-        assert decode_image(encoded(Image.fromarray(values), kind), channels=1).ravel().tolist() == [0, 1, 128, 255]
+        assert decode_image(
+            encoded(Image.fromarray(values), kind), channels=1
+        ).ravel().tolist() == [0, 1, 128, 255]
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])
@@ -114,10 +134,15 @@ def test_exif_orientation_is_applied(orientation, kind):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(Image.fromarray(np.ascontiguousarray(stored)), kind, exif=exif)
-    assert np.abs(decode_image(data, channels=1)[..., 0].astype(int) - upright).max() < 20
+    assert (
+        np.abs(decode_image(data, channels=1)[..., 0].astype(int) - upright).max() < 20
+    )
 
 
-@pytest.mark.parametrize("block", [b"", b"garbage!", b"II*\0", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"])
+@pytest.mark.parametrize(
+    "block",
+    [b"", b"garbage!", b"II*\0", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff"],
+)
 def test_broken_exif_does_not_hurt(picture, block):
     data = encoded(Image.fromarray(picture), "PNG", exif=b"Exif\0\0" + block)
     np.testing.assert_array_equal(decode_image(data), picture)
@@ -125,8 +150,15 @@ def test_broken_exif_does_not_hurt(picture, block):
 
 def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    for kind, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("PNG", {})):
-        data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    for kind, options in (
+        ("GIF", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("PNG", {}),
+    ):
+        data = encoded(
+            frames[0], kind, save_all=True, append_images=frames[1:], **options
+        )
         assert decode_image(data)[0, 0].tolist() == [255, 0, 0]
 
 
@@ -137,7 +169,9 @@ def test_every_cut_is_refused_in_one_sentence(kind, tmp_path):
     path = tmp_path / "cut.img"
     for part in (0.01, 0.1, 0.3, 0.6, 0.9):
         path.write_bytes(data[: max(1, int(len(data) * part))])
-        with pytest.raises(UserError, match=r"'.*cut\.img' is (cut short|damaged|not an image)"):
+        with pytest.raises(
+            UserError, match=r"'.*cut\.img' is (cut short|damaged|not an image)"
+        ):
             decode_image(path)
 
 
@@ -163,7 +197,8 @@ def test_too_many_pixels_are_refused_by_the_header(size, tmp_path):
 
 
 def test_files_that_are_none(tmp_path):
-    empty, html = tmp_path / "empty.jpg", tmp_path / "page.jpg"
+    empty = tmp_path / "empty.jpg"
+    html = tmp_path / "page.jpg"
     empty.touch()
     html.write_text("<html>")
     for path, reason in (
@@ -178,7 +213,9 @@ def test_files_that_are_none(tmp_path):
         decode_image(b"")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user")
+@pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() == 0, reason="permissions do not bind this user"
+)
 def test_a_forbidden_file(tmp_path):
     path = tmp_path / "secret.png"
     path.write_bytes(b"x")
@@ -194,7 +231,10 @@ def test_formats_that_run_programs_are_refused():
     assert {".jpg", ".jpeg", ".png", ".webp", ".tif"} <= decode.image_extensions()
 
 
-@pytest.mark.parametrize("array", [np.zeros((2, 2, 3)), np.zeros((2, 2, 5), np.uint8), np.zeros((0, 2), np.uint8)])
+@pytest.mark.parametrize(
+    "array",
+    [np.zeros((2, 2, 3)), np.zeros((2, 2, 5), np.uint8), np.zeros((0, 2), np.uint8)],
+)
 def test_other_arrays_are_refused(array):
     with pytest.raises(UserError, match="expected uint8"):
         decode_image(array)
@@ -205,7 +245,10 @@ def test_other_arrays_are_refused(array):
 def test_threads_leave_the_warning_filters_as_they_were(picture):
     data = encoded(Image.fromarray(picture), "PNG")
     before = list(warnings.filters)
-    threads = [threading.Thread(target=lambda: [decode_image(data) for _ in range(30)]) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: [decode_image(data) for _ in range(30)])
+        for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -217,16 +260,27 @@ def test_threads_leave_the_warning_filters_as_they_were(picture):
 
 
 def photo(width: int = 61, height: int = 47, *, waves: float = 12.0) -> Image.Image:
-    """Smooth colours with some noise on top; the smoother, the less a smaller scale leaves out."""
+    """Smooth colours with some noise on top; the smoother, the less a smaller scale
+    leaves out.
+    """
     rows, columns = np.mgrid[:height, :width]
-    colours = [128 + 100 * np.sin(rows / waves + k) * np.cos(columns / waves - k) for k in range(3)]
+    colours = [
+        128 + 100 * np.sin(rows / waves + k) * np.cos(columns / waves - k)
+        for k in range(3)
+    ]
     noise = np.random.default_rng(0).normal(0, 48 / waves, (height, width, 1))
-    return Image.fromarray(np.clip(np.stack(colours, axis=2) + noise, 0, 255).astype(np.uint8))
+    return Image.fromarray(
+        np.clip(np.stack(colours, axis=2) + noise, 0, 255).astype(np.uint8)
+    )
 
 
 def jpeg(kind: str, image: Image.Image, orientation: int) -> bytes:
     """A JPEG, or two of them in one file as telephones write them."""
-    two = {"save_all": True, "append_images": [Image.new("RGB", image.size)]} if kind == "MPO" else {}
+    two = (
+        {"save_all": True, "append_images": [Image.new("RGB", image.size)]}
+        if kind == "MPO"
+        else {}
+    )
     return encoded(image, kind, quality=95, exif=turned(orientation), **two)
 
 
@@ -267,7 +321,8 @@ JPEGS = {
 @pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
 @pytest.mark.parametrize("size", [(61, 47), (16, 16), (7, 33), (1, 1)])
 def test_a_part_of_a_jpeg_has_the_bits_of_the_whole(decoder, options, size, channels):
-    mode, others = options.get("mode", "RGB"), {name: value for name, value in options.items() if name != "mode"}
+    mode = options.get("mode", "RGB")
+    others = {name: value for name, value in options.items() if name != "mode"}
     data = encoded(photo(*size).convert(mode), "JPEG", **others)
     for box in (corner, lambda height, width: (0, 0, height, width)):
         for least in (None, size[::-1]):
@@ -278,7 +333,9 @@ def test_a_part_of_a_jpeg_has_the_bits_of_the_whole(decoder, options, size, chan
                 least,
             )
             expected = part.of(decode_image(data, channels=channels))
-            np.testing.assert_array_equal(decode_image(data, channels=channels, part=part), expected)
+            np.testing.assert_array_equal(
+                decode_image(data, channels=channels, part=part), expected
+            )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -287,17 +344,28 @@ def test_a_part_is_of_the_upright_image(decoder, orientation, kind):
     data = jpeg(kind, photo(), orientation)
     assert Image.open(io.BytesIO(data)).format == kind
     part = Part(corner, (47, 61))
-    np.testing.assert_array_equal(decode_image(data, part=part), part.of(decode_image(data)))
+    np.testing.assert_array_equal(
+        decode_image(data, part=part), part.of(decode_image(data))
+    )
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "I;16"])
 def test_a_part_of_other_modes(mode):
-    image = photo().convert("L").convert("I").convert("I;16") if mode == "I;16" else photo().convert(mode)
+    image = (
+        photo().convert("L").convert("I").convert("I;16")
+        if mode == "I;16"
+        else photo().convert(mode)
+    )
     data = encoded(image, "PNG")
-    np.testing.assert_array_equal(decode_image(data, part=Part(corner, (1, 1))), Part(corner).of(decode_image(data)))
+    np.testing.assert_array_equal(
+        decode_image(data, part=Part(corner, (1, 1))),
+        Part(corner).of(decode_image(data)),
+    )
 
 
-def averaged(pixels: np.ndarray, box: tuple[int, int, int, int], scale: int) -> np.ndarray:
+def averaged(
+    pixels: np.ndarray, box: tuple[int, int, int, int], scale: int
+) -> np.ndarray:
     top, left, height, width = box
     part = pixels[top : top + height, left : left + width].astype(float)
     return part.reshape(height // scale, scale, width // scale, scale, 3).mean((1, 3))
@@ -305,16 +373,39 @@ def averaged(pixels: np.ndarray, box: tuple[int, int, int, int], scale: int) -> 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
-    ("size", "scale"), [((24, 36), 1), ((20, 30), 2), ((10, 15), 4), ((11, 15), 2), ((5, 7), 8), ((1, 1), 8)]
+    ("size", "scale"),
+    [
+        ((24, 36), 1),
+        ((20, 30), 2),
+        ((10, 15), 4),
+        ((11, 15), 2),
+        ((5, 7), 8),
+        ((1, 1), 8),
+    ],
 )
 @pytest.mark.parametrize("kind", ["JPEG", "MPO"])
-def test_the_smallest_scale_that_has_the_pixels(decoder, orientation, size, scale, kind):
-    """A part of 40 x 60 in 96 x 128, against the averages of squares: its place, and what the scale leaves out."""
+def test_the_smallest_scale_that_has_the_pixels(
+    decoder, orientation, size, scale, kind
+):
+    """A part of 40 x 60 in 96 x 128, against the averages of squares: its place, and
+    what the scale leaves out.
+    """
     wide = orientation < 5
-    data = jpeg(kind, photo(*((128, 96) if wide else (96, 128)), waves=24.0), orientation)
+    data = jpeg(
+        kind, photo(*((128, 96) if wide else (96, 128)), waves=24.0), orientation
+    )
     box = (16, 24, 40, 60)
-    pixels = decode_image(data, part=Part(lambda height, width: box if (height, width) == (96, 128) else None, size))
-    assert pixels.shape == (40 // scale, (60 + 4) // 8 * 8 // 8 if scale == 8 else 60 // scale, 3)
+    pixels = decode_image(
+        data,
+        part=Part(
+            lambda height, width: box if (height, width) == (96, 128) else None, size
+        ),
+    )
+    assert pixels.shape == (
+        40 // scale,
+        (60 + 4) // 8 * 8 // 8 if scale == 8 else 60 // scale,
+        3,
+    )
     if scale < 8:
         assert np.abs(pixels - averaged(decode_image(data), box, scale)).max() < 8
 
@@ -323,10 +414,14 @@ def test_the_smallest_scale_that_has_the_pixels(decoder, orientation, size, scal
 @pytest.mark.parametrize("options", JPEGS.values(), ids=JPEGS)
 @pytest.mark.parametrize("size", [(160, 120), (157, 131), (65, 33), (9, 17)])
 def test_both_decoders_give_the_same_bits_at_every_scale(options, size, monkeypatch):
-    mode, others = options.get("mode", "RGB"), {name: value for name, value in options.items() if name != "mode"}
+    mode = options.get("mode", "RGB")
+    others = {name: value for name, value in options.items() if name != "mode"}
     data = encoded(photo(*size).convert(mode), "JPEG", **others)
     parts = [
-        Part(lambda height, width: (0, 0, height, width), (size[1] // scale, size[0] // scale))
+        Part(
+            lambda height, width: (0, 0, height, width),
+            (size[1] // scale, size[0] // scale),
+        )
         for scale in (1, 2, 4, 8)
     ]
     fast = [decode_image(data, part=part) for part in parts]
@@ -346,36 +441,57 @@ def test_any_part_is_there_and_has_its_pixels(shape, draws, size, orientation):
     data = encoded(Image.new("RGB", shape), "JPEG", exif=turned(orientation))
 
     def box(height: int, width: int) -> tuple[int, int, int, int]:
-        rows, columns = 1 + int(draws[0] * height), 1 + int(draws[1] * width)
-        return int(draws[2] * (height - rows + 1)), int(draws[3] * (width - columns + 1)), rows, columns
+        rows = 1 + int(draws[0] * height)
+        columns = 1 + int(draws[1] * width)
+        return (
+            int(draws[2] * (height - rows + 1)),
+            int(draws[3] * (width - columns + 1)),
+            rows,
+            columns,
+        )
 
     _, _, rows, columns = box(*(shape[::-1] if orientation < 5 else shape))
     height, width, _ = decode_image(data, part=Part(box, size)).shape
     assert min(rows, size[0]) <= height <= rows
     assert min(columns, size[1]) <= width <= columns
-    assert height < 2 * size[0] + 1 or width < 2 * size[1] + 1 or min(rows // size[0], columns // size[1]) >= 8
+    assert (
+        height < 2 * size[0] + 1
+        or width < 2 * size[1] + 1
+        or min(rows // size[0], columns // size[1]) >= 8
+    )
 
 
 def test_a_part_leaves_the_caller_s_image_as_it_was():
     data = encoded(photo(), "JPEG")
     with Image.open(io.BytesIO(data)) as image:
         part = Part(lambda height, width: (0, 0, height, width), (1, 1))
-        np.testing.assert_array_equal(decode_image(image, part=part), decode_image(data))
+        np.testing.assert_array_equal(
+            decode_image(image, part=part), decode_image(data)
+        )
         assert image.size == (61, 47)
 
 
 @pytest.mark.parametrize("size", [None, (2, 2)])
 def test_every_cut_of_a_jpeg_is_refused_for_a_part_too(decoder, size, tmp_path):
-    data, path = encoded(photo(), "JPEG"), tmp_path / "cut.jpg"
+    data = encoded(photo(), "JPEG")
+    path = tmp_path / "cut.jpg"
     for part in (0.01, 0.1, 0.3, 0.6, 0.9, 0.99):
         path.write_bytes(data[: max(1, int(len(data) * part))])
         with pytest.raises(UserError) as whole:
             decode_image(path)
         with pytest.raises(UserError) as raised:
             decode_image(
-                path, part=Part(lambda height, width: (0, 0, 1, 1) if size is None else (0, 0, height, width), size)
+                path,
+                part=Part(
+                    lambda height, width: (
+                        (0, 0, 1, 1) if size is None else (0, 0, height, width)
+                    ),
+                    size,
+                ),
             )
-        assert re.sub(r"\d+", "", str(raised.value)) == re.sub(r"\d+", "", str(whole.value))
+        assert re.sub(r"\d+", "", str(raised.value)) == re.sub(
+            r"\d+", "", str(whole.value)
+        )
 
 
 def test_too_many_pixels_are_refused_before_a_part():
@@ -389,7 +505,8 @@ def test_too_many_pixels_are_refused_before_a_part():
 
 
 def test_what_simplejpeg_refuses_goes_to_pillow(monkeypatch):
-    data, seen = encoded(photo(), "JPEG"), []
+    data = encoded(photo(), "JPEG")
+    seen = []
 
     def refuses(received: bytes, **_: int) -> np.ndarray:
         seen.append(received)
@@ -397,7 +514,9 @@ def test_what_simplejpeg_refuses_goes_to_pillow(monkeypatch):
 
     for decoded in (refuses, lambda received, **_: np.zeros((5, 5, 3), np.uint8)):
         monkeypatch.setattr(decode, "_fast_jpeg", decoded)
-        np.testing.assert_array_equal(decode_image(data, part=Part(corner)), Part(corner).of(decode_image(data)))
+        np.testing.assert_array_equal(
+            decode_image(data, part=Part(corner)), Part(corner).of(decode_image(data))
+        )
     assert seen == [data]
 
 
@@ -416,7 +535,9 @@ def manifest() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.skipif(not manifest(), reason=f"there are no odd images in {SHARED} (set MLP_MIXER_SHARED)")
+@pytest.mark.skipif(
+    not manifest(), reason=f"there are no odd images in {SHARED} (set MLP_MIXER_SHARED)"
+)
 @pytest.mark.parametrize("row", manifest(), ids=lambda row: row["file"])
 def test_odd_images(row):
     path = SHARED / row["file"]
@@ -428,7 +549,12 @@ def test_odd_images(row):
     if row["rgb_size"]:
         assert f"{pixels.shape[1]}x{pixels.shape[0]}" == row["rgb_size"]
     if colour := row["mean_rgb"] or row["scaled_mean"]:
-        assert np.abs(pixels.mean((0, 1)) - [float(value) for value in colour.split()]).max() < 0.6
+        assert (
+            np.abs(
+                pixels.mean((0, 1)) - [float(value) for value in colour.split()]
+            ).max()
+            < 0.6
+        )
 
 
 def decodes(path: Path) -> bool:

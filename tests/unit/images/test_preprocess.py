@@ -13,17 +13,24 @@ from mlp_mixer.images.preprocess import Preprocess
 
 
 def random_image(height: int, width: int, channels: int = 3) -> np.ndarray:
-    return np.random.default_rng(height * width).integers(0, 256, (height, width, channels), dtype=np.uint8)
+    return np.random.default_rng(height * width).integers(
+        0, 256, (height, width, channels), dtype=np.uint8
+    )
 
 
-@pytest.mark.parametrize("shape", [(31, 47), (47, 31), (33, 33), (100, 17), (9, 8), (1, 1), (1, 40), (37, 36)])
+@pytest.mark.parametrize(
+    "shape",
+    [(31, 47), (47, 31), (33, 33), (100, 17), (9, 8), (1, 1), (1, 40), (37, 36)],
+)
 @pytest.mark.parametrize("crop_pct", [0.875, 0.9, 0.95, 1.0])
 @pytest.mark.parametrize("size", [16, 21])
 def test_resmall_equals_torchvision(shape, crop_pct, size):
     from PIL import Image
 
     image = random_image(*shape)
-    resized = tv.resize(Image.fromarray(image), [int(size / crop_pct)], InterpolationMode.BICUBIC)
+    resized = tv.resize(
+        Image.fromarray(image), [int(size / crop_pct)], InterpolationMode.BICUBIC
+    )
     expected = np.asarray(tv.center_crop(resized, [size, size]))
     actual = Preprocess((size, size), crop_pct=crop_pct).fit(image)
     np.testing.assert_array_equal(actual, expected)
@@ -34,7 +41,9 @@ def test_resmall_equals_torchvision(shape, crop_pct, size):
 @pytest.mark.parametrize("shape", [(5, 50), (50, 5), (24, 48), (13, 27), (300, 200)])
 def test_rectangles_are_covered(shape, resize, interpolation):
     white = np.full((*shape, 3), 255, dtype=np.uint8)
-    fitted = Preprocess((24, 40), resize=resize, interpolation=interpolation, crop_pct=0.9).fit(white)
+    fitted = Preprocess(
+        (24, 40), resize=resize, interpolation=interpolation, crop_pct=0.9
+    ).fit(white)
     assert fitted.shape == (24, 40, 3)
     assert (fitted == 255).all()
 
@@ -43,7 +52,9 @@ def test_resmall_keeps_the_shape_of_things_and_resize_squashes():
     image = np.zeros((20, 40, 3), dtype=np.uint8)
     image[:, :10] = 255  # the left quarter
     assert (Preprocess((20, 20), crop_pct=1).fit(image) == 0).all()
-    squashed = Preprocess((20, 20), resize="resize", interpolation="area", crop_pct=1).fit(image)
+    squashed = Preprocess(
+        (20, 20), resize="resize", interpolation="area", crop_pct=1
+    ).fit(image)
     assert (squashed[:, :5] == 255).all()
     assert (squashed[:, 5:] == 0).all()
 
@@ -52,9 +63,18 @@ def test_resmall_keeps_the_shape_of_things_and_resize_squashes():
 @pytest.mark.parametrize("resampler", ["pillow", "vit_jax", "big_vision", "opencv"])
 def test_the_right_size_is_not_touched(resize, resampler):
     image = random_image(12, 20)
-    preprocess = Preprocess((12, 20), resize=resize, crop_pct=1.0, interpolation="bilinear", resampler=resampler)
+    preprocess = Preprocess(
+        (12, 20),
+        resize=resize,
+        crop_pct=1.0,
+        interpolation="bilinear",
+        resampler=resampler,
+    )
     np.testing.assert_array_equal(preprocess.fit(image), image)
-    assert torch.equal(preprocess(image), preprocess.normalize(torch.from_numpy(image).permute(2, 0, 1)))
+    assert torch.equal(
+        preprocess(image),
+        preprocess.normalize(torch.from_numpy(image).permute(2, 0, 1)),
+    )
 
 
 def test_none_refuses_another_size():
@@ -67,18 +87,24 @@ def test_any_number_of_channels_is_scaled_like_rgb(channels):
     image = random_image(30, 41, 3)
     many = image[..., np.arange(channels) % 3]
     expected = Preprocess((16, 16)).fit(image)[..., np.arange(channels) % 3]
-    np.testing.assert_array_equal(Preprocess((16, 16), channels=channels).fit(many), expected)
+    np.testing.assert_array_equal(
+        Preprocess((16, 16), channels=channels).fit(many), expected
+    )
 
 
 def test_normalize_in_numbers():
     preprocess = Preprocess((1, 1), mean=(0.5, 0.25, 0.0), std=(0.5, 0.5, 1.0))
-    x = preprocess.normalize(torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1))
+    x = preprocess.normalize(
+        torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
+    )
     assert x.dtype == torch.float32
     torch.testing.assert_close(x.flatten(), torch.tensor([-1.0, 1.5, 0.2]))
 
 
 def test_normalize_equals_torchvision_and_leaves_its_input():
-    preprocess = Preprocess((8, 8), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    preprocess = Preprocess(
+        (8, 8), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
     x_BCHW = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     before = x_BCHW.clone()
     expected = tv.normalize(x_BCHW.float() / 255, preprocess.mean, preprocess.std)
@@ -92,11 +118,18 @@ def test_call_is_fit_and_normalize():
     x_CHW = preprocess(image)
     assert x_CHW.shape == (3, 16, 12)
     assert x_CHW.is_contiguous()
-    assert torch.equal(x_CHW, preprocess.normalize(torch.from_numpy(preprocess.fit(image).copy()).permute(2, 0, 1)))
+    assert torch.equal(
+        x_CHW,
+        preprocess.normalize(
+            torch.from_numpy(preprocess.fit(image).copy()).permute(2, 0, 1)
+        ),
+    )
 
 
 def test_normalize_takes_float_and_leaves_it_too():
-    preprocess = Preprocess((8, 8), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+    preprocess = Preprocess(
+        (8, 8), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
     levels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     x_BCHW = levels.float()
     assert torch.equal(preprocess.normalize(x_BCHW), preprocess.normalize(levels))
@@ -105,9 +138,12 @@ def test_normalize_takes_float_and_leaves_it_too():
 
 @pytest.mark.parametrize("resampler", ["pillow", "vit_jax", "big_vision", "opencv"])
 def test_fit_is_always_uint8_and_only_vit_jax_keeps_more_for_the_network(resampler):
-    preprocess = Preprocess((16, 12), interpolation="bilinear", resampler=resampler, mean=(0.0,), std=(1.0,))
+    preprocess = Preprocess(
+        (16, 12), interpolation="bilinear", resampler=resampler, mean=(0.0,), std=(1.0,)
+    )
     image = random_image(40, 30)
-    fitted, levels = preprocess.fit(image), preprocess(image).permute(1, 2, 0).numpy() * 255
+    fitted = preprocess.fit(image)
+    levels = preprocess(image).permute(1, 2, 0).numpy() * 255
     assert fitted.dtype == np.uint8
     np.testing.assert_array_equal(fitted, np.rint(levels))
     assert (np.abs(fitted - levels).max() > 0.1) == (resampler == "vit_jax")
@@ -116,7 +152,12 @@ def test_fit_is_always_uint8_and_only_vit_jax_keeps_more_for_the_network(resampl
 @pytest.mark.parametrize("resize", ["resmall", "resize"])
 @pytest.mark.parametrize(
     ("resampler", "interpolation"),
-    [("vit_jax", "bilinear"), ("big_vision", "bilinear"), ("opencv", "bicubic"), ("opencv", "bilinear")],
+    [
+        ("vit_jax", "bilinear"),
+        ("big_vision", "bilinear"),
+        ("opencv", "bicubic"),
+        ("opencv", "bilinear"),
+    ],
 )
 @pytest.mark.parametrize("shape", [(5, 50), (50, 5), (24, 48), (13, 27), (300, 200)])
 def test_rectangles_are_covered_by_all(shape, resampler, interpolation, resize):
@@ -128,8 +169,16 @@ def test_rectangles_are_covered_by_all(shape, resampler, interpolation, resize):
 
 
 def test_a_record_without_a_resampler_is_pillows():
-    old = {"image_size": [8, 8], "channels": 3, "resize": "resmall", "crop_pct": 0.875, "interpolation": "area"}
-    assert config.from_dict(Preprocess, old) == Preprocess((8, 8), interpolation="area", resampler="pillow")
+    old = {
+        "image_size": [8, 8],
+        "channels": 3,
+        "resize": "resmall",
+        "crop_pct": 0.875,
+        "interpolation": "area",
+    }
+    assert config.from_dict(Preprocess, old) == Preprocess(
+        (8, 8), interpolation="area", resampler="pillow"
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,7 +190,9 @@ def test_a_record_without_a_resampler_is_pillows():
         ("opencv", "nearest", "'bicubic' or 'bilinear'"),
     ],
 )
-def test_filters_that_a_resampler_does_not_have_are_refused(resampler, interpolation, legal):
+def test_filters_that_a_resampler_does_not_have_are_refused(
+    resampler, interpolation, legal
+):
     message = f"resampler '{resampler}' has no interpolation '{interpolation}': expected {legal}$"
     with pytest.raises(UserError, match=message):
         Preprocess((8, 8), interpolation=interpolation, resampler=resampler)
@@ -150,7 +201,9 @@ def test_filters_that_a_resampler_does_not_have_are_refused(resampler, interpola
 def test_record_survives_json_and_one_number_stands_for_all():
     preprocess = Preprocess((32, 24), channels=4, mean=(0.3,), std=(0.2,))
     assert preprocess.mean == (0.3,) * 4
-    assert Preprocess((8, 8)) == Preprocess((8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    assert Preprocess((8, 8)) == Preprocess(
+        (8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    )
     assert config.from_dict(Preprocess, config.to_dict(preprocess)) == preprocess
     assert Preprocess([8, 8]).image_size == (8, 8)  # a list, as JSON has it
 
@@ -177,7 +230,10 @@ def test_senseless_fields_are_refused(field, value, message):
         dataclasses.replace(Preprocess((8, 8)), **{field: value})
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4, 3))])
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4, 3))],
+)
 def test_other_arrays_cannot_be_fitted(image):
     with pytest.raises(UserError, match=r"expected uint8 \(H, W, 3\)"):
         Preprocess((4, 4)).fit(image)

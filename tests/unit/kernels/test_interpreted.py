@@ -1,6 +1,7 @@
 """The kernels' arithmetic without a GPU: Triton's interpreter runs them on the CPU.
 
-It must be asked for before anything imports Triton, so the files in `interpreted/` run in a process of their own.
+It must be asked for before anything imports Triton, so the files in `interpreted/` run
+in a process of their own.
 """
 
 from __future__ import annotations
@@ -14,17 +15,42 @@ import numpy as np
 import pytest
 
 triton = pytest.importorskip("triton")
-if tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9) and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
-    pytest.skip("the interpreter of Triton before 3.9 does not work with NumPy from 2.4 on", allow_module_level=True)
+if (
+    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
+    and np.lib.NumpyVersion(np.__version__) >= "2.4.0"
+):
+    pytest.skip(
+        "the interpreter of Triton before 3.9 does not work with NumPy from 2.4 on",
+        allow_module_level=True,
+    )
 FILES = sorted((Path(__file__).parent / "interpreted").glob("*.py"))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_under_the_interpreter(file: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", str(file)]
-    command += ["-W", "ignore:Conversion of an array with ndim"]  # Triton 3.6 with NumPy before 2.4
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "no:xdist",
+        str(file),
+    ]
+    command += [
+        "-W",
+        "ignore:Conversion of an array with ndim",
+    ]  # Triton 3.6 with NumPy before 2.4
+    done = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -12,12 +12,20 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mlp_mixer.errors import UserError
-from mlp_mixer.models import VARIANTS, MixerConfig, MlpMixer, create_model, model_config, variants
+from mlp_mixer.models import (
+    VARIANTS,
+    MixerConfig,
+    MlpMixer,
+    create_model,
+    model_config,
+    variants,
+)
 from mlp_mixer.models.layers import DropPath, drop_path_rates
 
 SHARED = Path(os.environ.get("MLP_MIXER_SHARED", Path(__file__).parents[4] / "shared"))
 
-# 1000 classes, each at its own image size. The first eight are those of the paper's Table 1, plus the head.
+# 1000 classes, each at its own image size. The first eight are those of the paper's
+# Table 1, plus the head.
 PARAMETERS = {
     "mixer_s32": 19_104_624,
     "mixer_s16": 18_528_264,
@@ -39,7 +47,13 @@ PARAMETERS = {
 
 def small(**fields) -> MlpMixer:
     """6 tokens from a rectangle, 2 blocks; no two axes have the same length."""
-    defaults = {"image_size": (8, 12), "num_blocks": 2, "hidden_dim": 20, "tokens_mlp_dim": 10, "channels_mlp_dim": 28}
+    defaults = {
+        "image_size": (8, 12),
+        "num_blocks": 2,
+        "hidden_dim": 20,
+        "tokens_mlp_dim": 10,
+        "channels_mlp_dim": 28,
+    }
     torch.manual_seed(0)
     return create_model("mixer_nano4", **({"num_classes": 5} | defaults | fields))
 
@@ -55,7 +69,9 @@ def randomised(model: MlpMixer) -> MlpMixer:
 
 def images_for(model: MlpMixer, batch: int = 3) -> Tensor:
     size = (batch, model.config.in_channels, *model.config.image_size)
-    return torch.randn(size, generator=torch.Generator().manual_seed(batch)).to(model.stem.proj.weight.dtype)
+    return torch.randn(size, generator=torch.Generator().manual_seed(batch)).to(
+        model.stem.proj.weight.dtype
+    )
 
 
 # Size
@@ -65,11 +81,19 @@ def images_for(model: MlpMixer, batch: int = 3) -> Tensor:
 def test_parameter_counts(name):
     with torch.device("meta"):
         model = create_model(name)
-    C, P, S = model.config.hidden_dim, model.config.patch_size, model.config.num_patches
-    D_S, D_C, L = model.config.tokens_mlp_dim, model.config.channels_mlp_dim, model.config.num_blocks
+    C = model.config.hidden_dim
+    P = model.config.patch_size
+    S = model.config.num_patches
+    D_S = model.config.tokens_mlp_dim
+    D_C = model.config.channels_mlp_dim
+    L = model.config.num_blocks
     block = (2 * S * D_S + D_S + S) + (2 * C * D_C + D_C + C) + 4 * C
     by_formula = (3 * P * P * C + C) + L * block + 2 * C + (1000 * C + 1000)
-    assert sum(parameter.numel() for parameter in model.parameters()) == by_formula == PARAMETERS[name]
+    assert (
+        sum(parameter.numel() for parameter in model.parameters())
+        == by_formula
+        == PARAMETERS[name]
+    )
 
 
 def test_every_count_belongs_to_a_variant():
@@ -83,7 +107,10 @@ def test_variants_by_pattern_in_the_order_of_the_table():
 
 @pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
 def test_widths_follow_the_rule_of_table_1(config):
-    assert (config.tokens_mlp_dim, config.channels_mlp_dim) == (config.hidden_dim // 2, 4 * config.hidden_dim)
+    assert (config.tokens_mlp_dim, config.channels_mlp_dim) == (
+        config.hidden_dim // 2,
+        4 * config.hidden_dim,
+    )
 
 
 # Initialisation
@@ -91,12 +118,23 @@ def test_widths_follow_the_rule_of_table_1(config):
 
 def test_kernels_are_lecun_normal_and_truncated():
     torch.manual_seed(0)
-    model = create_model("mixer_nano4", num_blocks=1, hidden_dim=256, tokens_mlp_dim=256, channels_mlp_dim=512)
+    model = create_model(
+        "mixer_nano4",
+        num_blocks=1,
+        hidden_dim=256,
+        tokens_mlp_dim=256,
+        channels_mlp_dim=512,
+    )
     (block,) = model.blocks
-    fan_in = {model.stem.proj: 3 * 4 * 4, block.mlp_tokens.fc1: 64, block.mlp_tokens.fc2: 256}
+    fan_in = {
+        model.stem.proj: 3 * 4 * 4,
+        block.mlp_tokens.fc1: 64,
+        block.mlp_tokens.fc2: 256,
+    }
     fan_in |= {block.mlp_channels.fc1: 256, block.mlp_channels.fc2: 512}
     for layer, n in fan_in.items():
-        std, largest = 1 / math.sqrt(n), 2 / math.sqrt(n) / 0.8796
+        std = 1 / math.sqrt(n)
+        largest = 2 / math.sqrt(n) / 0.8796
         assert layer.weight.std().item() == pytest.approx(std, rel=0.03)
         assert abs(layer.weight.mean().item()) < 0.05 * std
         assert 0.97 * largest < layer.weight.abs().max().item() <= 1.0001 * largest
@@ -115,21 +153,27 @@ def test_norms_are_neutral_and_the_head_is_zero():
 
 
 def test_initialisation_follows_the_global_seed():
-    first, second = small().state_dict(), small().state_dict()
+    first = small().state_dict()
+    second = small().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 # Parity
 
 
-def listing_1(model: MlpMixer, image_BIHW: Tensor, norm_eps: float, gelu: str, final_norm: bool) -> Tensor:
+def listing_1(
+    model: MlpMixer, image_BIHW: Tensor, norm_eps: float, gelu: str, final_norm: bool
+) -> Tensor:
     """The paper's Listing 1 once more, in plain tensor algebra on the state dict."""
     weights = model.state_dict()
 
     def norm(x_BSC: Tensor, name: str) -> Tensor:
         centred = x_BSC - x_BSC.mean(2, keepdim=True)
         variance = centred.square().mean(2, keepdim=True)
-        return centred / (variance + norm_eps).sqrt() * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+        return (
+            centred / (variance + norm_eps).sqrt() * weights[f"{name}.weight"]
+            + weights[f"{name}.bias"]
+        )
 
     def activate(x: Tensor) -> Tensor:
         if gelu == "erf":
@@ -145,16 +189,31 @@ def listing_1(model: MlpMixer, image_BIHW: Tensor, norm_eps: float, gelu: str, f
         ],
         dim=1,
     )
-    x_BSC = torch.einsum("bsipq,cipq->bsc", patches_BSIPQ, weights["stem.proj.weight"]) + weights["stem.proj.bias"]
+    x_BSC = (
+        torch.einsum("bsipq,cipq->bsc", patches_BSIPQ, weights["stem.proj.weight"])
+        + weights["stem.proj.bias"]
+    )
     for i in range(model.config.num_blocks):
-        w = {name.removeprefix(f"blocks.{i}."): value for name, value in weights.items()}
-        h_BDC = torch.einsum("bsc,ds->bdc", norm(x_BSC, f"blocks.{i}.norm1"), w["mlp_tokens.fc1.weight"])
+        w = {
+            name.removeprefix(f"blocks.{i}."): value for name, value in weights.items()
+        }
+        h_BDC = torch.einsum(
+            "bsc,ds->bdc", norm(x_BSC, f"blocks.{i}.norm1"), w["mlp_tokens.fc1.weight"]
+        )
         h_BDC = activate(h_BDC + w["mlp_tokens.fc1.bias"][:, None])
         x_BSC = x_BSC + torch.einsum("bdc,sd->bsc", h_BDC, w["mlp_tokens.fc2.weight"])
         x_BSC = x_BSC + w["mlp_tokens.fc2.bias"][:, None]
-        h_BSD = torch.einsum("bsc,dc->bsd", norm(x_BSC, f"blocks.{i}.norm2"), w["mlp_channels.fc1.weight"])
+        h_BSD = torch.einsum(
+            "bsc,dc->bsd",
+            norm(x_BSC, f"blocks.{i}.norm2"),
+            w["mlp_channels.fc1.weight"],
+        )
         h_BSD = activate(h_BSD + w["mlp_channels.fc1.bias"])
-        x_BSC = x_BSC + torch.einsum("bsd,cd->bsc", h_BSD, w["mlp_channels.fc2.weight"]) + w["mlp_channels.fc2.bias"]
+        x_BSC = (
+            x_BSC
+            + torch.einsum("bsd,cd->bsc", h_BSD, w["mlp_channels.fc2.weight"])
+            + w["mlp_channels.fc2.bias"]
+        )
     pooled_BC = (norm(x_BSC, "norm") if final_norm else x_BSC).mean(1)
     return pooled_BC @ weights["head.weight"].T + weights["head.bias"]
 
@@ -172,20 +231,38 @@ def test_equals_listing_1(gelu, final_norm, norm_eps, in_channels):
 
 def test_defaults_are_the_paper_s():
     config = small().config
-    assert (config.gelu, config.norm_eps, config.final_norm, config.drop_path_rule) == ("tanh", 1e-6, True, "paper")
+    assert (config.gelu, config.norm_eps, config.final_norm, config.drop_path_rule) == (
+        "tanh",
+        1e-6,
+        True,
+        "paper",
+    )
     assert (config.dropout, config.drop_path) == (0, 0)
 
 
 def golden(name: str) -> tuple[Path, MlpMixer, Tensor, Tensor]:
-    """A checkpoint that its own project wrote: the folder, our empty model, its input and its logits."""
+    """A checkpoint that its own project wrote: the folder, our empty model, its input
+    and its logits.
+    """
     folder = SHARED / "golden" / name
     if not folder.is_dir():
         pytest.skip(f"no golden checkpoints at {folder}; set MLP_MIXER_SHARED")
     meta = json.loads((folder / "meta.json").read_text("utf-8"))
-    fields = {field.name: meta[field.name] for field in dataclasses.fields(MixerConfig) if field.name in meta}
-    model = MlpMixer(MixerConfig(**fields | {"image_size": tuple(meta["image_size"])})).eval()
+    fields = {
+        field.name: meta[field.name]
+        for field in dataclasses.fields(MixerConfig)
+        if field.name in meta
+    }
+    model = MlpMixer(
+        MixerConfig(**fields | {"image_size": tuple(meta["image_size"])})
+    ).eval()
     with np.load(folder / "io.npz") as io:
-        return folder, model, torch.from_numpy(io["input_nhwc"]).permute(0, 3, 1, 2), torch.from_numpy(io["logits"])
+        return (
+            folder,
+            model,
+            torch.from_numpy(io["input_nhwc"]).permute(0, 3, 1, 2),
+            torch.from_numpy(io["logits"]),
+        )
 
 
 @pytest.mark.parametrize("name", ["timm_a", "timm_b"])
@@ -213,8 +290,13 @@ def test_equals_the_authors_code(name):
     state = {}
     with np.load(folder / "checkpoint.npz") as archive:
         for path, value in archive.items():
-            parts = [ours.get(part, part.replace("MixerBlock_", "blocks.")) for part in path.split("/")]
-            layout = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[value.ndim]  # HWIO -> OIHW, (in, out) -> (out, in)
+            parts = [
+                ours.get(part, part.replace("MixerBlock_", "blocks."))
+                for part in path.split("/")
+            ]
+            layout = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[
+                value.ndim
+            ]  # HWIO -> OIHW, (in, out) -> (out, in)
             state[".".join(parts)] = torch.from_numpy(value.transpose(layout).copy())
     model.load_state_dict(state)
     torch.testing.assert_close(model(images), logits, rtol=0, atol=1e-5)
@@ -241,7 +323,10 @@ def test_shapes(fields, tokens, batch):
     x_BSC = model.forward_features(images_for(model, batch))
     assert x_BSC.shape == (batch, tokens, C)
     assert model.forward_head(x_BSC, pre_logits=True).shape == (batch, C)
-    assert model(images_for(model, batch)).shape == (batch, fields.get("num_classes", 5) or C)
+    assert model(images_for(model, batch)).shape == (
+        batch,
+        fields.get("num_classes", 5) or C,
+    )
 
 
 def test_a_batch_is_its_images_one_by_one():
@@ -256,17 +341,25 @@ def test_a_batch_is_its_images_one_by_one():
 def test_features_by_name_in_order(num_classes, final_norm):
     model = randomised(small(num_classes=num_classes, final_norm=final_norm))
     out = model.features(images_for(model))
-    blocks = [f"blocks.{i}{part}" for i in range(2) for part in (".mlp_tokens", ".mlp_channels", "")]
+    blocks = [
+        f"blocks.{i}{part}"
+        for i in range(2)
+        for part in (".mlp_tokens", ".mlp_channels", "")
+    ]
     assert list(out) == ["stem", *blocks, "norm", "pre_logits", "logits"]
     assert {out[name].shape for name in ("stem", *blocks, "norm")} == {(3, 6, 20)}
     assert out["pre_logits"].shape == (3, 20)
     assert torch.equal(out["logits"], model(images_for(model)))
     assert torch.equal(out["norm"], model.forward_features(images_for(model)))
-    assert torch.equal(out["pre_logits"], model.forward_head(out["norm"], pre_logits=True))
+    assert torch.equal(
+        out["pre_logits"], model.forward_head(out["norm"], pre_logits=True)
+    )
     assert torch.equal(out["logits"], model.forward_head(out["norm"]))
     before = out["stem"]
     for i in range(2):
-        before = before + out[f"blocks.{i}.mlp_tokens"] + out[f"blocks.{i}.mlp_channels"]
+        before = (
+            before + out[f"blocks.{i}.mlp_tokens"] + out[f"blocks.{i}.mlp_channels"]
+        )
         torch.testing.assert_close(out[f"blocks.{i}"], before)
 
 
@@ -281,7 +374,11 @@ def test_new_classifier_is_zero_and_lives_where_the_model_does():
     head = model.get_classifier()
     assert head is model.head
     assert isinstance(head, nn.Linear)
-    assert (head.weight.dtype, head.weight.shape, model.config.num_classes) == (torch.bfloat16, (7, 20), 7)
+    assert (head.weight.dtype, head.weight.shape, model.config.num_classes) == (
+        torch.bfloat16,
+        (7, 20),
+        7,
+    )
     assert not head.weight.any()
     assert not head.bias.any()
     assert torch.equal(model.features(images_for(model))["pre_logits"], pre_logits)
@@ -293,7 +390,9 @@ def test_classifier_can_go_and_come_back():
     model.reset_classifier(0)
     assert isinstance(model.get_classifier(), nn.Identity)
     assert model.config.num_classes == 0
-    assert torch.equal(model(images_for(model)), model.features(images_for(model))["pre_logits"])
+    assert torch.equal(
+        model(images_for(model)), model.features(images_for(model))["pre_logits"]
+    )
     model.reset_classifier(2)
     assert model(images_for(model)).shape == (3, 2)
 
@@ -315,7 +414,9 @@ def test_negative_classes_leave_the_classifier_alone():
 # Refusals
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 12, 8), (2, 1, 8, 12), (3, 8, 12), (2, 3, 8, 12, 1), (2, 8, 12, 3)])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 12, 8), (2, 1, 8, 12), (3, 8, 12), (2, 3, 8, 12, 1), (2, 8, 12, 3)]
+)
 @pytest.mark.parametrize("method", ["forward", "features", "forward_features"])
 def test_other_images_are_refused(shape, method):
     with pytest.raises(UserError) as raised:
@@ -338,9 +439,18 @@ def test_other_images_are_refused(shape, method):
         ({"dropout": float("nan")}, "dropout must be at least 0 and below 1, got nan"),
         ({"drop_path": -0.1}, "drop_path must be at least 0 and below 1, got -0.1"),
         ({"gelu": "relu"}, "gelu must be one of tanh, erf, got 'relu'"),
-        ({"drop_path_rule": "mine"}, "drop_path_rule must be one of paper, timm, got 'mine'"),
-        ({"image_size": (8, 0)}, "image size 8x0 is not divisible .*; the nearest legal size is 8x4"),
-        ({"image_size": (31, 34)}, "image size 31x34 is not divisible by the patch size 4; .* size is 32x32"),
+        (
+            {"drop_path_rule": "mine"},
+            "drop_path_rule must be one of paper, timm, got 'mine'",
+        ),
+        (
+            {"image_size": (8, 0)},
+            "image size 8x0 is not divisible .*; the nearest legal size is 8x4",
+        ),
+        (
+            {"image_size": (31, 34)},
+            "image size 31x34 is not divisible by the patch size 4; .* size is 32x32",
+        ),
         ({"image_size": (1, 30)}, "the nearest legal size is 4x32"),
         ({"norm_eps": -1e-6}, "norm_eps must"),
     ],
@@ -355,12 +465,28 @@ def test_illegal_configurations(fields, message):
     [
         ("mixer_b61", {}, "unknown model 'mixer_b61'; did you mean 'mixer_b16'"),
         ("resnet50", {}, "unknown model 'resnet50'; known are gmixer_12, "),
-        ("mixer_b16", {"drop_out": 0.1}, "unknown field 'drop_out'; did you mean 'dropout'"),
-        ("mixer_b16", {"in_chans": 1}, "unknown field 'in_chans'; did you mean 'in_channels'"),
-        ("mixer_b16", {"gelu": "tan"}, "gelu: unknown value 'tan'; did you mean 'tanh'"),
+        (
+            "mixer_b16",
+            {"drop_out": 0.1},
+            "unknown field 'drop_out'; did you mean 'dropout'",
+        ),
+        (
+            "mixer_b16",
+            {"in_chans": 1},
+            "unknown field 'in_chans'; did you mean 'in_channels'",
+        ),
+        (
+            "mixer_b16",
+            {"gelu": "tan"},
+            "gelu: unknown value 'tan'; did you mean 'tanh'",
+        ),
         ("mixer_b16", {"hidden_dim": 2.5}, "hidden_dim: expected an integer, got 2.5"),
         ("mixer_b16", {"image_size": 230}, "image size 230x230 .* size is 224x224"),
-        ("mixer_b16", {"image_size": (224,)}, "image_size: expected a list of an integer, an integer"),
+        (
+            "mixer_b16",
+            {"image_size": (224,)},
+            "image_size: expected a list of an integer, an integer",
+        ),
     ],
 )
 @pytest.mark.parametrize("function", [create_model, model_config])
@@ -370,7 +496,13 @@ def test_illegal_names_and_fields(function, name, fields, message):
 
 
 def test_config_is_what_create_model_builds():
-    fields = {"num_classes": 3, "image_size": (8, 16), "in_channels": 1, "gelu": "erf", "num_blocks": 1}
+    fields = {
+        "num_classes": 3,
+        "image_size": (8, 16),
+        "in_channels": 1,
+        "gelu": "erf",
+        "num_blocks": 1,
+    }
     config = model_config("mixer_nano4", **fields)
     assert config == create_model("mixer_nano4", **fields).config
     assert (config.grid, config.num_patches, config.hidden_dim) == ((2, 4), 8, 128)
@@ -402,7 +534,9 @@ def test_drop_path_drops_whole_samples_at_its_rate(rescale, kept):
     assert (out == out[:, :1, :1]).all()
     values, counts = out[:, 0, 0].unique(return_counts=True)
     assert values.tolist() == pytest.approx([0, kept])
-    assert counts[0].item() == pytest.approx(2500, abs=4 * math.sqrt(10_000 * 0.25 * 0.75))
+    assert counts[0].item() == pytest.approx(
+        2500, abs=4 * math.sqrt(10_000 * 0.25 * 0.75)
+    )
 
 
 @pytest.mark.parametrize("rescale", [False, True])
@@ -425,14 +559,17 @@ def test_drop_path_drops_both_branches_and_never_the_skip(method):
 
 def test_the_two_branches_are_dropped_independently():
     torch.manual_seed(0)
-    model = randomised(small(num_blocks=1, drop_path=0.5, drop_path_rule="timm")).train()
+    model = randomised(
+        small(num_blocks=1, drop_path=0.5, drop_path_rule="timm")
+    ).train()
     images = images_for(model, 1).expand(200, -1, -1, -1)
     outcomes = model.forward_features(images).detach().flatten(1).unique(dim=0)
     assert len(outcomes) == 4
 
 
 def test_dropout_is_for_training_only():
-    plain, model = randomised(small()), randomised(small(dropout=0.5))
+    plain = randomised(small())
+    model = randomised(small(dropout=0.5))
     images = images_for(model)
     assert torch.equal(model(images), plain(images))
     assert torch.equal(plain.train()(images), plain.eval()(images))
@@ -458,16 +595,29 @@ def test_dropout_follows_each_dense_layer():
 def test_names_of_the_parameters():
     block = [
         f"{part}.{kind}"
-        for part in ("norm1", "mlp_tokens.fc1", "mlp_tokens.fc2", "norm2", "mlp_channels.fc1", "mlp_channels.fc2")
+        for part in (
+            "norm1",
+            "mlp_tokens.fc1",
+            "mlp_tokens.fc2",
+            "norm2",
+            "mlp_channels.fc1",
+            "mlp_channels.fc2",
+        )
         for kind in ("weight", "bias")
     ]
     ends = ["norm.weight", "norm.bias", "head.weight", "head.bias"]
-    names = ["stem.proj.weight", "stem.proj.bias", *(f"blocks.{i}.{name}" for i in range(2) for name in block), *ends]
+    names = [
+        "stem.proj.weight",
+        "stem.proj.bias",
+        *(f"blocks.{i}.{name}" for i in range(2) for name in block),
+        *ends,
+    ]
     assert list(small().state_dict()) == names
 
 
 def test_state_dict_round_trip():
-    model, other = randomised(small()), small().eval()
+    model = randomised(small())
+    other = small().eval()
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(images_for(model)), model(images_for(model)))
 
@@ -490,7 +640,9 @@ def test_bfloat16():
     model = model.to(torch.bfloat16)
     actual = model(images_for(model))
     assert actual.dtype == torch.bfloat16
-    torch.testing.assert_close(actual.float(), expected, rtol=0.1, atol=0.1 * expected.abs().max().item())
+    torch.testing.assert_close(
+        actual.float(), expected, rtol=0.1, atol=0.1 * expected.abs().max().item()
+    )
 
 
 def test_grad_checkpointing_keeps_less_and_computes_the_same():
@@ -502,12 +654,15 @@ def test_grad_checkpointing_keeps_less_and_computes_the_same():
         model.set_grad_checkpointing(enable)
         model.zero_grad()
         torch.manual_seed(1)
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda x: x):
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor: kept.append(tensor) or tensor, lambda x: x
+        ):
             loss = model(images).square().sum()
         loss.backward()
         return [parameter.grad.clone() for parameter in model.parameters()], len(kept)
 
-    (plain, kept), (recomputed, kept_less) = gradients_and_kept(False), gradients_and_kept(True)
+    (plain, kept) = gradients_and_kept(False)
+    (recomputed, kept_less) = gradients_and_kept(True)
     assert kept_less < kept / 2
     assert all(map(torch.equal, plain, recomputed))
     assert all(gradient.any() for gradient in plain)
@@ -516,12 +671,21 @@ def test_grad_checkpointing_keeps_less_and_computes_the_same():
 def test_compiles_as_one_graph():
     model = randomised(small(num_blocks=1))
     compiled = torch.compile(model, fullgraph=True)
-    torch.testing.assert_close(compiled(images_for(model)), model(images_for(model)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        compiled(images_for(model)), model(images_for(model)), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_exports_with_any_batch_size():
     model = randomised(small())
     batch = {"image": {0: torch.export.Dim("batch")}}
-    exported = torch.export.export(model, (images_for(model, 3),), dynamic_shapes=batch).module()
+    exported = torch.export.export(
+        model, (images_for(model, 3),), dynamic_shapes=batch
+    ).module()
     for size in (1, 3, 8):
-        torch.testing.assert_close(exported(images_for(model, size)), model(images_for(model, size)), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            exported(images_for(model, size)),
+            model(images_for(model, size)),
+            rtol=0,
+            atol=1e-5,
+        )

@@ -1,4 +1,6 @@
-"""The recipes for Fashion-MNIST run, shortened, on images of its size, and train the network they name."""
+"""The recipes for Fashion-MNIST run, shortened, on images of its size, and train the
+network they name.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ import pytest
 
 from mlp_mixer import load
 from mlp_mixer.config import override
-from mlp_mixer.data.source import Source
+from mlp_mixer.data.dataset import Dataset
 from mlp_mixer.recipes import get_recipe
-from mlp_mixer.train import train
+from mlp_mixer.training import train
 
 
 @pytest.mark.parametrize(
@@ -23,13 +25,28 @@ from mlp_mixer.train import train
         ("fashion_mnist_best", 2, 2),
     ],
 )
-def test_a_few_steps_of_each(name: str, patch: int, blocks: int, tmp_path: Path) -> None:
+def test_a_few_steps_of_each(
+    name: str, patch: int, blocks: int, tmp_path: Path
+) -> None:
     images = np.random.default_rng(0).integers(0, 256, (60, 28, 28, 1), dtype=np.uint8)
-    source = Source.from_arrays(images, np.arange(60) % 10, [f"garment {k}" for k in range(10)])
-    quick = ["train.steps=2", "train.batch_size=8", "data.workers=0", "train.device=cpu", "data.val_fraction=0.5"]
+    source = Dataset.from_arrays(
+        images, np.arange(60) % 10, [f"garment {k}" for k in range(10)]
+    )
+    quick = [
+        "train.steps=2",
+        "train.batch_size=8",
+        "data.workers=0",
+        "train.device=cpu",
+        "data.val_fraction=0.5",
+    ]
     quick += ["train.compile=false", f"model.num_blocks={blocks}"]
     train(override(get_recipe(name), quick), tmp_path / "run", source=source)
     checkpoint = load(tmp_path / "run" / "last.safetensors")
     shape = checkpoint.model.config
-    assert (shape.image_size, shape.patch_size, shape.num_blocks, shape.in_channels) == ((28, 28), patch, blocks, 1)
+    assert (
+        shape.image_size,
+        shape.patch_size,
+        shape.num_blocks,
+        shape.in_channels,
+    ) == ((28, 28), patch, blocks, 1)
     assert checkpoint.provenance["recipe"] == name

@@ -20,7 +20,11 @@ def test_nothing_asked_changes_nothing() -> None:
 
 def test_adam_follows_with_the_square_root_and_the_warm_up_keeps_its_images() -> None:
     config, notes = rescale(get_recipe("imagenet_b16"), batch_size=1024)
-    assert (config.train.batch_size, config.optim.lr, config.schedule.warmup_steps) == (1024, 5e-4, 40_000)
+    assert (config.train.batch_size, config.optim.lr, config.schedule.warmup_steps) == (
+        1024,
+        5e-4,
+        40_000,
+    )
     assert notes == (
         "batch 4096 -> 1024: optim.lr 0.001 -> 0.0005 (with the square root)",
         "schedule.warmup_steps 10000 -> 40000, the same images",
@@ -42,13 +46,34 @@ def test_a_shorter_run_warms_up_for_the_same_share() -> None:
     assert (fine.train.epochs, fine.train.steps) == (3, None)
 
 
-def test_the_journal_says_what_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_journal_says_what_followed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "run"
     settings = ["--set", "model.hidden_dim=8", "--set", "train.device=cpu"]
-    assert run(["train", "digits", "--out", str(out), "--epochs", "1", "--batch-size", "256", *settings]) == 0
+    assert (
+        run(
+            [
+                "train",
+                "digits",
+                "--out",
+                str(out),
+                "--epochs",
+                "1",
+                "--batch-size",
+                "256",
+                *settings,
+            ]
+        )
+        == 0
+    )
     told = capsys.readouterr().err
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()
+    ]
     (note,) = [row["text"] for row in rows if row["kind"] == "note"]
     assert note.startswith("batch 64 -> 256: optim.lr ")
     assert note in told
-    assert json.loads((out / "config.json").read_text())["config"]["train"]["epochs"] == 1
+    assert (
+        json.loads((out / "config.json").read_text())["config"]["train"]["epochs"] == 1
+    )

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mlp_mixer.errors import UserError
-from mlp_mixer.evaluate.calibration import Calibration
+from mlp_mixer.evaluation.calibration import Calibration
 from mlp_mixer.report import Report, Sample, render, write_report
 from mlp_mixer.report.chart import Series, line_chart, nice_ticks, number, percent, thin
 from mlp_mixer.report.confusion import class_rows, confused_pairs
@@ -28,8 +28,15 @@ NAN = math.nan
 EMPTY = Report("Title", "", (), (), (), None, (), (), (), {}, {})
 
 
-def sample(name: str = "a.png", true: str | None = "cat", best: str = "cat", side: int = 8) -> Sample:
-    return Sample(name, np.full((side, side, 1), 128, np.uint8), true, ((best, 0.75), ("cow", 0.25)))
+def sample(
+    name: str = "a.png", true: str | None = "cat", best: str = "cat", side: int = 8
+) -> Sample:
+    return Sample(
+        name,
+        np.full((side, side, 1), 128, np.uint8),
+        true,
+        ((best, 0.75), ("cow", 0.25)),
+    )
 
 
 def train_row(step: int, loss: float | None, **more: Any) -> dict[str, Any]:
@@ -44,7 +51,16 @@ def train_row(step: int, loss: float | None, **more: Any) -> dict[str, Any]:
 
 
 def eval_row(step: int, top1: float, split: str = "val") -> dict[str, Any]:
-    return {"kind": "eval", "split": split, "step": step, "epoch": 1.0, "top1": top1, "top5": 1.0, "loss": 0.1, "n": 9}
+    return {
+        "kind": "eval",
+        "split": split,
+        "step": step,
+        "epoch": 1.0,
+        "top1": top1,
+        "top5": 1.0,
+        "loss": 0.1,
+        "n": 9,
+    }
 
 
 FULL = Report(
@@ -63,9 +79,14 @@ FULL = Report(
 
 
 def test_calibration_leaves_out_what_few_answers_say() -> None:
-    few, many = (0.3, 1.0, 4), ((0.7, 0.6, 40), (0.9, 0.95, 60))
+    few = (0.3, 1.0, 4)
+    many = ((0.7, 0.6, 40), (0.9, 0.95, 60))
     found = Calibration(0.123, (few, *many))
-    page = render(dataclasses.replace(FULL, calibration=found, tempered=(1.5, Calibration(0.02, many))))
+    page = render(
+        dataclasses.replace(
+            FULL, calibration=found, tempered=(1.5, Calibration(0.02, many))
+        )
+    )
     assert "Expected calibration error 12.3%" in page
     assert "divided by 1.50" in page
     assert "bring it to 2.0%" in page
@@ -76,7 +97,9 @@ def test_calibration_leaves_out_what_few_answers_say() -> None:
 
 
 def test_a_map_is_a_second_picture() -> None:
-    mapped = dataclasses.replace(sample("b.png", "cow"), heat=np.zeros((8, 8, 3), np.uint8))
+    mapped = dataclasses.replace(
+        sample("b.png", "cow"), heat=np.zeros((8, 8, 3), np.uint8)
+    )
     page = render(dataclasses.replace(FULL, mistakes=(mapped,)))
     assert "the same under a map: red spoke for cat, blue against it" in page
     assert "maps show in red" in page
@@ -107,7 +130,11 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
     def values(self, attribute: str) -> list[str | None]:
-        return [attributes[attribute] for _, attributes in self.seen if attribute in attributes]
+        return [
+            attributes[attribute]
+            for _, attributes in self.seen
+            if attribute in attributes
+        ]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +150,9 @@ class Outline(HTMLParser):
         (0, 0, True, [-0.5, 0, 0.5]),
     ],
 )
-def test_nice_ticks(low: float, high: float, cover: bool, expected: list[float]) -> None:
+def test_nice_ticks(
+    low: float, high: float, cover: bool, expected: list[float]
+) -> None:
     assert nice_ticks(low, high, cover=cover) == expected
 
 
@@ -134,7 +163,8 @@ def test_ticks_are_few_round_and_inside_or_around_any_range() -> None:
         high = low + abs(random.normal()) * 10.0 ** random.integers(-8, 8)
         if high - low < 1e-9 * abs(low):
             continue
-        around, inside = nice_ticks(low, high, cover=True), nice_ticks(low, high)
+        around = nice_ticks(low, high, cover=True)
+        inside = nice_ticks(low, high)
         slack = (around[1] - around[0]) * 0.02
         assert 2 <= len(around) <= 6
         assert around[0] <= low + slack
@@ -170,19 +200,28 @@ def test_thin_keeps_order_ends_spikes_and_gaps() -> None:
 
 
 def test_chart_places_points_on_its_axes() -> None:
-    chart = line_chart("Loss", [Series("training", [(0, 2), (50, 1), (100, 0)], "last")])
+    chart = line_chart(
+        "Loss", [Series("training", [(0, 2), (50, 1), (100, 0)], "last")]
+    )
     (line,) = chart.lines
     assert line.path == "M48 24h0L197 110L346 196"
     assert chart.y_ticks[0] == (196, "0")
     assert chart.y_ticks[-1] == (24, "2")
     assert chart.x_ticks[-1] == (346, "100")
     assert line.note is not None
-    assert (line.note.x, line.note.y, line.note.text, line.note.anchor) == (346, 196, "0", "end")
+    assert (line.note.x, line.note.y, line.note.text, line.note.anchor) == (
+        346,
+        196,
+        "0",
+        "end",
+    )
     assert chart.summary == "training: 2 to 0."
 
 
 def test_chart_breaks_at_nan_and_says_so() -> None:
-    chart = line_chart("Loss", [Series("training", [(1, 2), (2, 1), (3, NAN), (4, math.inf), (5, 1)])])
+    chart = line_chart(
+        "Loss", [Series("training", [(1, 2), (2, 1), (3, NAN), (4, math.inf), (5, 1)])]
+    )
     assert chart.lines[0].path.count("M") == 2
     assert "inf" not in chart.lines[0].path
     assert chart.summary == "training: 2 to 1 (2 not finite)."
@@ -190,29 +229,47 @@ def test_chart_breaks_at_nan_and_says_so() -> None:
 
 def test_chart_of_one_point_of_none_and_of_nan_only() -> None:
     one = line_chart(
-        "Top-1", [Series("val", [(7, 1.0)], "highest", dots=True)], percent, from_zero=False, limits=(0, 1)
+        "Top-1",
+        [Series("val", [(7, 1.0)], "highest", dots=True)],
+        percent,
+        from_zero=False,
+        limits=(0, 1),
     )
     assert one.lines[0].dots
     assert one.y_ticks[-1][1] == "100%"
     assert one.summary == "val: 100%, highest 100% at step 7."
     for nothing in ([], [Series("val", [])], [Series("val", [(1, NAN)])]):
         assert line_chart("Top-1", nothing).lines == ()
-    mixed = line_chart("Loss", [Series("training", [(1, NAN)]), Series("val", [(1, 3)])])
+    mixed = line_chart(
+        "Loss", [Series("training", [(1, NAN)]), Series("val", [(1, 3)])]
+    )
     assert mixed.summary == "training: no finite value among 1; val: 3."
 
 
 def test_accuracies_beyond_the_limits_are_still_drawn() -> None:
-    chart = line_chart("Top-1", [Series("val", [(1, 97.0), (2, 98.0)])], percent, from_zero=False, limits=(0, 1))
+    chart = line_chart(
+        "Top-1",
+        [Series("val", [(1, 97.0), (2, 98.0)])],
+        percent,
+        from_zero=False,
+        limits=(0, 1),
+    )
     assert len(chart.y_ticks) >= 2
 
 
 def test_recall_and_precision() -> None:
     rows = class_rows(np.array([[3, 1, 0], [0, 1, 0], [0, 0, 0]]), ("a", "b", "c"))
-    assert [(row.total, row.recall, row.precision) for row in rows] == [(4, 0.75, 1.0), (1, 1.0, 0.5), (0, None, None)]
+    assert [(row.total, row.recall, row.precision) for row in rows] == [
+        (4, 0.75, 1.0),
+        (1, 1.0, 0.5),
+        (0, None, None),
+    ]
 
 
 def test_confused_pairs_come_most_frequent_first() -> None:
-    pairs = confused_pairs(np.array([[8, 2, 0], [5, 0, 0], [0, 1, 9]]), ("a", "b", "c"), most=2)
+    pairs = confused_pairs(
+        np.array([[8, 2, 0], [5, 0, 0], [0, 1, 9]]), ("a", "b", "c"), most=2
+    )
     assert [(pair.true, pair.predicted, pair.count, pair.share) for pair in pairs] == [
         *[("b", "a", 5, 1.0), ("a", "b", 2, 0.2)]
     ]
@@ -225,7 +282,9 @@ def test_page_is_well_formed_self_contained_and_without_script() -> None:
     tags = [tag for tag, _ in outline.seen]
     assert "script" not in tags
     assert all(str(value).startswith("data:") for value in outline.values("src"))
-    assert all(str(value).startswith(("#", "data:")) for value in outline.values("href"))
+    assert all(
+        str(value).startswith(("#", "data:")) for value in outline.values("href")
+    )
     assert "http://" not in page
     assert "https://" not in page
     assert "url(" not in page
@@ -233,8 +292,12 @@ def test_page_is_well_formed_self_contained_and_without_script() -> None:
     assert tags.count("h1") == 1
     ids = outline.values("id")
     assert len(ids) == len(set(ids))
-    assert {str(link)[1:] for link in outline.values("href") if str(link).startswith("#")} <= set(ids)
-    assert all(attributes.get("alt") for tag, attributes in outline.seen if tag == "img")
+    assert {
+        str(link)[1:] for link in outline.values("href") if str(link).startswith("#")
+    } <= set(ids)
+    assert all(
+        attributes.get("alt") for tag, attributes in outline.seen if tag == "img"
+    )
     assert tags.count("table") == tags.count("caption") == 4
 
 
@@ -254,7 +317,10 @@ def test_text_from_users_is_escaped_everywhere() -> None:
         facts=((ATTACK, ATTACK),),
         journal=(train_row(1, 1.0), eval_row(1, 0.5, split=ATTACK)),
         classes=(ATTACK, 'x" onload="alert(1)'),
-        samples=(sample(ATTACK, ATTACK, ATTACK), sample('"><b>', 'x" onload="alert(1)')),
+        samples=(
+            sample(ATTACK, ATTACK, ATTACK),
+            sample('"><b>', 'x" onload="alert(1)'),
+        ),
         mistakes=(sample(ATTACK, ATTACK),),
         pictures=((ATTACK, ATTACK, FULL.pictures[0][2]),),
         config={ATTACK: ATTACK},
@@ -265,7 +331,9 @@ def test_text_from_users_is_escaped_everywhere() -> None:
     assert "&lt;script&gt;" in page
     attributes = {name for _, given in Outline(page).seen for name in given}
     assert "onload" not in attributes
-    many = dataclasses.replace(hostile, classes=(ATTACK,) * 30, confusion=np.ones((30, 30), int))
+    many = dataclasses.replace(
+        hostile, classes=(ATTACK,) * 30, confusion=np.ones((30, 30), int)
+    )
     assert "<script" not in render(many)
 
 
@@ -292,7 +360,12 @@ def test_any_journal_gives_a_page(journal: tuple[dict[str, Any], ...]) -> None:
 
 
 def test_a_resumed_run_counts_its_last_rows() -> None:
-    journal = (train_row(10, 9.0), train_row(20, 9.0), train_row(20, 1.0), train_row(30, 0.5))
+    journal = (
+        train_row(10, 9.0),
+        train_row(20, 9.0),
+        train_row(20, 1.0),
+        train_row(30, 0.5),
+    )
     assert "training: 9 to 0.5." in render(dataclasses.replace(EMPTY, journal=journal))
     journal = (train_row(10, 4.0), train_row(20, 9.0), train_row(20, 1.0))
     assert "training: 4 to 1." in render(dataclasses.replace(EMPTY, journal=journal))
@@ -310,15 +383,21 @@ def test_many_classes_become_a_list_of_pairs() -> None:
 
 
 def test_the_line_on_mistakes_is_honest() -> None:
-    right = dataclasses.replace(EMPTY, classes=("a", "b"), confusion=np.eye(2, dtype=int))
+    right = dataclasses.replace(
+        EMPTY, classes=("a", "b"), confusion=np.eye(2, dtype=int)
+    )
     assert "No mistakes among 2 pictures." in render(right)
     hidden = dataclasses.replace(right, confusion=np.ones((2, 2), int))
     assert "2 among 4 pictures; none of them is shown here." in render(hidden)
-    assert "istakes" not in render(dataclasses.replace(EMPTY, samples=(sample(true=None),)))
+    assert "istakes" not in render(
+        dataclasses.replace(EMPTY, samples=(sample(true=None),))
+    )
 
 
 def embedded(page: str) -> Image.Image:
-    found = re.search(r'src="data:image/png;base64,([^"]+)"( alt="[^"]*")( class="pixelated")?', page)
+    found = re.search(
+        r'src="data:image/png;base64,([^"]+)"( alt="[^"]*")( class="pixelated")?', page
+    )
     assert found
     image = Image.open(io.BytesIO(base64.b64decode(found[1])))
     image.info["pixelated"] = bool(found[3])
@@ -333,8 +412,12 @@ def test_small_pictures_stay_exact_and_large_ones_shrink() -> None:
 
 
 def test_odd_names_and_probabilities() -> None:
-    odd = Sample("\udcff.png", np.zeros((1, 1, 3), np.uint8), None, (("a", NAN), ("b", 1.5)))
-    page = render(dataclasses.replace(EMPTY, samples=(odd, dataclasses.replace(odd, top=()))))
+    odd = Sample(
+        "\udcff.png", np.zeros((1, 1, 3), np.uint8), None, (("a", NAN), ("b", 1.5))
+    )
+    page = render(
+        dataclasses.replace(EMPTY, samples=(odd, dataclasses.replace(odd, top=())))
+    )
     page.encode()
     assert r"\udcff.png" in page
     assert "--share:0.0" in page
@@ -342,10 +425,16 @@ def test_odd_names_and_probabilities() -> None:
 
 
 def test_unfit_matrices_and_pictures_are_refused() -> None:
-    with pytest.raises(UserError, match=r"shape \(2, 3\) does not fit 2 classes: expected \(2, 2\)"):
+    with pytest.raises(
+        UserError, match=r"shape \(2, 3\) does not fit 2 classes: expected \(2, 2\)"
+    ):
         render(dataclasses.replace(FULL, confusion=np.ones((2, 3), int)))
     with pytest.raises(UserError, match="expected uint8"):
-        render(dataclasses.replace(FULL, samples=(dataclasses.replace(sample(), image=np.zeros((2, 2))),)))
+        render(
+            dataclasses.replace(
+                FULL, samples=(dataclasses.replace(sample(), image=np.zeros((2, 2))),)
+            )
+        )
 
 
 def test_write_report(tmp_path: Path) -> None:

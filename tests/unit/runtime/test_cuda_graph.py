@@ -1,4 +1,6 @@
-"""What is kept, copied and forgotten around CUDA graphs; a recording is imagined, with its fixed memory."""
+"""What is kept, copied and forgotten around CUDA graphs; a recording is imagined, with
+its fixed memory.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +24,15 @@ def double(images: Tensor) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a capture: nothing is computed but from `given` into `got`, at the same places each time."""
+    """As a capture: nothing is computed but from `given` into `got`, at the same places
+    each time.
+    """
 
     def record(run: object, images: Tensor) -> cuda_graph.Recorded:
         recordings.append(tuple(images.shape))
-        given, got = images.clone(), torch.full_like(run(images), torch.nan)  # type: ignore[operator]
+        # type: ignore[operator]
+        given = images.clone()
+        got = torch.full_like(run(images), torch.nan)
 
         def replay() -> None:
             replays.append(len(images))
@@ -60,12 +66,16 @@ def test_each_shape_and_dtype_has_its_own_and_the_oldest_is_forgotten() -> None:
         assert torch.equal(run(torch.ones(n, 1)), torch.full((n, 1), 2.0))
     assert run(torch.ones(1, 1, dtype=torch.float64)).dtype == torch.float64
     assert recordings == [(1, 1), (2, 1), (1, 1)]
-    for n in range(3, MOST_GRAPHS):  # of eight places three are taken: by 2, 1, and 1 in float64
+    for n in range(
+        3, MOST_GRAPHS
+    ):  # of eight places three are taken: by 2, 1, and 1 in float64
         run(torch.ones(n, 1))
     run(torch.ones(1, 1))
     run(torch.ones(2, 1))
     recordings.clear()
-    run(torch.ones(MOST_GRAPHS + 1, 1))  # one more: 1 in float64 is the one asked for longest ago
+    run(
+        torch.ones(MOST_GRAPHS + 1, 1)
+    )  # one more: 1 in float64 is the one asked for longest ago
     run(torch.ones(1, 1))
     run(torch.ones(2, 1))
     assert recordings == [(MOST_GRAPHS + 1, 1)]
@@ -82,25 +92,33 @@ def test_large_and_empty_batches_are_computed_as_they_are() -> None:
     assert recordings == [(MOST_IMAGES, 2)]
 
 
-def test_what_cannot_be_recorded_is_said_once_and_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_recorded_is_said_once_and_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def refuse(run: object, images: Tensor) -> cuda_graph.Recorded:
         recordings.append(tuple(images.shape))
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     monkeypatch.setattr(cuda_graph, "_record", refuse)
     run = graphed(double)
-    with pytest.warns(UserWarning, match=r"^no CUDA graph for \(2, 3\): operation not permitted [a-z ]*$"):
+    with pytest.warns(
+        UserWarning,
+        match=r"^no CUDA graph for \(2, 3\): operation not permitted [a-z ]*$",
+    ):
         assert torch.equal(run(torch.ones(2, 3)), torch.full((2, 3), 2.0))
     assert torch.equal(run(torch.ones(2, 3)), torch.full((2, 3), 2.0))
     assert len(recordings) == 1
 
 
 def test_threads_do_not_read_each_other_s_answers() -> None:
-    run, wrong = graphed(double), list[int]()
+    run = graphed(double)
+    wrong = list[int]()
 
     def ask(number: int) -> None:
         images = torch.full((4, 64), float(number))
-        wrong.extend(number for _ in range(20) if not torch.equal(run(images), 2 * images))
+        wrong.extend(
+            number for _ in range(20) if not torch.equal(run(images), 2 * images)
+        )
 
     asking = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
     for thread in asking:

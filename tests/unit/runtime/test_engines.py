@@ -1,4 +1,6 @@
-"""Every engine gives the plain module's answers, whatever the configuration and the batch; or says why it cannot."""
+"""Every engine gives the plain module's answers, whatever the configuration and the
+batch; or says why it cannot.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,31 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mlp_mixer import Checkpoint, MixerConfig, MlpMixer, Prediction, Predictor, Preprocess, UserError
+from mlp_mixer import (
+    Checkpoint,
+    MixerConfig,
+    MlpMixer,
+    Prediction,
+    Predictor,
+    Preprocess,
+    UserError,
+)
 from mlp_mixer.devices import cpu_threads
-from mlp_mixer.runtime import ENGINES, disagreement, engine, engines, fastest, int8, onnx_graph, packed, why_not
+from mlp_mixer.runtime import (
+    ENGINES,
+    disagreement,
+    engine,
+    engines,
+    fastest,
+    int8,
+    onnx_graph,
+    packed,
+    why_not,
+)
 
-CONFIG = MixerConfig(4, 2, 24, 10, 40, image_size=(8, 12), num_classes=5, gelu="erf", norm_eps=1e-3)
+CONFIG = MixerConfig(
+    4, 2, 24, 10, 40, image_size=(8, 12), num_classes=5, gelu="erf", norm_eps=1e-3
+)
 CONFIGS = {
     "erf": CONFIG,
     "tanh": dataclasses.replace(CONFIG, gelu="tanh"),
@@ -37,7 +59,9 @@ NAMES = [pytest.param(name, marks=needs) for name, needs in (
 
 
 def trained(config: MixerConfig) -> MlpMixer:
-    """No tensor is zero or symmetric, so that no part of the network can be left out unseen."""
+    """No tensor is zero or symmetric, so that no part of the network can be left out
+    unseen.
+    """
     model = MlpMixer(config)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 0.3, 0.5)
@@ -110,16 +134,26 @@ class SlowPool(ThreadPoolExecutor):
 
 def test_several_threads_may_ask_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "ThreadPoolExecutor", SlowPool)
-    model, x = trained(CONFIG), images(CONFIG, 1)
-    expected, found = model(x).detach(), []
+    model = trained(CONFIG)
+    x = images(CONFIG, 1)
+    expected = model(x).detach()
+    found = []
     with cpu_threads(2):
         run = packed.packed(model)
-        assert finished(*[lambda: found.extend(run(x) for _ in range(10))] * 4), "they wait for each other"
-    torch.testing.assert_close(torch.cat(found), expected.expand(40, -1), atol=1e-5, rtol=1e-5)
+        assert finished(*[lambda: found.extend(run(x) for _ in range(10))] * 4), (
+            "they wait for each other"
+        )
+    torch.testing.assert_close(
+        torch.cat(found), expected.expand(40, -1), atol=1e-5, rtol=1e-5
+    )
 
 
-def test_a_failure_in_one_thread_frees_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x, norm = trained(CONFIG), images(CONFIG, 1), F.layer_norm
+def test_a_failure_in_one_thread_frees_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = trained(CONFIG)
+    x = images(CONFIG, 1)
+    norm = F.layer_norm
     with cpu_threads(2):
         run = packed.packed(model)
         expected = run(x)
@@ -134,11 +168,15 @@ def test_a_failure_in_one_thread_frees_the_others(monkeypatch: pytest.MonkeyPatc
         with pytest.raises((MemoryError, threading.BrokenBarrierError)):
             run(x)
         again: list[torch.Tensor] = []
-        assert finished(lambda: again.append(run(x))), "a thread still waits for the one that failed"
+        assert finished(lambda: again.append(run(x))), (
+            "a thread still waits for the one that failed"
+        )
     torch.testing.assert_close(again[0], expected)
 
 
-def test_small_and_half_precision_networks_stay_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_and_half_precision_networks_stay_plain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = trained(CONFIG)
     assert packed.can_pack(model)
     monkeypatch.undo()
@@ -155,22 +193,32 @@ def test_small_and_half_precision_networks_stay_plain(monkeypatch: pytest.Monkey
 
 def test_what_cannot_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     model = trained(CONFIG)
-    with pytest.raises(UserError, match="unknown engine 'onnxruntim'; did you mean 'onnxruntime'"):
+    with pytest.raises(
+        UserError, match="unknown engine 'onnxruntim'; did you mean 'onnxruntime'"
+    ):
         engine(model, "onnxruntim")
     monkeypatch.setattr(engines.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        UserError, match=r"'openvino' cannot run this model: openvino is not installed \(pip install op"
+        UserError,
+        match=r"'openvino' cannot run this model: openvino is not installed \(pip install op",
     ):
         engine(model, "openvino")
     assert fastest(model, images(CONFIG, 2))[0] == "torch"
 
 
-def test_an_engine_that_answers_otherwise_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_answers_otherwise_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = trained(CONFIG)
     monkeypatch.setitem(ENGINES, "torch", lambda model: lambda x: model(x) * (1 + 3e-4))
-    with pytest.raises(UserError, match=r"the engine 'torch' differs from torch by \d.*e-0\d in the logits"):
+    with pytest.raises(
+        UserError,
+        match=r"the engine 'torch' differs from torch by \d.*e-0\d in the logits",
+    ):
         engine(model, "torch")
-    monkeypatch.setitem(ENGINES, "torch", lambda model: lambda x: model(x) * float("nan"))
+    monkeypatch.setitem(
+        ENGINES, "torch", lambda model: lambda x: model(x) * float("nan")
+    )
     with pytest.raises(UserError, match="differs from torch by nan"):
         engine(model, "torch")
 
@@ -183,7 +231,9 @@ def test_the_graph_is_valid_and_names_its_ends() -> None:
         assert [node.name for node in graph.graph.input] == ["image"]
         assert [node.name for node in graph.graph.output] == ["logits"]
         assert {node.domain for node in graph.graph.node} == {""}
-        assert sum(node.op_type == "Transpose" for node in graph.graph.node) == (1 if form == "left" else 5)
+        assert sum(node.op_type == "Transpose" for node in graph.graph.node) == (
+            1 if form == "left" else 5
+        )
 
 
 def test_int8_is_near_and_not_equal() -> None:
@@ -194,16 +244,22 @@ def test_int8_is_near_and_not_equal() -> None:
     assert 1e-4 < difference / scale < 0.1
 
 
-def test_the_fastest_is_the_one_that_took_least(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x, clock = trained(CONFIG), images(CONFIG, 9), [0.0]
+def test_the_fastest_is_the_one_that_took_least(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = trained(CONFIG)
+    x = images(CONFIG, 9)
+    clock = [0.0]
     seconds = {"torch": 2.0, "onnxruntime": 1.0, "openvino": 3.0}
     asked: list[tuple[str, int]] = []
 
-    def made(name: str) -> engines.Run:
+    def made(name: str) -> engines.EngineFn:
         def run(x: torch.Tensor) -> torch.Tensor:
             first = not asked or asked[-1] != (name, len(x))
             asked.append((name, len(x)))
-            clock[0] += 50 if first and name == "onnxruntime" else seconds[name]  # a first call after another engine's
+            clock[0] += (
+                50 if first and name == "onnxruntime" else seconds[name]
+            )  # a first call after another engine's
             return model(x).detach()
 
         return run
@@ -215,17 +271,26 @@ def test_the_fastest_is_the_one_that_took_least(monkeypatch: pytest.MonkeyPatch)
     name, run = fastest(model, x)
     assert name == "onnxruntime"
     torch.testing.assert_close(run(x), model(x).detach())
-    assert max(count for _, count in asked[:-1]) == 8  # a large batch is not tried whole
+    assert (
+        max(count for _, count in asked[:-1]) == 8
+    )  # a large batch is not tried whole
     pairs = [who for name in seconds for who in (name, name)]
-    assert [who for who, count in asked if count == 8] == pairs * 3  # in turns: noise hits all of them
-    monkeypatch.setitem(ENGINES, "onnxruntime", lambda model: lambda x: model(x) + 1)  # wrong: out of the question
+    assert [
+        who for who, count in asked if count == 8
+    ] == pairs * 3  # in turns: noise hits all of them
+    monkeypatch.setitem(
+        ENGINES, "onnxruntime", lambda model: lambda x: model(x) + 1
+    )  # wrong: out of the question
     assert fastest(model, x)[0] == "torch"
 
 
-def test_auto_is_plain_at_first_and_then_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tried = trained(CONFIG), []
+def test_auto_is_plain_at_first_and_then_the_fastest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = trained(CONFIG)
+    tried = []
 
-    def chosen(model: MlpMixer, x: torch.Tensor) -> tuple[str, engines.Run]:
+    def chosen(model: MlpMixer, x: torch.Tensor) -> tuple[str, engines.EngineFn]:
         tried.append(len(x))
         return "torch", packed.packed(model)
 
@@ -238,7 +303,14 @@ def test_auto_is_plain_at_first_and_then_the_fastest(monkeypatch: pytest.MonkeyP
         assert tried == expected
     assert 0 < run.spent < engines.PATIENCE
     run.spent = engines.PATIENCE
-    for count, expected in ((0, []), (16, [16]), (8, [16]), (1, [16, 1]), (1, [16, 1]), (0, [16, 1])):
+    for count, expected in (
+        (0, []),
+        (16, [16]),
+        (8, [16]),
+        (1, [16, 1]),
+        (1, [16, 1]),
+        (0, [16, 1]),
+    ):
         x = images(CONFIG, count)
         torch.testing.assert_close(run(x), model(x).detach(), atol=1e-5, rtol=1e-5)
         assert tried == expected, "single images and several may have an engine each"
@@ -250,8 +322,17 @@ def test_a_predictor_answers_with_any_engine(name: str, tmp_path: Path) -> None:
     checkpoint = Checkpoint(trained(config), Preprocess((16, 16)))
     rng = np.random.default_rng(0)
     pictures = [rng.integers(0, 256, (20, 20, 3), dtype=np.uint8) for _ in range(40)]
-    expected = [checkpoint.model(checkpoint.preprocess(picture)[None])[0].softmax(0) for picture in pictures]
-    answers = list(Predictor(checkpoint, engine=name, top=5).predict([b"no image", *pictures], batch_size=8))[1:]
+    expected = [
+        checkpoint.model(checkpoint.preprocess(picture)[None])[0].softmax(0)
+        for picture in pictures
+    ]
+    answers = list(
+        Predictor(checkpoint, engine=name, top=5).predict(
+            [b"no image", *pictures], batch_size=8
+        )
+    )[1:]
     for answer, scores in zip(answers, expected, strict=True):
         assert isinstance(answer, Prediction)
-        assert {c.label: c.score for c in answer.top} == pytest.approx(dict(enumerate(scores.tolist())), abs=1e-5)
+        assert {c.label: c.score for c in answer.top} == pytest.approx(
+            dict(enumerate(scores.tolist())), abs=1e-5
+        )

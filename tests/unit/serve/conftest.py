@@ -12,20 +12,27 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from mlp_mixer.images.lineages import evaluation
+from mlp_mixer.inference.predictor import Predictor
 from mlp_mixer.models import create_model
-from mlp_mixer.predict import Predictor
 from mlp_mixer.serve import Limits, create_app, server
 from mlp_mixer.serve.limits import listen
 from mlp_mixer.weights import Checkpoint
+from mlp_mixer.weights.lineages.transforms import eval_preprocess
 
 
 def tiny(**fields: Any) -> Predictor:
     torch.manual_seed(1)
-    model = create_model("mixer_nano4", num_blocks=2, hidden_dim=32, **({"num_classes": 6} | fields)).eval()
-    torch.nn.init.normal_(model.head.weight, std=2) if model.config.num_classes else None
+    model = create_model(
+        "mixer_nano4", num_blocks=2, hidden_dim=32, **({"num_classes": 6} | fields)
+    ).eval()
+    torch.nn.init.normal_(
+        model.head.weight, std=2
+    ) if model.config.num_classes else None
     return Predictor(
-        Checkpoint(model, evaluation("paper", model.config.image_size, 3), tuple("abcdef")), engine="torch"
+        Checkpoint(
+            model, eval_preprocess("paper", model.config.image_size, 3), tuple("abcdef")
+        ),
+        engine="torch",
     )
 
 
@@ -36,7 +43,9 @@ def predictor() -> Predictor:
 
 @pytest.fixture(scope="session")
 def client(predictor: Predictor) -> Iterator[TestClient]:
-    with TestClient(create_app(predictor, Limits(max_bytes=2**20)), raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(predictor, Limits(max_bytes=2**20)), raise_server_exceptions=False
+    ) as client:
         yield client
 
 
@@ -48,9 +57,13 @@ def serving(predictor: Predictor) -> Iterator[Callable[..., int]]:
         def start(**limits: Any) -> int:
             listener = stack.enter_context(listen("127.0.0.1", 0))
             running = server(create_app(predictor, Limits(**limits)), Limits(**limits))
-            thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+            thread = threading.Thread(
+                target=running.run, kwargs={"sockets": [listener]}
+            )
             thread.start()
-            stack.callback(lambda: (setattr(running, "should_exit", True), thread.join()))
+            stack.callback(
+                lambda: (setattr(running, "should_exit", True), thread.join())
+            )
             while not running.started:
                 time.sleep(0.01)
             port: int = listener.getsockname()[1]

@@ -1,4 +1,6 @@
-"""The server behind a socket: clients that dawdle, many at once, and how it begins and ends."""
+"""The server behind a socket: clients that dawdle, many at once, and how it begins and
+ends.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from mlp_mixer.cli import run
-from mlp_mixer.predict import Predictor
+from mlp_mixer.inference.predictor import Predictor
 from mlp_mixer.weights.checkpoint import save
 
 PICTURE = b"P6 40 30 255\n" + bytes(range(240)) * 15  # a PPM
@@ -44,7 +46,9 @@ def answered(port: int) -> int:
         return connection.getresponse().status
 
 
-def test_a_head_that_never_ends_is_cut_off_also_the_second_one(serving: Callable[..., int]) -> None:
+def test_a_head_that_never_ends_is_cut_off_also_the_second_one(
+    serving: Callable[..., int],
+) -> None:
     port = serving(head_seconds=0.3)
     with connect(port) as silent, connect(port) as slow, connect(port) as second:
         slow.sendall(POST[:20])
@@ -70,10 +74,14 @@ def test_who_does_not_fetch_the_answer_is_cut_off(serving: Callable[..., int]) -
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         deaf.settimeout(20)
         deaf.connect(("127.0.0.1", port))
-        deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)  # more than the system's buffers hold
+        deaf.sendall(
+            b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2000
+        )  # more than the system's buffers hold
         time.sleep(2)
         received = everything(deaf)
-        assert received.count(b"HTTP/1.1 200") < 2000  # it was aborted, and what it had not fetched is gone
+        assert (
+            received.count(b"HTTP/1.1 200") < 2000
+        )  # it was aborted, and what it had not fetched is gone
 
 
 def test_a_head_without_end_in_bytes_is_refused(serving: Callable[..., int]) -> None:
@@ -85,11 +93,15 @@ def test_a_head_without_end_in_bytes_is_refused(serving: Callable[..., int]) -> 
     assert answered(port) == 200
 
 
-def test_many_open_connections_do_not_keep_others_out(serving: Callable[..., int]) -> None:
+def test_many_open_connections_do_not_keep_others_out(
+    serving: Callable[..., int],
+) -> None:
     port = serving()
     with contextlib.ExitStack() as stack:
         for number in range(int(os.environ.get("MLP_MIXER_OPEN_CONNECTIONS", "50"))):
-            stack.enter_context(connect(port)).sendall((POST % len(PICTURE))[: number % 60] if number % 2 else b"")
+            stack.enter_context(connect(port)).sendall(
+                (POST % len(PICTURE))[: number % 60] if number % 2 else b""
+            )
         assert answered(port) == 200
 
 
@@ -102,10 +114,28 @@ def test_bytes_that_are_no_http_are_refused(serving: Callable[..., int]) -> None
     assert answered(port) == 200
 
 
-def test_a_signal_has_it_answer_what_it_has_begun(predictor: Predictor, tmp_path: Path) -> None:
-    weights = save(tmp_path / "w.safetensors", predictor.model, preprocess=predictor.checkpoint.preprocess)
-    command = [sys.executable, "-m", "mlp_mixer", "serve", str(weights), "--port", "0", "--engine", "torch"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def test_a_signal_has_it_answer_what_it_has_begun(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    weights = save(
+        tmp_path / "w.safetensors",
+        predictor.model,
+        preprocess=predictor.checkpoint.preprocess,
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mlp_mixer",
+        "serve",
+        str(weights),
+        "--port",
+        "0",
+        "--engine",
+        "torch",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout
         assert process.stderr
         said = process.stdout.readline()
@@ -143,6 +173,8 @@ def test_mistakes_at_the_start_are_one_sentence(
     assert "cannot listen on 127.0.0.1 port" in capsys.readouterr().err
     assert run([*start, "0", "--host", "no.such.host.invalid"]) == 2
     assert "choose another --host or --port" in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "mlp_mixer.serve", None)  # as if it could not be imported
+    monkeypatch.setitem(
+        sys.modules, "mlp_mixer.serve", None
+    )  # as if it could not be imported
     assert run([*start, "0"]) == 2
     assert "pip install 'mlp-mixer[serve]'" in capsys.readouterr().err

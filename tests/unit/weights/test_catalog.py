@@ -12,33 +12,61 @@ import huggingface_hub
 import pytest
 
 from mlp_mixer.models import VARIANTS, cost, model_config
-from mlp_mixer.weights.catalog import BOX, CATALOG, PublishedWeights, cache_place, cached_path, find, list_models
+from mlp_mixer.weights.catalog import (
+    BUNDLED,
+    CATALOG,
+    PublishedWeights,
+    cache_place,
+    cached_path,
+    find,
+    list_models,
+)
 from mlp_mixer.weights.labels import class_names
 
 BOXED, *ALL = CATALOG.values()  # first those of the package, which test_box.py looks at
-GOOGLE = [record for record in ALL if record.dialect == "google"]
-TIMM = [record for record in ALL if record.dialect == "timm"]
+GOOGLE = [record for record in ALL if record.lineage == "google"]
+TIMM = [record for record in ALL if record.lineage == "timm"]
 
 each = pytest.mark.parametrize("record", ALL, ids=lambda record: record.name)
 
 
 def npz_bytes(record: PublishedWeights) -> int:
-    """The size of an uncompressed npz of these weights: numbers, and per array two zip entries and a header."""
+    """The size of an uncompressed npz of these weights: numbers, and per array two zip
+    entries and a header.
+    """
     config = model_config(record.architecture, num_classes=record.num_classes)
-    arrays = [f"{module}/{kind}" for module in ("stem", "head") for kind in ("kernel", "bias")]
+    arrays = [
+        f"{module}/{kind}" for module in ("stem", "head") for kind in ("kernel", "bias")
+    ]
     norms = ["pre_head_layer_norm"]
     for block in (f"MixerBlock_{i}" for i in range(config.num_blocks)):
         norms += [f"{block}/LayerNorm_{i}" for i in (0, 1)]
         for mlp in ("token_mixing", "channel_mixing"):
-            arrays += [f"{block}/{mlp}/Dense_{i}/{kind}" for i in (0, 1) for kind in ("kernel", "bias")]
+            arrays += [
+                f"{block}/{mlp}/Dense_{i}/{kind}"
+                for i in (0, 1)
+                for kind in ("kernel", "bias")
+            ]
     arrays += [f"{norm}/{kind}" for norm in norms for kind in ("scale", "bias")]
-    return 4 * cost(config).params + sum(30 + 46 + 128 + 2 * len(f"{name}.npy") for name in arrays) + 22
+    return (
+        4 * cost(config).params
+        + sum(30 + 46 + 128 + 2 * len(f"{name}.npy") for name in arrays)
+        + 22
+    )
 
 
 def test_nineteen_records_under_their_own_names() -> None:
-    assert Counter(record.dialect for record in ALL) == {"google": 11, "timm": 6, "mmpretrain": 2}
+    assert Counter(record.lineage for record in ALL) == {
+        "google": 11,
+        "timm": 6,
+        "mmpretrain": 2,
+    }
     assert all(CATALOG[record.name] is record for record in ALL)
-    assert (BOXED.name, BOXED.dialect, find(BOXED.name)) == (BOX.stem, "native", BOXED)
+    assert (BOXED.name, BOXED.lineage, find(BOXED.name)) == (
+        BUNDLED.stem,
+        "native",
+        BOXED,
+    )
 
 
 @each
@@ -62,7 +90,9 @@ def test_a_record_is_consistent(record: PublishedWeights) -> None:
 
 
 @each
-def test_a_record_names_its_classes_or_says_that_nobody_knows(record: PublishedWeights) -> None:
+def test_a_record_names_its_classes_or_says_that_nobody_knows(
+    record: PublishedWeights,
+) -> None:
     if record.labels is None:
         assert record.num_classes == 11221
     else:
@@ -70,9 +100,13 @@ def test_a_record_names_its_classes_or_says_that_nobody_knows(record: PublishedW
 
 
 @pytest.mark.parametrize("record", GOOGLE, ids=lambda record: record.name)
-def test_googles_files_have_the_size_of_the_architecture(record: PublishedWeights) -> None:
+def test_googles_files_have_the_size_of_the_architecture(
+    record: PublishedWeights,
+) -> None:
     assert record.mib is not None
-    params = cost(model_config(record.architecture, num_classes=record.num_classes)).params
+    params = cost(
+        model_config(record.architecture, num_classes=record.num_classes)
+    ).params
     assert 0 < record.mib - params * 4 / 2**20 < 0.1
     assert round(npz_bytes(record) / 2**20, 2) == record.mib
 
@@ -130,7 +164,10 @@ def test_the_names_of_other_projects(name: str, ours: str) -> None:
 
 
 def test_addresses_as_published() -> None:
-    assert CATALOG["mixer_s8.goog_gsam_in1k"].url == "https://storage.googleapis.com/mixer_models/gsam/Mixer-S_8.npz"
+    assert (
+        CATALOG["mixer_s8.goog_gsam_in1k"].url
+        == "https://storage.googleapis.com/mixer_models/gsam/Mixer-S_8.npz"
+    )
     assert CATALOG["mixer_b16.mmpretrain_in1k"].url == (
         "https://download.openmmlab.com/mmclassification/v0/mlp-mixer/"
         "mixer-base-p16_3rdparty_64xb64_in1k_20211124-1377e3e0.pth"
@@ -140,7 +177,10 @@ def test_addresses_as_published() -> None:
         "mixer-large-p16_3rdparty_64xb64_in1k_20211124-5a2519d2.pth"
     )
     timm = CATALOG["mixer_b16.timm_goog_in1k"]
-    assert (timm.hub, timm.filename) == ("timm/mixer_b16_224.goog_in21k_ft_in1k", "model.safetensors")
+    assert (timm.hub, timm.filename) == (
+        "timm/mixer_b16_224.goog_in21k_ft_in1k",
+        "model.safetensors",
+    )
 
 
 @pytest.mark.parametrize("architecture", ["mixer_b16", "mixer_l16"])
@@ -183,16 +223,32 @@ def test_rows_of_the_paper() -> None:
     assert {name: row.split(", ")[1:] for name, row in rows.items()} == {
         "mixer_b16.goog_in1k": ["ImageNet", "224 px", "76.44"],
         "mixer_l16.goog_in1k": ["ImageNet", "224 px", "71.76"],
-        "mixer_b16.goog_in21k": ["ImageNet-21k", "224 px", "80.64 after fine-tuning on ImageNet-1k"],
-        "mixer_l16.goog_in21k": ["ImageNet-21k", "224 px", "82.89 after fine-tuning on ImageNet-1k"],
+        "mixer_b16.goog_in21k": [
+            "ImageNet-21k",
+            "224 px",
+            "80.64 after fine-tuning on ImageNet-1k",
+        ],
+        "mixer_l16.goog_in21k": [
+            "ImageNet-21k",
+            "224 px",
+            "82.89 after fine-tuning on ImageNet-1k",
+        ],
     }
 
 
 def test_accuracies_are_those_that_timm_published(shared: Path) -> None:
-    text = (shared / "data" / "imagenet_meta" / "published_mixer_accuracy.csv").read_text(encoding="utf-8")
-    table = next(part for part in text.split("# ") if part.startswith("results-imagenet.csv\n")).partition("\n")[2]
-    published = {row["model"]: float(row["top1"]) for row in csv.DictReader(io.StringIO(table))}
-    ours = {record.aliases[0]: record.top1 for record in TIMM if record.num_classes == 1000}
+    text = (
+        shared / "data" / "imagenet_meta" / "published_mixer_accuracy.csv"
+    ).read_text(encoding="utf-8")
+    table = next(
+        part for part in text.split("# ") if part.startswith("results-imagenet.csv\n")
+    ).partition("\n")[2]
+    published = {
+        row["model"]: float(row["top1"]) for row in csv.DictReader(io.StringIO(table))
+    }
+    ours = {
+        record.aliases[0]: record.top1 for record in TIMM if record.num_classes == 1000
+    }
     assert len(ours) == 3
     assert ours == {name: published[name] for name in ours}
 
@@ -220,10 +276,13 @@ def test_listing_everything() -> None:
     assert list_models("mixer_b*") == ["mixer_b32", "mixer_b16"]
 
 
-def test_a_download_is_seen_and_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_is_seen_and_kept_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Google gives the same file name to different weights."""
     monkeypatch.setenv("MLP_MIXER_CACHE", str(tmp_path))
-    one, other = CATALOG["mixer_b16.goog_in1k"], CATALOG["mixer_b16.goog_sam_in1k"]
+    one = CATALOG["mixer_b16.goog_in1k"]
+    other = CATALOG["mixer_b16.goog_sam_in1k"]
     assert one.filename == other.filename
     assert cached_path(one) is None
     assert list(tmp_path.iterdir()) == []
@@ -234,10 +293,14 @@ def test_a_download_is_seen_and_kept_apart(tmp_path: Path, monkeypatch: pytest.M
     assert len({cache_place(record) for record in ALL if record.url}) == 13
 
 
-def test_a_file_from_the_hub_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_from_the_hub_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record = CATALOG["mixer_b16.timm_miil_in21k"]
     asked: list[tuple[str, str]] = []
-    answers = iter([None, object(), str(tmp_path / "model.safetensors")])  # absent, known not to exist, there
+    answers = iter(
+        [None, object(), str(tmp_path / "model.safetensors")]
+    )  # absent, known not to exist, there
 
     def look(repository: str, filename: str) -> object:
         asked.append((repository, filename))

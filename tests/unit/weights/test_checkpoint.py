@@ -33,15 +33,33 @@ def model(**fields: Any) -> mlp_mixer.MlpMixer:
         {},
         {"gelu": "erf", "norm_eps": 1e-5, "final_norm": False},
         {"num_classes": 0},
-        {"in_channels": 1, "image_size": (8, 20), "dropout": 0.1, "drop_path": 0.2, "drop_path_rule": "timm"},
+        {
+            "in_channels": 1,
+            "image_size": (8, 20),
+            "dropout": 0.1,
+            "drop_path": 0.2,
+            "drop_path_rule": "timm",
+        },
     ],
 )
 def test_round_trip_is_the_identity(tmp_path: Path, fields: dict[str, Any]) -> None:
     original = model(**fields)
     channels = original.config.in_channels
-    preprocess = Preprocess(original.config.image_size, channels=channels, crop_pct=0.5, mean=(0.1,), std=(0.2,))
+    preprocess = Preprocess(
+        original.config.image_size,
+        channels=channels,
+        crop_pct=0.5,
+        mean=(0.1,),
+        std=(0.2,),
+    )
     labels = ["cat", "dög", "<b>"] if original.config.num_classes else None
-    path = save(tmp_path / "m.safetensors", original, preprocess=preprocess, labels=labels, provenance={"a": [1, None]})
+    path = save(
+        tmp_path / "m.safetensors",
+        original,
+        preprocess=preprocess,
+        labels=labels,
+        provenance={"a": [1, None]},
+    )
     loaded = load(path)
     assert loaded.model.config == original.config
     assert loaded.preprocess == preprocess
@@ -54,15 +72,21 @@ def test_round_trip_is_the_identity(tmp_path: Path, fields: dict[str, Any]) -> N
 
 def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:
     original = model()
-    first = save(tmp_path / "a.safetensors", original, labels=["x", "y", "z"]).read_bytes()
+    first = save(
+        tmp_path / "a.safetensors", original, labels=["x", "y", "z"]
+    ).read_bytes()
     second = save(
-        tmp_path / "b.safetensors", load(tmp_path / "a.safetensors").model, labels=["x", "y", "z"]
+        tmp_path / "b.safetensors",
+        load(tmp_path / "a.safetensors").model,
+        labels=["x", "y", "z"],
     ).read_bytes()
     assert first == second
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_other_dtypes_are_kept_in_the_file_and_used_in_fp32(tmp_path: Path, dtype: torch.dtype) -> None:
+def test_other_dtypes_are_kept_in_the_file_and_used_in_fp32(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
     original = model().to(dtype)
     path = save(tmp_path / "m.safetensors", original)
     assert {tensor.dtype for tensor in read_weights(path).tensors.values()} == {dtype}
@@ -72,24 +96,37 @@ def test_other_dtypes_are_kept_in_the_file_and_used_in_fp32(tmp_path: Path, dtyp
 
 def test_the_default_preprocessing_is_the_papers(tmp_path: Path) -> None:
     preprocess = load(save(tmp_path / "m.safetensors", model())).preprocess
-    black_and_white = preprocess.normalize(torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2))
+    black_and_white = preprocess.normalize(
+        torch.tensor([0, 255], dtype=torch.uint8).expand(1, 3, 1, 2)
+    )
     assert black_and_white[0, 0, 0].tolist() == [-1, 1]
 
 
 def test_version_1_stays_readable() -> None:
     loaded = load(DATA / "checkpoint_v1.safetensors")
     config = loaded.model.config
-    assert (config.image_size, config.in_channels, config.gelu, config.norm_eps) == ((4, 6), 2, "erf", 1e-5)
+    assert (config.image_size, config.in_channels, config.gelu, config.norm_eps) == (
+        (4, 6),
+        2,
+        "erf",
+        1e-5,
+    )
     assert loaded.labels == ("a", "b", "ü")
     assert loaded.preprocess.mean == (0.1, 0.2)
     assert loaded.provenance["note"] == "tiny, random, for ever"
     image = torch.arange(2 * 2 * 4 * 6).reshape(2, 2, 4, 6).to(torch.uint8)
-    expected = torch.tensor(json.loads((DATA / "checkpoint_v1.json").read_text())["logits"])
-    torch.testing.assert_close(loaded.model(loaded.preprocess.normalize(image)), expected, atol=1e-5, rtol=0)
+    expected = torch.tensor(
+        json.loads((DATA / "checkpoint_v1.json").read_text())["logits"]
+    )
+    torch.testing.assert_close(
+        loaded.model(loaded.preprocess.normalize(image)), expected, atol=1e-5, rtol=0
+    )
 
 
 def test_timm_reads_the_names(tmp_path: Path) -> None:
-    """timm's names, so that an erf model needs no conversion (timm itself is not needed to see that)."""
+    """timm's names, so that an erf model needs no conversion (timm itself is not needed
+    to see that).
+    """
     names = set(safetensors.torch.load_file(save(tmp_path / "m.safetensors", model())))
     mlp = {
         f"blocks.0.{m}.{fc}.{p}"
@@ -105,7 +142,9 @@ def test_timm_reads_the_names(tmp_path: Path) -> None:
     assert names == mlp | norms
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_save_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = save(tmp_path / "m.safetensors", model())
     before = path.read_bytes()
 
@@ -113,7 +152,10 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(UserError, match=r"cannot write .*m.safetensors.*No space left on device; free some space"):
+    with pytest.raises(
+        UserError,
+        match=r"cannot write .*m.safetensors.*No space left on device; free some space",
+    ):
         save(path, model())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -137,13 +179,31 @@ def rewrite(path: Path, change: Any) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t, h: t.pop("head.bias"), "does not fit its architecture: missing head.bias"),
+        (
+            lambda t, h: t.pop("head.bias"),
+            "does not fit its architecture: missing head.bias",
+        ),
         (lambda t, h: t.update(extra=torch.zeros(1)), "unexpected extra"),
-        (lambda t, h: t.update({"head.bias": torch.zeros(4)}), r"head.bias is \(4,\), expected \(3,\)"),
-        (lambda t, h: h.update(format_version=2), "format 2, this version of mlp-mixer reads up to 1; install a newer"),
-        (lambda t, h: h["config"].update(patch_size=5), "not divisible by the patch size 5"),
-        (lambda t, h: h["config"].update(patchsize=5), "m.safetensors.*unknown field 'config.patchsize'; did you mean"),
-        (lambda t, h: h.pop("config"), "m.safetensors' has a broken description: Header lacks the fields config"),
+        (
+            lambda t, h: t.update({"head.bias": torch.zeros(4)}),
+            r"head.bias is \(4,\), expected \(3,\)",
+        ),
+        (
+            lambda t, h: h.update(format_version=2),
+            "format 2, this version of mlp-mixer reads up to 1; install a newer",
+        ),
+        (
+            lambda t, h: h["config"].update(patch_size=5),
+            "not divisible by the patch size 5",
+        ),
+        (
+            lambda t, h: h["config"].update(patchsize=5),
+            "m.safetensors.*unknown field 'config.patchsize'; did you mean",
+        ),
+        (
+            lambda t, h: h.pop("config"),
+            "m.safetensors' has a broken description: Header lacks the fields config",
+        ),
         (lambda t, h: h.update(labels=["only one"]), "1 labels for 3 classes"),
         (lambda t, h: h["preprocess"].update(std=[0.0]), "std"),
     ],
@@ -169,7 +229,8 @@ def test_damaged_files_are_refused_in_one_sentence(tmp_path: Path, damage: Any) 
     path = save(tmp_path / "m.safetensors", model())
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(
-        UserError, match=r"m.safetensors.* (is|or its beginning is) (damaged|empty|a web page)"
+        UserError,
+        match=r"m.safetensors.* (is|or its beginning is) (damaged|empty|a web page)",
     ) as caught:
         load(path)
     assert "\n" not in str(caught.value)

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from mlp_mixer import load
-from mlp_mixer.weights import containers
 from mlp_mixer.weights.convert import convert
+from mlp_mixer.weights.formats import containers
 
-NOISE = 1.5e-6  # a faithful port stays below 6e-7, a wrong epsilon shows as 2e-6, a wrong GELU as 2e-4
+# a faithful port stays below 6e-7, a wrong epsilon shows as 2e-6, a wrong GELU as 2e-4
+NOISE = 1.5e-6
 GOLDENS = [
     f"{name}_{letter}"
     for letter in "ab"
@@ -34,7 +35,11 @@ GOLDENS = [
 
 def files(folder: Path) -> list[Path]:
     """The checkpoints of a golden."""
-    found = [path for path in sorted(folder.iterdir()) if path.name not in ("io.npz", "meta.json")]
+    found = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.name not in ("io.npz", "meta.json")
+    ]
     assert found
     return found
 
@@ -43,7 +48,9 @@ def difference(folder: Path, checkpoint: Any) -> float:
     """Largest difference from the original's logits."""
     io = np.load(folder / "io.npz")
     with torch.inference_mode():
-        logits = checkpoint.model(torch.from_numpy(io["input_nhwc"]).permute(0, 3, 1, 2))
+        logits = checkpoint.model(
+            torch.from_numpy(io["input_nhwc"]).permute(0, 3, 1, 2)
+        )
     return float((logits - torch.from_numpy(io["logits"])).abs().max())
 
 
@@ -56,23 +63,38 @@ def test_the_logits_are_the_originals(shared: Path, golden: str) -> None:
         assert difference(folder, checkpoint) <= NOISE
         assert not checkpoint.model.training
         config = checkpoint.model.config
-        for field in ("patch_size", "num_blocks", "hidden_dim", "tokens_mlp_dim", "channels_mlp_dim", "num_classes"):
+        for field in (
+            "patch_size",
+            "num_blocks",
+            "hidden_dim",
+            "tokens_mlp_dim",
+            "channels_mlp_dim",
+            "num_classes",
+        ):
             assert getattr(config, field) == meta[field], field
         assert config.image_size == tuple(meta["image_size"])
         assert config.gelu == meta["gelu"].split()[0]
-        assert (config.norm_eps, config.final_norm) == (meta["norm_eps"], meta.get("final_norm", True))
+        assert (config.norm_eps, config.final_norm) == (
+            meta["norm_eps"],
+            meta.get("final_norm", True),
+        )
 
 
 @pytest.mark.parametrize("golden", GOLDENS)
 def test_it_goes_home_as_it_came(shared: Path, golden: str, tmp_path: Path) -> None:
-    """Through our native file and back: the original's names, shapes and bytes, and its logits on the way."""
+    """Through our native file and back: the original's names, shapes and bytes, and its
+    logits on the way.
+    """
     folder = shared / "golden" / golden
     for file in files(folder):
         native = convert(file, tmp_path / f"{file.name}.safetensors", "native")
         assert difference(folder, load(native.path)) <= NOISE
         suffix = "".join(file.suffixes[-1:])
-        home = convert(native.path, tmp_path / f"home{suffix}", native.dialect, overwrite=True)
-        came, went = containers.read(file), containers.read(home.path)
+        home = convert(
+            native.path, tmp_path / f"home{suffix}", native.lineage, overwrite=True
+        )
+        came = containers.read(file)
+        went = containers.read(home.path)
         assert came.container == went.container
         assert sorted(came.tensors) == sorted(went.tensors)
         for name, tensor in came.tensors.items():
@@ -82,4 +104,6 @@ def test_it_goes_home_as_it_came(shared: Path, golden: str, tmp_path: Path) -> N
 
 
 def test_every_golden_is_tested(shared: Path) -> None:
-    assert set(json.loads((shared / "golden" / "manifest.json").read_text())) == set(GOLDENS)
+    assert set(json.loads((shared / "golden" / "manifest.json").read_text())) == set(
+        GOLDENS
+    )

@@ -16,7 +16,8 @@ KEYS = {"imagenet1k": 1000, "imagenet21k_goog": 21843}
 
 @pytest.mark.parametrize(("key", "classes"), KEYS.items())
 def test_as_many_as_logits(key: str, classes: int) -> None:
-    names, ids = class_names(key), wordnet_ids(key)
+    names = class_names(key)
+    ids = wordnet_ids(key)
     assert len(names) == len(ids) == classes
     assert all(name and name == name.strip() for name in names)
     assert all(re.fullmatch(r"n\d{8}", wnid) for wnid in ids)
@@ -33,7 +34,12 @@ def test_as_many_as_logits(key: str, classes: int) -> None:
             "n02510455",
             "giant panda, panda, panda bear, coon bear, Ailuropoda melanoleuca",
         ),
-        ("imagenet1k", 999, "n15075141", "toilet tissue, toilet paper, bathroom tissue"),
+        (
+            "imagenet1k",
+            999,
+            "n15075141",
+            "toilet tissue, toilet paper, bathroom tissue",
+        ),
         ("imagenet21k_goog", 0, "n00004475", "organism, being"),
         ("imagenet21k_goog", 21842, "n15102894", "knothole"),
     ],
@@ -43,9 +49,17 @@ def test_anchors(key: str, index: int, wnid: str, name: str) -> None:
 
 
 def test_both_sets_call_a_class_the_same() -> None:
-    large = dict(zip(wordnet_ids("imagenet21k_goog"), class_names("imagenet21k_goog"), strict=True))
+    large = dict(
+        zip(
+            wordnet_ids("imagenet21k_goog"),
+            class_names("imagenet21k_goog"),
+            strict=True,
+        )
+    )
     small = dict(zip(wordnet_ids("imagenet1k"), class_names("imagenet1k"), strict=True))
-    assert [wnid for wnid in small if wnid not in large] == ["n04399382"]  # the teddy bear
+    assert [wnid for wnid in small if wnid not in large] == [
+        "n04399382"
+    ]  # the teddy bear
     assert all(large.get(wnid, name) == name for wnid, name in small.items())
 
 
@@ -57,7 +71,10 @@ def test_names_may_repeat_but_ids_do_not() -> None:
 @pytest.mark.parametrize("read", [class_names, wordnet_ids])
 def test_an_unknown_set(read: object) -> None:
     assert callable(read)
-    with pytest.raises(UserError, match="unknown set of classes 'imagenet-1k'; did you mean 'imagenet1k'"):
+    with pytest.raises(
+        UserError,
+        match="unknown set of classes 'imagenet-1k'; did you mean 'imagenet1k'",
+    ):
         read("imagenet-1k")
 
 
@@ -66,18 +83,32 @@ def test_read_once() -> None:
 
 
 def test_the_compressed_table_carries_no_date_or_file_name() -> None:
-    header = (files("mlp_mixer.weights") / "data" / "imagenet21k_goog.tsv.gz").read_bytes()[:8]
+    header = (
+        files("mlp_mixer.weights") / "data" / "imagenet21k_goog.tsv.gz"
+    ).read_bytes()[:8]
     assert header == bytes([0x1F, 0x8B, 8, 0, 0, 0, 0, 0])
 
 
 def test_the_origin_is_named_beside_the_data() -> None:
-    notice = (files("mlp_mixer.weights") / "data" / "NOTICE.txt").read_text(encoding="utf-8")
-    for word in ("pytorch-image-models", "Apache License, Version 2.0", "WordNet 3.0 Copyright 2006"):
+    notice = (files("mlp_mixer.weights") / "data" / "NOTICE.txt").read_text(
+        encoding="utf-8"
+    )
+    for word in (
+        "pytorch-image-models",
+        "Apache License, Version 2.0",
+        "WordNet 3.0 Copyright 2006",
+    ):
         assert word in notice
 
 
 @pytest.mark.parametrize("key", KEYS)
 def test_line_by_line_as_published(key: str, shared: Path) -> None:
-    lines = (shared / "data" / "imagenet_meta" / f"{key}_classes.tsv").read_text(encoding="utf-8").splitlines()
+    lines = (
+        (shared / "data" / "imagenet_meta" / f"{key}_classes.tsv")
+        .read_text(encoding="utf-8")
+        .splitlines()
+    )
     ours = zip(wordnet_ids(key), class_names(key), strict=True)
-    assert [f"{index}\t{wnid}\t{name}" for index, (wnid, name) in enumerate(ours)] == lines
+    assert [
+        f"{index}\t{wnid}\t{name}" for index, (wnid, name) in enumerate(ours)
+    ] == lines

@@ -1,4 +1,6 @@
-"""`load` by name: the documented lines, the cache, the network, and what the record says."""
+"""`load` by name: the documented lines, the cache, the network, and what the record
+says.
+"""
 
 from __future__ import annotations
 
@@ -16,25 +18,35 @@ import torch
 import mlp_mixer
 from mlp_mixer import MixerConfig, UserError, inference_model, load
 from mlp_mixer.models import VARIANTS
-from mlp_mixer.weights import catalog, containers, loading, translate
-from mlp_mixer.weights.dialects import DIALECTS
+from mlp_mixer.weights import catalog, loading
+from mlp_mixer.weights.formats import containers
+from mlp_mixer.weights.lineages import translate
+from mlp_mixer.weights.lineages.tables import LINEAGES
 
 DEMO = Path(__file__).parents[3] / "demo"
 TINY = MixerConfig(16, 1, 4, 2, 8, num_classes=1000)
-NAME, ALIAS = "mixer_b16.mmpretrain_in1k", "mlp-mixer-base-p16_3rdparty_64xb64_in1k"
+NAME = "mixer_b16.mmpretrain_in1k"
+ALIAS = "mlp-mixer-base-p16_3rdparty_64xb64_in1k"
 
 
-def published_bytes(config: MixerConfig, dialect: str, suffix: str, head_bias: float = 0.0) -> bytes:
+def published_bytes(
+    config: MixerConfig, lineage: str, suffix: str, head_bias: float = 0.0
+) -> bytes:
     """A file as that lineage would have published it, with random weights."""
-    lineage = DIALECTS[dialect]
+    lineage = LINEAGES[lineage]
     config = dataclasses.replace(config, gelu=lineage.gelu, norm_eps=lineage.norm_eps)
     torch.manual_seed(0)
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in mlp_mixer.MlpMixer(config).state_dict().items()}
+        shapes = {
+            name: tensor.shape
+            for name, tensor in mlp_mixer.MlpMixer(config).state_dict().items()
+        }
     ours = {name: (torch.randn(shape) * 0.3).half() for name, shape in shapes.items()}
     ours["head.bias"] += head_bias
-    wrap = "state_dict" if dialect == "mmpretrain" else None
-    return containers.to_bytes(suffix, translate.to_theirs(config, ours, lineage), wrap=wrap)
+    wrap = "state_dict" if lineage == "mmpretrain" else None
+    return containers.to_bytes(
+        suffix, translate.to_theirs(config, ours, lineage), wrap=wrap
+    )
 
 
 @pytest.fixture
@@ -59,20 +71,30 @@ def put(record: catalog.PublishedWeights, data: bytes) -> Path:
 
 
 def test_the_documented_line_runs(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`inference_model(name, 'demo/bird.JPEG')` with a file of the published kind, size and names (random weights)."""
+    """`inference_model(name, 'demo/bird.JPEG')` with a file of the published kind, size
+    and names (random weights).
+    """
     record = catalog.find(ALIAS)
     assert record is not None
     put(record, published_bytes(VARIANTS["mixer_b16"], "mmpretrain", ".pth"))
     monkeypatch.chdir(DEMO.parent)
     monkeypatch.setenv("MLP_MIXER_OFFLINE", "1")
-    answer = inference_model("mlp-mixer-base-p16_3rdparty_64xb64_in1k", "demo/bird.JPEG")
+    answer = inference_model(
+        "mlp-mixer-base-p16_3rdparty_64xb64_in1k", "demo/bird.JPEG"
+    )
     assert set(answer) == {"pred_scores", "pred_label", "pred_score", "pred_class"}
     assert answer["pred_scores"].shape == (1000,)
     assert answer["pred_scores"].sum() == pytest.approx(1, abs=1e-5)
-    assert answer["pred_class"] == mlp_mixer.weights.labels.class_names("imagenet1k")[answer["pred_label"]]
+    assert (
+        answer["pred_class"]
+        == mlp_mixer.weights.labels.class_names("imagenet1k")[answer["pred_label"]]
+    )
     checkpoint = load(NAME)
     assert checkpoint.preprocess.resampler == "opencv"
-    assert (checkpoint.model.config.norm_eps, checkpoint.model.config.gelu) == (1e-5, "erf")
+    assert (checkpoint.model.config.norm_eps, checkpoint.model.config.gelu) == (
+        1e-5,
+        "erf",
+    )
 
 
 @pytest.mark.usefixtures("tiny")
@@ -94,15 +116,23 @@ def test_a_head_trained_with_sigmoid_says_so(tmp_path: Path) -> None:
     path.write_bytes(published_bytes(TINY, "google", ".npz", head_bias=-6.9))
     checkpoint = load(path)
     assert checkpoint.provenance["head"] == "sigmoid"
-    assert (checkpoint.model.config.gelu, checkpoint.preprocess.resampler) == ("tanh", "big_vision")
+    assert (checkpoint.model.config.gelu, checkpoint.preprocess.resampler) == (
+        "tanh",
+        "big_vision",
+    )
     prediction = mlp_mixer.Predictor(checkpoint)(DEMO / "bird.JPEG")
     assert prediction.score_kind == "sigmoid"
 
 
 @pytest.mark.usefixtures("tiny")
 def test_another_file_under_a_published_name_is_refused(cache: Path) -> None:
-    put(catalog.CATALOG[NAME], published_bytes(dataclasses.replace(TINY, num_blocks=2), "mmpretrain", ".pth"))
-    with pytest.raises(UserError, match=f"is not {NAME}: it has num_blocks 2 instead of 1; delete it"):
+    put(
+        catalog.CATALOG[NAME],
+        published_bytes(dataclasses.replace(TINY, num_blocks=2), "mmpretrain", ".pth"),
+    )
+    with pytest.raises(
+        UserError, match=f"is not {NAME}: it has num_blocks 2 instead of 1; delete it"
+    ):
         load(NAME)
 
 
@@ -118,16 +148,24 @@ def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """Address and folder of a local web server."""
     folder = tmp_path / "www"
     folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))) as httpd:
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Quiet, directory=str(folder))
+    ) as httpd:
         threading.Thread(target=httpd.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{httpd.server_port}", folder
         httpd.shutdown()
 
 
-def published_at(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> catalog.PublishedWeights:
+def published_at(
+    monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any
+) -> catalog.PublishedWeights:
     """The record of that name, changed for this test."""
     record = dataclasses.replace(catalog.CATALOG[name], **changes)
-    monkeypatch.setattr(catalog, "find", lambda wanted: record if wanted in (record.name, *record.aliases) else None)
+    monkeypatch.setattr(
+        catalog,
+        "find",
+        lambda wanted: record if wanted in (record.name, *record.aliases) else None,
+    )
     return record
 
 
@@ -137,7 +175,9 @@ def test_a_published_file_is_downloaded_once(
 ) -> None:
     address, folder = server
     (folder / "mixer.npz").write_bytes(published_bytes(TINY, "google", ".npz"))
-    record = published_at(monkeypatch, "mixer_b16.goog_in1k", url=f"{address}/mixer.npz", mib=None)
+    record = published_at(
+        monkeypatch, "mixer_b16.goog_in1k", url=f"{address}/mixer.npz", mib=None
+    )
     first = load(record.name)
     (folder / "mixer.npz").unlink()
     monkeypatch.setenv("MLP_MIXER_OFFLINE", "1")
@@ -152,8 +192,12 @@ def test_a_file_of_another_size_than_published_is_refused(
 ) -> None:
     address, folder = server
     (folder / "mixer.npz").write_bytes(published_bytes(TINY, "google", ".npz"))
-    published_at(monkeypatch, "mixer_b16.goog_in1k", url=f"{address}/mixer.npz", mib=228.47)
-    with pytest.raises(UserError, match="MiB, mixer_b16.goog_in1k was published with 228.47"):
+    published_at(
+        monkeypatch, "mixer_b16.goog_in1k", url=f"{address}/mixer.npz", mib=228.47
+    )
+    with pytest.raises(
+        UserError, match="MiB, mixer_b16.goog_in1k was published with 228.47"
+    ):
         load("mixer_b16.goog_in1k")
 
 
@@ -169,19 +213,26 @@ def test_a_file_with_another_hash_than_published_is_refused(
     assert catalog.cached_path(record) is None
 
 
-def test_a_url_is_a_checkpoint(cache: Path, server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_is_a_checkpoint(
+    cache: Path, server: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     address, folder = server
     (folder / "w.npz").write_bytes(published_bytes(TINY, "google", ".npz"))
-    assert load(f"{address}/w.npz").provenance["dialect"] == "google"
+    assert load(f"{address}/w.npz").provenance["lineage"] == "google"
     (folder / "w.npz").unlink()
     assert load(f"{address}/w.npz").model.config.patch_size == 16  # from the cache
     with pytest.raises(UserError, match="404"):
         load(f"{address}/nothing.npz")
 
 
-def test_offline_says_where_the_file_belongs(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_says_where_the_file_belongs(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLP_MIXER_OFFLINE", "1")
-    with pytest.raises(UserError, match=r"put the file at .*cache.*Mixer-B_16.npz.*unset MLP_MIXER_OFFLINE"):
+    with pytest.raises(
+        UserError,
+        match=r"put the file at .*cache.*Mixer-B_16.npz.*unset MLP_MIXER_OFFLINE",
+    ):
         load("mixer_b16.goog_in1k")
 
 
@@ -212,13 +263,18 @@ def test_a_stated_size_is_never_resized_to(tmp_path: Path) -> None:
 def test_a_dialect_can_be_forced_and_must_fit(tmp_path: Path) -> None:
     path = tmp_path / "w.npz"
     path.write_bytes(published_bytes(TINY, "google", ".npz"))
-    assert load(path, dialect="google").provenance["dialect"] == "google"
-    with pytest.raises(UserError, match="is no timm checkpoint of an MLP-Mixer; its tensors are stem/kernel"):
-        load(path, dialect="timm")
-    with pytest.raises(UserError, match="unknown dialect 'gogle'; did you mean 'google'"):
-        load(path, dialect="gogle")
+    assert load(path, lineage="google").provenance["lineage"] == "google"
+    with pytest.raises(
+        UserError,
+        match="is no timm checkpoint of an MLP-Mixer; its tensors are stem/kernel",
+    ):
+        load(path, lineage="timm")
+    with pytest.raises(
+        UserError, match="unknown lineage 'gogle'; did you mean 'google'"
+    ):
+        load(path, lineage="gogle")
     with pytest.raises(UserError, match="was not written by mlp-mixer"):
-        load(path, dialect="native")
+        load(path, lineage="native")
     assert loading.load is mlp_mixer.load
 
 
@@ -227,6 +283,11 @@ def test_a_thousand_classes_are_taken_for_imagenets_and_said(tmp_path: Path) -> 
     path.write_bytes(published_bytes(TINY, "google", ".npz"))
     checkpoint = load(path)
     assert checkpoint.labels is not None
-    assert checkpoint.provenance["labels"] == "assumed to be those of imagenet1k, because there are 1,000"
-    path.write_bytes(published_bytes(dataclasses.replace(TINY, num_classes=999), "google", ".npz"))
+    assert (
+        checkpoint.provenance["labels"]
+        == "assumed to be those of imagenet1k, because there are 1,000"
+    )
+    path.write_bytes(
+        published_bytes(dataclasses.replace(TINY, num_classes=999), "google", ".npz")
+    )
     assert load(path).labels is None

@@ -1,7 +1,9 @@
-"""Two small PyTorch ports, rebuilt in our own words: the names and the numbers that their dialects promise.
+"""Two small PyTorch ports, rebuilt in our own words: the names and the numbers that
+their lineages promise.
 
-What the originals do was read in jeonsworld/MLP-Mixer-Pytorch (models/modeling.py, commit d1c049c) and
-rishikksh20/MLP-Mixer-pytorch (mlp-mixer.py, commit 72800b5): names, erf GELU, epsilon, one norm before each MLP.
+What the originals do was read in jeonsworld/MLP-Mixer-Pytorch (models/modeling.py,
+commit d1c049c) and rishikksh20/MLP-Mixer-pytorch (mlp-mixer.py, commit 72800b5): names,
+erf GELU, epsilon, one norm before each MLP.
 """
 
 from __future__ import annotations
@@ -13,11 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from mlp_mixer import load
-from mlp_mixer.weights import containers
 from mlp_mixer.weights.convert import convert
-from mlp_mixer.weights.dialects import DIALECTS
+from mlp_mixer.weights.formats import containers
+from mlp_mixer.weights.lineages.tables import LINEAGES
 
-SIZE, PATCH, WIDTH, TOKENS, CHANNELS, CLASSES = 12, 4, 8, 5, 11, 3
+SIZE = 12
+PATCH = 4
+WIDTH = 8
+TOKENS = 5
+CHANNELS = 11
+CLASSES = 3
 NOISE = 1e-6
 GRID = SIZE // PATCH
 
@@ -27,7 +34,8 @@ class TwoLayers(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.fc0, self.fc1 = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.fc0 = nn.Linear(width, hidden)
+        self.fc1 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc1(nn.functional.gelu(self.fc0(x)))
@@ -38,8 +46,10 @@ class JeonsworldBlock(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.token_mlp_block, self.channel_mlp_block = TwoLayers(GRID**2, TOKENS), TwoLayers(WIDTH, CHANNELS)
-        self.pre_norm, self.post_norm = nn.LayerNorm(WIDTH, eps=1e-6), nn.LayerNorm(WIDTH, eps=1e-6)
+        self.token_mlp_block = TwoLayers(GRID**2, TOKENS)
+        self.channel_mlp_block = TwoLayers(WIDTH, CHANNELS)
+        self.pre_norm = nn.LayerNorm(WIDTH, eps=1e-6)
+        self.post_norm = nn.LayerNorm(WIDTH, eps=1e-6)
 
     def forward(self, x_BSC: Tensor) -> Tensor:
         x_BSC = x_BSC + self.token_mlp_block(self.pre_norm(x_BSC).mT).mT
@@ -50,7 +60,8 @@ class Jeonsworld(nn.Module):
     def __init__(self, depth: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, WIDTH, PATCH, PATCH)
-        self.head, self.pre_head_ln = nn.Linear(WIDTH, CLASSES), nn.LayerNorm(WIDTH, eps=1e-6)
+        self.head = nn.Linear(WIDTH, CLASSES)
+        self.pre_head_ln = nn.LayerNorm(WIDTH, eps=1e-6)
         self.layer = nn.ModuleList(JeonsworldBlock() for _ in range(depth))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
@@ -61,7 +72,9 @@ class Jeonsworld(nn.Module):
 
 
 class Swapped(nn.Module):
-    """Tokens last, channels last: einops' Rearrange, which has no tensors but takes a number."""
+    """Tokens last, channels last: einops' Rearrange, which has no tensors but takes a
+    number.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mT
@@ -73,11 +86,19 @@ class AsTokens(nn.Module):
 
 
 class Net(nn.Module):
-    """Its dropouts have numbers even when they drop nothing, so the second layer is `net.3`."""
+    """Its dropouts have numbers even when they drop nothing, so the second layer is
+    `net.3`.
+    """
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        layers = (nn.Linear(width, hidden), nn.GELU(), nn.Dropout(0.0), nn.Linear(hidden, width), nn.Dropout(0.0))
+        layers = (
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Dropout(0.0),
+            nn.Linear(hidden, width),
+            nn.Dropout(0.0),
+        )
         self.net = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +108,9 @@ class Net(nn.Module):
 class Rishikksh20Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.token_mix = nn.Sequential(nn.LayerNorm(WIDTH), Swapped(), Net(GRID**2, TOKENS), Swapped())
+        self.token_mix = nn.Sequential(
+            nn.LayerNorm(WIDTH), Swapped(), Net(GRID**2, TOKENS), Swapped()
+        )
         self.channel_mix = nn.Sequential(nn.LayerNorm(WIDTH), Net(WIDTH, CHANNELS))
 
     def forward(self, x_BSC: Tensor) -> Tensor:
@@ -98,7 +121,9 @@ class Rishikksh20Block(nn.Module):
 class Rishikksh20(nn.Module):
     def __init__(self, depth: int) -> None:
         super().__init__()
-        self.to_patch_embedding = nn.Sequential(nn.Conv2d(3, WIDTH, PATCH, PATCH), AsTokens())
+        self.to_patch_embedding = nn.Sequential(
+            nn.Conv2d(3, WIDTH, PATCH, PATCH), AsTokens()
+        )
         self.mixer_blocks = nn.ModuleList(Rishikksh20Block() for _ in range(depth))
         self.layer_norm = nn.LayerNorm(WIDTH)
         self.mlp_head = nn.Sequential(nn.Linear(WIDTH, CLASSES))
@@ -110,7 +135,10 @@ class Rishikksh20(nn.Module):
         return self.mlp_head(self.layer_norm(x_BSC).mean(1))
 
 
-PORTS: dict[str, type[Jeonsworld] | type[Rishikksh20]] = {"jeonsworld": Jeonsworld, "rishikksh20": Rishikksh20}
+PORTS: dict[str, type[Jeonsworld] | type[Rishikksh20]] = {
+    "jeonsworld": Jeonsworld,
+    "rishikksh20": Rishikksh20,
+}
 
 
 def randomised(name: str, depth: int) -> nn.Module:
@@ -124,30 +152,38 @@ def randomised(name: str, depth: int) -> nn.Module:
 @pytest.mark.parametrize("depth", [1, 2, 11])
 @pytest.mark.parametrize("name", PORTS)
 def test_the_names_are_those_of_the_port(name: str, depth: int) -> None:
-    names = [entry.theirs for entry in DIALECTS[name].table(depth)]
+    names = [entry.theirs for entry in LINEAGES[name].table(depth)]
     assert len(names) == 12 * depth + 6
     assert sorted(names) == sorted(PORTS[name](depth).state_dict())
 
 
 @pytest.mark.parametrize("wrap", [None, "state_dict"])
 @pytest.mark.parametrize("name", PORTS)
-def test_the_logits_are_those_of_the_port(name: str, wrap: str | None, tmp_path: Path) -> None:
+def test_the_logits_are_those_of_the_port(
+    name: str, wrap: str | None, tmp_path: Path
+) -> None:
     network = randomised(name, 3)
     state = network.state_dict()
     torch.save({wrap: state, "epoch": 3} if wrap else state, tmp_path / "theirs.pth")
     ours = load(tmp_path / "theirs.pth")
-    assert ours.provenance["dialect"] == name
+    assert ours.provenance["lineage"] == name
     images = torch.randn(5, 3, SIZE, SIZE)
     with torch.inference_mode():
-        torch.testing.assert_close(ours.model(images), network(images), rtol=0, atol=NOISE)
+        torch.testing.assert_close(
+            ours.model(images), network(images), rtol=0, atol=NOISE
+        )
 
 
 @pytest.mark.parametrize("name", PORTS)
 def test_a_wrong_epsilon_would_be_seen(name: str, tmp_path: Path) -> None:
-    """Of a stem whose outputs hardly vary, so that the epsilon is not lost beside the variance."""
+    """Of a stem whose outputs hardly vary, so that the epsilon is not lost beside the
+    variance.
+    """
     network = randomised(name, 1)
     with torch.no_grad():
-        for parameter in (network.stem if name == "jeonsworld" else network.to_patch_embedding[0]).parameters():
+        for parameter in (
+            network.stem if name == "jeonsworld" else network.to_patch_embedding[0]
+        ).parameters():
             parameter.mul_(1e-3)
     torch.save(network.state_dict(), tmp_path / "theirs.pth")
     ours = load(tmp_path / "theirs.pth").model
@@ -164,7 +200,11 @@ def test_a_wrong_epsilon_would_be_seen(name: str, tmp_path: Path) -> None:
 def test_the_port_loads_what_we_write(name: str, tmp_path: Path) -> None:
     network = randomised(name, 2)
     torch.save(network.state_dict(), tmp_path / "theirs.pth")
-    native = convert(tmp_path / "theirs.pth", tmp_path / "ours.safetensors", "native").path
+    native = convert(
+        tmp_path / "theirs.pth", tmp_path / "ours.safetensors", "native"
+    ).path
     back = containers.read(convert(native, tmp_path / "back.pth", name).path).tensors
     assert randomised(name, 2).load_state_dict(back, strict=True)
-    assert all(torch.equal(back[key], tensor) for key, tensor in network.state_dict().items())
+    assert all(
+        torch.equal(back[key], tensor) for key, tensor in network.state_dict().items()
+    )

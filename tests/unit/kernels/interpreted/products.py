@@ -1,4 +1,6 @@
-"""`token_mix` and its gradients beside the plain layers in float64. Run by `test_interpreted.py`."""
+"""`token_mix` and its gradients beside the plain layers in float64. Run by
+`test_interpreted.py`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ class Case(NamedTuple):
     tanh: bool = True
     scaled: bool = False
     deterministic: bool = True
-    programs: int = 3  # that sum, so that each has several steps and there are several sums
+    programs: int = (
+        3  # that sum, so that each has several steps and there are several sums
+    )
 
 
 CASES = [
@@ -47,8 +51,12 @@ def plain(
     return x + (branch if scale is None else branch * scale[:, None, None])
 
 
-def tensors(case: Case, dtype: torch.dtype) -> tuple[list[Tensor], Tensor | None, Tensor]:
-    """x and the parameters, each image's factor, and a gradient to come from above, as numbers of `dtype`."""
+def tensors(
+    case: Case, dtype: torch.dtype
+) -> tuple[list[Tensor], Tensor | None, Tensor]:
+    """x and the parameters, each image's factor, and a gradient to come from above, as
+    numbers of `dtype`.
+    """
     B, S, C, D = case[:4]
     made = [
         2 * torch.randn(B, S, C) + torch.randn(B, S, 1),
@@ -59,14 +67,24 @@ def tensors(case: Case, dtype: torch.dtype) -> tuple[list[Tensor], Tensor | None
         torch.randn(S, D) / D**0.5,
         0.3 * torch.randn(S),
     ]
-    scale = torch.tensor([0.0, 1.25, 1.0, 0.5, 0.0])[torch.arange(1, B + 1) % 5].to(dtype) if case.scaled else None
+    scale = (
+        torch.tensor([0.0, 1.25, 1.0, 0.5, 0.0])[torch.arange(1, B + 1) % 5].to(dtype)
+        if case.scaled
+        else None
+    )
     return [t.to(dtype) for t in made], scale, torch.randn(B, S, C).to(dtype)
 
 
 def results(
-    case: Case, inputs: list[Tensor], scale: Tensor | None, dy: Tensor, dtype: torch.dtype | None
+    case: Case,
+    inputs: list[Tensor],
+    scale: Tensor | None,
+    dy: Tensor,
+    dtype: torch.dtype | None,
 ) -> list[Tensor]:
-    """The output and all gradients: plainly in `dtype`, or by the kernels (None) in that of the inputs."""
+    """The output and all gradients: plainly in `dtype`, or by the kernels (None) in
+    that of the inputs.
+    """
     leaves = [t.to(dtype or t.dtype).clone().requires_grad_() for t in inputs]
     if dtype is None:
         ops.PROGRAMS = case.programs
@@ -76,14 +94,23 @@ def results(
     return [y.detach(), *torch.autograd.grad(y, leaves, dy.to(y.dtype))]
 
 
-def assert_close_as_plain(kernel: list[Tensor], plain: list[Tensor], exact: list[Tensor]) -> None:
-    """Within twice (a gradient: three times) the error of the plain layers, and one rounding of the largest number."""
+def assert_close_as_plain(
+    kernel: list[Tensor], plain: list[Tensor], exact: list[Tensor]
+) -> None:
+    """Within twice (a gradient: three times) the error of the plain layers, and one
+    rounding of the largest number.
+    """
     for name, ours, theirs, truth in zip(NAMES, kernel, plain, exact, strict=True):
         assert ours.dtype == theirs.dtype
         assert ours.shape == theirs.shape
-        ours_off, theirs_off = (ours.double() - truth).abs().max(), (theirs.double() - truth).abs().max()
-        allowed = (2 if name == "y" else 3) * theirs_off + torch.finfo(ours.dtype).eps * truth.abs().max()
-        assert ours_off <= allowed, f"{name}: off by {ours_off:.3g}, the plain layers by {theirs_off:.3g}"
+        ours_off = (ours.double() - truth).abs().max()
+        theirs_off = (theirs.double() - truth).abs().max()
+        allowed = (2 if name == "y" else 3) * theirs_off + torch.finfo(
+            ours.dtype
+        ).eps * truth.abs().max()
+        assert ours_off <= allowed, (
+            f"{name}: off by {ours_off:.3g}, the plain layers by {theirs_off:.3g}"
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -93,9 +120,13 @@ def _programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_kernels_err_no_more_than_the_plain_layers(case: Case, dtype: torch.dtype) -> None:
+def test_the_kernels_err_no_more_than_the_plain_layers(
+    case: Case, dtype: torch.dtype
+) -> None:
     inputs, scale, dy = tensors(case, dtype)
-    exact, theirs, ours = (results(case, inputs, scale, dy, kind) for kind in (torch.float64, dtype, None))
+    exact, theirs, ours = (
+        results(case, inputs, scale, dy, kind) for kind in (torch.float64, dtype, None)
+    )
     assert_close_as_plain(ours, theirs, exact)
 
 
@@ -124,7 +155,9 @@ def test_a_gradient_in_another_layout_is_read_as_it_is() -> None:
     inputs, scale, dy = tensors(case, torch.float32)
     turned = dy.transpose(1, 2).contiguous().transpose(1, 2)
     assert not turned.is_contiguous()
-    for a, b in zip(*(results(case, inputs, scale, d, None) for d in (dy, turned)), strict=True):
+    for a, b in zip(
+        *(results(case, inputs, scale, d, None) for d in (dy, turned)), strict=True
+    ):
         assert torch.equal(a, b)
 
 
@@ -139,21 +172,37 @@ def test_a_dropped_image_passes_unchanged_and_the_others_are_as_if_alone() -> No
 
 def test_the_statistics_are_those_of_layer_norm() -> None:
     x = torch.randn(3, 5, 37) * 4 + 100
-    weights = [torch.ones(37), torch.zeros(37), torch.zeros(8, 5), torch.zeros(8), torch.zeros(5, 8), torch.zeros(5)]
+    weights = [
+        torch.ones(37),
+        torch.zeros(37),
+        torch.zeros(8, 5),
+        torch.zeros(8),
+        torch.zeros(5, 8),
+        torch.zeros(5),
+    ]
     y, mean, rstd = ops.token_mix(x, *weights, None, 1e-6, True, True)
     assert torch.equal(y, x)
-    _, expected_mean, expected_rstd = torch.native_layer_norm(x.double(), (37,), None, None, 1e-6)
+    _, expected_mean, expected_rstd = torch.native_layer_norm(
+        x.double(), (37,), None, None, 1e-6
+    )
     torch.testing.assert_close(mean.double(), expected_mean[..., 0], rtol=1e-6, atol=0)
     torch.testing.assert_close(rstd.double(), expected_rstd[..., 0], rtol=1e-6, atol=0)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own checker
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor"
+)  # torch's own checker
 @pytest.mark.parametrize("scaled", [False, True])
 def test_torch_finds_the_operators_well_behaved(scaled: bool) -> None:
-    """Schema, autograd registration, fake tensors and AOT dispatch with static and dynamic shapes."""
+    """Schema, autograd registration, fake tensors and AOT dispatch with static and
+    dynamic shapes.
+    """
     inputs, scale, dy = tensors(Case(2, 5, 7, 6, scaled=scaled), torch.float32)
     leaves = [t.requires_grad_() for t in inputs]
     torch.library.opcheck(ops.token_mix, (*leaves, scale, 1e-6, True, True))
     x, gamma, beta, w1, b1, w2, _ = (t.detach() for t in inputs)
     statistics = torch.zeros(2, 5), torch.ones(2, 5)
-    torch.library.opcheck(ops.token_mix_backward, (dy, x, *statistics, gamma, beta, w1, b1, w2, scale, True, True))
+    torch.library.opcheck(
+        ops.token_mix_backward,
+        (dy, x, *statistics, gamma, beta, w1, b1, w2, scale, True, True),
+    )

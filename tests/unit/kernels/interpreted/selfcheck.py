@@ -1,4 +1,6 @@
-"""Kernels are used in training only where they prove themselves. Run by `test_interpreted.py`."""
+"""Kernels are used in training only where they prove themselves. Run by
+`test_interpreted.py`.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,17 @@ def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("gelu", ["tanh", "erf"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_sound_kernels_pass_and_the_model_is_not_touched(dtype: torch.dtype, gelu: Any) -> None:
-    model = MlpMixer(MixerConfig(4, 1, 24, 16, 32, image_size=(12, 16), gelu=gelu, drop_path=0.5))
+def test_sound_kernels_pass_and_the_model_is_not_touched(
+    dtype: torch.dtype, gelu: Any
+) -> None:
+    model = MlpMixer(
+        MixerConfig(4, 1, 24, 16, 32, image_size=(12, 16), gelu=gelu, drop_path=0.5)
+    )
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     assert self_check(model, dtype) is None
-    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(
+        torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()
+    )
     assert model.training
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -55,14 +63,18 @@ class Faulty(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         kind, which, size = Faulty.fault
-        grads = list(ops.token_mix_backward(dy, *ctx.saved_tensors, None, ctx.tanh, True))
+        grads = list(
+            ops.token_mix_backward(dy, *ctx.saved_tensors, None, ctx.tanh, True)
+        )
         if kind == "backward":
             grads[which] = grads[which] * (1 - size)
         return (*grads, None, None, None, None)
 
 
 @pytest.mark.parametrize(
-    "fault", [("forward", i, 1.0) for i in range(1, 7)] + [("backward", i, 0.02) for i in range(7)]
+    "fault",
+    [("forward", i, 1.0) for i in range(1, 7)]
+    + [("backward", i, 0.02) for i in range(7)],
 )
 def test_a_part_left_out_or_a_gradient_off_by_two_percent_is_found(
     fault: tuple[str, int, float], monkeypatch: pytest.MonkeyPatch
@@ -75,19 +87,31 @@ def test_a_part_left_out_or_a_gradient_off_by_two_percent_is_found(
     assert reason.startswith(f"{what} is off by "), reason
 
 
-def test_no_number_is_not_taken_for_a_small_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_number_is_not_taken_for_a_small_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Faulty, "fault", ("forward", 6, torch.nan), raising=False)
     monkeypatch.setattr(block, "token_mix", lambda *inputs: Faulty.apply(*inputs))
-    assert (self_check(MlpMixer(TINY), torch.float16) or "").startswith("the output is off by nan here")
+    assert (self_check(MlpMixer(TINY), torch.float16) or "").startswith(
+        "the output is off by nan here"
+    )
 
 
-def test_a_kernel_that_does_not_run_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kernel_that_does_not_run_is_a_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fails(*inputs: Any) -> None:
         raise RuntimeError("no ptxas for this driver\nand more")
 
     monkeypatch.setattr(block, "token_mix", fails)
-    assert self_check(MlpMixer(TINY), torch.float16) == "it fails here: RuntimeError no ptxas for this driver"
-    with pytest.raises(UserError, match=r"^train.kernels=fused cannot be: it fails here: .*; use train.kernels=auto$"):
+    assert (
+        self_check(MlpMixer(TINY), torch.float16)
+        == "it fails here: RuntimeError no ptxas for this driver"
+    )
+    with pytest.raises(
+        UserError,
+        match=r"^train.kernels=fused cannot be: it fails here: .*; use train.kernels=auto$",
+    ):
         with_kernels(MlpMixer(TINY), "fused", "fp32")
     model = MlpMixer(TINY)
     monkeypatch.setattr(selfcheck, "self_check", lambda model, dtype: "of a reason")
@@ -95,17 +119,28 @@ def test_a_kernel_that_does_not_run_is_a_reason(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_dtypes_that_the_kernel_leaves_alone_are_a_reason() -> None:
-    assert self_check(MlpMixer(TINY), torch.bfloat16) == "bfloat16 is faster in plain layers here"
+    assert (
+        self_check(MlpMixer(TINY), torch.bfloat16)
+        == "bfloat16 is faster in plain layers here"
+    )
 
 
 def test_fused_is_what_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, dtypes = MlpMixer(TINY), list[torch.dtype]()
+    model = MlpMixer(TINY)
+    dtypes = list[torch.dtype]()
     asked: Callable[[MlpMixer, torch.dtype], str | None] = selfcheck.self_check
-    monkeypatch.setattr(selfcheck, "self_check", lambda m, dtype: dtypes.append(dtype) or asked(m, dtype))
+    monkeypatch.setattr(
+        selfcheck,
+        "self_check",
+        lambda m, dtype: dtypes.append(dtype) or asked(m, dtype),
+    )
     fused, notes = with_kernels(model, "fused", "fp32")
     assert all(isinstance(one, FusedBlock) for one in fused.blocks)
     assert notes == ("token mixing is fused",)
-    assert with_kernels(model, "auto", "fp32") == (model, ())  # on the CPU there is nothing to prove
+    assert with_kernels(model, "auto", "fp32") == (
+        model,
+        (),
+    )  # on the CPU there is nothing to prove
     with pytest.raises(UserError, match="bfloat16 is faster in plain layers here"):
         with_kernels(model, "fused", "bf16")
     assert dtypes == [torch.float32, torch.bfloat16]

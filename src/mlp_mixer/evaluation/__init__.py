@@ -1,0 +1,27 @@
+"""How good is a model? Accuracy on labelled images it has not seen, and what can be
+learnt from its features.
+"""
+
+from .accuracy import Evaluation, align_labels, evaluate
+from .fewshot import (
+    FewShot,
+    evaluate_fewshot,
+    fewshot_accuracy,
+    fewshot_curve,
+    knn_accuracy,
+)
+from .splits import EvalSplit, eval_split, evaluate_checkpoint
+
+__all__ = [
+    "EvalSplit",
+    "Evaluation",
+    "FewShot",
+    "align_labels",
+    "eval_split",
+    "evaluate",
+    "evaluate_checkpoint",
+    "evaluate_fewshot",
+    "fewshot_accuracy",
+    "fewshot_curve",
+    "knn_accuracy",
+]

@@ -1,0 +1,82 @@
+"""Which image comes when, and its random numbers: pure functions of (seed, position),
+so any step can be recomputed.
+
+The images of all epochs form one stream: epoch e is a permutation seeded by (seed, e),
+    and step t takes positions
+[t * batch, (t + 1) * batch). Every batch is full, and every image comes exactly once in
+each epoch. A training run's position is therefore one integer, and neither workers nor
+a restart can change what a step sees.
+
+With repeated augmentation (Hoffer et al. 2020, arXiv 1901.09335; DeiT takes 3) a batch
+holds fewer images, each `repeats` times with other random numbers. The length of an
+epoch in steps stays, so the stream moves on more slowly: every image comes exactly
+`repeats` times in each `repeats` epochs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_WORD = 0xFFFFFFFFFFFFFFFF
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
+    """The permutation of `range(length)` (int64) in which an epoch visits its images."""
+    key = np.array(
+        [seed & _WORD, epoch], dtype=np.uint64
+    )  # a list of both would go through float64
+    return np.random.Generator(np.random.Philox(key=key)).permutation(length)
+
+
+def batch_positions(
+    step: int, batch_size: int, length: int, seed: int, repeats: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The epochs (B,) and image indices (B,) that step number `step` takes from the
+    stream.
+
+    The copies of an image are batch_size / repeats places apart, and so in different
+    processes where there are several; their "epochs" count visits: the r-th copy in
+    permutation e has e * repeats + r, so that (epoch, index) is unique.
+    """
+    images = batch_size // repeats
+    positions = np.arange(step * images, (step + 1) * images, dtype=np.int64)
+    epochs = positions // length
+    ranks = positions % length
+    indices = np.empty_like(positions)
+    for epoch in np.unique(epochs):
+        of_epoch = epochs == epoch
+        indices[of_epoch] = epoch_order(seed, int(epoch), length)[ranks[of_epoch]]
+    visits = epochs * repeats + np.arange(repeats)[:, None]
+    return visits.reshape(-1), np.tile(indices, repeats)
+
+
+def steps_for(epochs: float, batch_size: int, length: int) -> int:
+    """How many steps it takes until `epochs` epochs have been seen (at least one)."""
+    return max(1, math.ceil(epochs * length / batch_size - 1e-9))
+
+
+def uniforms(
+    seed: int, epochs: np.ndarray, indices: np.ndarray, count: int
+) -> np.ndarray:
+    """(B, count) float64 in [0, 1): the random numbers of each sample, a hash of (seed,
+    epoch, index, column).
+
+    The hash is splitmix64's finaliser (Steele, Lea and Flood 2014), vectorised.
+    """
+    columns = np.arange(count, dtype=np.uint64)
+    state = _mix(np.full(len(indices), seed & _WORD, np.uint64))
+    state = _mix(state ^ epochs.astype(np.uint64))
+    state = _mix(state ^ indices.astype(np.uint64))
+    return (_mix(state[:, None] ^ columns) >> np.uint64(11)) * 2.0**-53
+
+
+def _mix(words: np.ndarray) -> np.ndarray:
+    words = words + np.uint64(_GOLDEN)  # uint64 arrays wrap around, as the hash wants
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

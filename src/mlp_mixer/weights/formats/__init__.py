@@ -1,0 +1,1 @@
+"""File formats: from bytes to named tensors, without knowledge of Mixers."""

@@ -1,0 +1,1 @@
+"""Weights on the Hugging Face hub, and folders in its convention."""

@@ -1,0 +1,179 @@
+"""The verbs without a checkpoint: the small model in the package answers, and says what
+it is.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from mlp_mixer import load
+from mlp_mixer.cli import run
+from mlp_mixer.cli.predict import split_arguments
+from mlp_mixer.weights.catalog import BUNDLED
+
+BIRD = Path(__file__).parents[2] / "demo" / "bird.JPEG"
+LABELS = ", ".join(load(BUNDLED).labels or ())
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of pictures, one of a run, and a picture without an ending."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("photo.png", "photos/a.png", "photos/b.png", "plain"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Image.open(BIRD).resize((40, 40)).save(name, "PNG")
+    Path("run").mkdir()
+    (Path("run") / "best.safetensors").write_bytes(BUNDLED.read_bytes())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["photo.png"], ["photos"], ["photos/"], ["photos/*.png"], ["**/x?.jpg"], ["plain"], ["-"], ["nosuch.jpg"],
+        ["NO.JPEG", "plain"], ["clip.mp4"], ["https://host/picture"], ["http://host/photo.png?size=2"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_pictures_come_first(arguments: list[str]) -> None:
+    assert split_arguments(arguments, None) == (None, arguments)
+    assert split_arguments(arguments, "w.npz") == ("w.npz", arguments)
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    ["run", "run/best.safetensors", "missing.safetensors", "w.PTH", "mixer_b16", "B-i1k/16", "hf-hub:a/b", "hf_hub:a/b",
+     "runs/mistyped", "mixer_b16.goog_in1", "https://host/w.safetensors", "https://host/w.npz?download=true",
+     "", "x" * 300, BUNDLED.stem],
+)  # fmt: skip
+def test_weights_come_first_even_if_they_are_not_there(checkpoint: str) -> None:
+    assert split_arguments([checkpoint, "photo.png"], None) == (
+        checkpoint,
+        ["photo.png"],
+    )
+
+
+def test_predict_answers_and_says_once_what_it_knows(capsys: Capture) -> None:
+    assert run(["predict", "photo.png", "photos"]) == 0
+    streams = capsys.readouterr()
+    assert [line.split()[0] for line in streams.out.splitlines()[1:]] == [
+        "photo.png",
+        "photos/a.png",
+        "photos/b.png",
+    ]
+    assert streams.err.count(LABELS) == streams.err.count("\n") == 1
+    for command in re.findall("`mlp-mixer (.*?)`", streams.err):
+        assert run([*command.split(), "--help"]) == 0
+    capsys.readouterr()
+    assert (
+        run(["predict", BUNDLED.stem, "photo.png", "photos"]) == 0
+    )  # named: it needs no introduction
+    assert capsys.readouterr() == (streams.out, "")
+
+
+def test_programs_get_json_and_nothing_else(capsys: Capture) -> None:
+    assert run(["predict", "photo.png", "--json"]) == 0
+    streams = capsys.readouterr()
+    (row,) = json.loads(streams.out)
+    assert row["pred_class"] in LABELS.split(", ")
+    assert streams.err == ""
+    assert run(["predict", "photos", "--out", "answers.csv", "--json"]) == 0
+    streams = capsys.readouterr()
+    assert json.loads(streams.out)["pictures"] == 2
+    assert LABELS in streams.err
+
+
+def test_a_list_on_stdin(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"photo.png\nplain\n"))
+    )
+    assert run(["predict", "-"]) == 0
+    assert "plain" in capsys.readouterr().out
+
+
+def test_a_picture_that_is_not_there_is_a_failure(capsys: Capture) -> None:
+    assert run(["predict", "nosuch.jpg"]) == 1
+    error = capsys.readouterr().err
+    assert "nosuch.jpg" in error
+    assert "1 of 1 pictures could not be read" in error
+
+
+def test_explain_draws(capsys: Capture) -> None:
+    assert (
+        run(["explain", "photo.png", "--out", "why.png", "--method", "gradient"]) == 0
+    )
+    streams = capsys.readouterr()
+    assert streams.out.startswith("why.png: ")
+    assert LABELS in streams.err
+    with Image.open("why.png") as drawn:
+        assert drawn.width > 300
+    for arguments in (["photo.png", "plain"], ["run"]):
+        assert run(["explain", *arguments, "--out", "no.png"]) == 2
+        assert "one picture is explained at a time" in capsys.readouterr().err
+    assert run(["explain", "missing.npz", "photo.png", "--out", "no.png"]) == 2
+    assert "no checkpoint at 'missing.npz'" in capsys.readouterr().err
+
+
+def test_figures_are_drawn(capsys: Capture) -> None:
+    assert run(["figures", "--out", "figures"]) == 0
+    drawn = capsys.readouterr().out
+    assert run(["figures", "run", "--out", "named"]) == 0
+    assert capsys.readouterr().out == drawn.replace("figures/", "named/")
+    for line in drawn.split():
+        assert Path(line).read_bytes() == Path("named", Path(line).name).read_bytes()
+
+
+def test_evaluate_names_the_one_it_judged(capsys: Capture) -> None:
+    for label in ("bird", "frog"):
+        (Path("data") / label).mkdir(parents=True)
+        for number in range(3):
+            Image.open(BIRD).resize((32 + number, 32)).save(
+                Path("data") / label / f"{number}.png"
+            )
+    assert run(["evaluate", "--data", "folder:data", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["checkpoint"], found["n"]) == (BUNDLED.stem, 6)
+    assert run(["evaluate", "--data", "folder:data"]) == 0
+    assert capsys.readouterr().out.startswith(f"{BUNDLED.stem} on folder:data, ")
+
+
+def test_serve_introduces_it(capsys: Capture) -> None:
+    pytest.importorskip("fastapi")
+    with socket.create_server(
+        ("127.0.0.1", 0)
+    ) as taken:  # so that it stops before it serves
+        for arguments, said in (([], 1), (["run"], 0)):
+            assert (
+                run(
+                    [
+                        "serve",
+                        *arguments,
+                        "--engine",
+                        "torch",
+                        "--port",
+                        str(taken.getsockname()[1]),
+                    ]
+                )
+                == 2
+            )
+            error = capsys.readouterr().err
+            assert "cannot listen on 127.0.0.1" in error
+            assert error.count(LABELS) == said
+
+
+@pytest.mark.parametrize("about", ["{", "[1]", "7"])
+def test_facts_that_are_no_json_object(about: str, capsys: Capture) -> None:
+    arguments = ["convert", "run", "out.safetensors", "--to", "native"]
+    assert run([*arguments, "--about", about]) == 2
+    assert "expected a JSON object" in capsys.readouterr().err
+    assert run([*arguments, "--about", '{"licence": "MIT"}', "--dtype", "bf16"]) == 0
+    assert load("out.safetensors").provenance["licence"] == "MIT"

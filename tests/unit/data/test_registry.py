@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlp_mixer.data import DATASETS, open_dataset
+from mlp_mixer.errors import UserError
+
+
+def test_digits():
+    source = open_dataset("digits", split_seed=1)
+    assert (
+        len(source.train),
+        len(source.test),
+        source.train.size,
+        source.train.channels,
+    ) == (1438, 359, (8, 8), 1)
+    images = source.all().images
+    assert (images.min(), images.max(), images.dtype) == (0, 255, np.uint8)
+    assert np.bincount(source.test.labels).min() >= 34
+    with pytest.raises(UserError, match="takes no path"):
+        open_dataset("digits:here")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("fashion", "unknown data source 'fashion'; did you mean"),
+        ("zzz:there", "unknown data source 'zzz'; known are"),
+        ("folder:", "no path after the colon"),
+        ("folder", "folder needs a folder .*: write folder:PATH"),
+        ("imagenet", "imagenet needs your own copy"),
+        ("./not/there", "no data set at './not/there'"),
+        ("", "unknown data source"),
+    ],
+)
+def test_specs_that_mean_nothing(spec, message):
+    with pytest.raises(UserError, match=message):
+        open_dataset(spec)
+
+
+def test_every_local_source_says_what_is_missing(tmp_path):
+    for name in DATASETS.keys() - {"digits"}:
+        with pytest.raises(UserError):
+            open_dataset(f"{name}:{tmp_path / 'absent'}")
+
+
+def test_bare_paths(tmp_path, monkeypatch):
+    for name in ("cat", "dog"):
+        (tmp_path / "pets here" / name).mkdir(parents=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / "pets here" / name / "1.png")
+    np.savez(
+        tmp_path / "some.npz",
+        x_train=np.zeros((4, 2, 2), np.uint8),
+        y_train=[0, 1, 0, 1],
+    )
+    monkeypatch.chdir(tmp_path)
+    assert open_dataset("pets here").train.classes == ("cat", "dog")
+    assert open_dataset(str(tmp_path / "some.npz")).train.channels == 1
+
+
+def test_a_colon_in_the_path(tmp_path):
+    folder = tmp_path / "a:b"
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True)
+        Image.new("RGB", (2, 2)).save(folder / name / "1.png")
+    assert len(open_dataset(f"folder:{folder}").train) == 2
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    images = np.arange(4 * 3 * 3 * 2, dtype=np.uint8).reshape(4, 3, 3, 2)
+    return {
+        "x_train": images,
+        "y_train": np.array([0, 1, 0, 1]),
+        "x_test": images[:2],
+        "y_test": np.array([1, 0]),
+    }
+
+
+def test_npz(tmp_path, arrays):
+    path = tmp_path / "d.npz"
+    np.savez_compressed(path, classes=np.array(["low", "high"]), **arrays)
+    source = open_dataset(f"npz:{path}")
+    assert (source.train.classes, source.train.channels, source.held_out) == (
+        ("low", "high"),
+        2,
+        None,
+    )
+    np.testing.assert_array_equal(source.test.image(1), arrays["x_test"][1])
+    assert source.test.name(1) == "test/1"
+    np.savez(path, x_train=arrays["x_train"], y_train=arrays["y_train"])
+    assert open_dataset(f"npz:{path}").held_out == (0.2, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y_train": None}, "expected x_train and y_train"),
+        ({"y_test": None}, "it has x_test but no y_test"),
+        ({"y_test": np.array([0, 2])}, "labels go from 0 to 2"),
+        ({"x_train": np.zeros((4, 3, 3))}, "images are float64"),
+        (
+            {"y_train": np.array([0, 1, None, 1])},
+            "cannot read .* as an .npz file: Object arrays",
+        ),
+    ],
+)
+def test_npz_that_does_not_fit(tmp_path, arrays, change, message):
+    path = tmp_path / "d.npz"
+    np.savez(
+        path,
+        **{
+            name: array
+            for name, array in (arrays | change).items()
+            if array is not None
+        },
+    )
+    with pytest.raises(UserError, match=message):
+        open_dataset(f"npz:{path}")
+
+
+def test_npz_that_is_none(tmp_path, arrays):
+    path = tmp_path / "d.npz"
+    np.savez_compressed(path, **arrays)
+    whole = path.read_bytes()
+    for data in (
+        b"",
+        b"hello",
+        whole[: len(whole) // 2],
+        whole[:60] + b"????" + whole[64:],
+    ):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"d\.npz"):
+            open_dataset(f"npz:{path}")
+    with path.open("wb") as file:
+        np.save(file, arrays["x_train"])
+    with pytest.raises(UserError, match=r"is not an \.npz file"):
+        open_dataset(f"npz:{path}")

@@ -1,0 +1,361 @@
+"""Every lineage's table is invertible, recognised, and means what its lineage computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mlp_mixer import MixerConfig, MlpMixer, UserError
+from mlp_mixer.weights.formats import containers
+from mlp_mixer.weights.lineages import translate
+from mlp_mixer.weights.lineages.tables import LINEAGES, PARTS, Lineage
+
+
+def random_tensors(
+    config: MixerConfig,
+    dtype: torch.dtype = torch.float32,
+    *,
+    shared_norm: bool = False,
+) -> dict[str, Tensor]:
+    """Every tensor of the network under our names, none at its initial value."""
+    with torch.device("meta"):
+        shapes = {
+            name: tensor.shape for name, tensor in MlpMixer(config).state_dict().items()
+        }
+    tensors = {
+        name: (torch.randn(shape) * 0.3).to(dtype) for name, shape in shapes.items()
+    }
+    if shared_norm:
+        tensors |= {
+            name.replace("norm1", "norm2"): t
+            for name, t in tensors.items()
+            if "norm1" in name
+        }
+    return tensors
+
+
+@st.composite
+def configs(draw: st.DrawFn, lineage: Lineage) -> MixerConfig:
+    """A small architecture that the lineage can express."""
+    rows = draw(st.integers(1, 4))
+    columns = rows if lineage.name == "lavish619" else draw(st.integers(1, 4))
+    patch = draw(st.integers(1, 4))
+    tokens = draw(st.integers(1, 9))
+    channels = draw(st.integers(1, 9))
+    if lineage.name == "keras":
+        tokens = channels = rows * columns
+    return MixerConfig(
+        patch_size=patch,
+        num_blocks=draw(st.integers(1, 12)),
+        hidden_dim=draw(st.integers(1, 8)),
+        tokens_mlp_dim=tokens,
+        channels_mlp_dim=channels,
+        image_size=(rows * patch, columns * patch),
+        in_channels=draw(st.sampled_from([1, 2, 3, 4])),
+        num_classes=draw(st.integers(0, 5)),
+        gelu=lineage.gelu,
+        norm_eps=lineage.norm_eps,
+        final_norm=lineage.final_norm,
+    )
+
+
+@pytest.mark.parametrize("lineage", LINEAGES.values(), ids=lambda lineage: lineage.name)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64], ids=str
+)
+def test_out_and_in_again_is_the_identity(
+    lineage: Lineage, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Names, shapes and bytes, through the file and back, for whatever the lineage can
+    express.
+    """
+
+    @settings(max_examples=8, deadline=None)
+    @given(configs(lineage))
+    def check(config: MixerConfig) -> None:
+        assert not translate.obstacles(config, lineage)
+        ours = random_tensors(config, dtype, shared_norm=lineage.name == "keras")
+        theirs = translate.to_theirs(config, ours, lineage)
+        for suffix in lineage.suffixes:
+            path = tmp_path / f"weights{suffix}"
+            path.write_bytes(
+                containers.to_bytes(
+                    suffix,
+                    theirs,
+                    wrap="state_dict" if lineage.name == "mmpretrain" else None,
+                )
+            )
+            read = containers.read(path).tensors
+            assert list(read) == list(theirs) or suffix in (".safetensors", ".h5")
+            assert_same(read, theirs)
+            recognised, prefix = translate.recognise(read, "it")
+            assert recognised is lineage
+            got, again = translate.to_ours(
+                read, recognised, prefix, "it", config.image_size
+            )
+            assert got == config
+            assert_same(again, ours)
+            assert_same(translate.to_theirs(got, again, lineage), theirs)
+
+    check()
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """The same names, dtypes, shapes and bytes."""
+    assert one.keys() == other.keys()
+    for name, tensor in one.items():
+        assert (tensor.dtype, tensor.shape) == (other[name].dtype, other[name].shape), (
+            name
+        )
+        assert bits(tensor) == bits(other[name]), name
+
+
+def bits(tensor: Tensor) -> bytes:
+    """What NumPy would store."""
+    return (
+        (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor)
+        .numpy()
+        .tobytes()
+    )
+
+
+SQUARE = MixerConfig(2, 2, 6, 5, 7, image_size=(8, 8), num_classes=3)
+
+
+@pytest.mark.parametrize("lineage", LINEAGES.values(), ids=lambda lineage: lineage.name)
+def test_no_two_names_collide(lineage: Lineage) -> None:
+    """Each of our tensors comes from exactly one of theirs."""
+    table = lineage.table(12)
+    assert len({entry.theirs for entry in table}) == len(table)
+    with torch.device("meta"):
+        model = MlpMixer(
+            dataclasses.replace(SQUARE, num_blocks=12, final_norm=lineage.final_norm)
+        )
+    assert sorted(name for entry in table for name in entry.ours) == sorted(
+        model.state_dict()
+    )
+
+
+def test_a_google_file_means_what_flax_computes() -> None:
+    """Against the formula of the paper's code in NumPy: NHWC patches, kernels applied
+    from the right, tanh GELU.
+    """
+    lineage = LINEAGES["google"]
+    config = MixerConfig(2, 2, 6, 5, 7, image_size=(4, 6), num_classes=3)
+    ours = random_tensors(config)
+    p = {
+        name: tensor.double().numpy()
+        for name, tensor in translate.to_theirs(config, ours, lineage).items()
+    }
+
+    def norm(x: np.ndarray[Any, Any], name: str) -> Any:
+        mean = x.mean(-1, keepdims=True)
+        var = x.var(-1, keepdims=True)
+        return (x - mean) / np.sqrt(var + 1e-6) * p[f"{name}/scale"] + p[f"{name}/bias"]
+
+    def dense(x: np.ndarray[Any, Any], name: str) -> Any:
+        return x @ p[f"{name}/kernel"] + p[f"{name}/bias"]
+
+    def mlp(x: np.ndarray[Any, Any], name: str) -> Any:
+        h = dense(x, f"{name}/Dense_0")
+        return dense(
+            0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3))),
+            f"{name}/Dense_1",
+        )
+
+    image = np.random.default_rng(0).standard_normal((3, 4, 6, 3))
+    patches = (
+        image.reshape(3, 2, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(3, 6, 12)
+    )
+    x = patches @ p["stem/kernel"].reshape(12, 6) + p["stem/bias"]
+    for i in range(2):
+        x = x + mlp(
+            norm(x, f"MixerBlock_{i}/LayerNorm_0").swapaxes(1, 2),
+            f"MixerBlock_{i}/token_mixing",
+        ).swapaxes(1, 2)
+        x = x + mlp(
+            norm(x, f"MixerBlock_{i}/LayerNorm_1"), f"MixerBlock_{i}/channel_mixing"
+        )
+    expected = dense(norm(x, "pre_head_layer_norm").mean(1), "head")
+    got, tensors = translate.to_ours(
+        translate.to_theirs(config, ours, lineage), lineage, "", "it", (4, 6)
+    )
+    model = MlpMixer(got)
+    model.load_state_dict(tensors)
+    logits = model.double()(torch.from_numpy(image).permute(0, 3, 1, 2))
+    assert np.abs(logits.detach().numpy() - expected).max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    "name", ["google_prelinen", "bigvision", "keras", "lucidrains"]
+)
+def test_lineages_of_other_layouts_agree_with_google(name: str) -> None:
+    """The same numbers, laid out by hand as that lineage documents it."""
+    lineage = LINEAGES[name]
+    config = dataclasses.replace(
+        SQUARE,
+        tokens_mlp_dim=16,
+        channels_mlp_dim=16,
+        gelu=lineage.gelu,
+        norm_eps=lineage.norm_eps,
+        final_norm=lineage.final_norm,
+    )
+    ours = random_tensors(config, shared_norm=True)
+    theirs = translate.to_theirs(config, ours, lineage)
+    stem = ours["stem.proj.weight"]
+    token = ours["blocks.1.mlp_tokens.fc1.weight"]
+    flat = stem.permute(0, 2, 3, 1).reshape(
+        6, -1
+    )  # (p p c), as einops' "(p1 p2 c)" and tf.image.extract_patches
+    expected = {
+        "google_prelinen": {
+            "embedding/kernel": stem.permute(2, 3, 1, 0),
+            "Mixer/encoderblock_1/token_mixing_phase_0/kernel1": token.T[None],
+        },
+        "bigvision": {"params/MixerBlock_1/token_mixing/Dense_0/kernel": token.T},
+        "keras": {
+            "layers/dense/vars/0": flat.T,
+            "layers/sequential/layers/mlp_mixer_layer_1/mlp1/layers/dense/vars/0": token.T,
+            "layers/sequential/layers/mlp_mixer_layer/normalize/vars/0": ours[
+                "blocks.0.norm1.weight"
+            ],
+        },
+        "lucidrains": {
+            "1.weight": flat,
+            "3.0.fn.0.weight": token[:, :, None],
+            "6.weight": ours["head.weight"],
+        },
+    }[name]
+    for key, tensor in expected.items():
+        assert torch.equal(theirs[key], tensor), key
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "message"),
+    [
+        (
+            "timm",
+            None,
+            "6 patches of 2 pixels, which form no square; state the image size",
+        ),
+        ("timm", (6, 4), ""),
+        ("timm", (4, 6), ""),
+        ("timm", (8, 8), "8x8 gives 4 x 4"),
+        ("timm", (4, 7), "4x7 gives 2 x 3"),
+    ],
+)
+def test_a_grid_that_is_no_square_is_asked_for(
+    name: str, image_size: tuple[int, int] | None, message: str
+) -> None:
+    lineage = LINEAGES[name]
+    config = dataclasses.replace(SQUARE, image_size=(4, 6), gelu="erf")
+    theirs = translate.to_theirs(config, random_tensors(config), lineage)
+    if message:
+        with pytest.raises(UserError, match=message):
+            translate.to_ours(theirs, lineage, "", "it", image_size)
+    else:
+        assert (
+            translate.to_ours(theirs, lineage, "", "it", image_size)[0].image_size
+            == image_size
+        )
+
+
+@pytest.mark.parametrize(
+    ("patch", "channels", "size", "expected"),
+    [
+        (4, 3, None, (4, 3)),
+        (4, 1, None, (4, 1)),
+        (
+            2,
+            4,
+            None,
+            (4, 1),
+            # 16 values: three channels impossible, one channel of 4 x 4 is tried before
+            # four of 2 x 2
+        ),
+        (2, 4, (8, 8), (2, 4)),
+        (3, 2, None, None),  # 18 values fit neither 3, 1 nor 4 channels
+        (3, 2, (12, 12), (3, 2)),
+    ],
+)
+@pytest.mark.parametrize("name", ["lucidrains", "keras"])
+def test_a_flattened_stem_tries_three_one_and_four_channels_and_then_asks(
+    name: str,
+    patch: int,
+    channels: int,
+    size: tuple[int, int] | None,
+    expected: tuple[int, int] | None,
+) -> None:
+    lineage = LINEAGES[name]
+    config = dataclasses.replace(
+        SQUARE,
+        patch_size=patch,
+        in_channels=channels,
+        image_size=(4 * patch, 4 * patch),
+        tokens_mlp_dim=16,
+        channels_mlp_dim=16,
+        final_norm=lineage.final_norm,
+    )
+    theirs = translate.to_theirs(
+        config, random_tensors(config, shared_norm=True), lineage
+    )
+    if expected is None:
+        with pytest.raises(
+            UserError, match="does not tell its side and channels; state the image size"
+        ):
+            translate.to_ours(theirs, lineage, "", "it", size)
+    else:
+        got, _ = translate.to_ours(theirs, lineage, "", "it", size)
+        assert (got.patch_size, got.in_channels) == expected
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    ["module.", "_orig_mod.", "module._orig_mod.", "timm_model.", "model.module."],
+)
+def test_wrappers_of_training_scripts_are_taken_off(wrapper: str) -> None:
+    tensors = translate.to_theirs(SQUARE, random_tensors(SQUARE), LINEAGES["timm"])
+    assert (
+        translate.plain_names(
+            {wrapper + name: tensor for name, tensor in tensors.items()}
+        ).keys()
+        == tensors.keys()
+    )
+
+
+def test_only_the_inside_of_a_compiled_block_may_be_wrapped() -> None:
+    tensors = translate.to_theirs(SQUARE, random_tensors(SQUARE), LINEAGES["timm"])
+    inside = {
+        name.replace("blocks.1.", "blocks.1._orig_mod."): tensor
+        for name, tensor in tensors.items()
+    }
+    assert translate.plain_names(inside).keys() == tensors.keys()
+
+
+def test_the_optimiser_of_a_big_vision_checkpoint_is_left_out() -> None:
+    theirs = translate.to_theirs(SQUARE, random_tensors(SQUARE), LINEAGES["bigvision"])
+    training = {
+        name.replace("params/", "opt/target/"): tensor
+        for name, tensor in theirs.items()
+    }
+    training |= {
+        "opt/state/step": torch.zeros(()),
+        "opt/state/param_states/head/bias/grad_ema": torch.zeros(3),
+    }
+    lineage, prefix = translate.recognise(training, "it")
+    assert (lineage.name, prefix) == ("bigvision", "opt/target/")
+    assert translate.to_ours(training, lineage, prefix, "it")[0] == SQUARE
+
+
+def test_parts_are_the_native_modules() -> None:
+    with torch.device("meta"):
+        names = {name.rpartition(".")[0] for name in MlpMixer(SQUARE).state_dict()}
+    assert {part.format(i=i) for part in PARTS for i in range(2)} == names
