@@ -39,8 +39,8 @@ from timm.data import ImageDataset, create_loader
 from mlp_mixer.data.folder import read_folder
 from mlp_mixer.data.image_set import ImageSet
 from mlp_mixer.data.loader import TrainBatches, stream
-from mlp_mixer.images.augment import Augment
 from mlp_mixer.images.preprocess import Preprocess
+from mlp_mixer.images.settings import Augment
 
 SIZE = 224
 AREA = (0.08, 1.0)

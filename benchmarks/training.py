@@ -34,7 +34,7 @@ from mlp_mixer.recipes import get_recipe
 from mlp_mixer.training import train
 from mlp_mixer.training.config import TrainConfig
 from mlp_mixer.training.optim.build import build_optimizer
-from mlp_mixer.training.prepare import prepare
+from mlp_mixer.training.run import prepare
 from mlp_mixer.training.step import Stepper
 
 ROUNDS = int(os.environ.get("ROUNDS", "9"))

@@ -38,7 +38,7 @@ from mlp_mixer.data.dataset import stratified_split
 from mlp_mixer.data.image_set import ImageSet
 from mlp_mixer.data.loader import TrainBatches
 from mlp_mixer.evaluation import evaluate
-from mlp_mixer.images.augment import Augment
+from mlp_mixer.images.settings import Augment
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.training.config import OptimChoice
 from mlp_mixer.training.optim.build import build_optimizer

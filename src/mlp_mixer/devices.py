@@ -6,13 +6,12 @@ import contextlib
 import ctypes
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
+from .choices import Precision
 from .errors import UserError
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 def pick_device(name: str) -> torch.device:

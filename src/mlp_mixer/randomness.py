@@ -23,14 +23,52 @@ import numpy as np
 _GOLDEN = 0x9E3779B97F4A7C15
 _WORD = 0xFFFFFFFFFFFFFFFF
 
+STREAMS = {
+    "epoch order": 0,
+    "mix": 0x4D49585550,
+    "image side": 0x5349444553,
+    "drop path": 0x5D0C7A571C0DE975,
+}
+"""Every use of random numbers has a constant of its own.
+
+The key of all of them is (seed, step) or (seed, epoch), so two uses with one constant
+would draw the same numbers: mixed batches would always come at the same side length.
+The values are part of what a seed means; a new use takes a new one.
+"""
+
+
+def philox(stream: str, seed: int, number: int) -> np.random.Generator:
+    """Return the generator of a stream (a key of `STREAMS`) at one step or epoch.
+
+    Philox is a counter-based generator (Salmon et al. 2011): any step can be computed
+    without those before it.
+    """
+    # A list of two Python integers would go through float64 and lose bits.
+    key = np.array([seed & _WORD, number], dtype=np.uint64)
+    counter = [0, 0, 0, STREAMS[stream]]
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def torch_seed(seed: int, step: int) -> int:
+    """Return the seed of torch's generators at one step.
+
+    Dropout and stochastic depth draw from them, so a resumed run needs no saved
+    generator.
+    """
+    return (seed * _GOLDEN + step * 0xBF58476D1CE4E5B9 + 1) & 0x7FFFFFFFFFFFFFFF
+
+
+def drop_path_uniforms(
+    seed: int, epochs: np.ndarray, indices: np.ndarray, count: int
+) -> np.ndarray:
+    """Return (B, count) numbers in [0, 1) for stochastic depth, apart from `uniforms`."""
+    return uniforms(seed ^ STREAMS["drop path"], epochs, indices, count)
+
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
     """The permutation of `range(length)` (int64) in which an epoch visits its images."""
-    key = np.array(
-        [seed & _WORD, epoch], dtype=np.uint64
-    )  # a list of both would go through float64
-    return np.random.Generator(np.random.Philox(key=key)).permutation(length)
+    return philox("epoch order", seed, epoch).permutation(length)
 
 
 def batch_positions(

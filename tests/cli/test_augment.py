@@ -16,7 +16,7 @@ from mlp_mixer.data.loader import TrainBatches
 from mlp_mixer.images.mix import apply, mix_plan
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.training.config import TrainConfig
-from mlp_mixer.training.prepare import prepare
+from mlp_mixer.training.run import prepare
 
 SETTINGS = [
     "augment.policy=randaugment_bv",

@@ -13,8 +13,9 @@ import torch
 
 from mlp_mixer import Predictor, create_model, load, open_dataset
 from mlp_mixer.config import override
-from mlp_mixer.images.augment import Augment, augment_batch, draws_needed
+from mlp_mixer.images.augment import augment_batch, draws_needed
 from mlp_mixer.images.mix import Mix, apply, mix_plan
+from mlp_mixer.images.settings import Augment
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.runtime import engine
 from mlp_mixer.training.config import TrainConfig

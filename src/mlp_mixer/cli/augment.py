@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data.loader import TrainBatches
-    from ..images.mix import Mix
+    from ..images.settings import Mix
     from ..training.config import TrainConfig
 
 _SIDE = (
@@ -56,7 +56,7 @@ def augment(
 
     from ..analysis.token_units import to_png
     from ..files import write_bytes
-    from ..images.augment import Augment
+    from ..images.settings import Augment
     from ..randomness import batch_positions
     from ..recipes import RECIPES
     from .train import resolve_config
@@ -99,7 +99,7 @@ def _batches(config: TrainConfig) -> TrainBatches:
     from ..data.loader import TrainBatches
     from ..images.preprocess import Preprocess
     from ..models import model_config
-    from ..training.prepare import split_validation
+    from ..training.run import split_validation
 
     chosen = config.data
     source = open_dataset(

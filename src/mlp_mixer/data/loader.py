@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..errors import UserError
-from ..images.augment import FLIP, Augment, augment_batch, draws_needed, inception_crop
+from ..images.augment import FLIP, augment_batch, draws_needed, inception_crop
 from ..images.preprocess import Preprocess
+from ..images.settings import Augment
 from ..randomness import batch_positions, uniforms
 from .image_set import ArraySet, ImageSet
 

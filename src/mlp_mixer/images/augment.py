@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -23,9 +21,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from ..errors import UserError, unknown
 from .decode import Part, Pixels
-from .policies import BINS, SLOT, Policy, apply_policy, slots
+from .policies import SLOT, apply_policy, slots
+from .settings import Augment
 
 FLIP = 30  # the column that says whether an image is mirrored: below 0.5
 DRAWS = 32  # uniform numbers a sample owns at least; `draws_needed` says how many
@@ -38,88 +36,6 @@ _ERASED_AREA, _ERASED_RATIO = (
     (0.02, 0.33),
     (0.3, 3.3),
 )  # torchvision's; timm's end at 1 / 3 and 1 / 0.3
-
-EraseValue = Literal["zero", "mean", "random"]
-
-
-@dataclass(frozen=True)
-class Augment:
-    """What happens to a training image, in this order: crop, affine, flip, policy,
-    erasing.
-
-    Without an affine map this is big_vision's order (inception_crop | flip_lr |
-    randaug), with erasing last as in timm.
-    """
-
-    crop: Literal["none", "pad", "inception"] = "none"
-    pad: int = 4  # for crop="pad": zeros around the image before a crop of the old size
-    area: tuple[float, float] = (
-        0.05,
-        1.0,
-    )  # for crop="inception": share of the image that is kept
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    # for crop="inception": JPEGs no finer than the crop needs (see
-    # `images.decode.Part`)
-    scaled_decode: bool = True
-    shift: float = 0.0  # largest displacement, as a share of the side
-    rotate: float = 0.0  # largest rotation, in degrees
-    scale: float = 0.0  # largest relative change of size, such as 0.1
-    flip: bool = False
-    # of flips: every other epoch (Jordan, arXiv 2404.00498), instead of by chance
-    alternate: bool = False
-    policy: Policy = "none"  # see `images.policies`
-    policy_layers: int = 2  # operations per image, of both RandAugments
-    # of both RandAugments, 0 to 30: 15 in the paper; torchvision's default is 9
-    policy_magnitude: float = 10.0
-    # probability of a random rectangle (Zhong et al. 2020, arXiv 1708.04896) without
-    # content
-    erase: float = 0.0
-    # noise of the data's mean and deviation (timm "pixel"), their mean, or black
-    erase_value: EraseValue = "random"
-    sides: tuple[
-        int, ...
-    ] = ()  # pixels; all is scaled to one of them, drawn for each step: see `train.elastic`
-
-    def __post_init__(self) -> None:
-        low, high = self.area
-        if not 0 < low <= high <= 1:
-            raise UserError(
-                f"augment.area must be two shares 0 < low <= high <= 1, got {low}, {high}"
-            )
-        if not 0 < self.ratio[0] <= self.ratio[1]:
-            raise UserError(
-                f"augment.ratio must be 0 < low <= high, got {self.ratio[0]}, {self.ratio[1]}"
-            )
-        for name in ("pad", "shift", "rotate", "scale"):
-            if getattr(self, name) < 0:
-                raise UserError(
-                    f"augment.{name} must not be negative, got {getattr(self, name)}"
-                )
-        if self.scale >= 1:
-            raise UserError(f"augment.scale must be below 1, got {self.scale}")
-        for name, kind in (("policy", Policy), ("erase_value", EraseValue)):
-            if getattr(self, name) not in get_args(kind):
-                raise unknown(
-                    f"augment.{name}", str(getattr(self, name)), get_args(kind)
-                )
-        if self.policy_layers < 1:
-            raise UserError(
-                f"augment.policy_layers must be at least 1, got {self.policy_layers}"
-            )
-        if not 0 <= self.policy_magnitude <= BINS - 1:
-            raise UserError(
-                f"augment.policy_magnitude must be 0 to {BINS - 1}, got {self.policy_magnitude}"
-            )
-        if self.policy == "randaugment" and self.policy_magnitude % 1:
-            raise UserError(
-                f"augment.policy_magnitude must be a whole number for torchvision's randaugment, "
-                f"got {self.policy_magnitude}"
-            )
-        if not 0 <= self.erase <= 1:
-            raise UserError(
-                f"augment.erase must be a probability from 0 to 1, got {self.erase}"
-            )
 
 
 def draws_needed(augment: Augment) -> int:

@@ -16,67 +16,14 @@ partners equally often either way; only which pairs come together in one batch d
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
-import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor
 
-from ..errors import UserError, unknown
-
-Rule = Literal["paper", "timm"]
-# keeps these draws apart from other uses of Philox with the key (seed, number)
-_STREAM = 0x4D49585550
-_WORD = 0xFFFFFFFFFFFFFFFF
-
-
-@dataclass(frozen=True)
-class Mix:
-    """Whether and how batches are mixed.
-
-    Args:
-        mixup: the a of Beta(a, a), from which a mixup's share is drawn; 0: no mixup.
-            The paper's Mixers: 0.2 or 0.5.
-        cutmix: the same of CutMix. Where both are on, each batch has one of them.
-        prob: the share of batches that are mixed at all.
-        switch_prob: of these, the share that have CutMix where both are on.
-        rule: "paper" leaves the larger share to an image's own content, as big_vision;
-            "timm" takes it as it falls.
-        group: how many consecutive images mix among themselves; divides every process's
-            part of the batch.
-
-    Raises:
-        UserError: a field has no such value.
-    """
-
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    prob: float = 1.0
-    switch_prob: float = 0.5
-    rule: Rule = "paper"
-    group: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("mixup", "cutmix"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(
-                    f"mix.{name} must be a number of at least 0, got {getattr(self, name)}"
-                )
-        for name in ("prob", "switch_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(
-                    f"mix.{name} must be a probability from 0 to 1, got {getattr(self, name)}"
-                )
-        if self.rule not in get_args(Rule):
-            raise unknown("mix.rule", str(self.rule), get_args(Rule))
-        if self.group < 2:
-            raise UserError(f"mix.group must be at least 2 images, got {self.group}")
-
-    @property
-    def active(self) -> bool:
-        """Whether any batch is mixed."""
-        return self.prob > 0 and (self.mixup > 0 or self.cutmix > 0)
+from ..errors import UserError
+from ..randomness import philox
+from .settings import Mix
 
 
 @dataclass(frozen=True)
@@ -101,10 +48,7 @@ def mix_plan(mix: Mix, seed: int, step: int, size: tuple[int, int]) -> MixPlan:
     anywhere, and is cut off at the borders; lambda is then what the box really leaves
     (timm's "correct_lam").
     """
-    key = np.array([seed & _WORD, step], dtype=np.uint64)
-    generator = np.random.Generator(
-        np.random.Philox(key=key, counter=[0, 0, 0, _STREAM])
-    )
+    generator = philox("mix", seed, step)
     whether, which, row, column = generator.random(4)
     if not mix.active or whether >= mix.prob:
         return MixPlan()

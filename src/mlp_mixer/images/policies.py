@@ -22,26 +22,18 @@ neighbours, black for what moves in.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
+from ..choices import Policy
 from ..errors import UserError
 from .decode import Pixels
+from .settings import BINS
 
-Policy = Literal[
-    "none",
-    "randaugment_bv",
-    "randaugment",
-    "autoaugment_cifar10",
-    "autoaugment_imagenet",
-    "autoaugment_svhn",
-    "trivialaugment",
-]
 SLOT = 4  # uniform numbers that one operation owns: which one, its sign, and two more
-BINS = 31  # magnitudes 0 to 30 of torchvision's RandAugment and TrivialAugment; AutoAugment has ten
 
 # Each in the order of its source.
 _TORCHVISION = (

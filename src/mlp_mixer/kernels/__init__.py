@@ -4,9 +4,10 @@ and why not, in words.
 
 from __future__ import annotations
 
+from ..choices import Kernels
 from .float8 import fp8, why_not_fp8
 from .network import available, fuse, why_not
-from .selfcheck import Kernels, self_check, with_kernels
+from .selfcheck import self_check, with_kernels
 
 __all__ = [
     "Kernels",

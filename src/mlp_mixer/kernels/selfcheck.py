@@ -5,17 +5,16 @@ forward and backward.
 from __future__ import annotations
 
 import copy
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from ..devices import Precision, autocast
+from ..choices import Kernels, Precision
+from ..devices import autocast
 from ..errors import UserError
 from ..models.mixer import MixerBlock, MlpMixer
 from .network import fuse, why_not
-
-Kernels = Literal["auto", "plain", "fused"]
 
 
 def with_kernels(

@@ -13,8 +13,9 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 from torch import Tensor, nn
 
+from ..choices import DropPathRule, Gelu
 from ..errors import UserError
-from .layers import DropPath, DropPathRule, Gelu
+from .layers import DropPath
 
 Branches = dict[str, Callable[[Tensor], Tensor]]
 

@@ -6,14 +6,12 @@ Axes: B batch, S patches (tokens), C channels (hidden), P patch side.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Gelu = Literal["tanh", "erf"]
-DropPathRule = Literal["paper", "timm"]
+from ..choices import DropPathRule, Gelu
 
 # Standard deviation of a unit normal truncated at two sigma: jax's variance_scaling
 # divides by it.

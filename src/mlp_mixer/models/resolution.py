@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ..choices import ResizeMethod
 from ..errors import UserError, unknown
 from .mixer import MixerConfig
 
-Method = Literal["block_diagonal", "interpolate"]
 Grid = tuple[int, int]
 TokenMlp = tuple[Tensor, Tensor, Tensor, Tensor]  # W1 (D, S), b1 (D), W2 (S, D), b2 (S)
 
@@ -33,7 +33,7 @@ def resized(
     tensors: Mapping[str, Tensor],
     image_size: int | tuple[int, int],
     *,
-    method: Method = "block_diagonal",
+    method: ResizeMethod = "block_diagonal",
     patch_size: int | None = None,
 ) -> tuple[MixerConfig, dict[str, Tensor]]:
     """A network's configuration and state dict, for images of another size; the tensors
@@ -51,8 +51,8 @@ def resized(
     Raises `UserError` for an unknown method, or a size that the patch size, the method
     or the memory does not allow.
     """
-    if method not in get_args(Method):
-        raise unknown("method", method, get_args(Method))
+    if method not in get_args(ResizeMethod):
+        raise unknown("method", method, get_args(ResizeMethod))
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     patch_size = config.patch_size if patch_size is None else patch_size
     target = replace(config, image_size=size, patch_size=patch_size)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..images.augment import Augment
-from ..images.mix import Mix
+from ..images.settings import Augment, Mix
 from ..training.config import (
     DataChoice,
     LoopChoice,

@@ -4,7 +4,7 @@ Salama, 2021), on CIFAR-100.
 
 from __future__ import annotations
 
-from ..images.augment import Augment
+from ..images.settings import Augment
 from ..training.config import (
     DataChoice,
     LoopChoice,

@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from ..images.augment import Augment
-from ..images.mix import Mix
+from ..images.settings import Augment, Mix
 from ..training.config import (
     DataChoice,
     LoopChoice,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..images.augment import Augment
+from ..images.settings import Augment
 from ..training.config import (
     DataChoice,
     LoopChoice,

@@ -24,7 +24,7 @@ from ..evaluation.calibration import Calibration, calibration, fit_temperature, 
 from ..models import MixerConfig, MlpMixer, cost
 from ..training import TrainConfig
 from ..training.journal import read_journal
-from ..training.prepare import split_validation
+from ..training.run import split_validation
 from ..weights import Checkpoint, load
 from .page import Report, Sample
 

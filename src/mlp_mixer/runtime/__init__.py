@@ -9,7 +9,7 @@ from .onnx_graph import onnx_graph
 
 __all__ = [
     "ENGINES",
-    "Run",
+    "EngineFn",
     "disagreement",
     "engine",
     "fastest",

@@ -7,13 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..devices import Precision
+from ..choices import DropPathRule, Gelu, Kernels, Precision, ResizeMethod
 from ..errors import UserError
-from ..images.augment import Augment
-from ..images.mix import Mix
-from ..kernels import Kernels
-from ..models.layers import DropPathRule, Gelu
-from ..models.resolution import Method
+from ..images.settings import Augment, Mix
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,7 @@ class ModelChoice:
     stem: Literal["random", "whitened"] = (
         "random"  # of fresh weights; whitened: by the training images' patches
     )
-    resize: Method = (
+    resize: ResizeMethod = (
         "block_diagonal"  # how the weights of init come to another image size
     )
     patch_size: int | None = None

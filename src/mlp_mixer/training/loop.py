@@ -36,8 +36,8 @@ from .journal import Journal, JournalRow, environment
 from .meter import Meter
 from .optim.build import Ema, build_optimizer
 from .parallel import check_same_on_all_ranks, shard, wrap
-from .prepare import Run, prepare, write_split
 from .resume import find_state, made_with, start_row
+from .run import Run, prepare, write_split
 from .state import (
     RunState,
     StateSaver,

@@ -14,7 +14,7 @@ from ..distributed import world_size
 from ..errors import UserError
 from .config import TrainConfig
 from .journal import JournalRow
-from .prepare import Run
+from .run import Run
 from .state import RunState, newest_state
 
 if TYPE_CHECKING:

@@ -21,19 +21,15 @@ from ..devices import autocast
 from ..distributed import rank, world_size
 from ..images.mix import apply, mix_plan, soft_targets
 from ..models import MlpMixer
-from ..randomness import batch_positions, uniforms
+from ..randomness import batch_positions, drop_path_uniforms, torch_seed
 from .extras.distill import Teacher
 from .extras.elastic import Elastic, at_a_side
 from .optim.build import Ema, set_lr
 from .optim.sam import rho_at, sharpness_gradients
 from .optim.schedule import lr_factor
-from .prepare import Run
+from .run import Run
 
-Chunk = tuple[
-    Tensor, Tensor, Tensor | None
-]  # images, targets, stochastic depth's draws
-# keeps the draws of stochastic depth apart from those of augmentation
-_DEPTH_STREAM = 0x5D0C7A571C0DE975
+Chunk = tuple[Tensor, Tensor, Tensor | None]
 
 
 class StepResult(NamedTuple):
@@ -72,7 +68,7 @@ class Stepper:
     def __call__(self, batch: Batch, step: int) -> StepResult:
         """Update the weights."""
         run = self.run
-        torch.manual_seed(step_seed(self.choice.seed, step))
+        torch.manual_seed(torch_seed(self.choice.seed, step))
         images, targets, draws = self.inputs(batch, step)
         self.optimizer.zero_grad()
         loss, right = self.backward(images, targets, draws, step)
@@ -151,8 +147,8 @@ class Stepper:
         )
         share = size // world_size()
         mine = slice(rank() * share, (rank() + 1) * share)
-        draws = uniforms(
-            seed ^ _DEPTH_STREAM, epochs[mine], indices[mine], 2 * config.num_blocks
+        draws = drop_path_uniforms(
+            seed, epochs[mine], indices[mine], 2 * config.num_blocks
         )
         return (
             torch.from_numpy(draws.astype(np.float32))
@@ -264,10 +260,3 @@ def _split(
         )
         for i in parts
     ]
-
-
-def step_seed(seed: int, step: int) -> int:
-    """A seed for torch's generators at one step, so that dropout needs no saved state."""
-    return (
-        seed * 0x9E3779B97F4A7C15 + step * 0xBF58476D1CE4E5B9 + 1
-    ) & 0x7FFFFFFFFFFFFFFF

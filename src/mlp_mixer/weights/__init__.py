@@ -1,9 +1,30 @@
-"""Weights as files: every lineage's in and out, and the native checkpoint in the
-middle.
-"""
+"""Weights as files: every lineage's in and out, and the native checkpoint between them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from .catalog import list_models
-from .checkpoint import Checkpoint, save
-from .loading import load, read_weights
+
+if TYPE_CHECKING:
+    from .checkpoint import Checkpoint, save
+    from .loading import load, read_weights
 
 __all__ = ["Checkpoint", "list_models", "load", "read_weights", "save"]
+
+# Names of published weights are known without torch, which the rest loads when used.
+_LATER = {
+    "Checkpoint": "checkpoint",
+    "save": "checkpoint",
+    "load": "loading",
+    "read_weights": "loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    globals()[name] = value
+    return value

@@ -11,11 +11,12 @@ from typing import Any, TypeVar
 
 import torch
 
+from ..choices import ResizeMethod
 from ..files import PathLike, write_bytes
 from ..models.base import NetworkConfig
 from ..models.families import need_mixer
 from ..models.mixer import MixerConfig, MlpMixer
-from ..models.resolution import Method, resized
+from ..models.resolution import resized
 from .checkpoint import Checkpoint, native_bytes
 from .convert import check_place
 from .loading import read_weights
@@ -27,7 +28,7 @@ def resize(
     model_or_checkpoint: Resizable,
     image_size: int | tuple[int, int],
     *,
-    method: Method = "block_diagonal",
+    method: ResizeMethod = "block_diagonal",
     patch_size: int | None = None,
 ) -> Resizable:
     """The same network for images of another size: a new model for a model, a new
@@ -67,7 +68,7 @@ def resize_file(
     out: PathLike,
     image_size: int | tuple[int, int],
     *,
-    method: Method = "block_diagonal",
+    method: ResizeMethod = "block_diagonal",
     patch_size: int | None = None,
     overwrite: bool = False,
 ) -> MixerConfig:
@@ -102,7 +103,7 @@ def resize_file(
 
 
 def _provenance(
-    before: Mapping[str, Any], config: NetworkConfig, method: Method
+    before: Mapping[str, Any], config: NetworkConfig, method: ResizeMethod
 ) -> dict[str, Any]:
     """The origin, and what was resized; after several times the last one, with those
     before inside.

@@ -15,7 +15,7 @@ from mlp_mixer.data import DATASETS, ImageSet, open_dataset
 from mlp_mixer.data.imagenet import Benchmark, conditions
 from mlp_mixer.errors import UserError
 from mlp_mixer.recipes import digits
-from mlp_mixer.training.prepare import prepare
+from mlp_mixer.training.run import prepare
 
 WNIDS = ("n01440764", "n01443537", "n02510455")
 

@@ -30,9 +30,9 @@ from mlp_mixer.data.loader import Batch, EvalBatches, TrainBatches, stream
 from mlp_mixer.data.shard_writer import Written, write_shards
 from mlp_mixer.data.shards import ShardSet, parse_bytes
 from mlp_mixer.errors import UserError
-from mlp_mixer.images.augment import Augment
 from mlp_mixer.images.decode import Part
 from mlp_mixer.images.preprocess import Preprocess
+from mlp_mixer.images.settings import Augment
 
 PREPROCESS = Preprocess((8, 6), crop_pct=1.0)
 INCEPTION = Augment(crop="inception", flip=True)

@@ -12,7 +12,7 @@ from PIL import Image
 from mlp_mixer import UserError, open_dataset
 from mlp_mixer.evaluation import eval_split
 from mlp_mixer.training.config import DataChoice
-from mlp_mixer.training.prepare import split_validation
+from mlp_mixer.training.run import split_validation
 
 
 def provenance(spec: str, seed: int, fraction: float = 0.2) -> dict[str, Any]:

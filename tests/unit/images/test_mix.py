@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mlp_mixer.errors import UserError
 from mlp_mixer.images.mix import (
-    _STREAM,
     Mix,
     MixPlan,
     apply,
@@ -18,6 +17,7 @@ from mlp_mixer.images.mix import (
     soft_targets,
 )
 from mlp_mixer.images.preprocess import Preprocess
+from mlp_mixer.randomness import STREAMS
 
 MIXUP = Mix(mixup=0.5)
 CUTMIX = Mix(cutmix=1.0)
@@ -139,7 +139,7 @@ def drawn(seed: int, step: int, rule: str) -> tuple[float, float, float]:
     CutMix of alpha 1.
     """
     generator = np.random.Generator(
-        np.random.Philox(key=[seed, step], counter=[0, 0, 0, _STREAM])
+        np.random.Philox(key=[seed, step], counter=[0, 0, 0, STREAMS["mix"]])
     )
     _, _, row, column = generator.random(4)
     share = generator.beta(1.0, 1.0)

@@ -19,7 +19,7 @@ from mlp_mixer import UserError, load
 from mlp_mixer.config import override
 from mlp_mixer.data import ArraySet, Dataset, ImageSet
 from mlp_mixer.evaluation import evaluate
-from mlp_mixer.images.augment import Augment
+from mlp_mixer.images.settings import Augment
 from mlp_mixer.training import Interrupted, loop, prepare, train
 from mlp_mixer.training.config import (
     DataChoice,

@@ -21,8 +21,8 @@ from mlp_mixer import UserError, create_model, load, save
 from mlp_mixer.config import override
 from mlp_mixer.data import ArraySet, Dataset
 from mlp_mixer.data.loader import TrainBatches
-from mlp_mixer.images.augment import Augment
 from mlp_mixer.images.preprocess import Preprocess
+from mlp_mixer.images.settings import Augment
 from mlp_mixer.recipes import RECIPES, get_recipe
 from mlp_mixer.training import prepare, step, train
 from mlp_mixer.training.config import ModelChoice

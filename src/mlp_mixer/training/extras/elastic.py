@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,10 +18,8 @@ from ...models.base import NetworkConfig
 from ...models.families import need_mixer
 from ...models.mixer import MixerBlock, MlpMixer
 from ...models.resolution import resampling
+from ...randomness import philox
 from ..config import TrainConfig
-
-# keeps these draws apart from other uses of Philox with the key (seed, number)
-_STREAM = 0x5349444553
 
 
 def check_sides(config: TrainConfig, network: NetworkConfig) -> None:
@@ -55,8 +52,7 @@ def at_a_side(images: Tensor, sides: Sequence[int], seed: int, step: int) -> Ten
     """The images (B, C, H, W) scaled to one of the sides, equally likely: which, says
     (seed, step) in all processes.
     """
-    key = np.array([seed & 0xFFFFFFFFFFFFFFFF, step], dtype=np.uint64)
-    draw = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, _STREAM]))
+    draw = philox("image side", seed, step)
     return scaled(images, sides[int(draw.integers(len(sides)))])
 
 

@@ -22,7 +22,7 @@ from ...files import locked_folder, make_folder, write_json
 from ...weights import save
 from ..config import TrainConfig
 from ..journal import Journal, JournalRow, environment
-from ..prepare import Run, prepare, write_split
+from ..run import Run, prepare, write_split
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Inverse strengths of the penalty (scikit-learn's C, on standardised features); the

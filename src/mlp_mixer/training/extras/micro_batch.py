@@ -22,7 +22,7 @@ from ...distributed import all_gather, world_size
 from ...errors import UserError
 from ...models import cost
 from ..optim.build import build_optimizer
-from ..prepare import Run
+from ..run import Run
 from ..state import RunState
 from ..step import Stepper
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...models.layers import Gelu
+from ...choices import Gelu
 
 PARTS = (
     "stem.proj",

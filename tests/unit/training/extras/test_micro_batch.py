@@ -16,7 +16,7 @@ from mlp_mixer.training import train
 from mlp_mixer.training.config import TrainConfig
 from mlp_mixer.training.extras import micro_batch
 from mlp_mixer.training.journal import read_journal
-from mlp_mixer.training.prepare import prepare
+from mlp_mixer.training.run import prepare
 
 
 def tiny(*settings: str) -> TrainConfig:
