@@ -41,7 +41,7 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
         if name.startswith("train"):
             (folder / name).write_bytes(idx(array))
         else:
-            (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+            (folder / f"{name}.gz").write_bytes(gzip.compress(idx(array), mtime=0))
 
 
 @pytest.mark.parametrize("inside", ["", "raw", "FashionMNIST/raw"])
@@ -73,7 +73,7 @@ def test_mnist_from_the_cache_needs_no_network(tmp_path, arrays, monkeypatch):
             "is not an idx file of 3-dimensional uint8",
         ),
         (lambda data: data[:10], "is not an idx file"),
-        (lambda data: gzip.compress(data)[:-9], "cannot read"),
+        (lambda data: gzip.compress(data, mtime=0)[:-9], "cannot read"),
         (lambda data: b"\x1f\x8bnonsense", "cannot read"),
         (lambda data: idx(np.zeros((11, 5, 6), np.uint8)), "11 images but 12 labels"),
     ],
