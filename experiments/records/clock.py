@@ -24,7 +24,7 @@ from mlp_mixer import ArraySet, open_dataset
 from mlp_mixer.data.dataset import Dataset
 from mlp_mixer.devices import keep_memory
 
-OURS = "cifar10_10min"
+OURS = "cifar10_16ep"
 SMALL = [
     "train.batch_size=8",
     "model.num_blocks=2",

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 RECIPES = (
-    "digits fashion_mnist fashion_mnist_10min fashion_mnist_30min fashion_mnist_best cifar10 cifar10_10min "
-    "cifar10_hour cifar10_90_fast cifar10_best cifar100_best keras_cifar100 photos imagenet_b16 imagenet_l16 "
+    "digits fashion_mnist fashion_mnist_12ep fashion_mnist_28ep fashion_mnist_100ep cifar10 cifar10_16ep "
+    "cifar10_50ep cifar10_60ep cifar10_200ep cifar100_200ep keras_cifar100 photos imagenet_b16 imagenet_l16 "
     "imagenet21k_b16 imagenet21k_l16 jft_s16 jft_b16 jft_l16 jft_h14 bigvision_b16 deit_b16 sam_b16 gsam_b16 "
     "finetune_imagenet finetune_imagenet_448 finetune_cifar10 finetune_small"
 )

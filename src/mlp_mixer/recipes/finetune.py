@@ -16,14 +16,22 @@ from ..training.config import (
 def finetune_auto(
     weights: str, source: str, images: int, *, small: bool = False, gpu: bool = False
 ) -> TrainConfig:
-    """Settings for `images` training images: SGD as in the paper (App. C), the batch by
-    the machine, steps by the data.
+    """Choose fine-tuning settings for a number of training images.
 
-    The paper's rate of 0.03 for a batch of 512, in proportion to the batch; as many
-    epochs as give about 500 steps, but at least 3 and at most 20; gentle crops, because
-    few images are easily spoilt. The run ends after five epochs that are not better
-    than the best. small: images of 64 pixels or less, of which crops would leave
-    nothing.
+    SGD as in the paper (App. C) at its rate of 0.03 for a batch of 512, in proportion to
+    the batch; as many epochs as give about 500 steps, but at least 3 and at most 20;
+    gentle crops, because strong ones spoil few images easily. The run ends after five
+    epochs that are not better than the best.
+
+    Args:
+        weights: What `load` takes.
+        source: The images, as `open_dataset` takes them.
+        images: The number of training images.
+        small: The images have 64 pixels or less, of which crops would leave nothing.
+        gpu: A GPU is there, so a larger batch is faster.
+
+    Returns:
+        A complete configuration.
     """
     batch_size = min(256 if gpu else 32, max(8, images // 8))
     epochs = min(20.0, max(3.0, 500 * batch_size / max(1, images)))

@@ -1,9 +1,8 @@
-"""The paper's recipes (arXiv 2105.01601, Table 4 and App. C), and those that its
-authors released later.
+"""The recipes of the paper (arXiv 2105.01601, Table 4 and App. C) and of its authors.
 
-A recipe is a row of numbers with a claim; none of the large ones was run here, and each
+A recipe is a row of numbers with a claim. None of the large ones was run here, and each
 docstring says so. Learning rates belong to the batch of 4,096 (512 in fine-tuning),
-which is the same on however many devices.
+which is the same on any number of devices.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ Recipe = Callable[[], TrainConfig]
 _CROP = Augment(crop="inception", area=(0.05, 1.0), flip=True)
 
 
-# The paper's Table 4 (RA: RandAugment's magnitude), and the ImageNet top-1 of its Table
-# 3.
+# The paper's Table 4 (RA: RandAugment's magnitude), and the ImageNet top-1 of Table 3.
 _ROWS = (
     #           data    epochs lr    decay  RA    mixup depth  top-1
     ("b16", "imagenet", 300, 1e-3, 0.10, 15, 0.5, 0.1, 76.44),
@@ -51,18 +49,18 @@ def _pretraining(
     drop_path: float,
     top1: float,
 ) -> Recipe:
-    """A row: Adam (0.9, 0.999), batch 4,096, 10,000 steps of warm-up, linear decay to
-    zero, clipping at 1.
+    """Make a recipe of a row of Table 4.
+
+    All rows share Adam (0.9, 0.999), a batch of 4,096, 10,000 steps of warm-up, linear
+    decay to zero, and clipping at 1.
     """
     name = f"{data}_{model}"
     source = "imagenet:PATH" if data == "imagenet" else "shards:PATH"
+    augment = _CROP
+    if magnitude is not None:
+        augment = replace(_CROP, policy="randaugment_bv", policy_magnitude=magnitude)
 
     def recipe() -> TrainConfig:
-        augment = (
-            _CROP
-            if magnitude is None
-            else replace(_CROP, policy="randaugment_bv", policy_magnitude=magnitude)
-        )
         return TrainConfig(
             recipe=name,
             model=ModelChoice(name=f"mixer_{model}", drop_path=drop_path),
@@ -88,8 +86,9 @@ def _pretraining(
     }[data]
     then = "" if data == "imagenet" else " after fine-tuning on ImageNet"
     recipe.__doc__ = (
-        f"{images} from scratch, {top1} % top-1{then} in the paper.\n\n"
-        f"Tables 3 and 4 of arXiv 2105.01601. Not run here.\n\nmlp-mixer train {name} --data {source}"
+        f"Train on {images} from scratch; {top1} % top-1{then} in the paper.\n\n"
+        "Tables 3 and 4 of arXiv 2105.01601. Not run here.\n\n"
+        f"mlp-mixer train {name} --data {source}"
     )
     return recipe
 
@@ -100,15 +99,15 @@ PRETRAINING: dict[str, Recipe] = {
 
 
 def bigvision_b16() -> TrainConfig:
-    """ImageNet, 76.3 % top-1 in 2 h 11 min on a TPU v3-128: the recipe that the authors
-    released for B/16.
+    """Train B/16 on ImageNet as the authors' released configuration does; 76.3 %.
 
-    google-research/big_vision, configs/mlp_mixer_i1k.py. Where it differs from the
-    paper's text: sigmoid cross-entropy with a head bias of -6.9, decay on kernels only
-    (0.0001 there is 0.1 here, see `optim.decay_of_big_vision`), one mixup share per
-    batch, never below one half, stochastic depth without rescaling, decay to 1e-5 of
-    the peak, and the last 1 % of the training images as validation. Mixup's partners
-    come from pairs instead of rings. Not run here.
+    google-research/big_vision, configs/mlp_mixer_i1k.py: 2 h 11 min on a TPU v3-128,
+    not run here. Where it differs from the paper's text: sigmoid cross-entropy with a
+    head bias of -6.9, decay on kernels only (0.0001 there is 0.1 here, see
+    `optim.decay_of_big_vision`), one mixup share per batch, never below one half,
+    stochastic depth without rescaling, decay to 1e-5 of the peak, and the last 1 % of
+    the training images as validation. Mixup's partners come from pairs instead of
+    rings.
 
     mlp-mixer train bigvision_b16 --data imagenet:PATH
     """
@@ -122,14 +121,14 @@ def bigvision_b16() -> TrainConfig:
 
 
 def gsam_b16() -> TrainConfig:
-    """ImageNet, about 77.8 % top-1 (reported for the released weights): GSAM without
-    strong augmentation.
+    """Train B/16 on ImageNet with GSAM and weak augmentation; about 77.8 % reported.
 
     google-research/big_vision, configs/proj/gsam (written there for ViT; the Mixers of
-    the same release): sigmoid cross-entropy, head bias -10, random crops and flips
-    only, lr 0.003, decay 0.3, to 1 % of the peak, rho from 0.6 to 0.1 with the learning
-    rate, alpha 0.6, and an ascent step of its own for the 64 images of each of 64
-    chips. A step costs twice a plain one. Not run here.
+    the same release; the accuracy is reported for the released weights). Sigmoid
+    cross-entropy, head bias -10, random crops and flips only, lr 0.003, decay 0.3, to 1
+    % of the peak, rho from 0.6 to 0.1 with the learning rate, alpha 0.6, and an ascent
+    step of its own for the 64 images of each of 64 chips. A step costs twice a plain
+    one. Not run here.
 
     mlp-mixer train gsam_b16 --data imagenet:PATH
     """
@@ -149,9 +148,9 @@ def gsam_b16() -> TrainConfig:
 
 
 def sam_b16() -> TrainConfig:
-    """ImageNet, 77.4 % top-1 as claimed by arXiv 2106.01548 (a user measured 68.9): SAM
-    without strong augmentation.
+    """Train B/16 on ImageNet with SAM and weak augmentation; 77.4 % claimed.
 
+    arXiv 2106.01548 claims 77.4 %; a user measured 68.9 % of the released weights.
     `gsam_b16` with rho 0.6 throughout and alpha 0, as GSAM's authors state the
     relation. Not run here.
 
@@ -164,13 +163,13 @@ def sam_b16() -> TrainConfig:
 
 
 def deit_b16() -> TrainConfig:
-    """ImageNet with the recipe of DeiT (arXiv 2012.12877, Table 9), with which gMLP's
-    authors report 77.3 % for B/16.
+    """Train B/16 on ImageNet with DeiT's recipe; gMLP's authors report 77.3 % with it.
 
-    AdamW at 0.001 for a batch of 1,024, decay 0.05, 5 epochs of warm-up, cosine;
-    RandAugment (2, 9), mixup 0.8, CutMix 1, label smoothing 0.1, erasing 0.25, three
-    repeats of each image, stochastic depth 0.1. The batch is 1,056 here, because every
-    batch holds whole triples and 8 or 16 processes share it. Not run here.
+    arXiv 2012.12877, Table 9. AdamW at 0.001 for a batch of 1,024, decay 0.05, 5 epochs
+    of warm-up, cosine; RandAugment (2, 9), mixup 0.8, CutMix 1, label smoothing 0.1,
+    erasing 0.25, three repeats of each image, stochastic depth 0.1. The batch is 1,056
+    here, because every batch holds whole triples and 8 or 16 processes share it. Not
+    run here.
 
     mlp-mixer train deit_b16 --data imagenet:PATH
     """
@@ -204,8 +203,10 @@ def deit_b16() -> TrainConfig:
 def _finetuning(
     name: str, source: str, steps: int, warmup_steps: int, side: int | None, claim: str
 ) -> Recipe:
-    """App. C and vit_jax: SGD, momentum 0.9 kept in bf16, batch 512, cosine, no decay,
-    clipping at 1, new zero head.
+    """Make a fine-tuning recipe of App. C and vit_jax.
+
+    All share SGD with momentum 0.9 kept in bf16, a batch of 512, a cosine, no decay,
+    clipping at 1, and a new head of zeros.
     """
     init = "mixer_b16.goog_in21k" if side is None else "mixer_l16.goog_in21k"
 
@@ -227,48 +228,26 @@ def _finetuning(
         )
 
     recipe.__doc__ = (
-        f"{claim}\n\nSGD, because Adam is unstable on Google's ImageNet-21k weights: 82 to 85 % instead of 91.7 % on "
-        "CIFAR-100 (Alibaba-MIIL/ImageNet21K). The paper's grid of learning rates is 0.003, 0.01, 0.03, 0.06. Not run "
-        f"here.\n\nmlp-mixer finetune {init} --data {source} --recipe {name}"
+        f"{claim}\n\n"
+        "SGD, because Adam is unstable on Google's ImageNet-21k weights: 82 to 85 % "
+        "instead of 91.7 % on CIFAR-100 (Alibaba-MIIL/ImageNet21K). The paper's grid of "
+        "learning rates is 0.003, 0.01, 0.03, 0.06. Not run here.\n\n"
+        f"mlp-mixer finetune {init} --data {source} --recipe {name}"
     )
     return recipe
 
 
-FINETUNING: dict[str, Recipe] = {
-    name: _finetuning(name, source, steps, warmup_steps, side, claim)
-    for name, source, steps, warmup_steps, side, claim in (
-        (
-            "finetune_imagenet",
-            "imagenet:PATH",
-            20_000,
-            500,
-            None,
-            "ImageNet from ImageNet-21k, 80.64 % for B/16 in the paper.",
-        ),
-        (
-            "finetune_imagenet_448",
-            "imagenet:PATH",
-            20_000,
-            500,
-            448,
-            "ImageNet at 448 pixels from ImageNet-21k at 224, 83.91 % for L/16 in the paper: block-diagonal token "
-            "mixing (App. C), 5.3 times the cost of 224.",
-        ),
-        (
-            "finetune_cifar10",
-            "cifar10:PATH",
-            10_000,
-            500,
-            None,
-            "CIFAR-10 from ImageNet-21k, 96.82 % for B/16 (vit_jax).",
-        ),
-        (
-            "finetune_small",
-            "folder:PATH",
-            500,
-            100,
-            None,
-            "A few thousand images, such as Pets and Flowers, in 500 steps.",
-        ),
-    )
-}
+_FINETUNING_ROWS = (
+    # name                  data             steps  warm-up side  claim
+    ("finetune_imagenet", "imagenet:PATH", 20_000, 500, None,
+     "Fine-tune on ImageNet from ImageNet-21k; 80.64 % for B/16 in the paper."),
+    ("finetune_imagenet_448", "imagenet:PATH", 20_000, 500, 448,
+     "Fine-tune on ImageNet at 448 pixels from ImageNet-21k at 224; 83.91 % for L/16 in "
+     "the paper, by block-diagonal token mixing (App. C), at 5.3 times the cost of 224."),
+    ("finetune_cifar10", "cifar10:PATH", 10_000, 500, None,
+     "Fine-tune on CIFAR-10 from ImageNet-21k; 96.82 % for B/16 (vit_jax)."),
+    ("finetune_small", "folder:PATH", 500, 100, None,
+     "Fine-tune on a few thousand images, such as Pets and Flowers, in 500 steps."),
+)  # fmt: skip
+
+FINETUNING: dict[str, Recipe] = {row[0]: _finetuning(*row) for row in _FINETUNING_ROWS}

@@ -14,12 +14,12 @@ from ..training.config import (
 
 
 def photos() -> TrainConfig:
-    """Mixer-S/32 from scratch on your own photographs at 224 pixels; values for about
-    2,000 of them, not tuned.
+    """Train a Mixer-S/32 from scratch on your own photographs at 224 pixels.
 
-    One run with train.epochs=8, seed 0, on 1,800 photos of ten classes: 32.3 % test
-    top-1 (n = 1,000) in 6 minutes on two threads of a virtual Intel Xeon (AVX-512), 41
-    images/s, torch 2.15.0. The 25 epochs as they stand were not run.
+    The values are for about 2,000 photographs and are not tuned. One run with
+    train.epochs=8, seed 0, on 1,800 photos of ten classes: 32.3 % test top-1 (n =
+    1,000) in 6 minutes on two threads of a virtual Intel Xeon (AVX-512), 41 images/s,
+    torch 2.15.0. The 25 epochs as they stand were not run.
 
     mlp-mixer train photos --data folder:PATH
     """

@@ -1,4 +1,4 @@
-"""A recipe for another length or batch: what must follow, follows, and is said."""
+"""Change the length or the batch of a recipe."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from ..training.config import TrainConfig
 def rescale(
     config: TrainConfig, *, epochs: float | None = None, batch_size: int | None = None
 ) -> tuple[TrainConfig, tuple[str, ...]]:
-    """The recipe with these epochs and this global batch, and a sentence for every
-    setting that followed.
+    """Change the length and the batch of a recipe, and all settings that must follow.
 
-    Batch: SGD's learning rate in proportion (Goyal et al. 2017, arXiv 1706.02677), that
-        of Adam, Lion and Muon with the
-    square root (Malladi et al. 2022, arXiv 2205.10287); a length or warm-up in steps
-    keeps its number of images.
-    Epochs: a warm-up in steps keeps its share of the run. The number of processes
-        changes nothing: the batch is global.
+    A new batch changes the learning rate: in proportion for SGD (Goyal et al. 2017,
+    arXiv 1706.02677), with the square root for Adam, Lion and Muon (Malladi et al.
+    2022, arXiv 2205.10287). A length or warm-up that is stated in steps keeps its
+    number of images. With new epochs, a warm-up in steps keeps its share of the run.
+    The number of processes changes nothing, because the batch is global.
+
+    Args:
+        config: The recipe.
+        epochs: The new length; None keeps it.
+        batch_size: The new batch over all processes; None keeps it.
+
+    Returns:
+        The new configuration, and a sentence for each setting that followed.
     """
     train = config.train
     optim = config.optim

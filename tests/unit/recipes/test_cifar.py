@@ -19,11 +19,11 @@ from mlp_mixer.training import train
 @pytest.mark.parametrize(
     "name",
     [
-        "cifar10_10min",
-        "cifar10_hour",
-        "cifar10_90_fast",
-        "cifar10_best",
-        "cifar100_best",
+        "cifar10_16ep",
+        "cifar10_50ep",
+        "cifar10_60ep",
+        "cifar10_200ep",
+        "cifar100_200ep",
     ],
 )
 def test_a_few_steps_of_each(name: str, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_few_steps_of_each(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "operations"), [("cifar10_90_fast", 5.4e15), ("cifar10_best", 7e16)]
+    ("name", "operations"), [("cifar10_60ep", 5.4e15), ("cifar10_200ep", 7e16)]
 )
 def test_the_operations_that_a_docstring_states(name: str, operations: float) -> None:
     """Two for a multiply-accumulate, three times the forward pass, 50,000 images in
@@ -84,7 +84,7 @@ def test_the_operations_that_a_docstring_states(name: str, operations: float) ->
 
 def test_colours_of_a_recipe_do_not_fit_grey_images(tmp_path: Path) -> None:
     config = override(
-        get_recipe("cifar10_10min"), ["data.source=digits", "preprocess.mean=0.5"]
+        get_recipe("cifar10_16ep"), ["data.source=digits", "preprocess.mean=0.5"]
     )
     with pytest.raises(
         UserError,

@@ -20,9 +20,9 @@ from mlp_mixer.training import train
     ("name", "patch", "blocks"),
     [
         ("fashion_mnist", 7, 4),
-        ("fashion_mnist_10min", 4, 4),
-        ("fashion_mnist_30min", 4, 4),
-        ("fashion_mnist_best", 2, 2),
+        ("fashion_mnist_12ep", 4, 4),
+        ("fashion_mnist_28ep", 4, 4),
+        ("fashion_mnist_100ep", 2, 2),
     ],
 )
 def test_a_few_steps_of_each(

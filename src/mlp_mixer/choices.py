@@ -1,0 +1,41 @@
+"""The words that settings may hold, where several rooms share them. No torch.
+
+Configurations and recipes name these types, so they load without torch and
+`mlp-mixer recipes` answers at once.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Precision = Literal["auto", "fp32", "bf16"]
+"""Of the forward pass; auto: bf16 on a GPU that computes in it, else fp32."""
+
+Kernels = Literal["auto", "plain", "fused"]
+"""Token mixing on a GPU; auto: fused where it passes its check there, else plain."""
+
+Gelu = Literal["tanh", "erf"]
+"""The tanh approximation (the paper's code) or the exact form (timm, most ports)."""
+
+DropPathRule = Literal["paper", "timm"]
+"""Stochastic depth: linear from 0 and not rescaled, or constant and rescaled."""
+
+ResizeMethod = Literal["block_diagonal", "interpolate"]
+"""How token-mixing weights come to another grid of patches (`models.resolution`)."""
+
+MixRule = Literal["paper", "timm"]
+"""Which share of a mixed image is its own: the larger one, or as drawn."""
+
+EraseValue = Literal["zero", "mean", "random"]
+"""What a randomly erased rectangle holds."""
+
+Policy = Literal[
+    "none",
+    "randaugment_bv",
+    "randaugment",
+    "autoaugment_cifar10",
+    "autoaugment_imagenet",
+    "autoaugment_svhn",
+    "trivialaugment",
+]
+"""Augmentation policies of `images.policies`."""
