@@ -1,9 +1,8 @@
-"""Frozen dataclass <-> dict <-> `a.b=c`, strictly typed: an unknown key is an error
-that names the near misses.
+"""Convert between frozen dataclasses, dictionaries and `a.b=c`, strictly typed.
 
-Understood annotations: bool, int, float, str, Literal, `X | None`, tuple, and dict
-    (passed
-through) and nested dataclasses. No I/O.
+An unknown key is an error that names the near misses. The annotations understood are
+bool, int, float, str, Literal, `X | None`, tuple, dict (passed through) and nested
+dataclasses. Nothing is read or written here.
 """
 
 from __future__ import annotations
@@ -19,9 +18,16 @@ from .errors import UserError, unknown
 
 Config = TypeVar("Config")
 
+_NO_MATCH = object()  # a value that no annotation has, unlike None
+
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain dictionaries, lists and scalars, ready for JSON."""
+    """Return a dataclass as plain dictionaries, lists and scalars, ready for JSON.
+
+    Args:
+        config: An instance of a dataclass, which may hold others.
+    """
+    # The way through JSON turns tuples into lists, as a file of it would.
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
 
@@ -29,8 +35,18 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(
     kind: type[Config], values: Mapping[str, Any], *, where: str = ""
 ) -> Config:
-    """Build the dataclass `kind` from a mapping; absent keys keep their defaults,
-    unknown ones are a `UserError`.
+    """Build a dataclass from a mapping; absent keys keep their defaults.
+
+    Args:
+        kind: The dataclass.
+        values: Its fields by name; a group of fields is a mapping.
+        where: The path of the group in the whole, for errors.
+
+    Returns:
+        An instance of `kind`.
+
+    Raises:
+        UserError: A field is unknown, missing, or has a value of another type.
     """
     assert dataclasses.is_dataclass(kind)
     if not isinstance(values, Mapping):
@@ -41,81 +57,99 @@ def from_dict(
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if key not in hints:
-            raise unknown(
-                "field", _join(where, key), [_join(where, name) for name in hints]
-            )
+            known = [_join(where, name) for name in hints]
+            raise unknown("field", _join(where, key), known)
         arguments[key] = _convert(value, hints[key], _join(where, key))
     missing = [
         field.name
         for field in dataclasses.fields(kind)
-        if field.name not in arguments
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        if field.name not in arguments and _has_no_default(field)
     ]
     if missing:
-        raise UserError(
-            f"{where or kind.__name__.lstrip('_')} lacks the fields {', '.join(missing)}"
-        )
+        group = where or kind.__name__.lstrip("_")
+        raise UserError(f"{group} lacks the fields {', '.join(missing)}")
     return kind(**arguments)
 
 
 def override(config: Config, assignments: Iterable[str]) -> Config:
-    """Apply `a.b=c` assignments to a (nested, frozen) dataclass and return the new
-    value.
+    """Apply `a.b=c` assignments to a nested, frozen dataclass.
+
+    Args:
+        config: The dataclass; it is not changed.
+        assignments: Such as "train.epochs=2", applied in order. A value is read as the
+            field's type: text as it stands, else JSON, `none`, or `a,b` for a tuple.
+
+    Returns:
+        The new value.
+
+    Raises:
+        UserError: An assignment cannot be read, or its field or value does not fit.
     """
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
-        if not separator or not path.strip():
+        path = path.strip()
+        if not separator or not path:
             raise UserError(
-                f"cannot read the setting {assignment!r}: expected FIELD=VALUE, such as train.epochs=2"
+                f"cannot read the setting {assignment!r}: expected FIELD=VALUE, such as "
+                "train.epochs=2"
             )
-        config = _assign(
-            config, path.strip().split("."), text.strip(), path.strip(), _leaves(config)
-        )
+        everywhere = _leaves(config)
+        config = _assign(config, path.split("."), text.strip(), path, everywhere)
     return config
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return (
+        field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    )
 
 
 def _assign(
     config: Any, keys: list[str], text: str, path: str, everywhere: list[str]
 ) -> Any:
-    key = keys[0]
-    rest = keys[1:]
+    """Replace the field that `keys` lead to, in this group or in one inside it."""
+    key, *rest = keys
     hints = get_type_hints(type(config))
     if key not in hints:
-        prefix = path[: len(path) - len(".".join(keys))]
-        known = [prefix + name for name in (*hints, *_leaves(config))]
-        same_leaf = [name for name in everywhere if name.rpartition(".")[2] == keys[-1]]
-        raise unknown("field", path, same_leaf or known)
+        raise _unknown_field(config, keys, path, everywhere)
     current = getattr(config, key)
     if dataclasses.is_dataclass(current):
         if not rest:
-            fields = ", ".join(
-                f"{path}.{field.name}" for field in dataclasses.fields(current)
+            names = [f"{path}.{field.name}" for field in dataclasses.fields(current)]
+            raise UserError(
+                f"{path!r} is a group of fields, not one; set {', '.join(names)}"
             )
-            raise UserError(f"{path!r} is a group of fields, not one; set {fields}")
-        return dataclasses.replace(
-            config, **{key: _assign(current, rest, text, path, everywhere)}
-        )
+        value = _assign(current, rest, text, path, everywhere)
+        return dataclasses.replace(config, **{key: value})
     if rest:
-        raise UserError(
-            f"{path!r} does not exist: {path[: -len('.'.join(rest)) - 1]!r} is a single value"
-        )
-    return dataclasses.replace(
-        config, **{key: _convert(_parse(text, hints[key]), hints[key], path)}
-    )
+        parent = path.removesuffix("." + ".".join(rest))
+        raise UserError(f"{path!r} does not exist: {parent!r} is a single value")
+    value = _convert(_parse(text, hints[key]), hints[key], path)
+    return dataclasses.replace(config, **{key: value})
+
+
+def _unknown_field(
+    config: Any, keys: list[str], path: str, everywhere: list[str]
+) -> UserError:
+    """Prefer fields of the same last name in any group: `lr` means `optim.lr`."""
+    same_leaf = [name for name in everywhere if name.rpartition(".")[2] == keys[-1]]
+    if same_leaf:
+        return unknown("field", path, same_leaf)
+    prefix = path.removesuffix(".".join(keys))
+    names = [*get_type_hints(type(config)), *_leaves(config)]
+    return unknown("field", path, [prefix + name for name in names])
 
 
 def _leaves(config: Any) -> list[str]:
-    """Dotted names of all single values, so that a near miss is found at any depth."""
+    """Return the dotted names of all single values, so that any depth is searched."""
     names: list[str] = []
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        inner = _leaves(value) if dataclasses.is_dataclass(value) else None
-        names += (
-            [f"{field.name}.{name}" for name in inner]
-            if inner is not None
-            else [field.name]
-        )
+        if dataclasses.is_dataclass(value):
+            names += [f"{field.name}.{name}" for name in _leaves(value)]
+        else:
+            names.append(field.name)
     return names
 
 
@@ -124,14 +158,20 @@ def _join(where: str, key: str) -> str:
 
 
 def _parse(text: str, hint: Any = None) -> Any:
-    """A word that the hint knows as it is; else JSON, `none` and `a,b` for people; else
-    the bare string.
-    """
-    if get_origin(hint) is Literal and text in get_args(hint):
+    """Read the text of a value as its annotation wants it."""
+    choices = (
+        get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    )
+    if any(
+        get_origin(choice) is Literal and text in get_args(choice) for choice in choices
+    ):
         return text
-    if hint is str and not text.startswith('"'):
-        return text
-    if text.lower() in ("none", "null"):
+    empty = text.lower() in ("none", "null")
+    # A path may hold commas and may look like a number: text is taken as it stands,
+    # except JSON's quotes and, where the field may be empty, the word for it.
+    if str in choices and not text.startswith('"'):
+        return None if empty and type(None) in choices else text
+    if empty:
         return None
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -142,32 +182,21 @@ def _parse(text: str, hint: Any = None) -> Any:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Check `value` against the annotation, turning lists into tuples and mappings into
-    dataclasses.
-    """
+    """Check a value against its annotation; lists become tuples, mappings groups."""
     converted = _matching(value, hint, where)
     if converted is _NO_MATCH:
         raise UserError(f"{where}: expected {_describe(hint)}, got {value!r}")
     return converted
 
 
-_NO_MATCH = object()
-
-
 def _matching(value: Any, hint: Any, where: str) -> Any:
+    """Return the value as the annotation wants it, or `_NO_MATCH`."""
     origin = get_origin(hint)
     arguments = get_args(hint)
     if origin in (Union, types.UnionType):
-        matches = (_matching(value, choice, where) for choice in arguments)
-        return next((match for match in matches if match is not _NO_MATCH), _NO_MATCH)
+        return _matching_union(value, arguments, where)
     if origin is Literal:
-        if (
-            isinstance(value, str)
-            and value not in arguments
-            and all(isinstance(choice, str) for choice in arguments)
-        ):
-            raise UserError(f"{where}: {unknown('value', value, arguments)}")
-        return value if value in arguments else _NO_MATCH
+        return _matching_literal(value, arguments, where)
     if origin is tuple:
         return _matching_tuple(value, arguments, where)
     if origin is dict:
@@ -176,37 +205,55 @@ def _matching(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             return _NO_MATCH
         return from_dict(hint, value, where=where)  # type: ignore[arg-type]
-    if (
-        hint is float
-        and isinstance(value, (int, float))
-        and not isinstance(value, bool)
-    ):
+    return _matching_scalar(value, hint)
+
+
+def _matching_union(value: Any, choices: tuple[Any, ...], where: str) -> Any:
+    for choice in choices:
+        match = _matching(value, choice, where)
+        if match is not _NO_MATCH:
+            return match
+    return _NO_MATCH
+
+
+def _matching_literal(value: Any, words: tuple[Any, ...], where: str) -> Any:
+    if value in words:
+        return value
+    # A wrong word among words gets the near misses instead of the whole list.
+    if isinstance(value, str) and all(isinstance(word, str) for word in words):
+        raise UserError(f"{where}: {unknown('value', value, words)}")
+    return _NO_MATCH
+
+
+def _matching_tuple(value: Any, items: tuple[Any, ...], where: str) -> Any:
+    of_any_length = len(items) == 2 and items[1] is Ellipsis
+    if of_any_length and not isinstance(value, (list, tuple)):
+        value = (value,)  # one number where several may stand
+    if not isinstance(value, (list, tuple)):
+        return _NO_MATCH
+    if of_any_length:
+        items = (items[0],) * len(value)
+    if len(items) != len(value):
+        return _NO_MATCH
+    pairs = zip(value, items, strict=True)
+    converted = tuple(_matching(item, hint, where) for item, hint in pairs)
+    return _NO_MATCH if _NO_MATCH in converted else converted
+
+
+def _matching_scalar(value: Any, hint: Any) -> Any:
+    # True is an int in Python, but nobody means 1 by it.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is float and is_number:
         return float(value) if math.isfinite(value) else _NO_MATCH
-    if hint is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if hint is str and is_number:
         return str(value)  # a path or a name that happens to read as a number
     if hint is type(None):
         return None if value is None else _NO_MATCH
     return value if type(value) is hint else _NO_MATCH
 
 
-def _matching_tuple(value: Any, arguments: tuple[Any, ...], where: str) -> Any:
-    of_any_length = len(arguments) == 2 and arguments[1] is Ellipsis
-    if of_any_length and not isinstance(value, (list, tuple)):
-        value = (value,)  # one number where several may stand
-    if not isinstance(value, (list, tuple)):
-        return _NO_MATCH
-    if of_any_length:
-        arguments = (arguments[0],) * len(value)
-    if len(arguments) != len(value):
-        return _NO_MATCH
-    converted = tuple(
-        _matching(item, hint, where)
-        for item, hint in zip(value, arguments, strict=True)
-    )
-    return _NO_MATCH if _NO_MATCH in converted else converted
-
-
 def _describe(hint: Any) -> str:
+    """Name a type in the words of an error."""
     origin = get_origin(hint)
     arguments = get_args(hint)
     if origin in (Union, types.UnionType):

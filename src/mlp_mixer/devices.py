@@ -1,4 +1,4 @@
-"""Where to compute, and in which precision."""
+"""Choose where to compute, in which precision, and with how many threads."""
 
 from __future__ import annotations
 
@@ -13,57 +13,64 @@ import torch
 from .choices import Precision
 from .errors import UserError
 
+# Of glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU if there is one (CUDA, MPS, ...), else the CPU; `UserError` for a
-    device that is not there.
+
+def pick_device(name: str | torch.device) -> torch.device:
+    """Return the device of a name.
+
+    Args:
+        name: "auto" is a GPU if there is one (CUDA, MPS, ...), else the CPU; any other
+            name is torch's.
+
+    Raises:
+        UserError: There is no such device here.
     """
     if name == "auto":
-        accelerator = (
-            torch.accelerator.current_accelerator()
-            if torch.accelerator.is_available()
-            else None
-        )
-        return accelerator or torch.device("cpu")
+        if not torch.accelerator.is_available():
+            return torch.device("cpu")
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
     try:
         device = torch.device(name)
+        # A device with a valid name may still be missing: only using it tells.
         torch.empty(0, device=device)
-    except (
-        RuntimeError,
-        AssertionError,
-        NotImplementedError,
-    ) as error:  # each is torch's for some absent device
+    # Torch raises each of these for some absent device.
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"cannot use the device {name!r} ({reason}); use cpu or auto"
+            f"cannot use the device {str(name)!r} ({reason}); use cpu or auto"
         ) from error
     return device
 
 
 def cuda_is_available() -> bool:
-    """Whether torch sees a CUDA device."""
+    """Return whether torch sees a CUDA device."""
     return torch.cuda.is_available()
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Mixed precision for the forward pass.
+    """Return the context of a forward pass in mixed precision.
 
-    `auto` is bf16 on a CUDA device that computes in it, else fp32: on CPUs without
-        AVX-512 or AMX bf16 is ten times
-    slower than fp32, so there it must be asked for.
+    Args:
+        precision: "auto" is bf16 on a CUDA device that computes in it, else fp32. On
+            CPUs without AVX-512 or AMX bf16 is ten times slower than fp32, so on a CPU
+            it must be asked for.
+        device: Where the pass is computed.
     """
-    automatic = (
-        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    if precision == "bf16" or automatic:
+    automatic = precision == "auto" and device.type == "cuda"
+    if precision == "bf16" or (automatic and torch.cuda.is_bf16_supported()):
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 
 
 @contextmanager
 def cpu_threads(count: int | None) -> Iterator[None]:
-    """Compute with this many CPU threads inside the block; None leaves torch's choice,
-    one per core.
+    """Compute with this many CPU threads inside the block.
+
+    Args:
+        count: None leaves torch's choice, one thread per core.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
@@ -74,21 +81,16 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Have glibc keep what a training step frees, for the next step: for a process that
-    does nothing else.
+    """Stop glibc from returning freed tensors to the system (training processes only).
 
-    By default it gives every tensor of some megabytes back to the system, which then
-    clears the same pages again: 180,000 page faults in a step of S/16 on a CPU, 5 % of
-    its time. Elsewhere than on Linux nothing happens.
+    By default it returns every tensor of some megabytes, and the system clears the same
+    pages again for the next step: 180,000 page faults in a step of S/16 on a CPU, 5 %
+    of its time. On other systems than Linux nothing happens.
     """
-    threshold, trim, most = (
-        -3,
-        -1,
-        2**31 - 1,
-    )  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
-    with contextlib.suppress(
-        OSError, AttributeError
-    ):  # other systems, other C libraries
+    # Other systems and C libraries have no such library or function.
+    with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(threshold, 2**30)
-        mallopt(trim, most)
+        # Tensors up to 1 GiB come from the heap instead of a mapping of their own ...
+        mallopt(_M_MMAP_THRESHOLD, 2**30)
+        # ... and the end of the heap is not returned.
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

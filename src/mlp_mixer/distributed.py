@@ -1,8 +1,8 @@
-"""Process groups and ranks. A single process needs none of them, and then nothing here
-touches torch.distributed.
+"""Process groups and ranks, under the names of torch.distributed.
 
+A single process needs none of them, and then nothing here touches torch.distributed.
 torchrun starts the processes and tells them of each other by environment variables;
-there is no launcher of our own.
+this package has no launcher of its own.
 """
 
 from __future__ import annotations
@@ -20,75 +20,81 @@ from torch.distributed.rendezvous import rendezvous
 from .errors import UserError
 
 T = TypeVar("T")
-_PATIENCE = timedelta(
-    minutes=10
-)  # for a process that does not answer; loading and evaluation count against it
+# For a process that does not answer; loading and evaluation count against it.
+_TIMEOUT = timedelta(minutes=10)
 
 
 def active() -> bool:
-    """Whether this process is one of several (a process group exists)."""
+    """Return whether this process is one of several (a process group exists)."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's number, 0 when alone."""
+    """Return this process's number, 0 for a single process."""
     return dist.get_rank() if active() else 0
 
 
 def world_size() -> int:
-    """How many processes work together, 1 when alone."""
+    """Return how many processes work together, 1 for a single process."""
     return dist.get_world_size() if active() else 1
 
 
 def is_main() -> bool:
-    """Whether this process speaks and writes for all."""
+    """Return whether this process writes files and messages for all."""
     return rank() == 0
 
 
 def restarts() -> int:
-    """How often torchrun has restarted the processes, 0 without it."""
+    """Return how often torchrun has restarted the processes, 0 without torchrun."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Inside the block, the processes that torchrun started know each other; alone, or
-    once joined, nothing happens.
+    """Initialise the process group for the block.
 
-    Each restart uses its own names in the shared store: with the old ones, gloo
-        connects to processes that are dead.
-    Raises `UserError` if the environment is not torchrun's, or the others cannot be
-    reached.
+    Nothing happens for a single process, or if a group exists already.
+
+    Raises:
+        UserError: The environment is not torchrun's, or the others cannot be reached.
     """
     if active() or int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         yield
         return
     try:
-        store, number, size = next(iter(rendezvous("env://", timeout=_PATIENCE)))
-        store = dist.PrefixStore(f"mlp_mixer/{restarts()}", store)  # type: ignore[attr-defined]
-        cuda = torch.cuda.is_available()
-        if cuda:
-            torch.cuda.set_device(
-                int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
-            )
-        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        dist.init_process_group(
-            backend, store=store, rank=number, world_size=size, timeout=_PATIENCE
-        )
+        _initialise()
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"WORLD_SIZE is {os.environ.get('WORLD_SIZE')}, but the processes cannot join ({error}); "
-            "start them with torchrun --nproc-per-node N -m mlp_mixer train ..."
+            f"WORLD_SIZE is {os.environ.get('WORLD_SIZE')}, but the processes cannot "
+            f"join ({error}); start them with torchrun --nproc-per-node N -m mlp_mixer "
+            "train ..."
         ) from error
     try:
         yield
-        dist.barrier()  # nobody leaves while another still talks to it
+        # A process that leaves early would cut the connections of the others.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
 
+def _initialise() -> None:
+    """Join the group that torchrun describes in the environment."""
+    store, number, size = next(iter(rendezvous("env://", timeout=_TIMEOUT)))
+    # Each restart uses its own names in the shared store: with the old ones, gloo
+    # connects to processes that are dead.
+    store = dist.PrefixStore(f"mlp_mixer/{restarts()}", store)  # type: ignore[attr-defined]
+    backend = "gloo"
+    if torch.cuda.is_available():
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(
+        backend, store=store, rank=number, world_size=size, timeout=_TIMEOUT
+    )
+
+
 def all_reduce_max(value: int) -> int:
-    """The largest value that any process has."""
+    """Return the largest value that any process has."""
     if not active():
         return value
     largest = torch.tensor(value)
@@ -96,9 +102,19 @@ def all_reduce_max(value: int) -> int:
     return int(largest.item())
 
 
+def all_reduce_mean(value: torch.Tensor) -> torch.Tensor:
+    """Replace a tensor by its mean over the processes, in place, and return it."""
+    if active():
+        dist.all_reduce(value)
+        value /= world_size()
+    return value
+
+
 def all_gather(value: T) -> list[T]:
-    """Every process's value, in the order of their ranks; plain Python and NumPy
-    values.
+    """Return every process's value, in the order of their ranks.
+
+    Args:
+        value: Plain Python or NumPy values; they are pickled.
     """
     values: list[T | None] = [value] * world_size()
     if active():
@@ -107,14 +123,25 @@ def all_gather(value: T) -> list[T]:
 
 
 def barrier() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process has come here."""
     if active():
+        # Not dist.barrier: it would need a device for NCCL before one is used.
         all_gather(None)
 
 
-def all_reduce_mean(value: torch.Tensor) -> torch.Tensor:
-    """The mean over the processes, in place, on the tensor's device."""
-    if active():
-        dist.all_reduce(value)
-        value /= world_size()
-    return value
+def check_same_on_all_ranks(value: object, what: str) -> None:
+    """Check that all processes have the same value.
+
+    Args:
+        value: Plain Python values.
+        what: Its name in the error.
+
+    Raises:
+        UserError: They differ, so the processes would train different things.
+    """
+    values = all_gather(value)
+    if any(other != values[0] for other in values):
+        raise UserError(
+            f"the processes disagree about {what} ({values}); give them the same data "
+            "and an --out that all share"
+        )

@@ -1,5 +1,4 @@
-"""The users' errors: one sentence that says what came, what was expected and what to
-do.
+"""Errors of users: one sentence that says what came, what was expected, what to do.
 
 Whatever a person can cause (a wrong name, a broken file, a full disk) ends in
 `UserError` and, on the command line, in that sentence and exit code 2. Our own mistakes
@@ -9,38 +8,59 @@ are `assert` and ordinary exceptions: they keep their traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_MOST_KNOWN = 12  # names in a message; a longer list would hide the sentence
 
 
 class UserError(ValueError):
-    """A mistake in what was given to us, described in one sentence for the person who
-    gave it.
-    """
+    """Say in one sentence what is wrong with an input, for the person who gave it."""
 
 
 def near_misses(word: str, choices: Iterable[str], most: int = 3) -> list[str]:
-    """The choices that look like `word`, best first."""
-    folded = {choice.casefold(): choice for choice in choices}
-    return [
-        folded[match]
-        for match in difflib.get_close_matches(
-            word.casefold(), folded, n=most, cutoff=0.6
-        )
-    ]
+    """Return the choices that look like a word, best first.
+
+    Args:
+        word: What was typed.
+        choices: The names that exist; case does not matter.
+        most: How many to return at most.
+    """
+    by_folded_name = {choice.casefold(): choice for choice in choices}
+    close = difflib.get_close_matches(
+        word.casefold(), by_folded_name, n=most, cutoff=0.6
+    )
+    return [by_folded_name[name] for name in close]
 
 
 def unknown(kind: str, word: str, choices: Iterable[str]) -> UserError:
-    """`UserError` for a name that is not among the choices: names the near misses, or
-    else what there is.
+    """Return an error for a name that does not exist, with the near misses.
+
+    Args:
+        kind: What was named, such as "recipe".
+        word: What was typed.
+        choices: The names that exist; without a near miss some of them are listed.
     """
     known = sorted(choices)
     close = near_misses(word, known)
     if close:
-        hint = "did you mean " + " or ".join(repr(match) for match in close) + "?"
+        hint = "did you mean " + " or ".join(map(repr, close)) + "?"
     elif known:
-        hint = (
-            "known are " + ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-        )
+        more = ", ..." if len(known) > _MOST_KNOWN else ""
+        hint = "known are " + ", ".join(known[:_MOST_KNOWN]) + more
     else:
         hint = "none are known"
     return UserError(f"unknown {kind} {word!r}; {hint}")
+
+
+def listed(items: Sequence[str], most: int, separator: str = "; ") -> str:
+    """Return the first items as text, and how many more there are.
+
+    Args:
+        items: Such as problems or names.
+        most: How many to show.
+        separator: Between two items.
+    """
+    shown = list(items[:most])
+    if len(items) > most:
+        shown.append(f"and {len(items) - most} more")
+    return separator.join(shown)

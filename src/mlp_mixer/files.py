@@ -1,8 +1,7 @@
-"""Files that are whole or absent: temporary name, fsync, rename, folder fsync; the mode
-follows the umask.
+"""Write files atomically: temporary name, fsync, rename, fsync of the folder.
 
 A reader (or a power cut) sees the old bytes or the new ones, never a mixture, and a
-failed write leaves nothing behind.
+failed write leaves nothing behind. The mode of a new file follows the umask.
 """
 
 from __future__ import annotations
@@ -27,17 +26,16 @@ PathLike = str | os.PathLike[str]
 
 def _refused(doing: str, path: Path, error: OSError) -> UserError:
     reason = error.strerror or str(error)
-    advice = (
-        "free some space"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        else "choose another place"
-    )
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    advice = "free some space" if full else "choose another place"
     return UserError(f"cannot {doing} {str(path)!r}: {reason}; {advice} and try again")
 
 
 def make_folder(path: PathLike) -> Path:
-    """Create the folder (and its parents) if needed and return it; `UserError` if that
-    is refused or it is a file.
+    """Create a folder and its parents if needed, and return it.
+
+    Raises:
+        UserError: The system refuses, or a file has that name.
     """
     folder = Path(path)
     try:
@@ -46,15 +44,18 @@ def make_folder(path: PathLike) -> Path:
         raise _refused("create the folder", folder, error) from error
     if not os.access(folder, os.W_OK):
         raise UserError(
-            f"cannot write into {str(folder)!r}: permission denied; choose another place and try again"
+            f"cannot write into {str(folder)!r}: permission denied; choose another place "
+            "and try again"
         )
     return folder
 
 
 @contextlib.contextmanager
 def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
-    """Open a binary file that appears at `path` only when the block ends well;
-    `UserError` if the disk refuses.
+    """Open a binary file that appears at `path` only when the block ends well.
+
+    Raises:
+        UserError: The disk refuses.
     """
     target = Path(path)
     temporary = target.with_name(
@@ -62,15 +63,13 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
     )
     try:
         make_folder(target.parent)
-        # Created by os.open so that the kernel applies the umask (mkstemp would leave
-        # mode 0600 behind).
-        descriptor = os.open(
-            temporary,
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0),
-            0o666,
-        )
+        # os.open lets the kernel apply the umask; mkstemp would leave mode 0600 behind.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(temporary, flags, 0o666)
         with os.fdopen(descriptor, "wb") as file:
             yield file
+            # The bytes must be on the disk before the name is, or a power cut between
+            # the two leaves an empty file of the right name.
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -84,13 +83,17 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def locked_folder(folder: PathLike, name: str = ".claimed") -> Iterator[None]:
-    """While the block runs, no other process can claim the folder; `UserError` if one
-    does. It ends with the process.
+    """Lock a folder for the block, so that no other process works in it.
 
-    name: of the file that stands for the claim, where a part of the folder is claimed.
+    The lock ends with the process. It is a record lock of POSIX: children do not
+    inherit it, and it works over NFS. On Windows nothing is locked.
 
-    A record lock of POSIX: children do not inherit it, and it works over NFS. On
-        Windows nothing is claimed.
+    Args:
+        folder: The folder; it exists.
+        name: The file that stands for the lock, where only a part of it is locked.
+
+    Raises:
+        UserError: Another process holds the lock.
     """
     try:
         import fcntl
@@ -107,7 +110,8 @@ def locked_folder(folder: PathLike, name: str = ".claimed") -> Iterator[None]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise UserError(
-                f"another process is at work in {str(folder)!r}: wait for it, or stop it first"
+                f"another process is at work in {str(folder)!r}: wait for it, or stop it "
+                "first"
             ) from error
         except OSError:  # a file system without locks
             pass
@@ -118,8 +122,9 @@ def locked_folder(folder: PathLike, name: str = ".claimed") -> Iterator[None]:
 
 
 def remove_leftovers(folder: PathLike) -> None:
-    """Remove what our own killed writers left directly in a folder; call it where no
-    one else writes.
+    """Remove the temporary files that killed writers left directly in a folder.
+
+    Call it only where no other process writes.
     """
     for orphan in Path(folder).glob(".*.tmp"):
         if _OURS.fullmatch(orphan.name):
@@ -127,14 +132,13 @@ def remove_leftovers(folder: PathLike) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable; Windows cannot open folders and needs no such
-    step.
-    """
+    """Make the rename itself durable; Windows cannot open folders nor needs it."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         except OSError as error:
+            # Some network file systems cannot sync folders; the file itself is safe.
             if error.errno not in (errno.EINVAL, errno.ENOTSUP):
                 raise
         finally:
@@ -182,20 +186,21 @@ def read_json(path: PathLike, what: str, advice: str) -> Any:
 
 
 def sha256(path: PathLike) -> str:
-    """The SHA-256 of a file's bytes, as hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes as hexadecimal digits."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder(*parts: str) -> Path:
-    """Where downloads live: `$MLP_MIXER_CACHE`, else `$XDG_CACHE_HOME/mlp_mixer`, else
+    """Return the folder of downloads, or a folder in it.
+
+    It is `$MLP_MIXER_CACHE`, else `$XDG_CACHE_HOME/mlp_mixer`, else
     `~/.cache/mlp_mixer`.
+
+    Args:
+        parts: Names of folders inside.
     """
-    own = os.environ.get("MLP_MIXER_CACHE")
-    base = (
-        Path(own)
-        if own
-        else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        / "mlp_mixer"
-    )
-    return base.joinpath(*parts)
+    if own := os.environ.get("MLP_MIXER_CACHE"):
+        return Path(own).joinpath(*parts)
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches, "mlp_mixer", *parts)

@@ -1,16 +1,17 @@
-"""Which image comes when, and its random numbers: pure functions of (seed, position),
-so any step can be recomputed.
+"""Which image comes when, and every random number, as pure functions of the seed.
+
+No state is needed to recompute any step: a number depends on (seed, step), on (seed,
+epoch), or on (seed, epoch, image) alone.
 
 The images of all epochs form one stream: epoch e is a permutation seeded by (seed, e),
-    and step t takes positions
-[t * batch, (t + 1) * batch). Every batch is full, and every image comes exactly once in
-each epoch. A training run's position is therefore one integer, and neither workers nor
-a restart can change what a step sees.
+and step t takes positions [t * batch, (t + 1) * batch). Every batch is full, and every
+image comes exactly once in each epoch. The position of a training run is therefore one
+integer, and neither workers nor a restart can change what a step sees.
 
 With repeated augmentation (Hoffer et al. 2020, arXiv 1901.09335; DeiT takes 3) a batch
 holds fewer images, each `repeats` times with other random numbers. The length of an
-epoch in steps stays, so the stream moves on more slowly: every image comes exactly
-`repeats` times in each `repeats` epochs.
+epoch in steps stays the same, so the stream moves on more slowly: every image comes
+exactly `repeats` times in each `repeats` epochs.
 """
 
 from __future__ import annotations
@@ -67,19 +68,28 @@ def drop_path_uniforms(
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
-    """The permutation of `range(length)` (int64) in which an epoch visits its images."""
+    """Return the permutation of `range(length)` in which an epoch visits its images."""
     return philox("epoch order", seed, epoch).permutation(length)
 
 
 def batch_positions(
     step: int, batch_size: int, length: int, seed: int, repeats: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The epochs (B,) and image indices (B,) that step number `step` takes from the
-    stream.
+    """Return which images a step takes from the stream, and in which epoch of theirs.
 
-    The copies of an image are batch_size / repeats places apart, and so in different
-    processes where there are several; their "epochs" count visits: the r-th copy in
-    permutation e has e * repeats + r, so that (epoch, index) is unique.
+    The copies of an image are batch_size / repeats places apart, so they are in
+    different processes where there are several. Their "epochs" count visits: the r-th
+    copy in permutation e has e * repeats + r, so that (epoch, index) is unique.
+
+    Args:
+        step: Counted from 0.
+        batch_size: Images in a batch over all processes, with their copies.
+        length: Images in an epoch.
+        seed: Of the permutations.
+        repeats: Copies of each image in a batch.
+
+    Returns:
+        Epochs (B,) and image indices (B,), int64.
     """
     images = batch_size // repeats
     positions = np.arange(step * images, (step + 1) * images, dtype=np.int64)
@@ -94,17 +104,26 @@ def batch_positions(
 
 
 def steps_for(epochs: float, batch_size: int, length: int) -> int:
-    """How many steps it takes until `epochs` epochs have been seen (at least one)."""
+    """Return how many steps it takes to see `epochs` epochs; at least one."""
     return max(1, math.ceil(epochs * length / batch_size - 1e-9))
 
 
 def uniforms(
     seed: int, epochs: np.ndarray, indices: np.ndarray, count: int
 ) -> np.ndarray:
-    """(B, count) float64 in [0, 1): the random numbers of each sample, a hash of (seed,
-    epoch, index, column).
+    """Return the random numbers of each sample.
 
-    The hash is splitmix64's finaliser (Steele, Lea and Flood 2014), vectorised.
+    They are a hash of (seed, epoch, index, column): splitmix64's finaliser (Steele, Lea
+    and Flood 2014), vectorised.
+
+    Args:
+        seed: Of the run.
+        epochs: (B,) from `batch_positions`.
+        indices: (B,) from `batch_positions`.
+        count: Numbers for each sample.
+
+    Returns:
+        (B, count) float64 in [0, 1).
     """
     columns = np.arange(count, dtype=np.uint64)
     state = _mix(np.full(len(indices), seed & _WORD, np.uint64))

@@ -295,3 +295,28 @@ def test_numbers_are_finite(assignment):
 def test_field_of_another_group_is_named():
     with pytest.raises(UserError, match=r"unknown field 'train.lr'; .*optim\.lr"):
         override(start, ["train.lr=3"])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Paths:
+    init: str | None = None
+    sizes: tuple[int, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("/data/a,b.pt", "/data/a,b.pt"),
+        ("[a].pt", "[a].pt"),
+        ("12", "12"),
+        ("true", "true"),
+        ("none", None),
+        ('"none"', "none"),
+        ('"a,b"', "a,b"),
+    ],
+)
+def test_a_path_that_may_be_absent_is_taken_as_it_stands(
+    text: str, value: str | None
+) -> None:
+    assert override(_Paths(), [f"init={text}"]).init == value
+    assert override(_Paths(), ["sizes=1,2"]).sizes == (1, 2)

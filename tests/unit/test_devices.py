@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+
 import pytest
 import torch
 
 from mlp_mixer import UserError
-from mlp_mixer.devices import autocast, cpu_threads, pick_device
+from mlp_mixer.devices import autocast, cpu_threads, keep_memory, pick_device
 
 
 def test_auto_is_the_accelerator_if_there_is_one() -> None:
@@ -51,3 +53,27 @@ def test_the_number_of_threads_is_put_back(count: int | None) -> None:
     with pytest.raises(KeyError):
         inside()
     assert torch.get_num_threads() == before
+
+
+def test_a_training_process_keeps_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large tensors come from the heap, and the heap is not trimmed (mallopt(3))."""
+    calls = {}
+
+    class Libc:
+        mallopt = staticmethod(calls.__setitem__)
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: Libc)
+    keep_memory()
+    m_trim_threshold = -1
+    m_mmap_threshold = -3
+    assert calls == {m_mmap_threshold: 2**30, m_trim_threshold: 2**31 - 1}
+
+
+def test_keeping_memory_is_left_out_where_there_is_no_glibc(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str) -> None:
+        raise OSError(f"no {name}")
+
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    keep_memory()

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlp_mixer.randomness import batch_positions, epoch_order, steps_for, uniforms
+from mlp_mixer.randomness import (
+    STREAMS,
+    batch_positions,
+    epoch_order,
+    philox,
+    steps_for,
+    torch_seed,
+    uniforms,
+)
 
 seeds = st.integers(0, 2**63 - 1)
 
@@ -204,3 +212,26 @@ def test_neighbours_are_unrelated(axis):
     assert abs(correlation) < 4 / math.sqrt(numbers[1:].size)
     seeds = np.corrcoef(grid(0).ravel(), grid(1).ravel())[0, 1]
     assert abs(seeds) < 4 / math.sqrt(numbers.size)
+
+
+def test_every_use_of_random_numbers_has_a_stream_of_its_own() -> None:
+    assert len(set(STREAMS.values())) == len(STREAMS)
+    first = {name: philox(name, 3, 5).random(4).tolist() for name in STREAMS}
+    numbers = [number for draws in first.values() for number in draws]
+    assert len(set(numbers)) == len(numbers)
+    assert philox("mix", 3, 5).random(4).tolist() == first["mix"]
+    assert philox("mix", 3, 6).random(4).tolist() != first["mix"]
+    assert philox("mix", 4, 5).random(4).tolist() != first["mix"]
+
+
+def test_the_streams_are_part_of_what_a_seed_means() -> None:
+    """Frozen values: another constant would change every run that is resumed."""
+    assert STREAMS == {
+        "epoch order": 0,
+        "mix": 0x4D49585550,
+        "image side": 0x5349444553,
+        "drop path": 0x5D0C7A571C0DE975,
+    }
+    assert philox("epoch order", 1, 2).permutation(5).tolist() == [0, 4, 2, 3, 1]
+    assert philox("mix", 1, 2).random() == 0.37724721683712903
+    assert torch_seed(3, 7) == 1589877494098541647
