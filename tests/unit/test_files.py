@@ -271,8 +271,8 @@ def test_a_folder_is_claimed_by_one_process_and_free_when_that_is_killed(
     tmp_path: Path,
 ) -> None:
     script = (
-        "import sys, time; from mlp_mixer.files import claimed\n"
-        "with claimed(sys.argv[1]): print(1, flush=True); time.sleep(60)"
+        "import sys, time; from mlp_mixer.files import locked_folder\n"
+        "with locked_folder(sys.argv[1]): print(1, flush=True); time.sleep(60)"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE

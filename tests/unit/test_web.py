@@ -24,6 +24,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
+from mlp_mixer import remote
 from mlp_mixer import web as module
 from mlp_mixer.errors import UserError
 from mlp_mixer.web import (
@@ -472,7 +473,9 @@ def test_a_captive_portal_costs_nothing_of_what_came(site, tmp_path):
     assert site.ranges[2:] == [f"bytes={HALF}-"]
 
 
-@pytest.mark.parametrize("body", [gzip.compress(BODY, mtime=0), BODY], ids=["true", "lie"])
+@pytest.mark.parametrize(
+    "body", [gzip.compress(BODY, mtime=0), BODY], ids=["true", "lie"]
+)
 def test_encoded_bytes_are_refused(site, tmp_path, body):
     site.script = [says(200, body, Content_Encoding="gzip")]
     refused(site, tmp_path, "came encoded as 'gzip'")
@@ -539,7 +542,7 @@ def test_nobody_listens(site, tmp_path):
     "silent", [hang, begin_then_hang], ids=["from the beginning", "in the middle"]
 )
 def test_silence_ends(site, tmp_path, monkeypatch, silent):
-    monkeypatch.setattr(module, "READ_SECONDS", 0.05)
+    monkeypatch.setattr(remote, "READ_SECONDS", 0.05)
     monkeypatch.setattr(module, "WAITS", (0, 0))
     site.script = [silent] * 2
     refused(site, tmp_path, "timed out; check the (address and the )?connection")
