@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := runs/demo
 
-.PHONY: demo test lint types browser install clean
+.PHONY: demo test test-other-cpus lint types browser install clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-# Train on scikit-learn's digits, judge on images never seen, look at a few, and draw the report.
+# Train on scikit-learn's digits, evaluate on held-out images, predict a few, and write the report.
 demo: install
 	$(BIN)/mlp-mixer train digits --out $(DEMO) --overwrite
 	$(BIN)/mlp-mixer evaluate $(DEMO) --data digits
@@ -25,6 +25,16 @@ demo: install
 
 test: lint types browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # one thread each: two processes share the cores
+
+# The numeric tests under other instruction sets, as on other processors: sums are added in another order there.
+NUMERIC := tests/unit/models tests/unit/evaluation tests/unit/inference tests/unit/training tests/unit/weights \
+  tests/unit/runtime tests/unit/kernels tests/unit/images tests/unit/exporting tests/unit/compat tests/unit/analysis \
+  tests/conformance tests/parity
+OTHER_CPUS := ATEN_CPU_CAPABILITY=default ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=SSE41 ONEDNN_MAX_CPU_ISA=AVX2 \
+  MKL_ENABLE_INSTRUCTIONS=SSE4_2
+test-other-cpus: install
+	@for setting in $(OTHER_CPUS); do echo "== $$setting"; \
+	  env $$setting OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(NUMERIC) || exit 1; done
 
 lint: install
 	$(BIN)/ruff check .

@@ -4,14 +4,24 @@ compared with the code.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from mlp_mixer import open_dataset
 from mlp_mixer.cli import run
 from mlp_mixer.models import VARIANTS, cost
 from mlp_mixer.weights.lineages.tables import LINEAGES
@@ -35,23 +45,90 @@ def expand(arguments: list[str]) -> list[str]:
     ]
 
 
+SHORT = {
+    "train": ["--set", "train.epochs=0.5"],
+    "finetune": ["--set", "train.steps=3", "--set", "train.epochs=1"],
+}
+"""Options that keep the README's training to seconds."""
+
+
+def run_lines(block: str) -> None:
+    """Run the commands of a block, with training cut short."""
+    for line in filter(None, block.splitlines()):
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "mlp-mixer"
+        if arguments[0] == "serve":
+            serve_and_ask(arguments)
+        else:
+            quick = SHORT.get(arguments[0], [])
+            assert run([*expand(arguments), *quick]) == 0, line
+
+
+def serve_and_ask(arguments: list[str]) -> None:
+    """Start the server on a free port, ask for its health, and stop it."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "mlp_mixer", *arguments, "--port", port]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        ask_until_ready(f"http://127.0.0.1:{port}/readyz", server)
+    finally:
+        server.terminate()
+    assert server.wait(timeout=60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+
+
+def ask_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(600):
+        assert server.poll() is None, "the server has ended"
+        with contextlib.suppress(OSError), opener.open(url, timeout=5) as answer:
+            assert answer.status == 200
+            return
+        time.sleep(0.1)
+    pytest.fail(f"no answer from {url}")
+
+
+def write_photos(folder: Path, classes: int, each: int) -> None:
+    """Pictures in one folder per class: digits, which are at hand."""
+    images = open_dataset("digits").train
+    for label in range(classes):
+        place = folder / f"class {label}"
+        place.mkdir(parents=True)
+        for index in np.flatnonzero(images.labels == label)[:each]:
+            picture = Image.fromarray(images.image(index)[:, :, 0]).convert("RGB")
+            picture.resize((64, 64)).save(place / f"{index}.png")
+
+
 def test_the_commands_and_the_python_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: Callable[[str], Path]
 ) -> None:
-    """With a stand-in for the published file."""
+    """Every block in the order of the page, with stand-ins for published files."""
     published("mlp-mixer-base-p16_3rdparty_64xb64_in1k")
+    published("mixer_b16.goog_in21k")
     (tmp_path / "demo").symlink_to(ROOT / "demo")
+    write_photos(tmp_path / "photos", classes=3, each=12)
+    write_photos(tmp_path / "more", classes=1, each=3)
     monkeypatch.chdir(tmp_path)
-    lines = [line for block in blocks("bash") for line in block.splitlines() if line]
-    assert len(lines) >= 5
-    for line in lines:
-        program, *arguments = shlex.split(line, comments=True)
-        assert program == "mlp-mixer"
-        quick = ["--set", "train.epochs=0.5"] if arguments[0] == "train" else []
-        assert run([*expand(arguments), *quick]) == 0, line
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
+    for language, block in re.findall(
+        r"^```(bash|python)\n(.*?)^```$", README, flags=re.M | re.S
+    ):
+        if language == "bash":
+            run_lines(block)
+        else:
+            short = block.replace("epochs=4", "epochs=0.5")
+            exec(compile(short, "README.md", "exec"), {})
     assert (tmp_path / "runs" / "digits" / "report.html").is_file()
+    made = ("checked/report.html", "answers.csv", "why.png", "mixer.onnx")
+    for name in ("runs/photos/report.html", *made):
+        assert list(tmp_path.glob(name.replace("checked/report", "checked*"))), name
+
+
+def test_no_command_of_the_readme_hides_from_the_test() -> None:
+    """The test runs fenced blocks only, so no command may stand in an indented one."""
+    indented = re.findall(r"^    mlp-mixer .*$", README, flags=re.M)
+    assert not indented
+    assert README.count("```bash") >= 3
 
 
 def test_the_python_of_the_manual_runs(
