@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import UserError
+from ..images.mosaic import mosaic
 from ..models import MlpMixer
 from .token_units import Array, mean_frequency, token_unit_pictures
 
@@ -80,20 +81,9 @@ def draw_filters(filters_NCHW: Array, *, gap: int = 3) -> NDArray[np.uint8]:
     scaled = np.divide(filters, largest, out=np.zeros_like(filters), where=largest > 0)
     tiles = np.rint(127.5 + 127.5 * scaled).astype(np.uint8).transpose(0, 2, 3, 1)
     scale = max(1, round(_FILTER_PIXELS / tiles.shape[1]))
-    tiles = (
-        np.broadcast_to(tiles, (*tiles.shape[:3], 3))
-        .repeat(scale, axis=1)
-        .repeat(scale, axis=2)
-    )
-    side = tiles.shape[1] + gap
+    tiles = np.broadcast_to(tiles, (*tiles.shape[:3], 3))
     columns = int(np.ceil(np.sqrt(2 * len(tiles))))
-    rows = -(-len(tiles) // columns)
-    mosaic = np.full((rows * side + gap, columns * side + gap, 3), PAPER, np.uint8)
-    for number, tile in enumerate(tiles):
-        top = gap + number // columns * side
-        left = gap + number % columns * side
-        mosaic[top : top + side - gap, left : left + side - gap] = tile
-    return mosaic
+    return mosaic(tiles, columns=columns, gap=gap, colour=PAPER, scale=scale)
 
 
 def stacked(titles: Sequence[str], pictures: Sequence[Array]) -> NDArray[np.uint8]:

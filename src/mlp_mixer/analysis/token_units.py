@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..errors import UserError
+from ..images.mosaic import mosaic
 
 Array = NDArray[Any]
 
@@ -116,19 +117,8 @@ def draw_units(
             f"cannot draw {len(units)} units with columns={columns}, scale={scale}, gap={gap}: expected at least one "
             "unit, columns >= 1, scale >= 1 and gap >= 0"
         )
-    tiles = colours(_normalised(units)).repeat(scale, axis=1).repeat(scale, axis=2)
-    tile_height = tiles.shape[1] + gap
-    tile_width = tiles.shape[2] + gap
-    lines = -(-len(units) // columns)
-    mosaic = np.empty(
-        (lines * tile_height + gap, columns * tile_width + gap, 3), dtype=np.uint8
-    )
-    mosaic[:] = _GAP
-    for index, tile in enumerate(tiles):
-        top = gap + index // columns * tile_height
-        left = gap + index % columns * tile_width
-        mosaic[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return mosaic
+    tiles = colours(_normalised(units))
+    return mosaic(tiles, columns=columns, gap=gap, colour=_GAP, scale=scale)
 
 
 def token_unit_pictures(
