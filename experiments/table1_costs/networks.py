@@ -29,14 +29,14 @@ TIMM = {
     "ViT-L/16": "vit_large_patch16_224",
     "ViT-H/14": "vit_huge_patch14_224",
 }
-BIT = {
-    "50": (3, 4, 6, 3),
-    "152": (3, 8, 36, 3),
-}  # blocks of a BiT-R; x2: of twice the width
+# Blocks in each stage of a BiT-R; x2 has twice the width.
+BIT = {"50": (3, 4, 6, 3), "152": (3, 8, 36, 3)}
 
-PAIRS = """Mixer-S/16 BiT-R50x1 JFT-300M; Mixer-B/16 BiT-R152x1 JFT-300M; Mixer-B/16 BiT-R50x2 JFT-300M;
-Mixer-L/16 BiT-R152x2 JFT-300M; Mixer-B/16 ViT-B/16 ImageNet-21k; Mixer-L/16 ViT-L/16 JFT-300M;
-# of like accuracy, or of one name; and of which data's rows the accuracies are
+# Networks of like accuracy, or of one name, and the data of whose rows the accuracies
+# are.
+PAIRS = """Mixer-S/16 BiT-R50x1 JFT-300M; Mixer-B/16 BiT-R152x1 JFT-300M;
+Mixer-B/16 BiT-R50x2 JFT-300M; Mixer-L/16 BiT-R152x2 JFT-300M;
+Mixer-B/16 ViT-B/16 ImageNet-21k; Mixer-L/16 ViT-L/16 JFT-300M;
 Mixer-H/14 ViT-H/14 JFT-300M"""
 
 

@@ -54,10 +54,10 @@ LONG = 2**31 - 1
 
 
 def state(
-    lineage: str = "timm", dtype: torch.dtype = torch.float32
+    name_of_lineage: str = "timm", dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
     """A small Mixer's tensors under a lineage's names."""
-    lineage = LINEAGES[lineage]
+    lineage = LINEAGES[name_of_lineage]
     config = dataclasses.replace(CONFIG, final_norm=lineage.final_norm)
     generator = torch.Generator().manual_seed(0)
     shapes = {
@@ -67,7 +67,7 @@ def state(
         name: torch.randn(shape, generator=generator) * 0.3
         for name, shape in shapes.items()
     }
-    if lineage == "keras":
+    if name_of_lineage == "keras":
         ours |= {
             name.replace("norm1", "norm2"): tensor
             for name, tensor in ours.items()

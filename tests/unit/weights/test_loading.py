@@ -30,10 +30,10 @@ ALIAS = "mlp-mixer-base-p16_3rdparty_64xb64_in1k"
 
 
 def published_bytes(
-    config: MixerConfig, lineage: str, suffix: str, head_bias: float = 0.0
+    config: MixerConfig, name_of_lineage: str, suffix: str, head_bias: float = 0.0
 ) -> bytes:
     """A file as that lineage would have published it, with random weights."""
-    lineage = LINEAGES[lineage]
+    lineage = LINEAGES[name_of_lineage]
     config = dataclasses.replace(config, gelu=lineage.gelu, norm_eps=lineage.norm_eps)
     torch.manual_seed(0)
     with torch.device("meta"):
@@ -43,7 +43,7 @@ def published_bytes(
         }
     ours = {name: (torch.randn(shape) * 0.3).half() for name, shape in shapes.items()}
     ours["head.bias"] += head_bias
-    wrap = "state_dict" if lineage == "mmpretrain" else None
+    wrap = "state_dict" if name_of_lineage == "mmpretrain" else None
     return containers.to_bytes(
         suffix, translate.to_theirs(config, ours, lineage), wrap=wrap
     )
