@@ -31,7 +31,7 @@ from changes import CHANGES, changed, suits
 Found = dict[
     tuple[str, str, float], list[dict[str, Any]]
 ]  # network, change, how much: a row for each seed
-#         steps, seeds, images that are judged
+#         steps, seeds, test images
 SIZES = {
     "smoke": (6, 1, 50),
     "cpu": (1000, 3, 2000),
@@ -44,11 +44,11 @@ def main() -> None:
     choice = common.arguments(__doc__)
     data = common.load_data(choice.data)
     results = common.Results(choice, __file__)
-    steps, seeds, judged = SIZES[choice.budget]
+    steps, seeds, count = SIZES[choice.budget]
     side = data.images.shape[-1]
     channels = data.images.shape[1]
     test = data._replace(
-        test_images=data.test_images[:judged], test_labels=data.test_labels[:judged]
+        test_images=data.test_images[:count], test_labels=data.test_labels[:count]
     )
     weights = results.folder / "weights"
     weights.mkdir(exist_ok=True)
@@ -101,7 +101,7 @@ def main() -> None:
                 )
                 found.setdefault((kind, name, amount), []).append(row)
     draw(found, results.folder)
-    tell(choice, found, f"{seeds} seeds, {steps} steps, {judged} images. {machine}.")
+    tell(choice, found, f"{seeds} seeds, {steps} steps, {count} images. {machine}.")
 
 
 def draw(found: Found, folder: Path) -> None:

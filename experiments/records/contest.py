@@ -95,7 +95,7 @@ def ours(
         "images_per_s": seen / spent,
     }
     trained = load(run / "last.safetensors")
-    return row | judged(trained.model, source, trained.preprocess)
+    return row | test_accuracy(trained.model, source, trained.preprocess)
 
 
 def theirs(name: str, source: Dataset, seconds: float, seed: int) -> dict[str, Any]:
@@ -106,10 +106,10 @@ def theirs(name: str, source: Dataset, seconds: float, seed: int) -> dict[str, A
         images, torch.from_numpy(source.train.labels), len(source.train.classes)
     )
     preprocess = Preprocess((32, 32), resize="none", mean=peer.mean, std=peer.std)
-    return train_for(seconds, peer) | judged(peer.model, source, preprocess)
+    return train_for(seconds, peer) | test_accuracy(peer.model, source, preprocess)
 
 
-def judged(
+def test_accuracy(
     model: torch.nn.Module, source: Dataset, preprocess: Preprocess
 ) -> dict[str, Any]:
     """The one look at the test images, one view of each, and what the network costs."""

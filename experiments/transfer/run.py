@@ -150,7 +150,7 @@ class Lab(NamedTuple):
                 ]
             )
 
-    def judged(self, kind: str, seed: int) -> dict[str, Any]:
+    def fewshot(self, kind: str, seed: int) -> dict[str, Any]:
         """Few-shot accuracy of the frozen features on all classes, and on the half that
         "half" has not seen.
 
@@ -201,7 +201,9 @@ def main() -> None:
         results.get(f"pretrain {kind}", partial(lab.pretrained, kind))
     for seed in range(plan.seeds):
         for kind in LOOKS:
-            results.get(f"features {kind} seed {seed}", partial(lab.judged, kind, seed))
+            results.get(
+                f"features {kind} seed {seed}", partial(lab.fewshot, kind, seed)
+            )
     best: dict[str, float] = {}
     part = data.split().part(0.1)
     for kind in ("scratch", *PRETEXTS):

@@ -46,9 +46,9 @@ def main() -> None:
     choice = common.arguments(__doc__)
     data = common.load_data(choice.data)
     results = common.Results(choice, __file__)
-    steps, seeds, judged = SIZES[choice.budget]
+    steps, seeds, count = SIZES[choice.budget]
     data = data._replace(
-        test_images=data.test_images[:judged], test_labels=data.test_labels[:judged]
+        test_images=data.test_images[:count], test_labels=data.test_labels[:count]
     )
     base = data.images.shape[-1]
     channels = data.images.shape[1]
@@ -69,9 +69,9 @@ def main() -> None:
             network, data, common.Recipe(steps=steps), seed, change=lambda x: scaled(x, draw.choice(choices)),
             device=choice.device
         )  # fmt: skip
-        measure = partial(common.top1, network, data, device=choice.device)
+        accuracy = partial(common.top1, network, data, device=choice.device)
         at = {
-            str(side): measure(change=partial(scaled, side=side))
+            str(side): accuracy(change=partial(scaled, side=side))
             for side in ([own] if way == "own" else sides)
         }
         return {"seconds": row["cpu_s"], "at": at}
