@@ -29,7 +29,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_an_old_run_evaluates_as_it_did(run: Path) -> None:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
     told = [row["top1"] for row in rows if row["kind"] == "eval"][-1]
     validation = mm.evaluate(run, "digits")
     assert validation.n == 359
