@@ -1,4 +1,4 @@
-"""Weights as files: every lineage's in and out, and the native checkpoint between them."""
+"""Weights as files: every lineage in and out, the native checkpoint between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "list_models", "load", "read_weights", "save"]
 
-# Names of published weights are known without torch, which the rest loads when used.
+# The names of published weights are known without torch; the rest loads torch, and only
+# when it is used.
 _LATER = {
     "Checkpoint": "checkpoint",
     "save": "checkpoint",

@@ -1,11 +1,9 @@
-"""What can be had by name: architectures, the MLP-Mixer weights that others have
-published, and those in the package.
+"""What can be had by name: architectures, published weights, and the bundled ones.
 
 A record says what a file is, and no more than is known: no file was read to write it.
-    Published accuracies are claims
-of their sources; None stands for what nobody states. The Mixers trained on JFT-300M
-were never published, nor were Google's weights that were fine-tuned from ImageNet-21k
-on ImageNet-1k.
+Published accuracies are claims of their sources; None stands for what nobody states.
+The Mixers trained on JFT-300M were never published, nor were Google's weights that were
+fine-tuned from ImageNet-21k on ImageNet-1k.
 """
 
 from __future__ import annotations
@@ -19,43 +17,40 @@ from ..files import cache_folder
 from .labels import KEYS
 
 BUNDLED = Path(__file__).with_name("bundled") / "mixer_nano4.cifar10.safetensors"
-"""The weights that come with the package: what answers where none are named. Their name
-is the file's.
-"""
+"""The bundled weights, which answer where no others are named; named as their file."""
 
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """One published checkpoint.
+    """Describes one published checkpoint.
 
-    Args:
-        name: ours, `architecture.tag`.
-        aliases: what others call it: timm's and mmpretrain's names, big_vision's
+    Attributes:
+        name: Our name for it, `architecture.tag`.
+        aliases: What others call it: timm's and mmpretrain's names, big_vision's
             shortcuts, files in Google's bucket.
-        architecture: a key of `VARIANTS`; what else the configuration needs (GELU,
+        architecture: A key of `VARIANTS`; what else the configuration needs (GELU,
             epsilon) belongs to the lineage.
-        num_classes: outputs of the head.
-        lineage: whose names and layouts the tensors have.
-        filename: of the file, at its url or in its repository.
-        labels: key for `class_names`, or None if the names of the classes are not
+        num_classes: Outputs of the head.
+        lineage: The lineage of the tensors' names and layouts.
+        filename: Of the file, at its url or in its repository.
+        labels: Key for `class_names`, or None if the names of the classes are not
             known, or in the file.
-        preprocess: the lineage whose way from an image to the input these weights
-            expect; native: in the file.
-        licence: of the weights, as an SPDX identifier, or "unknown".
-        trained_on: on what, in truth; up to the first semicolon in short, then the
+        preprocess: The lineage whose evaluation transform these weights expect, or
+            "native" if it is in the file.
+        licence: Of the weights, as an SPDX identifier, or "unknown".
+        trained_on: The data in truth; up to the first semicolon in short, then the
             evidence and the doubts.
-        url: where the file is, or None if it is on the Hugging Face hub, or in the
-            package.
-        hub: the repository there, or None if there is a url.
-        sha256: the first hexadecimal digits of the hash, where the file's name states
+        url: Where the file is, or None if it is on the Hugging Face hub, or bundled.
+        hub: The repository there, or None if there is a url.
+        sha256: The first hexadecimal digits of the hash, where the file's name states
             them.
-        mib: size of the file in units of 2**20 bytes, to two decimals, where it is
+        mib: Size of the file in units of 2**20 bytes, to two decimals, where it is
             published.
-        paper_row: the row of arXiv 2105.01601 that these weights, or their fine-tuned
+        paper_row: The row of arXiv 2105.01601 that these weights, or their fine-tuned
             successors, stand for.
         top1: ImageNet-1k top-1 accuracy in percent that was published for them.
-        top1_source: who published it.
-        head: how the classifier was trained, where that is known; None leaves it to the
+        top1_source: Who published it.
+        head: How the classifier was trained, where that is known; None leaves it to the
             bias of the file's head.
     """
 
@@ -80,44 +75,59 @@ class PublishedWeights:
 
 
 def find(name: str) -> PublishedWeights | None:
-    """The record with this name or alias, to the letter, or None."""
+    """Return the record with exactly this name or alias, if there is one.
+
+    Args:
+        name: Case matters.
+    """
     return _BY_ANY_NAME.get(name)
 
 
 def list_models(pattern: str = "*", *, weights: bool = False) -> list[str]:
-    """Names that match a shell pattern: of architectures for `create_model`, or of
-    weights, those of the package first.
+    """Return the names of architectures, or of weights, that match a pattern.
 
     Published weights are found by their aliases too (`"mlp-mixer*"` finds mmpretrain's)
     and listed by their own names.
+
+    Args:
+        pattern: A shell pattern, such as "mixer_*16".
+        weights: List weights, the bundled ones first, instead of the architectures for
+            `create_model`.
     """
     if not weights:
-        from ..models import variants  # torch, which the records do not need
+        # torch, which the records do not need, is loaded only for this.
+        from ..models import variants
 
         return variants(pattern)
-    return [
-        record.name
-        for record in CATALOG.values()
-        if any(
-            fnmatch.fnmatchcase(name, pattern)
-            for name in (record.name, *record.aliases)
-        )
-    ]
+    found = []
+    for record in CATALOG.values():
+        names = (record.name, *record.aliases)
+        if any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            found.append(record.name)
+    return found
 
 
 def cache_place(record: PublishedWeights) -> Path:
-    """Where the file of a record with a url belongs; the folder keeps Google's files of
-    equal names apart.
+    """Return where the file of a record with a url belongs.
+
+    Args:
+        record: The record.
     """
     assert record.url is not None, (
         f"{record.name} is in the cache of the Hugging Face hub"
     )
+    # Each record has its own folder: Google gives different weights equal file names.
     return cache_folder("weights", record.name, record.filename)
 
 
 def cached_path(record: PublishedWeights) -> Path | None:
-    """The file in the package, in our cache, or in that of the Hugging Face hub, or
-    None; asks no network.
+    """Return the file if it is on this machine; no network is asked.
+
+    Args:
+        record: The record.
+
+    Returns:
+        The file in the package, in our cache, or in that of the Hugging Face hub.
     """
     if record.lineage == "native":
         return BUNDLED
@@ -126,6 +136,7 @@ def cached_path(record: PublishedWeights) -> Path | None:
         return place if place.is_file() else None
     from huggingface_hub import try_to_load_from_cache
 
+    # It answers with an object of its own where the file is known not to exist.
     found = try_to_load_from_cache(record.hub, record.filename)
     return Path(found) if isinstance(found, str) else None
 
@@ -146,19 +157,19 @@ def _google(
     top1: float | None = None,
     top1_source: str | None = None,
 ) -> PublishedWeights:
-    """A file of gs://mixer_models; `model` as in the paper, such as "B/16"."""
+    """Return a file of gs://mixer_models; `model` as in the paper, such as "B/16"."""
     size, patch = model.split("/")
     architecture = _architecture(model)
     data = {"imagenet1k": "in1k", "imagenet21k": "in21k"}.get(folder)
     num_classes = 21843 if data == "in21k" else 1000
     file = f"{folder}/Mixer-{size}_{patch}.npz"
+    aliases = [file, f"gs://mixer_models/{file}"]
+    if data:
+        # big_vision's shortcut, such as B-i1k/16.
+        aliases.append(f"{size}-{data.replace('in', 'i')}/{patch}")
     return PublishedWeights(
         name=f"{architecture}.goog_{data or folder + '_in1k'}",
-        aliases=(
-            file,
-            f"gs://mixer_models/{file}",
-            *([f"{size}-{data[0]}{data[2:]}/{patch}"] if data else []),
-        ),
+        aliases=tuple(aliases),
         architecture=architecture,
         num_classes=num_classes,
         lineage="google",
@@ -183,12 +194,16 @@ def _timm(
     trained_on: str,
     top1: float | None = None,
 ) -> PublishedWeights:
-    """A repository of timm on the hub. (The hash in timm's older file names is that of
-    a .pth, not of this file.)
+    """Return a repository of timm on the hub.
+
+    The hash in timm's older file names is that of a .pth, not of this file.
     """
     architecture = _architecture(model)
     miil = timm_tag.startswith("miil")
     theirs = f"{architecture}_224.{timm_tag}"
+    paper_row = None if miil else _TABLE_3[f"{model} {our_tag.removeprefix('goog_')}"]
+    # timm's page for MIIL's weights says Apache-2.0, MIIL's own page says nothing.
+    licence = "unknown" if miil else "Apache-2.0"
     return PublishedWeights(
         name=f"{architecture}.timm_{our_tag}",
         aliases=(theirs, f"timm/{theirs}", f"hf-hub:timm/{theirs}"),
@@ -199,13 +214,9 @@ def _timm(
         filename="model.safetensors",
         labels=KEYS.get(num_classes),
         preprocess="timm_miil" if miil else "timm",
-        licence="unknown"
-        if miil
-        else "Apache-2.0",  # timm's page for MIIL's says Apache-2.0, MIIL's own nothing
+        licence=licence,
         trained_on=trained_on,
-        paper_row=None
-        if miil
-        else _TABLE_3[f"{model} {our_tag.removeprefix('goog_')}"],
+        paper_row=paper_row,
         top1=top1,
         top1_source="timm, results-imagenet.csv" if top1 else None,
         head="semantic softmax" if timm_tag == "miil_in21k" else None,
@@ -215,7 +226,7 @@ def _timm(
 def _mmpretrain(
     model: str, size: str, sha256: str, trained_on: str, top1: float
 ) -> PublishedWeights:
-    """A file of OpenMMLab's model zoo; `size` as it is spelled there."""
+    """Return a file of OpenMMLab's model zoo; `size` as it is spelled there."""
     architecture = _architecture(model)
     file = f"mixer-{size}-p16_3rdparty_64xb64_in1k_20211124-{sha256}.pth"
     return PublishedWeights(
@@ -243,56 +254,65 @@ def _architecture(model: str) -> str:
 
 _IN1K = "ImageNet-1k from scratch, 300 epochs; the paper's own weights"
 _IN21K = (
-    "ImageNet-21k, 300 epochs; the paper's own weights before fine-tuning: those fine-tuned on ImageNet-1k were never "
-    "published (timm#651)"
+    "ImageNet-21k, 300 epochs; the paper's own weights before fine-tuning: those "
+    "fine-tuned on ImageNet-1k were never published (timm#651)"
 )
 _SAM_B16 = (
-    "ImageNet-1k from scratch, with SAM; no strong augmentation (arXiv 2106.01548); a user measured 68.9 instead of "
-    "the claimed 77.4, but also 72.6 where timm measures 76.6 (google-research/vision_transformer#134, unanswered)"
+    "ImageNet-1k from scratch, with SAM; no strong augmentation (arXiv 2106.01548); a "
+    "user measured 68.9 instead of the claimed 77.4, but also 72.6 where timm "
+    "measures 76.6 (google-research/vision_transformer#134, unanswered)"
 )
-_SAM_B32 = "ImageNet-1k from scratch, with SAM; no strong augmentation (arXiv 2106.01548); unverified"
+_SAM_B32 = (
+    "ImageNet-1k from scratch, with SAM; no strong augmentation (arXiv 2106.01548); "
+    "unverified"
+)
 _GSAM = (
-    "ImageNet-1k from scratch, with GSAM (unverified); the ViTs of this release validated very poorly (timm#1302), "
-    "and we know of no check of its Mixers (arXiv 2203.08065)"
+    "ImageNet-1k from scratch, with GSAM (unverified); the ViTs of this release "
+    "validated very poorly (timm#1302), and we know of no check of its Mixers (arXiv "
+    "2203.08065)"
 )
 _MISNAMED = (
-    "ImageNet-1k from scratch; timm's name goog_in21k_ft_in1k is wrong: its {} is the paper's from-scratch row ({}), "
-    "not the fine-tuned one ({}), whose weights were never published, as an author says in timm#651"
+    "ImageNet-1k from scratch; timm's name goog_in21k_ft_in1k is wrong: its {} is the "
+    "paper's from-scratch row ({}), not the fine-tuned one ({}), whose weights were "
+    "never published, as an author says in timm#651"
 )
 _MISNAMED_B16 = _MISNAMED.format(76.616, 76.44, 80.64)
 _MISNAMED_L16 = _MISNAMED.format(72.084, 71.76, 82.89)
 _CONVERTED = "ImageNet-21k, 300 epochs; Google's imagenet21k file under timm's names"
 _MIIL_21K = (
-    "ImageNet-21K-P (11,221 classes), by Alibaba MIIL; with semantic softmax (arXiv 2104.10972): one softmax over all "
-    "classes gives no probabilities"
+    "ImageNet-21K-P (11,221 classes), by Alibaba MIIL; with semantic softmax (arXiv "
+    "2104.10972): one softmax over all classes gives no probabilities"
 )
-_MIIL_1K = "ImageNet-21K-P, then fine-tuned on ImageNet-1k, by Alibaba MIIL; arXiv 2104.10972, timm#651"
+_MIIL_1K = (
+    "ImageNet-21K-P, then fine-tuned on ImageNet-1k, by Alibaba MIIL; arXiv "
+    "2104.10972, timm#651"
+)
 _MM_B16 = (
-    "ImageNet-1k from scratch, by Google; converted from timm's jx_mixer_b16_224-76587d61.pth; the 64xb64 of the name "
-    "is a configuration that did not train it"
+    "ImageNet-1k from scratch, by Google; converted from timm's "
+    "jx_mixer_b16_224-76587d61.pth; the 64xb64 of the name is a configuration that "
+    "did not train it"
 )
 _MM_L16 = (
-    "ImageNet-1k from scratch, by Google; converted from timm (the metafile names timm's B/16 of ImageNet-21k as the "
-    "origin, which has other shapes); the 64xb64 of the name is a configuration that did not train it"
+    "ImageNet-1k from scratch, by Google; converted from timm (the metafile names "
+    "timm's B/16 of ImageNet-21k as the origin, which has other shapes); the 64xb64 "
+    "of the name is a configuration that did not train it"
 )
-_BUNDLED = (
-    "Apache-2.0",
-    "CIFAR-10 from scratch; these come with the package, and their file says the rest",
-)
+_CIFAR10 = "CIFAR-10 from scratch; these are bundled, and their file says the rest"
 _PAPER = "arXiv 2105.01601, Table 3"
 _SAM = "arXiv 2106.01548, as quoted in google-research/vision_transformer#134"
 
 _RECORDS = (
     PublishedWeights(
-        BUNDLED.stem,
-        (),
-        BUNDLED.stem.partition(".")[0],
-        10,
-        "native",
-        BUNDLED.name,
-        None,
-        "native",
-        *_BUNDLED,
+        name=BUNDLED.stem,
+        aliases=(),
+        architecture=BUNDLED.stem.partition(".")[0],
+        num_classes=10,
+        lineage="native",
+        filename=BUNDLED.name,
+        labels=None,
+        preprocess="native",
+        licence="Apache-2.0",
+        trained_on=_CIFAR10,
     ),
     #       model  folder         MiB     trained on  top-1
     _google("B/16", "imagenet1k", 228.47, _IN1K, 76.44, _PAPER),
@@ -319,7 +339,7 @@ _RECORDS = (
 )
 
 CATALOG: dict[str, PublishedWeights] = {record.name: record for record in _RECORDS}
-"""The weights of the package, and every published MLP-Mixer we know of, by our name."""
+"""The bundled weights, and every published MLP-Mixer that we know of, by our name."""
 
 _BY_ANY_NAME = {
     name: record for record in _RECORDS for name in (record.name, *record.aliases)

@@ -1,39 +1,80 @@
-"""A path or a name -> tensors under our names with what belongs to them: every
-container, every lineage.
+"""From a path or a name to weights under our names, with all that belongs to them.
+
+A file is either ours, and then says everything about itself (`load_native`), or another
+project's (`load_foreign`). Then its lineage is recognised by the names of its tensors,
+the architecture follows from their shapes, and what neither says (class names,
+preprocessing) comes from `config.json`, the catalog, or the lineage's custom.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, near_misses
-from ..files import PathLike, cache_folder
+from torch import Tensor
+
+from ..errors import UserError, unknown
+from ..files import PathLike
 from ..images.preprocess import Preprocess
-from ..models.base import NetworkConfig
-from ..models.families import ALL_VARIANTS
+from ..models.base import NetworkConfig, size_pair
 from ..models.mixer import VARIANTS
-from ..web import fetch, file_name
-from . import catalog
+from . import labels
+from .catalog import PublishedWeights
 from .checkpoint import KEY, Checkpoint, StoredWeights, read_native
 from .formats import containers
 from .formats.contents import Contents
 from .huggingface import folder
-from .labels import KEYS, class_names
-from .lineages import timm_families, translate
-from .lineages.tables import LINEAGES, TIMM, Lineage
+from .lineages import pretrained_cfg, timm_families, translate
+from .lineages.recognise import plain_names, recognise
+from .lineages.tables import LINEAGES, TIMM
 from .lineages.transforms import eval_preprocess
+from .locate import find_file
 
-_Record = catalog.PublishedWeights | None
+# Heads trained with sigmoid cross-entropy start at a bias of -6.9 (big_vision) or -10
+# (GSAM) and stay far below 0; softmax does not move the mean of the biases.
 _SIGMOID_BIAS = -3.0
-"""Heads trained with sigmoid cross-entropy start at a bias of -6.9 (big_vision) or -10
-(GSAM), and stay far below 0.
-"""
+
+# Lineages whose authors published ImageNet weights, by their transform: a head of 1,000
+# classes is ImageNet's there. From a small port it may be anything.
+_PUBLISHED_IMAGENET = ("google", "timm", "mmpretrain")
+
+_SAME_AS_PUBLISHED = (
+    "patch_size",
+    "num_blocks",
+    "hidden_dim",
+    "tokens_mlp_dim",
+    "channels_mlp_dim",
+    "num_classes",
+    "image_size",
+)
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Holds what was read, before anyone knows whose it is.
+
+    Attributes:
+        path: Where it was read.
+        contents: Tensors and metadata as they are stored.
+        described: The `config.json` beside the tensors, if there is one.
+        record: What the catalog says, if the weights are published ones.
+    """
+
+    path: Path
+    contents: Contents
+    described: Mapping[str, Any] = field(default_factory=dict)
+    record: PublishedWeights | None = None
+
+    @property
+    def source(self) -> str:
+        """The path as errors quote it."""
+        return repr(str(self.path))
 
 
 def load(
@@ -42,24 +83,29 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     lineage: str | None = None,
 ) -> Checkpoint:
-    """Read weights of any lineage: the model in evaluation mode (fp32, CPU) with its
-    preprocessing and class names.
+    """Load weights of any lineage: the model, its preprocessing and its class names.
 
-    path_or_name: a file (npz, safetensors, pt, pth, bin, h5, keras), the folder of a
-        training run or of the Hugging Face convention, a name of
-        `list_models(weights=True)` or one of its aliases, `hf-hub:OWNER/NAME`, or a
-        URL.
-    image_size: side or (height, width) in pixels that the weights were made for, where
-        their shapes leave it open (a grid that is no square, a flattened stem). It is
-        only stated: nothing is resized.
-    lineage: whose names the file uses, if it should not be recognised (a key of
-        `weights.lineages.tables.LINEAGES`).
+    The architecture comes from the shapes; GELU form, norm epsilon and final norm come
+    from the lineage. `provenance` says which lineage the file belongs to, what was
+    assumed, and with `head` whether the scores are "softmax" or "sigmoid".
 
-    The architecture comes from the shapes; GELU form, norm epsilon and final norm from
-    the lineage. `.provenance` says whose file it was, what was assumed, and with `head`
-    whether the scores are "softmax" or "sigmoid". Raises `UserError` if there is no
-    such file or name, or the file is damaged, hostile or neither a Mixer nor one of
-    timm's gMixers, ResMLPs and gMLPs.
+    Args:
+        path_or_name: A file (npz, safetensors, pt, pth, bin, h5, keras), the folder of
+            a training run or of the Hugging Face convention, a name of
+            `list_models(weights=True)` or one of its aliases, `hf-hub:OWNER/NAME`, or a
+            URL.
+        image_size: Side or (height, width) in pixels that the weights were made for,
+            where their shapes leave it open (a grid that is no square, a flattened
+            stem). It is only stated: nothing is resized.
+        lineage: The lineage of the file, if it should not be recognised: a key of
+            `weights.lineages.tables.LINEAGES`, or "native".
+
+    Returns:
+        The model in evaluation mode (fp32, CPU) with what belongs to it.
+
+    Raises:
+        UserError: There is no such file or name, or the file is damaged, hostile, or
+            neither a Mixer nor one of timm's gMixers, ResMLPs and gMLPs.
     """
     return read_weights(path_or_name, image_size=image_size, lineage=lineage).build()
 
@@ -70,240 +116,280 @@ def read_weights(
     image_size: int | tuple[int, int] | None = None,
     lineage: str | None = None,
 ) -> StoredWeights:
-    """As `load`, but the tensors in the dtype they were stored in, and no network
-    built.
+    """Read weights as `load` does, but build no network.
+
+    Args:
+        path_or_name: As for `load`.
+        image_size: As for `load`.
+        lineage: As for `load`.
+
+    Returns:
+        The weights; the tensors keep the dtype they were stored in.
+
+    Raises:
+        UserError: As for `load`.
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if size is not None and (len(size) != 2 or min(size) < 1):
+    size = _checked_size(image_size)
+    if lineage is not None and lineage not in ("native", *LINEAGES):
+        raise unknown("lineage", lineage, ("native", *LINEAGES))
+    file = _read(path_or_name)
+    ours = _own_description(file)
+    if lineage == "native" and not ours:
         raise UserError(
-            f"image_size is {image_size!r}: expected a side, or height and width, of at least 1 pixel"
+            f"{file.source} was not written by mlp-mixer (no {KEY!r} metadata); leave "
+            "the lineage to be recognised"
         )
-    if lineage not in (None, "native", *LINEAGES):
-        translate.recognise([], "", lineage)
-    path, record = find_file(path_or_name)
-    described: Mapping[str, Any] = {}
-    if path.is_dir():
-        contents, described = folder.read_folder(path)
+    # A native file is also a file of timm's names; `lineage="timm"` reads it as such.
+    if ours and lineage in (None, "native"):
+        stored = load_native(file, ours, size)
     else:
-        contents = containers.read(path)
-    stored = _interpret(contents, described, path, size, lineage, record)
-    if "file" in stored.provenance and not os.path.exists(path_or_name):  # noqa: PTH110
-        stored.provenance["file"] = str(
-            path_or_name
-        )  # a name or an address tells more than a file of the cache
+        stored = load_foreign(file, size, lineage)
+    # A name or an address tells more than the file of the cache it led to.
+    # (os.path.exists, because Path.exists raises for some names.)
+    was_name = not os.path.exists(path_or_name)  # noqa: PTH110
+    if was_name and "file" in stored.provenance:
+        stored.provenance["file"] = str(path_or_name)
     return stored
 
 
-def find_file(path_or_name: PathLike) -> tuple[Path, _Record]:
-    """Where the weights lie (downloaded first if they are published ones), and their
-    record.
-    """
-    path = Path(path_or_name)
-    name = str(path_or_name)
-    if os.path.isdir(path):  # noqa: PTH112 - these two never raise, whatever the name
-        return (
-            path / "best.safetensors" if (path / "best.safetensors").is_file() else path
-        ), None
-    if os.path.exists(path):  # noqa: PTH110
-        return path, None
-    if record := catalog.find(name):
-        return _fetch(record), record
-    if name.startswith(("hf-hub:", "hf_hub:")):
-        return folder.hub_folder(name.split(":", 1)[1]), None
-    if name.startswith(("http://", "https://")):
-        slug = hashlib.sha256(name.encode()).hexdigest()[:16]
-        return fetch(
-            name, cache_folder("weights", "url", slug, file_name(name)), bar=True
-        ), None
-    if name in ALL_VARIANTS:
-        raise UserError(
-            f"{name!r} is an architecture without weights of its own; train it, or give a checkpoint"
-        )
-    close = near_misses(name, catalog.list_models(weights=True))
-    hint = (
-        f"did you mean {' or '.join(map(repr, close))}?"
-        if close
-        else "see `mlp-mixer models --weights`"
-    )
-    raise UserError(
-        f"no checkpoint at {name[:300]!r}, and no published weights of that name; {hint}"
-    )
-
-
-def _fetch(record: catalog.PublishedWeights) -> Path:
-    """The file of published weights, from the cache or the network, checked by its hash
-    or size; or the package's.
-    """
-    if record.lineage == "native":
-        return catalog.BUNDLED
-    if record.url is None:
-        assert record.hub is not None
-        return folder.hub_file(record.hub, record.filename)
-    path = fetch(
-        record.url, catalog.cache_place(record), sha256=record.sha256 or "", bar=True
-    )
-    mib = path.stat().st_size / 2**20
-    if record.mib is not None and abs(mib - record.mib) > 0.01:
-        raise UserError(
-            f"{str(path)!r} has {mib:.2f} MiB, {record.name} was published with {record.mib}; delete it and try again"
-        )
-    return path
-
-
-def _interpret(
-    contents: Contents,
-    described: Mapping[str, Any],
-    path: Path,
-    size: tuple[int, int] | None,
-    named: str | None,
-    record: _Record,
+def load_native(
+    file: WeightsFile, described: Mapping[str, Any], image_size: Size | None
 ) -> StoredWeights:
-    source = repr(str(path))
-    own = described.get(KEY) or _own_description(contents, source)
-    if named == "native" and not own:
+    """Interpret a file that mlp-mixer wrote: its description says everything.
+
+    Args:
+        file: What was read.
+        described: Our own description of it.
+        image_size: (height, width) that the user stated.
+
+    Returns:
+        The weights.
+
+    Raises:
+        UserError: Tensors and description do not fit each other, a number is not
+            finite, or the stated size is another one.
+    """
+    stored = read_native(described, file.contents.tensors, file.source)
+    translate.check_numbers(stored.tensors, file.source)
+    if image_size not in (None, stored.config.image_size):
+        made_for = "x".join(map(str, stored.config.image_size))
         raise UserError(
-            f"{source} was not written by mlp-mixer (no {KEY!r} metadata); leave the lineage to be recognised"
+            f"{file.source} was made for images of {made_for}; a size is only stated, "
+            "never changed to"
         )
-    if own and named in (None, "native"):
-        stored = read_native(own, contents.tensors, source)
-        translate.check_numbers(stored.tensors, source)
-        if size not in (None, stored.config.image_size):
-            made = "x".join(map(str, stored.config.image_size))
-            raise UserError(
-                f"{source} was made for images of {made}; a size is only stated, never changed to"
-            )
-        return stored
-    tensors = translate.plain_names(contents.tensors)
-    wanted = named or (record.lineage if record else None)
-    size = size or folder.image_size(described)
-    family = timm_families.family_of(tensors) if wanted in (None, TIMM.name) else None
-    if family:
-        lineage = TIMM
-        (config, ours) = timm_families.to_ours(tensors, family, source, size)
-    else:
-        lineage, prefix = translate.recognise(tensors, source, wanted)
-        config, ours = translate.to_ours(tensors, lineage, prefix, source, size)
-    labels, assumed = _labels(config.num_classes, lineage, contents, described, record)
-    provenance: dict[str, Any] = {
-        "file": path.name,
-        "container": contents.container,
-        "lineage": lineage.name,
-    }
-    provenance |= {"notes": list(contents.notes)} if contents.notes else {}
-    provenance |= {"labels": assumed} if assumed else {}
-    if "head.bias" in ours:
-        provenance["head"] = (
-            "sigmoid" if ours["head.bias"].float().mean() < _SIGMOID_BIAS else "softmax"
-        )
-    if record:
-        _check_record(config, record, source)
-        provenance |= {"head": record.head} if record.head else {}
-        provenance |= {
-            "name": record.name,
-            "trained_on": record.trained_on,
-            "licence": record.licence,
-        }
-        provenance |= {"source": record.url or f"https://huggingface.co/{record.hub}"}
-    usual = eval_preprocess(
-        record.preprocess if record else lineage.evaluation,
-        config.image_size,
-        config.in_channels,
-    )
-    preprocess = _preprocess(
-        contents,
-        described,
-        folder.preprocess(timm_families.TRANSFORM.get(family, {}), usual),
-    )
-    return StoredWeights(config, ours, preprocess, labels, provenance, lineage.name)
+    return stored
 
 
-def _check_record(
-    config: NetworkConfig, record: catalog.PublishedWeights, source: str
-) -> None:
-    published = replace(VARIANTS[record.architecture], num_classes=record.num_classes)
-    same = (
-        "patch_size",
-        "num_blocks",
-        "hidden_dim",
-        "tokens_mlp_dim",
-        "channels_mlp_dim",
-        "num_classes",
-        "image_size",
+def load_foreign(
+    file: WeightsFile, image_size: Size | None, lineage: str | None
+) -> StoredWeights:
+    """Interpret another project's file: tensors first, then what belongs to them.
+
+    Args:
+        file: What was read.
+        image_size: (height, width) that the user stated.
+        lineage: A key of `LINEAGES`, or None to recognise it.
+
+    Returns:
+        The weights under our names.
+
+    Raises:
+        UserError: The tensors are no network that we know, the file is not the
+            published one that it should be, or its `config.json` is wrong.
+    """
+    translated = _translate(file, image_size, lineage)
+    if file.record:
+        _check_record(translated.config, file.record, file.source)
+    names, assumed = _labels(file, translated)
+    provenance = _provenance(file, translated, assumed)
+    preprocess = _preprocess(file, translated)
+    return StoredWeights(
+        translated.config,
+        translated.tensors,
+        preprocess,
+        names,
+        provenance,
+        translated.lineage,
     )
-    if wrong := [
-        name for name in same if getattr(config, name, 0) != getattr(published, name)
-    ]:
-        shown = ", ".join(
-            f"{name} {getattr(config, name, 0)} instead of {getattr(published, name)}"
-            for name in wrong
-        )
+
+
+@dataclass(frozen=True)
+class _Translated:
+    """Holds a foreign file's network under our names.
+
+    Attributes:
+        lineage: A key of `LINEAGES`.
+        family: "gmixer", "resmlp" or "gmlp"; None for a Mixer.
+        config: The architecture.
+        tensors: The tensors under our names and in our layouts.
+    """
+
+    lineage: str
+    family: str | None
+    config: NetworkConfig
+    tensors: dict[str, Tensor]
+
+
+def _checked_size(image_size: int | tuple[int, int] | None) -> Size | None:
+    if image_size is None:
+        return None
+    size = size_pair(image_size)
+    if len(size) != 2 or min(size) < 1:
         raise UserError(
-            f"{source} is not {record.name}: it has {shown}; delete it and try again"
+            f"image_size is {image_size!r}: expected a side, or height and width, of "
+            "at least 1 pixel"
         )
+    return size
 
 
-def _own_description(contents: Contents, source: str) -> Mapping[str, Any] | None:
+def _read(path_or_name: PathLike) -> WeightsFile:
+    """Find the file or folder, and read it without interpreting it."""
+    path, record = find_file(path_or_name)
+    if path.is_dir():
+        contents, described = folder.read_folder(path)
+        return WeightsFile(path, contents, described, record)
+    return WeightsFile(path, containers.read(path), record=record)
+
+
+def _own_description(file: WeightsFile) -> Mapping[str, Any] | None:
+    """Return what mlp-mixer wrote about the weights, if it wrote them.
+
+    In a folder it stands in `config.json`, in a single file in its metadata.
+    """
+    if file.described.get(KEY):
+        return file.described[KEY]
+    contents = file.contents
     if contents.container != "safetensors" or KEY not in contents.metadata:
         return None
     try:
         described = json.loads(contents.metadata[KEY])
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{source} is damaged: its description is no JSON ({error})"
+            f"{file.source} is damaged: its description is no JSON ({error})"
         ) from error
     if not isinstance(described, dict):
         raise UserError(
-            f"{source} is damaged: its description is {described!r}, expected a JSON object"
+            f"{file.source} is damaged: its description is {described!r}, expected a "
+            "JSON object"
         )
     return described
 
 
+def _translate(
+    file: WeightsFile, image_size: Size | None, lineage: str | None
+) -> _Translated:
+    """Recognise the lineage and the family, and bring the tensors under our names."""
+    tensors = plain_names(file.contents.tensors)
+    wanted = lineage or (file.record.lineage if file.record else None)
+    size = image_size or folder.image_size(file.described)
+    # timm's other families come first: a gMixer has all the names of a Mixer, and
+    # would be refused as a misshapen one.
+    if wanted in (None, TIMM.name):
+        family = timm_families.family_of(tensors)
+        if family:
+            config, ours = timm_families.to_ours(tensors, family, file.source, size)
+            return _Translated(TIMM.name, family, config, ours)
+    table, prefix = recognise(tensors, file.source, wanted)
+    mixer, ours = translate.to_ours(tensors, table, prefix, file.source, size)
+    return _Translated(table.name, None, mixer, ours)
+
+
+def _check_record(config: NetworkConfig, record: PublishedWeights, source: str) -> None:
+    """Refuse a file that is not the network which was published under its name."""
+    published = replace(VARIANTS[record.architecture], num_classes=record.num_classes)
+    wrong = []
+    for name in _SAME_AS_PUBLISHED:
+        came = getattr(config, name, 0)
+        expected = getattr(published, name)
+        if came != expected:
+            wrong.append(f"{name} {came} instead of {expected}")
+    if wrong:
+        raise UserError(
+            f"{source} is not {record.name}: it has {', '.join(wrong)}; delete it and "
+            "try again"
+        )
+
+
 def _labels(
-    classes: int,
-    lineage: Lineage,
-    contents: Contents,
-    described: Mapping[str, Any],
-    record: _Record,
+    file: WeightsFile, translated: _Translated
 ) -> tuple[tuple[str, ...] | None, str]:
-    """The class names that come with the weights; else ImageNet's where their number
-    can only mean that, and a note.
+    """Return the class names, and a note if they are only assumed.
+
+    The file's own names come first, then the catalog's, then ImageNet's where the
+    number of classes can mean nothing else.
     """
-    meta = contents.metadata.get("dataset_meta")
-    given = folder.label_names(described) or (
-        meta.get("classes") if isinstance(meta, dict) else None
-    )
-    given = given or contents.metadata.get("CLASSES")
+    classes = translated.config.num_classes
+    given = _given_labels(file)
     if isinstance(given, (list, tuple)) and len(given) == classes:
         return tuple(map(str, given)), ""
-    if record:
-        return (class_names(record.labels) if record.labels else None), ""
-    known = KEYS.get(classes)
-    if known and lineage.evaluation in (
-        "google",
-        "timm",
-        "mmpretrain",
-    ):  # who published ImageNet weights
-        return class_names(
-            known
-        ), f"assumed to be those of {known}, because there are {classes:,}"
+    if file.record:
+        key = file.record.labels
+        return (labels.class_names(key) if key else None), ""
+    known = labels.KEYS.get(classes)
+    if known and LINEAGES[translated.lineage].evaluation in _PUBLISHED_IMAGENET:
+        note = f"assumed to be those of {known}, because there are {classes:,}"
+        return labels.class_names(known), note
     return None, ""
 
 
-def _preprocess(
-    contents: Contents, described: Mapping[str, Any], usual: Preprocess
+def _given_labels(file: WeightsFile) -> Any:
+    """Return the class names that stand in the file or beside it, unchecked."""
+    if names := folder.label_names(file.described):
+        return names
+    # Where the reader of torch's files puts those of mmpretrain.
+    return file.contents.metadata.get("CLASSES")
+
+
+def _provenance(
+    file: WeightsFile, translated: _Translated, assumed_labels: str
+) -> dict[str, Any]:
+    """Say where the weights come from, what was assumed, and what their scores are."""
+    origin: dict[str, Any] = {
+        "file": file.path.name,
+        "container": file.contents.container,
+        "lineage": translated.lineage,
+    }
+    if file.contents.notes:
+        origin["notes"] = list(file.contents.notes)
+    if assumed_labels:
+        origin["labels"] = assumed_labels
+    if "head.bias" in translated.tensors:
+        bias = translated.tensors["head.bias"].float().mean()
+        origin["head"] = "sigmoid" if bias < _SIGMOID_BIAS else "softmax"
+    if record := file.record:
+        if record.head:
+            origin["head"] = record.head
+        origin["name"] = record.name
+        origin["trained_on"] = record.trained_on
+        origin["licence"] = record.licence
+        origin["source"] = record.url or f"https://huggingface.co/{record.hub}"
+    return origin
+
+
+def _preprocess(file: WeightsFile, translated: _Translated) -> Preprocess:
+    """Return the file's own transform, completed by what its lineage usually does."""
+    config = translated.config
+    evaluation = LINEAGES[translated.lineage].evaluation
+    name = file.record.preprocess if file.record else evaluation
+    usual = eval_preprocess(name, config.image_size, config.in_channels)
+    # timm normalises the images of some families otherwise than those of Mixers.
+    of_family = timm_families.TRANSFORM.get(translated.family, {})
+    usual = pretrained_cfg.read_transform(of_family, usual)
+    mean = file.contents.metadata.get("mean")
+    variance = file.contents.metadata.get("variance")
+    if file.contents.container == "h5" and mean and variance:
+        return _keras_normalization(mean, variance, usual)
+    return pretrained_cfg.read_transform(folder.pretrained(file.described), usual)
+
+
+def _keras_normalization(
+    mean: list[float], variance: list[float], usual: Preprocess
 ) -> Preprocess:
-    """What the file says; else what is usual in its lineage at evaluation."""
-    mean = contents.metadata.get("mean")
-    variance = contents.metadata.get("variance")
-    if (
-        contents.container == "h5" and mean and variance
-    ):  # a Normalization layer of Keras, on values of 0-255
-        std = tuple(max(value, 1e-14) ** 0.5 / 255 for value in variance)
-        return replace(
-            usual,
-            resize="resize",
-            crop_pct=1.0,
-            mean=tuple(v / 255 for v in mean),
-            std=std,
-        )
-    return folder.preprocess(described, usual)
+    """Return what a Normalization layer of Keras does, on values of 0 to 255.
+
+    The example's Resizing layer squashes images to the square, hence no crop.
+    """
+    means = tuple(value / 255 for value in mean)
+    # Keras divides by max(std, 1e-7), so a constant channel does not divide by zero.
+    stds = tuple(max(value, 1e-14) ** 0.5 / 255 for value in variance)
+    return replace(usual, resize="resize", crop_pct=1.0, mean=means, std=stds)

@@ -1,5 +1,6 @@
-"""A model, a checkpoint or a file for another image size or patch size; the arithmetic
-is `models.resolution`.
+"""A model, a checkpoint or a file for another image size or patch size.
+
+The arithmetic is in `models.resolution`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import torch
 from ..choices import ResizeMethod
 from ..files import PathLike, write_bytes
 from ..models.base import NetworkConfig
-from ..models.families import need_mixer
-from ..models.mixer import MixerConfig, MlpMixer
+from ..models.families import build_network, need_mixer
+from ..models.isotropic import IsotropicMlp
+from ..models.mixer import MixerConfig
 from ..models.resolution import resized
 from .checkpoint import Checkpoint, native_bytes
 from .convert import check_place
 from .loading import read_weights
 
-Resizable = TypeVar("Resizable", MlpMixer, Checkpoint)
+Resizable = TypeVar("Resizable", IsotropicMlp, IsotropicMlp, Checkpoint)
 
 
 def resize(
@@ -31,25 +33,33 @@ def resize(
     method: ResizeMethod = "block_diagonal",
     patch_size: int | None = None,
 ) -> Resizable:
-    """The same network for images of another size: a new model for a model, a new
-    checkpoint for a checkpoint.
+    """Return the same network for images of another size.
 
-    image_size: side, or (height, width), in pixels. patch_size: in pixels, the old one
-        by default.
-    method: "block_diagonal" (the paper's: exact, and larger) or "interpolate" (any
-        size); see `models.resolution`.
+    The argument is not changed and shares no memory with the result. A checkpoint's
+    preprocessing gets the new size, and its provenance gets `resized`, which says from
+    what and how.
 
-    What came is not changed and shares no memory with the result, which has its dtype,
-    device and mode. A checkpoint's preprocessing gets the new size, and its provenance
-    `resized`, which says from what and how. Raises `UserError` for an unknown method,
-    or a size that the patch size or the method does not allow.
+    Args:
+        model_or_checkpoint: A Mixer, or a checkpoint of one.
+        image_size: Side, or (height, width), in pixels.
+        method: "block_diagonal" (the paper's: exact, and larger) or "interpolate" (any
+            size); see `models.resolution`.
+        patch_size: Side of a patch in pixels; the old one by default.
+
+    Returns:
+        A new model for a model, a new checkpoint for a checkpoint, with the dtype,
+        device and mode of the old one.
+
+    Raises:
+        UserError: The method is unknown, the network is no Mixer, or the patch size or
+            the method does not allow the size.
     """
     old = model_or_checkpoint
     if isinstance(old, Checkpoint):
-        model = resize(old.model, image_size, method=method, patch_size=patch_size)
-        preprocess = replace(old.preprocess, image_size=model.config.image_size)
+        new = resize(old.model, image_size, method=method, patch_size=patch_size)
+        preprocess = replace(old.preprocess, image_size=new.config.image_size)
         provenance = _provenance(old.provenance, old.model.config, method)
-        return replace(old, model=model, preprocess=preprocess, provenance=provenance)
+        return replace(old, model=new, preprocess=preprocess, provenance=provenance)
     config, tensors = resized(
         need_mixer(old.config, "resize"),
         old.state_dict(),
@@ -58,7 +68,7 @@ def resize(
         patch_size=patch_size,
     )
     with torch.device("meta"):
-        model = MlpMixer(config)
+        model = build_network(config)
     model.load_state_dict(tensors, assign=True)
     return model.train(old.training)
 
@@ -72,13 +82,22 @@ def resize_file(
     patch_size: int | None = None,
     overwrite: bool = False,
 ) -> MixerConfig:
-    """Read weights of any lineage, write them for another size as a native checkpoint,
-    and give its architecture.
+    """Read weights of any lineage and write them for another size.
 
-    source: as for `load`. out: a .safetensors file; overwrite: replace it if it is
-        there. The rest as for `resize`.
-    Tensors keep their stored dtype. Raises `UserError` as `load` and `resize` do, or if
-    `out` exists.
+    Args:
+        source: As for `load`.
+        out: The native checkpoint to write, a .safetensors file; the tensors keep
+            their stored dtype.
+        image_size: As for `resize`.
+        method: As for `resize`.
+        patch_size: As for `resize`.
+        overwrite: Replace `out` if it is there.
+
+    Returns:
+        The new architecture.
+
+    Raises:
+        UserError: As `load` and `resize` do, or `out` exists.
     """
     check_place(Path(out), "native", Path(source), overwrite)
     stored = read_weights(source)
@@ -89,32 +108,26 @@ def resize_file(
         method=method,
         patch_size=patch_size,
     )
-    preprocess = replace(stored.preprocess, image_size=config.image_size)
-    provenance = _provenance(stored.provenance, stored.config, method)
-    stored = replace(
+    new = replace(
         stored,
         config=config,
         tensors=tensors,
-        preprocess=preprocess,
-        provenance=provenance,
+        preprocess=replace(stored.preprocess, image_size=config.image_size),
+        provenance=_provenance(stored.provenance, stored.config, method),
     )
-    write_bytes(out, native_bytes(stored))
+    write_bytes(out, native_bytes(new))
     return config
 
 
 def _provenance(
     before: Mapping[str, Any], config: NetworkConfig, method: ResizeMethod
 ) -> dict[str, Any]:
-    """The origin, and what was resized; after several times the last one, with those
-    before inside.
-    """
-    step = {
+    """Return the origin with this step; earlier steps are nested inside it."""
+    step: dict[str, Any] = {
         "image_size": list(config.image_size),
         "patch_size": config.patch_size,
         "method": method,
     }
-    return {
-        **before,
-        "resized": step
-        | ({"earlier": before["resized"]} if "resized" in before else {}),
-    }
+    if "resized" in before:
+        step["earlier"] = before["resized"]
+    return {**before, "resized": step}

@@ -1,5 +1,6 @@
-"""What a file of weights holds, before anyone knows whose it is, and what no honest
-file does.
+"""What a file of weights holds, before its lineage is known.
+
+Also the limits that no honest file exceeds, checked before anything large is read.
 """
 
 from __future__ import annotations
@@ -18,15 +19,23 @@ MOST_ENTRIES = 20_000
 """Tensors, groups or members in one file; the largest published Mixer has some 400."""
 
 _EXPANSION = 8
-"""How much larger than its file the tensors may be (a compressed npz); a bomb claims
-thousands.
+"""How much larger than its file the tensors may be (a compressed npz).
+
+A zip bomb claims thousands.
 """
+
+_USUAL_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds: tensors as stored, its kind, what its author wrote beside
-    them, and what was left out.
+    """Holds what was read from a file.
+
+    Attributes:
+        tensors: The tensors as they are stored, by name.
+        container: The kind of file: "npz", "safetensors", "torch" or "h5".
+        metadata: What its author wrote beside the tensors.
+        notes: What was left out or chosen, in words.
     """
 
     tensors: dict[str, Tensor]
@@ -36,51 +45,89 @@ class Contents:
 
 
 def to_torch(array: np.ndarray[Any, Any], what: str) -> Tensor:
-    """Numbers as torch stores them; two opaque bytes are bfloat16, which NumPy and HDF5
-    do not have.
+    """Return an array as torch stores it, in native byte order.
+
+    Args:
+        array: Numbers; two opaque bytes are a bfloat16, which NumPy and HDF5 lack.
+        what: The file and the name in it, for the error.
+
+    Raises:
+        UserError: torch has no such dtype.
     """
     if array.dtype.kind == "V" and array.dtype.itemsize == 2:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
     try:
-        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+        return torch.from_numpy(native)
     except TypeError as error:
         raise UserError(f"{what} holds {array.dtype}, expected numbers") from error
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """The way back."""
-    return (
-        tensor.view(torch.int16).numpy().view("V2")
-        if tensor.dtype == torch.bfloat16
-        else tensor.numpy()
-    )
+    """Return a tensor as NumPy stores it; a bfloat16 as two opaque bytes.
+
+    Args:
+        tensor: On the CPU.
+    """
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view("V2")
+    return tensor.numpy()
 
 
 def check_claim(source: str, claimed: int, size: int) -> None:
-    """`UserError` if tensors of `claimed` bytes cannot honestly come from a file of
-    `size` bytes.
+    """Refuse a file that claims to hold far more than its size allows.
+
+    Args:
+        source: The file.
+        claimed: The bytes of its tensors as it states them.
+        size: The bytes of the file.
+
+    Raises:
+        UserError: The claim cannot be honest.
     """
+    # The megabyte leaves room for small files, whose headers outweigh their numbers.
     if claimed > _EXPANSION * size + 2**20:
         raise UserError(
-            f"{source} has {size:,} bytes but claims to hold {claimed:,}: it is damaged or a trap, refused"
+            f"{source} has {size:,} bytes but claims to hold {claimed:,}: it is damaged "
+            "or a trap, refused"
         )
 
 
 def check_number(source: str, entries: int) -> None:
-    """`UserError` if there are more tensors, groups or members than any model has."""
+    """Refuse a file with more entries than any model has.
+
+    Args:
+        source: The file.
+        entries: Its tensors, groups or members.
+
+    Raises:
+        UserError: There are too many.
+    """
     if entries > MOST_ENTRIES:
         raise UserError(
-            f"{source} lists more than {MOST_ENTRIES:,} entries, as no Mixer does: damaged or a trap, refused"
+            f"{source} lists more than {MOST_ENTRIES:,} entries, as no Mixer does: "
+            "damaged or a trap, refused"
         )
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """The bytes of a member, checked by their CRC; never more than the directory
-    states, which `read()` inflates.
+    """Read a member of a zip archive, checked by its CRC.
+
+    Args:
+        archive: The archive.
+        member: Its entry in the directory.
+
+    Returns:
+        The bytes, exactly as many as the directory states.
+
+    Raises:
+        ValueError: The compression is unusual, or the member is cut off.
     """
-    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+    if member.compress_type not in _USUAL_COMPRESSION:
         raise ValueError(f"{member.filename[:80]!r} is compressed in an unusual way")
     with archive.open(member) as file:
+        # With a length, because read() alone inflates whatever follows: a bomb whose
+        # directory states a small size would fill the memory.
         data = file.read(member.file_size)
     if len(data) != member.file_size:
         raise ValueError(f"{member.filename[:80]!r} is cut off")

@@ -1,5 +1,6 @@
-"""The page of a model on the Hugging Face hub: what is recorded and what was measured,
-nothing else.
+"""The page of a model on the Hugging Face hub.
+
+It says what is recorded and what was measured, nothing else.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from ..catalog import CATALOG
 from ..checkpoint import StoredWeights
 from ..lineages.timm_names import EntryPoint
 
+# The hub accepts only licences of its list; these are the usual ones of weights.
 _LICENCES = re.compile(
-    r"apache-2\.0|mit|unknown|bsd-[23]-clause|cc0-1\.0|cc-by(-nc)?(-sa|-nd)?-[34]\.0|[al]?gpl-3\.0"
+    r"apache-2\.0|mit|unknown|bsd-[23]-clause|cc0-1\.0"
+    r"|cc-by(-nc)?(-sa|-nd)?-[34]\.0|[al]?gpl-3\.0"
 )
 
 
@@ -27,60 +30,65 @@ def model_card(
     changes: Sequence[str],
     repo_id: str,
 ) -> str:
-    """The text of README.md for `owner/name`.
+    """Return the text of README.md for a repository.
 
-    entry, obstacles, changes: timm's name, why timm computes something else with it,
-        and before the network.
+    Args:
+        stored: The weights.
+        entry: How timm builds the network, if it does.
+        obstacles: Why timm computes something else with it.
+        changes: What timm's preprocessing does otherwise.
+        repo_id: `owner/name`.
     """
     import jinja2
 
     origin = stored.provenance
-    sides = stored.preprocess.image_size
-    data, measured = (
-        value if isinstance(value := origin.get(key), Mapping) else {}
-        for key in ("data", "measured")
-    )
-    model = (
-        f"{origin['model']} on {data['source']}"
-        if "model" in origin and "source" in data
-        else origin.get("model")
-    )
+    data = _object(origin, "data")
+    measured = _object(origin, "measured")
+    title = _title(origin, data) or repo_id.rpartition("/")[2]
+    preprocess = stored.preprocess
+    sides = preprocess.image_size
+    dtypes = {str(t.dtype).removeprefix("torch.") for t in stored.tensors.values()}
     facts: dict[str, Any] = {
         "stored": stored,
         "repository": repo_id,
+        "title": title,
         "data": data,
         "measured": measured,
-    }
-    facts |= {"title": str(origin.get("name") or model or repo_id.rpartition("/")[2])}
-    facts |= {
         "entry": entry,
         "obstacles": obstacles,
         "changes": changes,
         "known": CATALOG.get(str(origin.get("name"))),
-    }
-    facts |= {
         "size": sides,
-        "scaled": [math.floor(side / stored.preprocess.crop_pct) for side in sides],
-    }
-    facts |= {"parameters": sum(tensor.numel() for tensor in stored.tensors.values())}
-    facts |= {
-        "dtypes": sorted(
-            {
-                str(tensor.dtype).removeprefix("torch.")
-                for tensor in stored.tensors.values()
-            }
-        )
+        "scaled": [math.floor(side / preprocess.crop_pct) for side in sides],
+        "parameters": sum(tensor.numel() for tensor in stored.tensors.values()),
+        "dtypes": sorted(dtypes),
     }
     environment = jinja2.Environment(
+        # Every value that the template writes passes through `_plain`.
         finalize=_plain,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    template = environment.from_string(
-        Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8")
-    )
-    return f"---\n{_metadata(**facts)}\n---\n\n{template.render(facts)}"
+    text = Path(__file__).with_suffix(".md.j2").read_text(encoding="utf-8")
+    page = environment.from_string(text).render(facts)
+    metadata = _metadata(stored, entry, obstacles, title, data, measured)
+    return f"---\n{metadata}\n---\n\n{page}"
+
+
+def _object(origin: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the object under a key of the provenance, which is free JSON."""
+    value = origin.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _title(origin: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """Return the name of the weights, or their model and its training data."""
+    if origin.get("name"):
+        return str(origin["name"])
+    if "model" in origin and "source" in data:
+        return f"{origin['model']} on {data['source']}"
+    return str(origin.get("model") or "")
 
 
 def _metadata(
@@ -88,19 +96,18 @@ def _metadata(
     entry: EntryPoint | None,
     obstacles: Sequence[str],
     title: str,
-    **of: Any,
+    data: Mapping[str, Any],
+    measured: Mapping[str, Any],
 ) -> str:
-    """What the hub sorts and searches by, as YAML; an accuracy only with the images it
-    was measured on.
-    """
+    """Return what the hub sorts and searches by, as YAML."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    task = f"image-{'classification' if stored.config.num_classes else 'feature-extraction'}"
-    library = (
-        "timm" if entry and not (obstacles or entry.needs_register) else "mlp-mixer"
-    )
+    kind = "classification" if stored.config.num_classes else "feature-extraction"
+    task = f"image-{kind}"
+    # The hub shows a button for this library: it must load the repository as it is.
+    timm_loads_it = entry and not (obstacles or entry.needs_register)
     card = ModelCardData(
-        library_name=library,
+        library_name="timm" if timm_loads_it else "mlp-mixer",
         pipeline_tag=task,
         tags=["mlp-mixer", task, "arxiv:2105.01601"],
     )
@@ -108,34 +115,32 @@ def _metadata(
         card.license = licence if _LICENCES.fullmatch(licence) else "other"
         if card.license == "other":
             card.license_name = re.sub("[^a-z0-9.]+", "-", licence).strip("-")
-    data = of["data"].get("source")
-    split = of["measured"].get("split")
-    top1 = of["measured"].get("top1")
-    if data and split and isinstance(top1, float):
+    # An accuracy is a claim only together with the images it was measured on.
+    source = data.get("source")
+    split = measured.get("split")
+    top1 = measured.get("top1")
+    if source and split and isinstance(top1, float):
+        name = str(source)
         result = EvalResult(
-            task, str(data), str(data), "accuracy", top1, dataset_split=str(split)
+            task, name, name, "accuracy", top1, dataset_split=str(split)
         )
-        card.model_name, card.eval_results = title, [result]
+        card.model_name = title
+        card.eval_results = [result]
     return card.to_yaml()
 
 
 def _plain(value: Any) -> str:
-    """What a template writes, as text in one line that is no markup and may stand in a
-    table.
-    """
+    """Return a value as text in one line that is no markup and fits into a table."""
     if isinstance(value, Mapping):
-        return "; ".join(
-            f"{_plain(key)}: {_plain(inner)}"
-            for key, inner in value.items()
-            if inner is not None
-        )
+        pairs = []
+        for key, inner in value.items():
+            if inner is not None:
+                pairs.append(f"{_plain(key)}: {_plain(inner)}")
+        return "; ".join(pairs)
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_plain, value))
-    text = (
-        f"{value:.6g}"
-        if isinstance(value, float)
-        else ""
-        if value is None
-        else str(value)
-    )
-    return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+    if value is None:
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    one_line = " ".join(text.split())
+    return html.escape(one_line, quote=False).replace("|", "\\|")

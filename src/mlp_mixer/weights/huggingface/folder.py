@@ -1,19 +1,17 @@
-"""The folder of the Hugging Face convention: `config.json` beside `model.safetensors`,
-as timm and transformers do.
+"""The folder of the Hugging Face convention: `config.json` beside the weights.
+
+timm and transformers write and read it, and a repository on the hub is such a folder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import reprlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import UserError, unknown
-from ...images.preprocess import Preprocess
+from ...errors import UserError
 from ...web import offline
 from ..checkpoint import KEY
 from ..formats import containers
@@ -21,35 +19,29 @@ from ..formats.contents import Contents
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 _INDEX = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+# What is downloaded; the second kind only where there is nothing of the first.
 _WANTED = (
     ["config.json", "model*.safetensors", _INDEX[0]],
     ["config.json", "pytorch_model*.bin", _INDEX[1]],
 )
 _MOST_JSON = 2**24
-_TRANSFORM = {  # timm's words -> the field of `Preprocess` and its words
-    "interpolation": (
-        "interpolation",
-        {name: name for name in ("bicubic", "bilinear", "nearest")} | {"box": "area"},
-    ),
-    "crop_mode": ("resize", {"center": "resmall", "squash": "resize"}),
-}
+_FORBIDDEN = (401, 403)
 
 
 def read_folder(folder: Path) -> tuple[Contents, dict[str, Any]]:
-    """The tensors of a folder (from one file, or from the shards that its index names),
-    and its `config.json`.
+    """Read the tensors and the `config.json` of a folder.
+
+    Args:
+        folder: The folder; its tensors are in one file, or in the shards that an index
+            names.
+
+    Returns:
+        The tensors, and the configuration; empty if there is none.
+
+    Raises:
+        UserError: There are no weights, or a file is damaged or missing.
     """
-    described = (
-        _json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    )
-    if (
-        "transformers_version" in described
-    ):  # it keeps our description, but may have trained the weights
-        described.pop(KEY, None)
-    if not isinstance(described.get(KEY, {}), dict):
-        raise UserError(
-            f"{str(folder / 'config.json')!r} is damaged: its {KEY!r} is no JSON object"
-        )
+    described = _read_config(folder / "config.json")
     for name in _SINGLE:
         if (folder / name).is_file():
             return containers.read(folder / name), described
@@ -58,39 +50,71 @@ def read_folder(folder: Path) -> tuple[Contents, dict[str, Any]]:
             return _read_shards(folder, _json(folder / name)), described
     raise UserError(
         f"the folder {str(folder)!r} holds no best.safetensors (a run of mlp-mixer) "
-        f"and no {_SINGLE[0]} (Hugging Face); give a checkpoint, or a folder with one of them"
+        f"and no {_SINGLE[0]} (Hugging Face); give a checkpoint, or a folder with one "
+        "of them"
     )
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    described = _json(path)
+    # transformers copies our description when it saves a model, although it may have
+    # trained the weights or changed the classes: it is not of these weights any more.
+    if "transformers_version" in described:
+        described.pop(KEY, None)
+    if not isinstance(described.get(KEY, {}), dict):
+        raise UserError(f"{str(path)!r} is damaged: its {KEY!r} is no JSON object")
+    return described
+
+
 def hub_folder(repo_id: str, *, revision: str | None = None) -> Path:
-    """The files of `owner/name` (or `owner/name@revision`, as in timm) that
-    `read_folder` needs, in its cache.
+    """Download the files of a repository that `read_folder` needs.
+
+    Args:
+        repo_id: `owner/name`, or `owner/name@revision`, as in timm.
+        revision: Branch, tag or commit.
+
+    Returns:
+        The folder in the cache of the hub's library.
+
+    Raises:
+        UserError: It cannot be downloaded, or holds no weights.
     """
     import huggingface_hub
 
     name, _, tag = repo_id.partition("@")
     revision = revision or tag or None
-    with hub_errors(f"download {name!r}" + (f" at {revision!r}" if revision else "")):
-        for (
-            wanted
-        ) in _WANTED:  # the second kind only where there is nothing of the first
-            options: dict[str, Any] = {
-                "local_files_only": bool(offline()),
-                "allow_patterns": wanted,
-            }
-            folder = Path(
-                huggingface_hub.snapshot_download(name, revision=revision, **options)
+    at = f" at {revision!r}" if revision else ""
+    with hub_errors(f"download {name!r}{at}"):
+        for wanted in _WANTED:
+            place = huggingface_hub.snapshot_download(
+                name,
+                revision=revision,
+                local_files_only=bool(offline()),
+                allow_patterns=wanted,
             )
+            folder = Path(place)
             if any((folder / file).is_file() for file in (*_SINGLE, *_INDEX)):
                 return folder
     raise UserError(
-        f"{name!r} on the Hugging Face hub holds no {' and no '.join(_SINGLE)}: nothing that can be loaded"
+        f"{name!r} on the Hugging Face hub holds no {' and no '.join(_SINGLE)}: "
+        "nothing that can be loaded"
     )
 
 
 def hub_file(repo_id: str, filename: str) -> Path:
-    """A file of `owner/name` on the hub, by way of that library's own cache;
-    `UserError` if it cannot be had.
+    """Download one file of a repository.
+
+    Args:
+        repo_id: `owner/name`.
+        filename: The file in it.
+
+    Returns:
+        The file in the cache of the hub's library.
+
+    Raises:
+        UserError: It cannot be downloaded.
     """
     import huggingface_hub
 
@@ -103,78 +127,105 @@ def hub_file(repo_id: str, filename: str) -> Path:
 
 @contextlib.contextmanager
 def hub_errors(doing: str) -> Iterator[None]:
-    """Whatever the hub's library raises becomes a `UserError`: "cannot", `doing`, why
-    not, and what to do about it.
-    """
-    from huggingface_hub import constants, errors
+    """Turn whatever the hub's library raises in the block into one `UserError`.
 
+    Args:
+        doing: What cannot be done then, such as "download 'owner/name'".
+
+    Raises:
+        UserError: The block raised; it says why, and what to do about it.
+    """
     try:
         yield
     except UserError:
         raise
-    except (
-        Exception
-    ) as error:  # they share no base class, and come from one HTTP library or the next
-        cause: BaseException = error
-        while cause.__cause__:
-            cause = cause.__cause__
-        said = (
-            " ".join(str(getattr(error, "server_message", None) or cause).split())[:200]
-            or type(cause).__name__
+    # The library's errors share no base class, and some come from its HTTP library,
+    # which changed between its versions.
+    except Exception as error:
+        raise UserError(f"cannot {doing}: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """Say why the hub's library failed, and what to do about it."""
+    from huggingface_hub import constants, errors
+
+    if switch := offline():
+        cache = str(constants.HF_HUB_CACHE)
+        return (
+            f"the network is switched off; bring it into {cache!r}, or unset {switch}"
         )
-        login = "log in with `hf auth login`"
-        offered = f"{said}; check the connection and the names, and try again"
-        hints: dict[type[Exception], str] = {
-            errors.HFValidationError: "that is no folder here and no name of a repository, such as 'owner/name'",
-            errors.RevisionNotFoundError: "no such revision; give one of its branches, tags or commits",
-            errors.LocalEntryNotFoundError: offered,
-            errors.EntryNotFoundError: "no such file there; check its name",
-            errors.RepositoryNotFoundError: f"no such repository, or a closed one; check the name, or {login}",
-        }
-        why = next(
-            (hint for kind, hint in hints.items() if isinstance(error, kind)), offered
-        )
-        if on := offline():
-            why = f"the network is switched off; bring it into {str(constants.HF_HUB_CACHE)!r}, or unset {on}"
-        elif why == offered and getattr(
-            getattr(error, "response", None), "status_code", 0
-        ) in (401, 403):
-            why = f"no permission ({said}); {login}, with a token that has it"
-        raise UserError(f"cannot {doing}: {why}") from error
+    login = "log in with `hf auth login`"
+    hints: dict[type[Exception], str] = {
+        errors.HFValidationError: "that is no folder here and no name of a repository, "
+        "such as 'owner/name'",
+        errors.RevisionNotFoundError: "no such revision; give one of its branches, "
+        "tags or commits",
+        errors.EntryNotFoundError: "no such file there; check its name",
+        errors.RepositoryNotFoundError: "no such repository, or a closed one; check "
+        f"the name, or {login}",
+    }
+    # A file that the cache lacks is a kind of missing entry, but means that there was
+    # no connection.
+    if not isinstance(error, errors.LocalEntryNotFoundError):
+        for kind, hint in hints.items():
+            if isinstance(error, kind):
+                return hint
+    said = _what_it_said(error)
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if status in _FORBIDDEN:
+        return f"no permission ({said}); {login}, with a token that has it"
+    return f"{said}; check the connection and the names, and try again"
+
+
+def _what_it_said(error: Exception) -> str:
+    """Return the server's own message, or that of the error behind all others."""
+    cause: BaseException = error
+    while cause.__cause__:
+        cause = cause.__cause__
+    message = getattr(error, "server_message", None) or cause
+    return " ".join(str(message).split())[:200] or type(cause).__name__
 
 
 def _read_shards(folder: Path, index: Mapping[str, Any]) -> Contents:
-    places = index.get("weight_map")
-    if not isinstance(places, dict) or not all(
-        isinstance(name, str) for name in places.values()
-    ):
+    """Read the tensors of all shards, as the index states them."""
+    places: Any = index.get("weight_map")
+    is_map = isinstance(places, dict)
+    if not is_map or not all(isinstance(name, str) for name in places.values()):
         raise UserError(
-            f"the index in {str(folder)!r} has no weight_map of tensor names to files; download it again"
+            f"the index in {str(folder)!r} has no weight_map of tensor names to files; "
+            "download it again"
         )
-    contents = Contents({}, "safetensors")
+    tensors: dict[str, Any] = {}
+    container = "safetensors"
+    # Compared with the names in the folder, because is_file() raises for some names.
     present = {path.name for path in folder.iterdir()}
     for name in sorted(set(places.values())):
         if Path(name).name != name:
             raise UserError(
-                f"the index in {str(folder)!r} points to {name[:80]!r}, outside its folder: refused"
+                f"the index in {str(folder)!r} points to {name[:80]!r}, outside its "
+                "folder: refused"
             )
         if name not in present:
             raise UserError(
-                f"{str(folder)!r} lacks the shard {name[:80]!r} that its index names; download it again"
+                f"{str(folder)!r} lacks the shard {name[:80]!r} that its index names; "
+                "download it again"
             )
         shard = containers.read(folder / name)
-        contents = Contents(contents.tensors | shard.tensors, shard.container)
-    if absent := [
-        repr(name[:80])[1:-1] for name in places if name not in contents.tensors
-    ]:
+        tensors |= shard.tensors
+        container = shard.container
+    absent = [repr(name[:80])[1:-1] for name in places if name not in tensors]
+    if absent:
         raise UserError(
-            f"the shards in {str(folder)!r} lack {', '.join(absent[:4])}, which their index names"
+            f"the shards in {str(folder)!r} lack {', '.join(absent[:4])}, which their "
+            "index names"
         )
-    return contents
+    return Contents(tensors, container)
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """Read a JSON object of a downloaded folder."""
     try:
+        # Real ones have kilobytes; a parsed one takes many times its size.
         if path.stat().st_size > _MOST_JSON:
             raise ValueError(f"over {_MOST_JSON:,} bytes")
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -190,25 +241,33 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def image_size(described: Mapping[str, Any]) -> tuple[int, int] | None:
-    """(height, width) that a timm configuration states."""
-    given = _pretrained(described).get("input_size")
-    size = _group(described, "model_args").get("img_size") or (
-        given[1:] if isinstance(given, list) else None
-    )
+    """Return the (height, width) that a configuration states, if it states one.
+
+    Args:
+        described: The `config.json`.
+    """
+    # timm's `input_size` is (channels, height, width); an argument of the model
+    # overrides that of the entry point.
+    given = pretrained(described).get("input_size")
+    size = _object(described, "model_args").get("img_size")
+    if not size and isinstance(given, list):
+        size = given[1:]
     sides: Any = [size, size] if isinstance(size, int) else size
-    stated = (
-        isinstance(sides, list)
-        and len(sides) == 2
-        and all(isinstance(side, int) and side > 0 for side in sides)
-    )
-    return (sides[0], sides[1]) if stated else None
+    if not isinstance(sides, list) or len(sides) != 2:
+        return None
+    if not all(isinstance(side, int) and side > 0 for side in sides):
+        return None
+    return sides[0], sides[1]
 
 
 def label_names(described: Mapping[str, Any]) -> list[str] | None:
-    """Class names in the places where timm and transformers keep them, listed or by
-    number.
+    """Return the class names that a configuration states, if it states them.
+
+    Args:
+        described: The `config.json`; timm and transformers keep the names in different
+            places, as a list or by number.
     """
-    given = _pretrained(described)
+    given = pretrained(described)
     names = (
         described.get("label_names")
         or given.get("label_names")
@@ -216,58 +275,28 @@ def label_names(described: Mapping[str, Any]) -> list[str] | None:
         or described.get("id2label")
     )
     if isinstance(names, dict):
-        names = [
-            names[key] for key in sorted(names, key=lambda key: (len(key), key))
-        ]  # "0", ..., "10", ...
-    if not isinstance(names, list) or not all(
-        isinstance(name, (str, int, float)) for name in names
-    ):
+        # By length first: "10" comes after "9".
+        numbers = sorted(names, key=lambda key: (len(key), key))
+        names = [names[number] for number in numbers]
+    if not isinstance(names, list):
+        return None
+    if not all(isinstance(name, (str, int, float)) for name in names):
         return None
     return list(map(str, names))
 
 
-def preprocess(described: Mapping[str, Any], usual: Preprocess) -> Preprocess:
-    """timm's transform of evaluation; `usual` where nothing is stated, `UserError` for
-    what `Preprocess` cannot do.
+def pretrained(described: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return timm's `pretrained_cfg`, which older files have at the top.
+
+    Args:
+        described: The `config.json`.
     """
-    given = _pretrained(described)
-    fields = dict[str, Any]()
-    for key, (field, words) in _TRANSFORM.items():
-        if word := given.get(key):
-            if not isinstance(word, str) or word not in words:
-                raise unknown(
-                    f"{key} in config.json", reprlib.repr(word).strip("'"), words
-                )
-            fields[field] = words[word]
-    if _is_number(given.get("crop_pct")):
-        fields["crop_pct"] = float(given["crop_pct"])
-    for name in ("mean", "std"):
-        if values := given.get(name):
-            if not isinstance(values, list) or not all(map(_is_number, values)):
-                raise UserError(
-                    f"{name} in config.json is {reprlib.repr(values)}, expected a list of numbers"
-                )
-            fields[name] = (
-                values
-                if len(values) in (1, usual.channels)
-                else (sum(values) / len(values),)
-            )  # as timm does
-    return replace(usual, **fields)
+    if "pretrained_cfg" in described:
+        return _object(described, "pretrained_cfg")
+    return described
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and abs(value) < 2**53
-
-
-def _pretrained(described: Mapping[str, Any]) -> Mapping[str, Any]:
-    """timm's record of weights and transform, which older files have at the top."""
-    return (
-        _group(described, "pretrained_cfg")
-        if "pretrained_cfg" in described
-        else described
-    )
-
-
-def _group(described: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+def _object(described: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the JSON object under a key; anything else counts as an empty one."""
     value = described.get(key)
     return value if isinstance(value, dict) else {}

@@ -1,9 +1,8 @@
-"""Hugging Face: a folder (and so a repository) that timm, transformers and this package
-all load as it is.
+"""Hugging Face: a folder, and so a repository, that other libraries load as it is.
 
-`model.safetensors` carries timm's names; `config.json` names timm's architecture where
-timm builds the same network, and holds our own description under the key `mlp_mixer`,
-so nothing is lost on the way back to us.
+timm, transformers and this package read it. `model.safetensors` carries timm's names.
+`config.json` names timm's architecture where timm builds the same network, and holds
+our own description under the key `mlp_mixer`, so nothing is lost on the way back to us.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ import safetensors.torch
 from ..._version import __version__
 from ...errors import UserError
 from ...files import PathLike, make_folder, write_bytes, write_json, write_text
-from ...images.preprocess import Preprocess
 from ...models.families import need_mixer
 from ...web import offline
 from ..checkpoint import KEY, Checkpoint, StoredWeights, description
 from ..lineages import translate
+from ..lineages.pretrained_cfg import write_transform
 from ..lineages.tables import TIMM
 from ..lineages.timm_names import EntryPoint, entry_point
 from ..loading import load
@@ -33,25 +32,41 @@ from .folder import hub_errors, hub_folder
 def from_pretrained(
     repo_id_or_folder: PathLike, *, revision: str | None = None
 ) -> Checkpoint:
-    """Load `owner/name` from the Hugging Face hub, or a folder that `save_pretrained`
-    wrote; `UserError` if it cannot.
+    """Load a repository of the Hugging Face hub, or a folder of that kind.
 
     Mixers of timm on the hub load too, with their own preprocessing and class names.
-    revision: branch, tag or commit.
+
+    Args:
+        repo_id_or_folder: `owner/name`, or a folder that `save_pretrained` wrote.
+        revision: Branch, tag or commit of the repository.
+
+    Returns:
+        The model in evaluation mode with its preprocessing and class names.
+
+    Raises:
+        UserError: It cannot be downloaded or loaded.
     """
     if Path(repo_id_or_folder).exists():
         return load(repo_id_or_folder)
-    return load(
-        hub_folder(str(repo_id_or_folder).removeprefix("hf-hub:"), revision=revision)
-    )
+    repository = str(repo_id_or_folder).removeprefix("hf-hub:")
+    return load(hub_folder(repository, revision=revision))
 
 
 def save_pretrained(checkpoint: Checkpoint, folder: PathLike) -> Path:
-    """Write `config.json`, `model.safetensors` and a model card (`README.md`) into a
-    folder, and return it.
+    """Write `config.json`, `model.safetensors` and a model card into a folder.
 
     Where timm would compute something else, no architecture is named, so that timm and
     transformers refuse the folder.
+
+    Args:
+        checkpoint: A Mixer with its preprocessing, class names and provenance.
+        folder: Where to write; it is created if needed, and its other files stay.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: It is no Mixer, the labels do not fit it, or the disk refuses.
     """
     return write_folder(Path(folder), _stored(checkpoint), force=False)
 
@@ -64,18 +79,26 @@ def push_to_hub(
     token: str | None = None,
     message: str | None = None,
 ) -> str:
-    """Upload what `save_pretrained` writes to `owner/name` (created if needed) and
-    return the commit's URL.
+    """Upload what `save_pretrained` writes to the Hugging Face hub.
 
-    token: the default is the one of `hf auth login`. private: refuse a repository that
-        others can read.
-    `UserError` without network, permission or token.
+    Args:
+        checkpoint: A Mixer with its preprocessing, class names and provenance.
+        repo_id: `owner/name`; the repository is created if needed.
+        private: Refuse a repository that others can read.
+        token: Of the hub; the default is the one of `hf auth login`.
+        message: Of the commit.
+
+    Returns:
+        The commit's URL.
+
+    Raises:
+        UserError: There is no network, permission or token, or the checkpoint cannot
+            be written.
     """
     import huggingface_hub
 
-    if token is not None and not re.fullmatch(
-        "[!-~]+", token
-    ):  # the HTTP library would quote it in its complaint
+    # Checked here, because the HTTP library quotes a malformed token in its complaint.
+    if token is not None and not re.fullmatch("[!-~]+", token):
         raise UserError(
             "the token is empty or holds blanks or letters beyond ASCII; copy it again"
         )
@@ -86,9 +109,11 @@ def push_to_hub(
             token=token, library_name="mlp-mixer", library_version=__version__
         )
         name = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        # exist_ok says nothing about a repository that was public before.
         if private and not api.model_info(name).private:
             raise UserError(
-                f"{name!r} exists and is public, private was asked for; change it there, or choose a name"
+                f"{name!r} exists and is public, private was asked for; change it "
+                "there, or choose a name"
             )
         write_folder(Path(folder), _stored(checkpoint), force=False, repo_id=name)
         commit = api.upload_folder(
@@ -100,13 +125,25 @@ def push_to_hub(
 
 
 def timm_obstacles(stored: StoredWeights) -> list[str]:
-    """Why timm (and transformers through it) would not build this network and compute
-    the same; empty if it does.
+    """List why timm, and transformers through it, would not compute the same.
+
+    Args:
+        stored: The weights of a Mixer.
+
+    Returns:
+        A phrase for each reason; empty if timm builds the same network.
+
+    Raises:
+        UserError: It is no Mixer.
     """
     config = need_mixer(stored.config, "a folder for Hugging Face")
     reasons = translate.obstacles(config, TIMM)
+    # A missing final norm is among the reasons already; no entry point has that.
     if entry_point(config) is None and config.final_norm:
-        size = f"patches of {stored.config.patch_size}, {stored.config.num_blocks} blocks of {stored.config.hidden_dim}"
+        size = (
+            f"patches of {config.patch_size}, {config.num_blocks} blocks of "
+            f"{config.hidden_dim}"
+        )
         reasons.append(f"timm has no entry point for {size}")
     return reasons
 
@@ -118,26 +155,35 @@ def write_folder(
     force: bool = True,
     repo_id: str = "OWNER/NAME",
 ) -> Path:
-    """The three files, each whole or as it was; tensors keep their dtype, and other
-    files of the folder stay.
+    """Write the three files of a folder for Hugging Face.
 
-    force: name timm's architecture where it has one, even if timm would compute
-        something else with it.
+    Each of them is written completely or left as it was; other files of the folder
+    stay.
+
+    Args:
+        folder: Where to write; it is created if needed.
+        stored: The weights of a Mixer; the tensors keep their dtype.
+        force: Name timm's architecture where it has one, even if timm would compute
+            something else with it.
+        repo_id: What the examples of the model card load.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: It is no Mixer, the labels do not fit it, or the disk refuses.
     """
     make_folder(folder)
     entry = entry_point(stored.config)
     reasons = timm_obstacles(stored)
-    transform, changes = timm_transform(stored.preprocess)
+    transform, changes = write_transform(stored.preprocess)
     described = {KEY: description(stored)}
     if entry and (force or not reasons):
         described = _timm_config(stored, entry, transform) | described
-    card = model_card(
-        stored, entry, reasons, changes, repo_id
-    )  # nothing is written if this fails
-    write_bytes(
-        folder / "model.safetensors",
-        safetensors.torch.save(stored.tensors, {"format": "pt"}),
-    )
+    # The card is made first: if that fails, nothing is written.
+    card = model_card(stored, entry, reasons, changes, repo_id)
+    weights = safetensors.torch.save(stored.tensors, {"format": "pt"})
+    write_bytes(folder / "model.safetensors", weights)
     write_json(folder / "config.json", described)
     write_text(folder / "README.md", card)
     return folder
@@ -146,55 +192,30 @@ def write_folder(
 def _timm_config(
     stored: StoredWeights, entry: EntryPoint, transform: dict[str, Any]
 ) -> dict[str, Any]:
+    """Return the `config.json` that timm itself would write."""
     config = stored.config
-    classes = {"num_classes": stored.config.num_classes}
-    size = {
-        "input_size": [config.in_channels, *config.image_size],
-        "fixed_input_size": True,
-    }
-    pretrained = (
-        size | transform | classes | {"first_conv": "stem.proj", "classifier": "head"}
-    )
-    timms = {
+    described: dict[str, Any] = {
         "architecture": entry.name,
-        **classes,
+        "num_classes": config.num_classes,
         "num_features": config.hidden_dim,
         "global_pool": "avg",
     }
-    timms |= {"label_names": list(stored.labels)} if stored.labels else {}
-    timms |= {"model_args": entry.model_args} if entry.model_args else {}
+    if stored.labels:
+        described["label_names"] = list(stored.labels)
+    if entry.model_args:
+        described["model_args"] = entry.model_args
     if stored.provenance.get("head") == "sigmoid":
-        timms["problem_type"] = (
-            "multi_label_classification"  # then transformers' pipeline does the same
-        )
-    return timms | {"pretrained_cfg": pretrained}
-
-
-def timm_transform(preprocess: Preprocess) -> tuple[dict[str, Any], list[str]]:
-    """The nearest that timm's `pretrained_cfg` can say of a `Preprocess`, and what of
-    it timm does otherwise.
-    """
-    fixed = preprocess.resize == "none"
-    squash = preprocess.resize == "resize"
-    changes = []
-    if preprocess.resampler != "pillow":
-        changes.append(
-            f"they scale with Pillow, which smooths first, and not as {preprocess.resampler} does"
-        )
-    if fixed:
-        changes.append("they scale images of other sizes, which are refused here")
-    elif not squash and len(set(preprocess.image_size)) > 1:
-        changes.append(
-            "they round the longer side of the scaled image, which is cut off to whole pixels here"
-        )
-    words = {"interpolation": preprocess.interpolation.replace("area", "box")}
-    words |= {"crop_mode": "squash" if squash else "center"}
-    numbers = {
-        "crop_pct": 1.0 if fixed else preprocess.crop_pct,
-        "mean": preprocess.mean,
-        "std": preprocess.std,
+        # With this, transformers' pipeline takes a sigmoid of every score, too.
+        described["problem_type"] = "multi_label_classification"
+    described["pretrained_cfg"] = {
+        "input_size": [config.in_channels, *config.image_size],
+        "fixed_input_size": True,
+        **transform,
+        "num_classes": config.num_classes,
+        "first_conv": "stem.proj",
+        "classifier": "head",
     }
-    return words | numbers, changes
+    return described
 
 
 def _stored(checkpoint: Checkpoint) -> StoredWeights:

@@ -1,1 +1,1 @@
-"""Lineages: the tensor names, layouts and evaluation transforms of every project that has published Mixers."""
+"""Lineages: what each project calls and does with the tensors of a Mixer."""

@@ -1,0 +1,130 @@
+"""Which lineage a file belongs to, by the names of its tensors alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from ...errors import UserError, unknown
+from .lineage import Lineage
+from .tables import LINEAGES
+
+# What DataParallel, torch.compile, Lightning and transformers put before every name.
+_TORCH_PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
+
+# A part of a tensor's name -> the family that has it. The first match is reported, so
+# telling signs stand before common ones.
+_OTHER_FAMILIES = (
+    ("cls_token", "a Vision Transformer"),
+    ("pos_embed", "a Vision Transformer"),
+    ("posembed_input", "a Vision Transformer"),
+    ("MultiHeadDotProductAttention", "a Vision Transformer"),
+    ("attn.qkv", "a Vision Transformer"),
+    ("conv_dw", "a ConvNeXt or a relative"),
+    ("running_mean", "a convolutional network with batch norm, such as a ResNet"),
+    ("standardized_conv2d", "a ResNet (BiT)"),
+    ("layers/conv2d", "a convolutional network of Keras, such as a ResNet"),
+    ("conv1.weight", "a convolutional network, such as a ResNet"),
+    ("layer_scale", "a ConvNeXt or a relative"),
+)
+
+
+def recognise(
+    names: Iterable[str], source: str, lineage: str | None = None
+) -> tuple[Lineage, str]:
+    """Find the lineage that explains most of a file's tensor names.
+
+    Args:
+        names: The names of the tensors.
+        source: The file, for the errors.
+        lineage: Use this one, whatever the names look like.
+
+    Returns:
+        The lineage, and the prefix that its names carry in this file.
+
+    Raises:
+        UserError: No lineage fits; the error names the family that the file is likely
+            to hold.
+    """
+    names = list(names)
+    if lineage is not None and lineage not in LINEAGES:
+        raise unknown("lineage", lineage, LINEAGES)
+    candidates = [LINEAGES[lineage]] if lineage else list(LINEAGES.values())
+    best: tuple[Lineage, str] | None = None
+    most_known = -1
+    for candidate in candidates:
+        for prefix in candidate.prefixes:
+            inner = _inside(names, prefix)
+            blocks = candidate.count_blocks(inner)
+            if blocks == 0:
+                continue
+            # No more rows than there are names: a file may number a block 99,999.
+            table = candidate.table(min(blocks, len(inner)))
+            known = sum(entry.theirs in inner for entry in table)
+            if known > most_known:
+                best = (candidate, prefix)
+                most_known = known
+    if best is None:
+        _refuse_names(names, source, lineage)
+    return best
+
+
+def _inside(names: Iterable[str], prefix: str) -> set[str]:
+    """Return the names that carry a prefix, without it."""
+    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def _refuse_names(names: list[str], source: str, lineage: str | None) -> NoReturn:
+    """Say of a file in which no lineage has a block what it seems to be."""
+    examples = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+    if lineage is not None:
+        raise UserError(
+            f"{source} is no {lineage} checkpoint of an MLP-Mixer; its tensors are "
+            f"{examples}"
+        )
+    for sign, family in _OTHER_FAMILIES:
+        if any(sign in name for name in names):
+            raise UserError(
+                f"{source} holds {family}, not an MLP-Mixer (tensors {examples}); give "
+                "a Mixer's checkpoint"
+            )
+    raise UserError(
+        f"{source} is no MLP-Mixer checkpoint of any known lineage "
+        f"({', '.join(LINEAGES)}): its tensors are {examples}; if it is one under "
+        "other names, rename them to timm's"
+    )
+
+
+def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """Take off the wrappers' prefixes that stand before every name.
+
+    Args:
+        tensors: The tensors as torch.compile, DataParallel, Lightning or transformers
+            name them.
+
+    Returns:
+        The same tensors without those prefixes.
+
+    Raises:
+        UserError: Two names become one.
+    """
+    # torch.compile may wrap single blocks, so this one is taken off anywhere.
+    plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
+    if len(plain) < len(tensors):
+        raise UserError(
+            "the checkpoint holds a tensor twice, with and without '_orig_mod.' in its "
+            "name: keep one of them"
+        )
+    # Wrappers nest: DataParallel around a compiled model gives two prefixes.
+    while prefix := _common_prefix(plain):
+        plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
+    return plain
+
+
+def _common_prefix(names: Iterable[str]) -> str:
+    """Return the wrapper's prefix that all names carry, or an empty text."""
+    names = list(names)
+    for prefix in _TORCH_PREFIXES:
+        if names and all(name.startswith(prefix) for name in names):
+            return prefix
+    return ""
