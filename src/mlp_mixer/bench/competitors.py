@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..models import MlpMixer
+from ..models import IsotropicMlp
 from ..runtime import EngineFn, engine, fastest, int8, why_not
 from ..runtime.cuda_graph import MOST_IMAGES, graphed
 from ..runtime.engines import plain, run_onnxruntime, run_openvino
@@ -34,7 +34,7 @@ class BenchJob:
     images, and the reference.
     """
 
-    model: MlpMixer
+    model: IsotropicMlp
     images: Tensor
     labels: Tensor
     task: str

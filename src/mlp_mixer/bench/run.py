@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ..errors import unknown
+from ..machine import environment
 from ..models import cost, create_model
-from ..training.journal import environment
 from .competitors import PEERS, RARE, AbsentError, BenchJob, Competitor, answers, ours
 from .measure import Times, interleave, memory, percentiles, roofline, timed
 from .start import start_commands

@@ -17,7 +17,7 @@ from ..data.dataset import Dataset
 from ..data.image_set import ImageSet
 from ..errors import UserError
 from ..images.preprocess import Preprocess
-from ..models import MlpMixer
+from ..models import IsotropicMlp
 from ..weights import Checkpoint
 from .accuracy import outputs
 from .splits import EvalSplit, support_and_eval_split
@@ -242,7 +242,7 @@ def evaluate_fewshot(
 
 
 def pooled_features(
-    model: MlpMixer, images: ImageSet, preprocess: Preprocess, batch_size: int = 256
+    model: IsotropicMlp, images: ImageSet, preprocess: Preprocess, batch_size: int = 256
 ) -> np.ndarray:
     """(n, C) float32: what the head reads, of each image in order."""
 

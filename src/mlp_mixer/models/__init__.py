@@ -7,9 +7,10 @@ from typing import Any
 
 from ..config import from_dict, to_dict
 from ..errors import unknown
-from .base import NetworkConfig
+from .base import NetworkConfig, size_pair
 from .cost import Cost, PartCost, cost
-from .families import ALL_VARIANTS, FAMILIES
+from .families import ALL_VARIANTS, FAMILIES, build_network
+from .isotropic import IsotropicMlp
 from .mixer import VARIANTS, MixerConfig, MlpMixer
 
 __all__ = [
@@ -17,10 +18,12 @@ __all__ = [
     "FAMILIES",
     "VARIANTS",
     "Cost",
+    "IsotropicMlp",
     "MixerConfig",
     "MlpMixer",
     "NetworkConfig",
     "PartCost",
+    "build_network",
     "cost",
     "create_model",
     "model_config",
@@ -29,8 +32,13 @@ __all__ = [
 
 
 def variants(pattern: str = "*") -> list[str]:
-    """Names of the architectures that match a shell pattern: Mixers in the order of
-    Table 1, then other families.
+    """Return the names of architectures that match a shell pattern.
+
+    Args:
+        pattern: Such as "mixer_*16".
+
+    Returns:
+        Mixers in the order of Table 1, then other families.
     """
     return [name for name in ALL_VARIANTS if fnmatch.fnmatchcase(name, pattern)]
 
@@ -43,19 +51,28 @@ def model_config(
     in_channels: int = 3,
     **config_fields: Any,
 ) -> NetworkConfig:
-    """The configuration `create_model` would build; same arguments and errors."""
+    """Return the configuration that `create_model` would build.
+
+    Args:
+        name: As in `create_model`, like all arguments.
+        num_classes: Of the head; 0 makes none.
+        image_size: Side, or (height, width), in pixels.
+        in_channels: Channels of an image.
+        **config_fields: Any other field of its configuration.
+
+    Raises:
+        UserError: A name or field is unknown, or a value is not legal.
+    """
     if name not in ALL_VARIANTS:
         raise unknown("model", name, ALL_VARIANTS)
-    fields = (
-        to_dict(ALL_VARIANTS[name])
-        | {"num_classes": num_classes, "in_channels": in_channels}
-        | config_fields
-    )
+    variant = ALL_VARIANTS[name]
+    fields = to_dict(variant)
+    fields["num_classes"] = num_classes
+    fields["in_channels"] = in_channels
+    fields |= config_fields
     if image_size is not None:
-        fields["image_size"] = (
-            [image_size, image_size] if isinstance(image_size, int) else image_size
-        )
-    return from_dict(type(ALL_VARIANTS[name]), fields)
+        fields["image_size"] = size_pair(image_size)
+    return from_dict(type(variant), fields)
 
 
 def create_model(
@@ -65,24 +82,33 @@ def create_model(
     image_size: int | tuple[int, int] | None = None,
     in_channels: int = 3,
     **config_fields: Any,
-) -> MlpMixer:
-    """A network with fresh weights (paper initialisation, from torch's global
-    generator), in training mode.
+) -> IsotropicMlp:
+    """Return a network with fresh weights, in training mode.
 
-    name: one of `variants()`, such as "mixer_b16" or "gmlp_s16".
-    image_size: side, or (height, width), in pixels; the default is the variant's own
-        (224 for those of the paper).
-    config_fields: any other field of its configuration: gelu, norm_eps, final_norm,
-        dropout, drop_path, ...
+    It takes float images (batch, in_channels, height, width) and gives logits (batch,
+    num_classes). The weights begin as the paper's do, drawn from torch's global
+    generator.
 
-    The network takes float images (batch, in_channels, height, width) and gives logits
-    (batch, num_classes). Raises `UserError` (a ValueError) for an unknown name or
-    field, or an illegal value.
+    Args:
+        name: One of `variants()`, such as "mixer_b16" or "gmlp_s16".
+        num_classes: Of the head; 0 makes none, and the network gives pooled features.
+        image_size: Side, or (height, width), in pixels; the default is the variant's
+            own (224 for those of the paper).
+        in_channels: Channels of an image.
+        **config_fields: Any other field of its configuration: gelu, norm_eps,
+            final_norm, dropout, drop_path, ...
+
+    Returns:
+        An `MlpMixer` for a Mixer's name, and an `IsotropicMlp` for other families.
+
+    Raises:
+        UserError: A name or field is unknown, or a value is not legal (a ValueError).
     """
-    fields = {
-        "num_classes": num_classes,
-        "image_size": image_size,
-        "in_channels": in_channels,
+    config = model_config(
+        name,
+        num_classes=num_classes,
+        image_size=image_size,
+        in_channels=in_channels,
         **config_fields,
-    }
-    return MlpMixer(model_config(name, **fields))
+    )
+    return build_network(config)

@@ -1,15 +1,20 @@
-"""Parameters, multiply-accumulates and activation memory of a Mixer by formula, in the
-conventions people quote.
+"""Parameters, multiply-accumulates and activation memory of a Mixer by formula.
 
-`gmacs`            pure multiply-accumulates of the convolution and all matrix products,
-head included. `gmacs_mmpretrain` mmpretrain's "FLOPs" (mmcv's counter on the feature
-extractor): the same without the head, plus
-                   2 per LayerNorm element, the stem's bias adds and the mean pool.
-                   B/16: 12.61, L/16: 44.57.
-`gmacs_fvcore`     fvcore's count, which timm's tables print: pure MACs plus 5 per
-LayerNorm element. B/16: 12.62. None of them doubles: 1 MAC counts as 1. The paper's
-conventions agree with the first; twice it are FLOPs. Other families have no formulas: a
-pass on the meta device, where nothing is computed, is watched instead.
+The counts follow the conventions that people quote:
+
+`gmacs`
+    Pure multiply-accumulates of the convolution and all matrix products, head included.
+`gmacs_mmpretrain`
+    mmpretrain's "FLOPs" (mmcv's counter on the feature extractor): the same without the
+    head, plus 2 per LayerNorm element, the stem's bias adds and the mean pool.
+    B/16: 12.61, L/16: 44.57.
+`gmacs_fvcore`
+    fvcore's count, which timm's tables print: pure MACs plus 5 per LayerNorm element.
+    B/16: 12.62.
+
+None of them doubles: 1 MAC counts as 1. The paper's conventions agree with the first;
+twice it are FLOPs. Other families have no formulas: a pass on the meta device, where
+nothing is computed, is watched instead.
 """
 
 from __future__ import annotations
@@ -19,30 +24,43 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import unknown
-from .base import NetworkConfig
-from .families import ALL_VARIANTS
-from .mixer import MixerConfig, MlpMixer
+from .base import NetworkConfig, size_pair
+from .families import ALL_VARIANTS, build_network
+from .isotropic import IsotropicMlp
+from .mixer import MixerConfig
 
 
 @dataclass(frozen=True)
 class PartCost:
-    """One part of the network, for one image."""
+    """Hold the counts of one part of the network, for one image.
+
+    Attributes:
+        name: Such as "stem" or "token mixing".
+        params: Parameters.
+        macs: Multiply-accumulates of its matrix products.
+        activations: Numbers that autograd keeps for the backward pass of the plain
+            module.
+        norm_elements: Numbers that LayerNorms write.
+    """
 
     name: str
     params: int
     macs: int
-    activations: (
-        int  # numbers that autograd keeps for the backward pass of the plain module
-    )
+    activations: int
     norm_elements: int = 0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The whole network for one image, and its parts."""
+    """Hold the counts of the whole network for one image.
+
+    Attributes:
+        parts: The parts, in order of computation; the last is the head.
+        conv_bias_adds: Numbers to which the stem adds a bias.
+        pooled_elements: Numbers over which the mean is taken.
+    """
 
     parts: tuple[PartCost, ...]
     conv_bias_adds: int
@@ -50,49 +68,50 @@ class Cost:
 
     @property
     def params(self) -> int:
-        """Parameters, classifier included."""
+        """Count the parameters, classifier included."""
         return sum(part.params for part in self.parts)
 
     @property
     def params_without_head(self) -> int:
-        """Parameters as the paper's Table 1 counts them."""
+        """Count the parameters as the paper's Table 1 does."""
         return self.params - self.parts[-1].params
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of all matrix products."""
+        """Count the multiply-accumulates of all matrix products."""
         return sum(part.macs for part in self.parts)
 
     @property
     def gmacs(self) -> float:
-        """Pure multiply-accumulates in units of 1e9."""
+        """Return the pure multiply-accumulates in units of 1e9."""
         return self.macs / 1e9
 
     @property
     def gmacs_mmpretrain(self) -> float:
-        """What mmpretrain's `get_flops` prints, in units of 1e9."""
+        """Return what mmpretrain's `get_flops` prints, in units of 1e9."""
         backbone = self.macs - self.parts[-1].macs
-        return (
-            backbone
-            + 2 * self._norm_elements
-            + self.conv_bias_adds
-            + self.pooled_elements
-        ) / 1e9
+        adds = self.conv_bias_adds + self.pooled_elements
+        return (backbone + 2 * self._norm_elements + adds) / 1e9
 
     @property
     def gmacs_fvcore(self) -> float:
-        """What fvcore counts and timm's tables print, in units of 1e9."""
+        """Return what fvcore counts and timm's tables print, in units of 1e9."""
         return (self.macs + 5 * self._norm_elements) / 1e9
 
     @property
     def activations(self) -> int:
-        """Numbers that autograd keeps for one image during training (4 bytes each in
-        fp32).
+        """Count the numbers that autograd keeps for one image during training.
+
+        Each has 4 bytes in fp32.
         """
         return sum(part.activations for part in self.parts)
 
     def activation_bytes(self, bytes_per_number: int = 4) -> int:
-        """Training activation memory for one image, in bytes."""
+        """Return the memory of activations for one image during training, in bytes.
+
+        Args:
+            bytes_per_number: 4 in fp32.
+        """
         return self.activations * bytes_per_number
 
     @property
@@ -101,28 +120,36 @@ class Cost:
 
 
 def cost(
-    model: str | NetworkConfig | MlpMixer,
+    model: str | NetworkConfig | IsotropicMlp,
     image_size: int | tuple[int, int] | None = None,
 ) -> Cost:
-    """Count a variant by name, a configuration or a model, at its own or another image
-    size (token widths kept).
+    """Count parameters, multiply-accumulates and activations for one image.
 
-    Raises `UserError` for an unknown name or an image size that the patch size does not
-    divide.
+    Args:
+        model: A variant by name, a configuration or a network.
+        image_size: Side, or (height, width), in pixels, with the token widths kept; by
+            default the model's own.
+
+    Returns:
+        The counts, by formula for a Mixer and by watching a pass for other families.
+
+    Raises:
+        UserError: The name is unknown, or the patch size does not divide the image size.
     """
-    if isinstance(model, str) and model not in ALL_VARIANTS:
-        raise unknown("model", model, ALL_VARIANTS)
-    config = (
-        ALL_VARIANTS[model]
-        if isinstance(model, str)
-        else model.config
-        if isinstance(model, MlpMixer)
-        else model
-    )
+    config = _config_of(model)
     if image_size is not None:
-        size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        config = dataclasses.replace(config, image_size=size)
+        config = dataclasses.replace(config, image_size=size_pair(image_size))
     return _count(config) if isinstance(config, MixerConfig) else _watch(config)
+
+
+def _config_of(model: str | NetworkConfig | IsotropicMlp) -> NetworkConfig:
+    if isinstance(model, IsotropicMlp):
+        return model.config
+    if isinstance(model, NetworkConfig):
+        return model
+    if model not in ALL_VARIANTS:
+        raise unknown("model", model, ALL_VARIANTS)
+    return ALL_VARIANTS[model]
 
 
 def _count(config: MixerConfig) -> Cost:
@@ -134,61 +161,86 @@ def _count(config: MixerConfig) -> Cost:
     D_C = config.channels_mlp_dim
     L = config.num_blocks
     patch = P * P * config.in_channels
+    # Dropout keeps the mask of each number that it sees.
     masks = 1 if config.dropout else 0
-    norm_state = S * C + 2 * S  # its input, a mean and a reciprocal deviation per token
-    parts = (
-        PartCost("stem", patch * C + C, S * patch * C, S * patch),
-        PartCost("norms", L * 4 * C, 0, L * 2 * norm_state, L * 2 * S * C),
-        PartCost(
-            "token mixing",
-            L * (2 * S * D_S + D_S + S),
-            L * 2 * C * S * D_S,
-            L * (S * C + 2 * C * D_S + masks * (C * D_S + S * C)),
-        ),
-        PartCost(
-            "channel mixing",
-            L * (2 * C * D_C + D_C + C),
-            L * 2 * S * C * D_C,
-            L * (S * C + 2 * S * D_C + masks * (S * D_C + S * C)),
-        ),
-        PartCost("final norm", 2 * C, 0, norm_state, S * C)
-        if config.final_norm
-        else PartCost("final norm", 0, 0, 0),
-        PartCost("head", C * K + K if K else 0, C * K, C if K else 0),
+    # A norm keeps its input, and a mean and a reciprocal deviation per token.
+    norm_state = S * C + 2 * S
+    # An MLP keeps its input, and its hidden numbers before and after the GELU.
+    stem = PartCost(
+        "stem", params=patch * C + C, macs=S * patch * C, activations=S * patch
     )
+    norms = PartCost(
+        "norms",
+        params=L * 4 * C,
+        macs=0,
+        activations=L * 2 * norm_state,
+        norm_elements=L * 2 * S * C,
+    )
+    token_mixing = PartCost(
+        "token mixing",
+        params=L * (2 * S * D_S + D_S + S),
+        macs=L * 2 * C * S * D_S,
+        activations=L * (S * C + 2 * C * D_S + masks * (C * D_S + S * C)),
+    )
+    channel_mixing = PartCost(
+        "channel mixing",
+        params=L * (2 * C * D_C + D_C + C),
+        macs=L * 2 * S * C * D_C,
+        activations=L * (S * C + 2 * S * D_C + masks * (S * D_C + S * C)),
+    )
+    last_norm = PartCost("final norm", params=0, macs=0, activations=0)
+    if config.final_norm:
+        last_norm = PartCost("final norm", 2 * C, 0, norm_state, norm_elements=S * C)
+    head = PartCost("head", params=0, macs=0, activations=0)
+    if K:
+        head = PartCost("head", params=C * K + K, macs=C * K, activations=C)
+    parts = (stem, norms, token_mixing, channel_mixing, last_norm, head)
     return Cost(parts, conv_bias_adds=S * C, pooled_elements=S * C)
 
 
 def _watch(config: NetworkConfig) -> Cost:
+    # It imports triton, which takes longer than everything else that `predict` imports.
+    from torch.utils.flop_counter import FlopCounterMode
+
     norms: list[int] = []
-    kept: dict[
-        int, Tensor
-    ] = {}  # by storage: views of one count once, and as the whole
+
+    def count_norm(module: nn.Module, inputs: object, out: Tensor) -> None:
+        norms.append(out.numel())
+
+    # By storage: several views of one tensor count once, and as the whole.
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        return kept.setdefault(tensor.untyped_storage()._cdata, tensor)
+
     with torch.device("meta"):
-        model = MlpMixer(config)
+        model = build_network(config)
         image = torch.empty(1, config.in_channels, *config.image_size)
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
-            module.register_forward_hook(lambda _, __, out: norms.append(out.numel()))
-    keep = torch.autograd.graph.saved_tensors_hooks(
-        lambda t: kept.setdefault(t.untyped_storage()._cdata, t), lambda t: t
-    )
-    with FlopCounterMode(display=False) as counter, keep:
+            module.register_forward_hook(count_norm)
+    watch = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with FlopCounterMode(display=False) as counter, watch:
         tokens = model.forward_features(image)
         model.forward_head(tokens)
+    # Autograd keeps weights too, but they are there anyway.
     weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    activations = sum(
-        t.untyped_storage().nbytes() // t.element_size()
-        for key, t in kept.items()
-        if key not in weights
-    )
+    activations = 0
+    for storage, tensor in kept.items():
+        if storage not in weights:
+            size = tensor.untyped_storage().nbytes()
+            activations += size // tensor.element_size()
     numbers = sum(parameter.numel() for parameter in model.parameters())
     S = config.num_patches
     C = config.hidden_dim
     K = config.num_classes
-    head = PartCost("head", C * K + K, C * K, 0)
-    macs = counter.get_total_flops() // 2 - head.macs
+    head = PartCost("head", params=C * K + K, macs=C * K, activations=0)
     body = PartCost(
-        "all but the head", numbers - head.params, macs, activations, sum(norms)
+        "all but the head",
+        params=numbers - head.params,
+        # The counter says FLOPs, two for each multiply-accumulate.
+        macs=counter.get_total_flops() // 2 - head.macs,
+        activations=activations,
+        norm_elements=sum(norms),
     )
     return Cost((body, head), conv_bias_adds=S * C, pooled_elements=tokens.numel())

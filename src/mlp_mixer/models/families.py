@@ -1,6 +1,4 @@
-"""The registry: families and variants by name, and configurations as JSON that says of
-which family they are.
-"""
+"""The registry: families and variants by name, and configurations as JSON."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ from ..config import from_dict, to_dict
 from ..errors import UserError, unknown
 from . import gmixer, gmlp, mixer, resmlp, token_mixing
 from .base import NetworkConfig
+from .isotropic import IsotropicMlp
 
 FAMILIES: dict[str, tuple[type[NetworkConfig], dict[str, Any]]] = {
     "mixer": (mixer.MixerConfig, mixer.VARIANTS),
@@ -26,28 +25,57 @@ ALL_VARIANTS: Mapping[str, NetworkConfig] = ChainMap(
 )
 
 
+def build_network(config: NetworkConfig) -> IsotropicMlp:
+    """Return a network of any family with fresh weights, in training mode.
+
+    Args:
+        config: The architecture; that of a Mixer makes an `MlpMixer`.
+    """
+    if isinstance(config, mixer.MixerConfig):
+        return mixer.MlpMixer(config)
+    return IsotropicMlp(config)
+
+
 def need_mixer(config: NetworkConfig, what: str) -> mixer.MixerConfig:
-    """The configuration of a Mixer as such; `UserError` for another family: `what` is
-    not for it.
+    """Return the configuration if it is that of a Mixer.
+
+    Args:
+        config: The architecture.
+        what: The feature that only Mixers have, for the error.
+
+    Raises:
+        UserError: The configuration is that of another family.
     """
     if not isinstance(config, mixer.MixerConfig):
-        raise UserError(
-            f"{what} knows Mixers only, got {type(config).__name__.removesuffix('Config')}"
-        )
+        family = type(config).__name__.removesuffix("Config")
+        raise UserError(f"{what} knows Mixers only, got {family}")
     return config
 
 
 def config_to_dict(config: NetworkConfig) -> dict[str, Any]:
-    """For JSON: the fields, and the family's name, which a Mixer's lacks: its files
-    stay readable everywhere.
+    """Return a configuration for JSON: its fields and the name of its family.
+
+    Args:
+        config: The architecture.
     """
     family = next(name for name, (kind, _) in FAMILIES.items() if type(config) is kind)
-    return ({} if family == "mixer" else {"family": family}) | to_dict(config)
+    # A Mixer's file names no family, so that every version can read it.
+    named = {} if family == "mixer" else {"family": family}
+    return named | to_dict(config)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> NetworkConfig:
-    """The way back; `UserError` for an unknown family or field, or an illegal value."""
+    """Return the configuration that `config_to_dict` wrote.
+
+    Args:
+        values: The fields, and perhaps the family.
+
+    Raises:
+        UserError: The family or a field is unknown, or a value is not legal.
+    """
     fields = {"family": "mixer", **values}
-    if (family := str(fields.pop("family"))) not in FAMILIES:
+    family = str(fields.pop("family"))
+    if family not in FAMILIES:
         raise unknown("family", family, FAMILIES)
-    return from_dict(FAMILIES[family][0], fields, where="config")
+    kind, _ = FAMILIES[family]
+    return from_dict(kind, fields, where="config")

@@ -1,8 +1,7 @@
-"""gMixer: a Mixer with gated MLPs (SwiGLU), Ross Wightman's experiment in timm; its
-tensor names and sizes.
+"""gMixer: a Mixer with gated MLPs (SwiGLU), Ross Wightman's experiment in timm.
 
-The widths D_S and D_C are those that the gate leaves, half of what the first layers
-make. Axes as in mixer.py.
+Tensor names and sizes are timm's. The widths D_S and D_C are those that the gate
+leaves, half of what the first layers make. Axes as in mixer.py.
 """
 
 from __future__ import annotations
@@ -12,23 +11,35 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Block, Branches, NetworkConfig
+from .base import Block, NetworkConfig, Tap, branch_draws, no_tap
 
 
 @dataclass(frozen=True)
 class GMixerConfig(NetworkConfig):
-    """The whole architecture: the fields of every family, and the widths."""
+    """Describe a gMixer.
+
+    Attributes:
+        tokens_mlp_dim: D_S, the hidden width of the token MLPs after the gate.
+        channels_mlp_dim: D_C, the hidden width of the channel MLPs after the gate.
+    """
 
     tokens_mlp_dim: int
     channels_mlp_dim: int
 
     def block(self, i: int, drop_path: float) -> Block:
+        """Return a new block; all are alike but for their rate of stochastic depth.
+
+        Args:
+            i: Its number, from 0.
+            drop_path: Its rate of stochastic depth.
+        """
         return GMixerBlock(self, drop_path)
 
 
 class GatedMlp(nn.Module):
-    """Dense, one half times the SiLU of the other, dropout, Dense, dropout over the
-    last axis.
+    """Apply Dense, gate, dropout, Dense, dropout over the last axis.
+
+    The gate multiplies one half of the hidden channels by the SiLU of the other.
     """
 
     def __init__(self, dim: int, hidden_dim: int, dropout: float) -> None:
@@ -43,12 +54,12 @@ class GatedMlp(nn.Module):
 
 
 class GMixerBlock(Block):
-    """Mix across tokens, then across channels."""
+    """Mix across tokens, then across channels, as a Mixer does."""
 
     def __init__(self, config: GMixerConfig, drop_path: float) -> None:
         super().__init__(config, drop_path)
-        self.norm1 = config.norm()
-        self.norm2 = config.norm()
+        self.norm1 = config.block_norm()
+        self.norm2 = config.block_norm()
         self.mlp_tokens = GatedMlp(
             config.num_patches, config.tokens_mlp_dim, config.dropout
         )
@@ -56,23 +67,34 @@ class GMixerBlock(Block):
             config.hidden_dim, config.channels_mlp_dim, config.dropout
         )
 
-    def branches(self) -> Branches:
-        return {
-            "mlp_tokens": lambda x_BSC: self.mlp_tokens(
-                self.norm1(x_BSC).transpose(1, 2)
-            ).transpose(1, 2),
-            "mlp_channels": lambda x_BSC: self.mlp_channels(self.norm2(x_BSC)),
-        }
+    def forward(
+        self, x_BSC: Tensor, draws_B2: Tensor | None = None, tap: Tap = no_tap
+    ) -> Tensor:
+        """Compute the block; arguments as in `Block`."""
+        token_draws, channel_draws = branch_draws(draws_B2)
+        x_BSC = x_BSC + self.drop_path(self.mix_tokens(x_BSC, tap), token_draws)
+        return x_BSC + self.drop_path(self.mix_channels(x_BSC, tap), channel_draws)
+
+    def mix_tokens(self, x_BSC: Tensor, tap: Tap = no_tap) -> Tensor:
+        """Mix each channel across positions: the branch before its skip connection."""
+        x_BCS = self.norm1(x_BSC).transpose(1, 2)
+        return tap("mlp_tokens", self.mlp_tokens(x_BCS).transpose(1, 2))
+
+    def mix_channels(self, x_BSC: Tensor, tap: Tap = no_tap) -> Tensor:
+        """Mix each position across channels: the branch before its skip connection."""
+        return tap("mlp_channels", self.mlp_channels(self.norm2(x_BSC)))
 
     def reset_parameters(self) -> None:
-        """Gates begin near a constant, as in timm."""
+        """Begin the gates near a constant, as in timm."""
         for mlp in (self.mlp_tokens, self.mlp_channels):
             nn.init.normal_(mlp.fc1.weight.chunk(2)[1], std=1e-6)
             nn.init.ones_(mlp.fc1.bias.chunk(2)[1])
 
 
+# fmt: off
 VARIANTS = {
-    #                          P   L   C    D_S  D_C
+    #                          P   L    C  D_S  D_C
     "gmixer_12": GMixerConfig(16, 12, 384, 192, 768),
     "gmixer_24": GMixerConfig(16, 24, 384, 192, 768),
 }
+# fmt: on

@@ -19,16 +19,23 @@ _TRUNCATED_STD = 0.87962566103423978
 
 
 def lecun_normal_(weight: Tensor) -> Tensor:
-    """Fill with a truncated normal of variance 1 / fan_in, as `flax.linen.Dense` and
-    `Conv` do by default.
+    """Fill with a truncated normal of variance 1 / fan_in.
+
+    `flax.linen.Dense` and `Conv` begin so by default.
     """
     std = 1 / math.sqrt(weight[0].numel()) / _TRUNCATED_STD
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
+def gelu_layer(gelu: Gelu) -> nn.GELU:
+    """Return a GELU: the tanh approximation or the exact form."""
+    return nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
+
+
 class PatchEmbed(nn.Module):
-    """Cut an image into P x P patches and map each to C channels; tokens in row-major
-    order.
+    """Cut an image into P x P patches and map each to C channels.
+
+    The tokens come in row-major order.
     """
 
     def __init__(self, in_channels: int, hidden_dim: int, patch_size: int) -> None:
@@ -44,7 +51,7 @@ class PatchEmbed(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Dense, GELU, dropout, Dense, dropout over the last axis."""
+    """Apply Dense, GELU, dropout, Dense, dropout over the last axis."""
 
     def __init__(
         self,
@@ -57,7 +64,7 @@ class Mlp(nn.Module):
     ) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden_dim)
-        self.act = nn.GELU(approximate="tanh" if gelu == "tanh" else "none")
+        self.act = gelu_layer(gelu)
         self.fc2 = nn.Linear(hidden_dim, out_dim or dim)
         self.drop = nn.Dropout(dropout)
 
@@ -66,8 +73,7 @@ class Mlp(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, drop a residual branch for a whole sample with
-    probability `rate`.
+    """Drop a residual branch for a whole sample, in training (stochastic depth).
 
     `rescale=True` divides what is kept by the keep probability (timm); `False` leaves
     it as it is, which is what google-research/big_vision does and the published Mixers
@@ -82,11 +88,13 @@ class DropPath(nn.Module):
     def forward(
         self, branch: Float[Tensor, "B S C"], draws: Float[Tensor, " B"] | None = None
     ) -> Float[Tensor, "B S C"]:
-        """draws: uniform in [0, 1), one per sample, which is kept where they are below
-        the keep probability.
+        """Return the branch, with zeros for the samples that drop it.
 
-        Without them torch's generator decides; a training run hands each sample its own
-        (see `data.sampling`).
+        Args:
+            branch: What a block would add to its input.
+            draws: Uniform in [0, 1), one a sample; a branch is kept where its draw is
+                below the keep probability. Without them torch's generator decides; a
+                training run hands each sample its own (see `randomness`).
         """
         if not self.training or self.rate == 0:
             return branch
@@ -101,8 +109,9 @@ class DropPath(nn.Module):
 
 
 def drop_path_rates(rule: DropPathRule, rate: float, num_blocks: int) -> list[float]:
-    """The rate of each block: linear from 0 to `rate` in the paper, the same everywhere
-    in timm.
+    """Return the rate of each block.
+
+    In the paper it rises linearly from 0 to `rate`; in timm it is the same everywhere.
     """
     if rule == "timm":
         return [rate] * num_blocks

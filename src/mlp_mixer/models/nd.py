@@ -1,5 +1,6 @@
-"""A Mixer over n axes: series, images, videos. Once the patches are cut, nothing knows
-how many axes there were.
+"""A Mixer over n axes: series, images, videos.
+
+Once the patches are cut, nothing in the network knows how many axes there were.
 """
 
 from __future__ import annotations
@@ -17,20 +18,29 @@ from .mixer import MixerConfig, MlpMixer
 def cut_patches(
     x: Float[Tensor, "B channels *size"], patch: tuple[int, ...]
 ) -> Float[Tensor, "B *grid values"]:
-    """Patches in place of their values, which lie by axis, channels last. `patch`: a
-    side for each axis of the size.
+    """Put each patch in the place of its values.
+
+    Args:
+        x: Channels first, then n axes.
+        patch: A side for each of the n axes.
+
+    Returns:
+        The grid of patches; the values of a patch lie by axis, channels last.
     """
     n = len(patch)
+    # (B, channels, a, b) -> (B, channels, rows, P, columns, Q): each axis becomes two.
     for axis, side in enumerate(patch):
         x = x.unflatten(2 + 2 * axis, (-1, side))  # type: ignore[no-untyped-call]
-    return x.permute(0, *range(2, 2 * n + 2, 2), *range(3, 2 * n + 3, 2), 1).flatten(
-        n + 1
-    )
+    of_grid = range(2, 2 * n + 2, 2)
+    of_patch = range(3, 2 * n + 3, 2)
+    return x.permute(0, *of_grid, *of_patch, 1).flatten(n + 1)
 
 
 class NdMixer(nn.Module):
-    """Inputs (B, in_channels, *size) -> logits (B, num_classes); `.mixer` is an
-    `MlpMixer` whose pixels are patches.
+    """Map inputs (B, in_channels, *size) to logits (B, num_classes).
+
+    Attributes:
+        mixer: An `MlpMixer` that takes each patch for one pixel.
     """
 
     def __init__(
@@ -40,34 +50,45 @@ class NdMixer(nn.Module):
         in_channels: int,
         **config_fields: Any,
     ) -> None:
-        """config_fields: of `MixerConfig`, such as num_blocks. `UserError` for a patch
-        that does not fit the size.
+        """Build the network with fresh weights.
+
+        Args:
+            size: Length of each axis of an input, but for the channels.
+            patch: Side of a patch along each of these axes.
+            in_channels: Channels of an input.
+            **config_fields: Of `MixerConfig`, such as num_blocks.
+
+        Raises:
+            UserError: The patch does not fit the size.
         """
         super().__init__()
-        if (
-            not size
-            or len(size) != len(patch)
-            or min(*size, *patch) < 1
-            or any(map(int.__mod__, size, patch))
-        ):
-            raise UserError(
-                f"each axis of the size {size} must be a multiple of its side of the patch, got {patch}"
-            )
-        self.shape, self.patch, (rows, *others) = (
-            (in_channels, *size),
-            patch,
-            map(int.__floordiv__, size, patch),
+        _check_patch(size, patch)
+        self.shape = (in_channels, *size)
+        self.patch = patch
+        rows, *others = map(int.__floordiv__, size, patch)
+        # A Mixer asks for two axes only to name its patches: any two will do.
+        config = MixerConfig(
+            1,
+            image_size=(rows, math.prod(others)),
+            in_channels=in_channels * math.prod(patch),
+            **config_fields,
         )
-        grid = (rows, math.prod(others))
-        values = in_channels * math.prod(patch)
-        self.mixer = MlpMixer(
-            MixerConfig(1, image_size=grid, in_channels=values, **config_fields)
-        )
+        self.mixer = MlpMixer(config)
 
     def forward(self, x: Float[Tensor, "B in_channels *size"]) -> Float[Tensor, "B _"]:
         if tuple(x.shape[1:]) != self.shape:
             raise UserError(
-                f"this model takes inputs of shape (batch, *{self.shape}), got {tuple(x.shape)}"
+                f"this model takes inputs of shape (batch, *{self.shape}), "
+                f"got {tuple(x.shape)}"
             )
         values_BVS = cut_patches(x, self.patch).flatten(1, -2).transpose(1, 2)
         return self.mixer(values_BVS.unflatten(2, self.mixer.config.image_size))  # type: ignore[no-untyped-call]
+
+
+def _check_patch(size: tuple[int, ...], patch: tuple[int, ...]) -> None:
+    fits = bool(size) and len(size) == len(patch) and min(*size, *patch) >= 1
+    if not fits or any(map(int.__mod__, size, patch)):
+        raise UserError(
+            f"each axis of the size {size} must be a multiple of its side of the patch, "
+            f"got {patch}"
+        )

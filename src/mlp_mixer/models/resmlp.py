@@ -1,7 +1,7 @@
-"""ResMLP (Touvron et al., 2021, arXiv 2105.03404); tensor names and sizes of timm.
+"""ResMLP: Feedforward networks for image classification (Touvron et al. 2021).
 
-Token mixing is one linear layer, norms are affine maps, and branches begin nearly
-switched off. Axes as in mixer.py.
+arXiv 2105.03404; tensor names and sizes are timm's. Token mixing is one linear layer,
+norms are affine maps, and branches begin nearly switched off. Axes as in mixer.py.
 """
 
 from __future__ import annotations
@@ -11,26 +11,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import Block, Branches, NetworkConfig
+from .base import Block, NetworkConfig, Tap, branch_draws, no_tap
 from .layers import Mlp
 
 
 @dataclass(frozen=True)
 class ResMlpConfig(NetworkConfig):
-    """The whole architecture: the fields of every family, and these."""
+    """Describe a ResMLP.
+
+    Attributes:
+        channels_mlp_dim: D_C, the hidden width of the channel MLPs.
+        layer_scale: What each branch is multiplied by at the start.
+    """
 
     channels_mlp_dim: int
-    layer_scale: float = 1e-4  # of each branch at the start
+    layer_scale: float = 1e-4
 
     def block(self, i: int, drop_path: float) -> Block:
+        """Return a new block; all are alike but for their rate of stochastic depth.
+
+        Args:
+            i: Its number, from 0.
+            drop_path: Its rate of stochastic depth.
+        """
         return ResMlpBlock(self, drop_path)
 
-    def norm(self) -> nn.Module:
+    def block_norm(self) -> nn.Module:
+        """Return a new affine map, which takes the place of a norm."""
         return Affine(self.hidden_dim)
 
 
 class Affine(nn.Module):
-    """A scale and a shift per channel."""
+    """Scale and shift each channel."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -42,40 +54,50 @@ class Affine(nn.Module):
 
 
 class ResMlpBlock(Block):
-    """A linear layer across tokens, then an MLP across channels, each scaled per
-    channel.
+    """Mix across tokens by a linear layer, then across channels by an MLP.
+
+    A learned number for each channel (LayerScale) multiplies either branch.
     """
 
     def __init__(self, config: ResMlpConfig, drop_path: float) -> None:
         super().__init__(config, drop_path)
-        self.norm1 = config.norm()
-        self.norm2 = config.norm()
-        self.linear_tokens = nn.Linear(config.num_patches, config.num_patches)
+        C = config.hidden_dim
+        S = config.num_patches
+        self.norm1 = config.block_norm()
+        self.norm2 = config.block_norm()
+        self.linear_tokens = nn.Linear(S, S)
         self.mlp_channels = Mlp(
-            config.hidden_dim,
-            config.channels_mlp_dim,
-            gelu=config.gelu,
-            dropout=config.dropout,
+            C, config.channels_mlp_dim, gelu=config.gelu, dropout=config.dropout
         )
-        self.ls1, self.ls2 = (
-            nn.Parameter(torch.full((config.hidden_dim,), config.layer_scale))
-            for _ in range(2)
+        self.ls1 = nn.Parameter(torch.full((C,), config.layer_scale))
+        self.ls2 = nn.Parameter(torch.full((C,), config.layer_scale))
+
+    def forward(
+        self, x_BSC: Tensor, draws_B2: Tensor | None = None, tap: Tap = no_tap
+    ) -> Tensor:
+        """Compute the block; arguments as in `Block`."""
+        token_draws, channel_draws = branch_draws(draws_B2)
+        x_BSC = x_BSC + self.drop_path(self.mix_tokens(x_BSC, tap), token_draws)
+        return x_BSC + self.drop_path(self.mix_channels(x_BSC, tap), channel_draws)
+
+    def mix_tokens(self, x_BSC: Tensor, tap: Tap = no_tap) -> Tensor:
+        """Mix each channel across positions: the branch before its skip connection."""
+        x_BCS = self.norm1(x_BSC).transpose(1, 2)
+        return tap(
+            "linear_tokens", self.ls1 * self.linear_tokens(x_BCS).transpose(1, 2)
         )
 
-    def branches(self) -> Branches:
-        return {
-            "linear_tokens": lambda x: (
-                self.ls1
-                * self.linear_tokens(self.norm1(x).transpose(1, 2)).transpose(1, 2)
-            ),
-            "mlp_channels": lambda x: self.ls2 * self.mlp_channels(self.norm2(x)),
-        }
+    def mix_channels(self, x_BSC: Tensor, tap: Tap = no_tap) -> Tensor:
+        """Mix each position across channels: the branch before its skip connection."""
+        return tap("mlp_channels", self.ls2 * self.mlp_channels(self.norm2(x_BSC)))
 
 
+# fmt: off
 VARIANTS = {
-    #                              P   L   C    D_C
-    "resmlp_12": ResMlpConfig(16, 12, 384, 1536, 1e-4, gelu="erf"),
-    "resmlp_24": ResMlpConfig(16, 24, 384, 1536, 1e-5, gelu="erf"),
-    "resmlp_36": ResMlpConfig(16, 36, 384, 1536, 1e-6, gelu="erf"),
-    "resmlp_big_24": ResMlpConfig(8, 24, 768, 3072, 1e-6, gelu="erf"),
+    #                              P   L    C   D_C  layer_scale
+    "resmlp_12":     ResMlpConfig(16, 12, 384, 1536, 1e-4, gelu="erf"),
+    "resmlp_24":     ResMlpConfig(16, 24, 384, 1536, 1e-5, gelu="erf"),
+    "resmlp_36":     ResMlpConfig(16, 36, 384, 1536, 1e-6, gelu="erf"),
+    "resmlp_big_24": ResMlpConfig( 8, 24, 768, 3072, 1e-6, gelu="erf"),
 }
+# fmt: on

@@ -23,7 +23,7 @@ from mlp_mixer.bench.competitors import (
     ours,
 )
 from mlp_mixer.bench.run import bench, peer_names
-from mlp_mixer.models import VARIANTS, cost
+from mlp_mixer.models import VARIANTS, build_network, cost
 
 CPU = torch.device("cpu")
 SMALL = dataclasses.replace(VARIANTS["mixer_s32"], num_blocks=1, num_classes=7)
@@ -36,7 +36,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         run,
         "create_model",
-        lambda name, gelu: competitors.MlpMixer(dataclasses.replace(SMALL, gelu=gelu)),
+        lambda name, gelu: build_network(dataclasses.replace(SMALL, gelu=gelu)),
     )
     monkeypatch.setattr(
         run, "roofline", lambda device, dtype: {"flops": 1e12, "bytes": 1e10}

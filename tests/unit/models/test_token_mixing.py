@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlp_mixer.errors import UserError
-from mlp_mixer.models import MixerConfig, MlpMixer, cost
+from mlp_mixer.models import MixerConfig, MlpMixer, build_network, cost
 from mlp_mixer.models.token_mixing import TokenMixingBlock, TokenMixingConfig, UntiedMlp
 
 SIZES = {
@@ -102,7 +102,7 @@ def test_equals_one_vector_at_a_time(
 
 def test_the_defaults_are_the_paper_s_mixer() -> None:
     torch.manual_seed(1)
-    ours = MlpMixer(TokenMixingConfig(**SMALL))
+    ours = build_network(TokenMixingConfig(**SMALL))
     torch.manual_seed(1)
     plain = MlpMixer(MixerConfig(**SMALL))
     assert ours.state_dict().keys() == plain.state_dict().keys()
@@ -159,7 +159,7 @@ def test_each_of_several_token_mlps_begins_as_the_one_would() -> None:
         "tokens_mlp_dim": 100,
         "image_size": (40, 40),
     }
-    mlps = MlpMixer(TokenMixingConfig(**SMALL | fields)).blocks[0].mlp_tokens
+    mlps = build_network(TokenMixingConfig(**SMALL | fields)).blocks[0].mlp_tokens
     assert isinstance(mlps, UntiedMlp)
     for weight in (
         mlps.weight1,
@@ -202,7 +202,7 @@ def test_parameters_and_multiplications_by_formula(
         params += (2 * C * D_C + D_C + C) + 4 * C
         macs += C // G * D_S * G * (before + T) + before * views + T * 2 * C * D_C
     assert (cost(config).params, cost(config).macs) == (params, macs)
-    out = MlpMixer(config).features(torch.randn(2, 3, 8, 12))
+    out = build_network(config).features(torch.randn(2, 3, 8, 12))
     assert [out[f"blocks.{i}"].shape[1] for i in range(2)] == list(after)
 
 

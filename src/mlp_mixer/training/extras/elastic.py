@@ -16,7 +16,9 @@ from torch.func import functional_call
 from ...errors import UserError
 from ...models.base import NetworkConfig
 from ...models.families import need_mixer
-from ...models.mixer import MixerBlock, MlpMixer
+from ...models.families import build_network
+from ...models.isotropic import IsotropicMlp
+from ...models.mixer import MixerBlock
 from ...models.resolution import resampling
 from ...randomness import philox
 from ..config import TrainConfig
@@ -77,7 +79,7 @@ class Elastic(nn.Module):
     not divide or another family, and for an image of another side.
     """
 
-    def __init__(self, base: MlpMixer, sides: Sequence[int]) -> None:
+    def __init__(self, base: IsotropicMlp, sides: Sequence[int]) -> None:
         super().__init__()
         own = need_mixer(base.config, "Elastic").image_size
         self.base = base
@@ -89,10 +91,10 @@ class Elastic(nn.Module):
         )
 
 
-def _at(base: MlpMixer, side: int) -> MlpMixer:
+def _at(base: IsotropicMlp, side: int) -> IsotropicMlp:
     """The network for another side, with the base's parameters alone."""
     with torch.device("meta"):
-        network = MlpMixer(replace(base.config, image_size=(side, side)))
+        network = build_network(replace(base.config, image_size=(side, side)))
     old = base.config.grid
     new = network.config.grid
     weight = base.stem.proj.weight
