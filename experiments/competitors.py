@@ -71,6 +71,13 @@ def vit(
     )
 
 
+# channels_last is faster, but with fewer channels than a vector register holds floats
+# (8 with AVX2, 16 with AVX-512) the weight gradient of a ResNet's shortcuts (1 x 1,
+# stride 2) writes past its workspace in oneDNN 3.13, which torch 2.15 brings
+# (uxlfoundation/oneDNN issue 6035): the heap is corrupted, or the gradient is wrong.
+_LEAST_CHANNELS_LAST = 16
+
+
 def resnet(
     side: int,
     channels: int,
@@ -79,8 +86,9 @@ def resnet(
     width: int = 12,
     layers: tuple[int, ...] = (1, 1, 1, 1),
 ) -> nn.Module:
-    """timm's ResNet of basic blocks, with the usual stem for small images: 3 x 3,
-    stride 1, no pooling.
+    """Build timm's ResNet of basic blocks with the usual stem for small images.
+
+    The stem is 3 x 3 with stride 1, without pooling.
     """
     del side
     model = timm.models.ResNet(
@@ -94,6 +102,8 @@ def resnet(
     )
     model.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
+    if width < _LEAST_CHANNELS_LAST:
+        return model
     return model.to(memory_format=torch.channels_last)
 
 
