@@ -1,5 +1,22 @@
-"""What is wrong with a folder of images, as a report, a page, and a move that can be undone."""
+"""Find what is wrong with a folder of images, before a training run finds out.
 
-from .folder import KINDS, SEVERITIES, Check, Finding, check_folder
+`mlp_mixer.check.page` writes the result as a page. It is not exported here: it draws
+with the report, which loads torch, and most checks need neither.
+"""
 
-__all__ = ["KINDS", "SEVERITIES", "Check", "Finding", "check_folder"]
+from .findings import KINDS, SEVERITIES, Check, Finding, FolderFile, Picture
+from .folder import check_folder
+from .quarantine import place_for, put_back, set_aside
+
+__all__ = [
+    "KINDS",
+    "SEVERITIES",
+    "Check",
+    "Finding",
+    "FolderFile",
+    "Picture",
+    "check_folder",
+    "place_for",
+    "put_back",
+    "set_aside",
+]

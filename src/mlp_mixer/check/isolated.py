@@ -1,5 +1,7 @@
-"""A function over many items in processes that may die on one of them: its end is that
-item's answer, not ours.
+"""Run a function over many items in processes that may die on one of them.
+
+The end of a process is the answer for that item, not the end of the program: image
+decoders crash, hang, or ask for all of the memory when a file is made for it.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-_AHEAD = 4  # items on their way to a process, so that it need not wait for the next one
-_MEMORY = (
-    4 * 2**30
-)  # bytes that an item may take beyond what the process has at its start
+# Items on their way to a process, so that it need not wait for the next one.
+_AHEAD = 4
+# Bytes that an item may take beyond what the process has at its start.
+_MEMORY = 4 * 2**30
 
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """There is no answer for an item, and why."""
+    """Say why there is no answer for an item."""
 
     reason: str
 
@@ -39,12 +41,18 @@ def map_isolated(
     workers: int,
     patience: float = 120.0,
 ) -> Iterator[tuple[int, R | WorkerFailure]]:
-    """(position, answer) of every item exactly once, as they come; the function must be
-    importable by name.
+    """Call a function on every item, each exactly once, in isolated processes.
 
-    `WorkerFailure` stands for an item on which the process raised, died, or stayed
-    longer than `patience` seconds; on Linux one that asks for more than 4 GiB gets a
-    MemoryError.
+    Args:
+        function: It must be importable by name.
+        items: What it is called with, one at a time.
+        workers: Processes.
+        patience: Seconds that one item may take.
+
+    Yields:
+        (position, answer), as they come. The answer is a `WorkerFailure` if the process
+        raised, died, or took too long; on Linux a process that asks for more than 4 GiB
+        gets a MemoryError.
     """
     todo = deque(range(len(items)))
     crew = [_Worker(function) for _ in range(min(workers, len(items)))]
@@ -54,19 +62,22 @@ def map_isolated(
                 worker.give(todo, items)
             ready = wait([worker.link for worker in crew], timeout=1.0)
             for number, worker in enumerate(crew):
-                late = bool(worker.queue) and time.monotonic() - worker.since > patience
                 try:
                     if worker.link in ready:
-                        answer, worker.since = worker.link.recv(), time.monotonic()
+                        answer = worker.link.recv()
+                        worker.since = time.monotonic()
                         yield worker.queue.popleft(), answer
-                    if worker.link in ready or not late:
+                        continue
+                    if not worker.is_late(patience):
                         continue
                     reason = f"takes longer than {patience:g} seconds to read"
                     worker.end()
                 except (EOFError, OSError):
+                    # The pipe of a dying process closes before it has an exit code.
                     reason = worker.end(grace=5.0)
                 if worker.queue:
                     yield worker.queue.popleft(), WorkerFailure(reason)
+                # The items behind the fatal one go to other processes, first of all.
                 todo.extendleft(reversed(worker.queue))
                 crew[number] = _Worker(function)
     finally:
@@ -75,6 +86,8 @@ def map_isolated(
 
 
 class _Worker:
+    """A process, the pipe to it, and the positions of the items it was given."""
+
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.link, theirs = Pipe()
         self.queue: deque[int] = deque()
@@ -86,11 +99,18 @@ class _Worker:
         theirs.close()
 
     def give(self, todo: deque[int], items: Sequence[Any]) -> None:
-        self.since = self.since if self.queue else time.monotonic()
+        """Send it the next items."""
+        if not self.queue:
+            self.since = time.monotonic()
         while todo and len(self.queue) < _AHEAD:
             self.queue.append(todo.popleft())
-            with contextlib.suppress(OSError):  # it is dead, and will be found so
+            # A dead process is noticed at the next answer, with its reason.
+            with contextlib.suppress(OSError):
                 self.link.send(items[self.queue[-1]])
+
+    def is_late(self, patience: float) -> bool:
+        """Tell whether its first item takes longer than `patience` seconds."""
+        return bool(self.queue) and time.monotonic() - self.since > patience
 
     def end(self, grace: float = 0.0) -> str:
         """Make sure that the process is gone, and say how it went."""
@@ -100,36 +120,41 @@ class _Worker:
         self.link.close()
         code = self.process.exitcode or 0
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return f"ends the process that reads it ({how}): too large for the memory, or a crash of the decoder"
+        return (
+            f"ends the process that reads it ({how}): too large for the memory, or a "
+            "crash of the decoder"
+        )
 
 
 def _work(link: Connection, other: Connection, function: Callable[[Any], Any]) -> None:
-    """Answer until the other end closes; a killed parent closes it too, and the newest
-    process holds no copy of it.
+    """Answer until the other end closes.
+
+    A killed parent closes it too: the newest process holds no copy of that end, so it
+    stops first, and with it the copies that it held of the ends of the others.
     """
     other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
-    os.dup2(
-        os.open(os.devnull, os.O_WRONLY), 2
-    )  # libtiff and others print their opinion of a file
+    # Ctrl-C is for the parent, which ends its processes.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # libtiff and others print their opinion of a file.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        taken = (
-            int(Path("/proc/self/statm").read_text().split()[0])
-            * resource.getpagesize()
-        )
-        resource.setrlimit(
-            resource.RLIMIT_AS,
-            (taken + _MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]),
-        )
+        _limit_memory()
     with contextlib.suppress(EOFError, OSError):
         while True:
             item = link.recv()
             try:
                 answer = function(item)
             except Exception as error:
-                answer = WorkerFailure(
-                    f"cannot be read ({type(error).__name__}: {error})"
-                )
+                reason = f"cannot be read ({type(error).__name__}: {error})"
+                answer = WorkerFailure(reason)
             link.send(answer)
+
+
+def _limit_memory() -> None:
+    """Let the process take `_MEMORY` bytes more than it has now."""
+    import resource
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + _MEMORY
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))

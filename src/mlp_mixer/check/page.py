@@ -1,6 +1,4 @@
-"""The findings of `check_folder` as one self-contained page: faults with pictures,
-balance, sizes, contact sheets.
-"""
+"""Write the result of `check_folder` as one self-contained page."""
 
 from __future__ import annotations
 
@@ -8,6 +6,7 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,102 +14,108 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..files import PathLike, write_text
+from ..files import PathLike
 from ..images.decode import Part, decode_image
-from ..report.page import environment
-from .folder import SEVERITIES, Check, Finding
+from ..report.html import write_html
+from .findings import SEVERITIES, Check, Finding
 
 _SIDE = 160  # pixels of a small picture, which the page shows at half its size or less
 _MOST_CARDS = 24  # of each kind
-_SHEETS = (
-    600,
-    2,
-    24,
-)  # pictures on all contact sheets together; on each, at least and at most
+_MOST_ON_SHEETS = 600  # pictures on all contact sheets together
+_FEWEST_ON_SHEET = 2
+_MOST_ON_SHEET = 24
 _STEPS = (16, 32, 64, 128, 224, 320, 480, 640, 1024, 2048, 4096)  # of the shorter side
+
+Bar = tuple[str, str, float]
+"""The name, the value as text, and the length of a bar (0 to 1)."""
 
 
 def write_check_page(check: Check, path: PathLike) -> Path:
-    """Write the page to `path` (whole or not at all) and return it; `UserError` if the
-    disk refuses.
+    """Write faults with pictures, the balance of classes, sizes, and contact sheets.
+
+    Args:
+        check: What `check_folder` returned; its pictures are read again.
+        path: The .html file, which is written whole or not at all.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: The disk refuses.
     """
-    classes = sorted({picture.label for picture in check.pictures})
-    total, least, most = _SHEETS
-    each = min(max(total // max(len(classes), 1), least), most)
-    page = (
-        environment()
-        .get_template("check.html.j2")
-        .render(
-            title=f"Pictures of {check.root.resolve().name}",
-            facts=_facts(check, classes),
-            kinds=[
-                _kind(check, kind)
-                for kind in dict.fromkeys(finding.kind for finding in check.findings)
-            ],
-            balance=_balance(check, classes),
-            sizes=_sizes(check),
-            sheets=[
-                (label or "All pictures", _sheet(check, label, each))
-                for label in classes
-            ],
-        )
+    labels = sorted({picture.label for picture in check.pictures})
+    kinds = dict.fromkeys(finding.kind for finding in check.findings)
+    on_sheet = _MOST_ON_SHEETS // max(len(labels), 1)
+    on_sheet = min(max(on_sheet, _FEWEST_ON_SHEET), _MOST_ON_SHEET)
+    sheets = []
+    for label in labels:
+        sheets.append((label or "All pictures", _sheet(check, label, on_sheet)))
+    assert __package__
+    return write_html(
+        path,
+        "check.html.j2",
+        templates=resources.files(__package__),
+        title=f"Pictures of {check.root.resolve().name}",
+        facts=_facts(check, labels),
+        kinds=[_cards_of_kind(check, kind) for kind in kinds],
+        balance=_balance(check, labels),
+        sizes=_sizes(check),
+        sheets=sheets,
     )
-    write_text(path, page.encode("utf-8", "backslashreplace").decode())
-    return Path(path)
 
 
-def _facts(check: Check, classes: Sequence[str]) -> list[tuple[str, str]]:
+def _facts(check: Check, labels: Sequence[str]) -> list[tuple[str, str]]:
     counts = Counter(finding.severity for finding in check.findings)
-    known = [("pictures", len(check.pictures)), ("classes", sum(map(bool, classes)))]
-    return [
-        (name, f"{n:,}")
-        for name, n in [
-            *known,
-            *((f"{severity}s", counts[severity]) for severity in SEVERITIES),
-        ]
-    ]
+    facts = {"pictures": len(check.pictures), "classes": sum(map(bool, labels))}
+    facts |= {f"{severity}s": counts[severity] for severity in SEVERITIES}
+    return [(name, f"{number:,}") for name, number in facts.items()]
 
 
-def _kind(check: Check, kind: str) -> dict[str, Any]:
-    """The findings of a kind, the first ones with their pictures."""
+def _cards_of_kind(check: Check, kind: str) -> dict[str, Any]:
+    """Return the findings of a kind for the template, the first with pictures."""
     found = [finding for finding in check.findings if finding.kind == kind]
-    shown = [(finding, _pictures_of(check, finding)) for finding in found[:_MOST_CARDS]]
+    shown = found[:_MOST_CARDS]
     return {
         "name": kind,
         "severity": found[0].severity,
         "moved": found[0].move,
         "count": len(found),
-        "cards": shown,
+        "cards": [(finding, _pictures_of(check, finding)) for finding in shown],
     }
 
 
 def _pictures_of(check: Check, finding: Finding) -> list[tuple[str, str]]:
-    """Name and address of the picture and of one other; of none that could not be
-    decoded, for it may be a bomb.
+    """Return name and address of a finding's picture and of one other.
+
+    A picture that could not be decoded is left out: it may be a bomb.
     """
-    known = {picture.path for picture in check.pictures}
-    return [
-        (path, uri)
-        for path in (finding.path, *finding.others[:1])
-        if path in known and (uri := _small(check, path))
-    ]
+    readable = {picture.path for picture in check.pictures}
+    paths = (finding.path, *finding.others[:1])
+    return _small_pictures(check, [path for path in paths if path in readable])
 
 
 def _sheet(check: Check, label: str, most: int) -> list[tuple[str, str]]:
-    """Name and address of pictures of a class, spread evenly over it."""
+    """Return name and address of pictures of a class, spread evenly over it."""
     paths = [picture.path for picture in check.pictures if picture.label == label]
-    chosen = np.unique(
-        np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int)
-    )
-    return [(paths[k], uri) for k in chosen if (uri := _small(check, paths[k]))]
+    places = np.linspace(0, len(paths) - 1, min(most, len(paths)))
+    chosen = np.unique(places.round().astype(int))
+    return _small_pictures(check, [paths[k] for k in chosen])
+
+
+def _small_pictures(check: Check, paths: Sequence[str]) -> list[tuple[str, str]]:
+    """Return name and data URI of each picture that is still there."""
+    found = []
+    for path in paths:
+        if uri := _small(check, path):
+            found.append((path, uri))
+    return found
 
 
 def _small(check: Check, path: str) -> str:
-    """A small JPEG as a data URI; empty if the file is gone by now."""
+    """Return a small JPEG as a data URI; "" if the file is gone by now."""
+    # Asking for a whole picture at this size lets libjpeg decode large ones smaller.
+    whole = Part(lambda height, width: (0, 0, height, width), (_SIDE, _SIDE))
     try:
-        whole = Part(
-            lambda height, width: (0, 0, height, width), (_SIDE, _SIDE)
-        )  # large JPEGs come smaller
         image = Image.fromarray(decode_image(check.root / path, part=whole))
     except UserError:
         return ""
@@ -120,35 +125,31 @@ def _small(check: Check, path: str) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _balance(check: Check, classes: Sequence[str]) -> list[tuple[str, str, float]]:
-    """Of each class its name, its counts by split, and its share of the largest class."""
-    counts = {label: Counter[str]() for label in classes}
+def _balance(check: Check, labels: Sequence[str]) -> list[Bar]:
+    """Return the counts of each class by split, against the largest class."""
+    counts = {label: Counter[str]() for label in labels}
     for picture in check.pictures:
         counts[picture.label][picture.split] += 1
     largest = max((count.total() for count in counts.values()), default=1)
-    return [
-        (
-            label or "no class",
-            " + ".join(f"{n:,} {split}" for split, n in sorted(count.items())),
-            count.total() / largest,
-        )
-        for label, count in counts.items()
-    ]
+    bars = []
+    for label, count in counts.items():
+        by_split = [f"{number:,} {split}" for split, number in sorted(count.items())]
+        share = count.total() / largest
+        bars.append((label or "no class", " + ".join(by_split), share))
+    return bars
 
 
-def _sizes(check: Check) -> list[tuple[str, str, float]]:
-    """How many pictures have a shorter side from one step to the next, and their share
-    of the fullest.
-    """
+def _sizes(check: Check) -> list[Bar]:
+    """Return how many pictures have a shorter side between two steps."""
     sides = [min(picture.height, picture.width) for picture in check.pictures]
-    counts = np.bincount(
-        np.searchsorted(_STEPS, sides, side="right"), minlength=len(_STEPS) + 1
-    )
-    names = [f"{a}–{b - 1} px" for a, b in zip((1, *_STEPS), _STEPS, strict=False)] + [
-        f"{_STEPS[-1]} px and more"
-    ]
-    return [
-        (name, f"{n:,}", n / counts.max())
-        for name, n in zip(names, counts.tolist(), strict=True)
-        if n
-    ]
+    steps = np.searchsorted(_STEPS, sides, side="right")
+    counts = np.bincount(steps, minlength=len(_STEPS) + 1)
+    names = []
+    for low, high in zip((1, *_STEPS), _STEPS, strict=False):
+        names.append(f"{low}–{high - 1} px")
+    names.append(f"{_STEPS[-1]} px and more")
+    bars = []
+    for name, count in zip(names, counts.tolist(), strict=True):
+        if count:
+            bars.append((name, f"{count:,}", count / counts.max()))
+    return bars

@@ -1,112 +1,141 @@
-"""Move files out of a folder and back: nothing is deleted or replaced, and a kill at
-any instant can be undone.
+"""Move files out of a folder and back.
+
+Nothing is deleted or replaced, and a kill at any instant can be undone: a manifest of
+all moves is on the disk before the first one.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import locked_folder, make_folder, write_bytes
+from ..files import locked_folder, make_folder, read_json, write_bytes
 
 _MANIFEST = "manifest.json"
 
 
 def place_for(root: Path) -> Path:
-    """Where the files of a folder are set aside: FOLDER.set-aside beside it, on the
-    same disk.
+    """Return where files of a folder are set aside: FOLDER.set-aside beside it.
+
+    There they stay on the same disk, so a move is a rename.
+
+    Args:
+        root: The folder.
     """
     real = root.resolve()
     return real.with_name(f"{real.name}.set-aside")
 
 
 def set_aside(root: Path, names: Iterable[str]) -> int:
-    """Move these files or folders, relative to root, to the same names in
-    `place_for(root)`; how many were moved.
+    """Move files or folders to the same names in `place_for(root)`.
 
-    The manifest (place there -> place in root, in the order of the moves) is on the
-    disk before the first move. `UserError` if the disk refuses; what was moved by then
-    can be undone.
+    Args:
+        root: The folder.
+        names: What to move, relative to it.
+
+    Returns:
+        How many were moved.
+
+    Raises:
+        UserError: The disk refuses; what was moved by then can be undone.
     """
+    # Files go before their folder, which is moved only once it is empty.
     deepest_first = sorted(set(names), key=lambda name: (-name.count("/"), name))
     if not deepest_first:
         return 0
     aside = make_folder(place_for(root))
     with locked_folder(aside):
-        moves = _manifest(aside)
-        new: dict[str, str] = {}
-        taken = {_MANIFEST}
-        for name in filter(lambda name: os.path.lexists(root / name), deepest_first):
-            free = name
-            number = 2
-            while free in taken or os.path.lexists(aside / free):
-                free = f"{name}.{number}"
-                number = number + 1
-            taken |= {free, *map(str, Path(free).parents)}
-            new[free] = name
-        old = {there: name for there, name in moves.items() if there not in new}
-        write_bytes(
-            aside / _MANIFEST, json.dumps(old | new, indent=1).encode()
-        )  # ASCII: any name of a file survives
-        for there, name in new.items():
-            _move(root / name, aside / there)
+        present = [name for name in deepest_first if os.path.lexists(root / name)]
+        new = _choose_places(aside, present)
+        # A place that is named again was left by a killed run, which did not reach it.
+        moves = {
+            place: name for place, name in _manifest(aside).items() if place not in new
+        }
+        _write_manifest(aside, moves | new)
+        for place, name in new.items():
+            _move(root / name, aside / place)
     return len(new)
 
 
-def put_back(root: Path) -> tuple[int, list[str]]:
-    """Undo all of `set_aside`; how many came back, and the names that could not because
-    something is there now.
+def _choose_places(aside: Path, names: Iterable[str]) -> dict[str, str]:
+    """Choose a free place for each name: its own, or with a number behind it."""
+    chosen: dict[str, str] = {}
+    taken = {_MANIFEST}
+    for name in names:
+        free = name
+        number = 2
+        while free in taken or os.path.lexists(aside / free):
+            free = f"{name}.{number}"
+            number += 1
+        # The folders above a place are taken as well: no file may have their names.
+        taken |= {free, *map(str, Path(free).parents)}
+        chosen[free] = name
+    return chosen
 
-    May be stopped and called again. `UserError` if nothing was set aside, or the disk
-    refuses.
+
+def put_back(root: Path) -> tuple[int, list[str]]:
+    """Undo all that `set_aside` did; it may be stopped and called again.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        The number of files restored, and the names whose place is taken by now.
+
+    Raises:
+        UserError: Nothing was set aside, or the disk refuses.
     """
     aside = place_for(root)
     if not (aside / _MANIFEST).is_file():
         raise UserError(
-            f"nothing of {str(root)!r} was set aside: there is no {str(aside / _MANIFEST)!r}"
+            f"nothing of {str(root)!r} was set aside: there is no "
+            f"{str(aside / _MANIFEST)!r}"
         )
     with locked_folder(aside):
-        moves = _manifest(aside)
         blocked = {}
         done = 0
-        for there, name in reversed(
-            moves.items()
-        ):  # a class that became empty comes back before its pictures
-            if os.path.lexists(aside / there) and os.path.lexists(root / name):
-                blocked[there] = name
-            elif os.path.lexists(aside / there):
-                _move(aside / there, root / name)
+        # Backwards: a class that became empty comes back before its pictures.
+        for place, name in reversed(_manifest(aside).items()):
+            if not os.path.lexists(aside / place):
+                continue
+            if os.path.lexists(root / name):
+                blocked[place] = name
+            else:
+                _move(aside / place, root / name)
                 done += 1
         if blocked:
-            write_bytes(
-                aside / _MANIFEST,
-                json.dumps(dict(reversed(blocked.items())), indent=1).encode(),
-            )
+            _write_manifest(aside, dict(reversed(blocked.items())))
             return done, sorted(blocked.values())
         (aside / _MANIFEST).unlink()
-    for folder in (
-        *sorted((path for path in aside.rglob("*") if path.is_dir()), reverse=True),
-        aside,
-    ):
-        with suppress(OSError):  # something else lies there
-            folder.rmdir()
+    _remove_empty_folders(aside)
     return done, []
 
 
+def _remove_empty_folders(aside: Path) -> None:
+    folders = [path for path in aside.rglob("*") if path.is_dir()]
+    for folder in (*sorted(folders, reverse=True), aside):
+        # A folder with something of somebody else in it stays.
+        with suppress(OSError):
+            folder.rmdir()
+
+
 def _manifest(aside: Path) -> dict[str, str]:
-    try:
-        moves: dict[str, str] = json.loads((aside / _MANIFEST).read_bytes())
-    except FileNotFoundError:
+    """Return the moves in their order: place in `aside` -> name in the folder."""
+    path = aside / _MANIFEST
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {str(aside / _MANIFEST)!r} ({error}); move it away to begin anew"
-        ) from error
+    advice = "move it away to begin anew"
+    moves: dict[str, str] = read_json(path, "list of moved files", advice)
     return moves
+
+
+def _write_manifest(aside: Path, moves: Mapping[str, str]) -> None:
+    # ASCII, in which any name of a file survives, also one of broken bytes.
+    write_bytes(aside / _MANIFEST, json.dumps(moves, indent=1).encode())
 
 
 def _move(source: Path, target: Path) -> None:
@@ -115,5 +144,6 @@ def _move(source: Path, target: Path) -> None:
         source.rename(target)
     except OSError as error:
         raise UserError(
-            f"cannot move {str(source)!r} to {str(target)!r}: {error.strerror}; --undo puts back what was moved"
+            f"cannot move {str(source)!r} to {str(target)!r}: {error.strerror}; "
+            "--undo puts back what was moved"
         ) from error

@@ -1,0 +1,167 @@
+"""Look at one file of the folder: what it is, and what is wrong with it alone."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import stat
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import UserError
+from ..images.decode import FORMATS, decode_image
+from .findings import Finding, FolderFile, Picture
+from .walk import is_image
+
+# What `decode_image` says of a file, by words of its sentence.
+_REFUSALS = {
+    "cannot open": "unreadable",
+    "cut short": "truncated",
+    "too large": "huge",
+    "not an image": "no-image",
+    "is empty": "empty",
+}
+_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
+
+Quirk = tuple[str, str]
+"""The kind and the message of a finding about the file at hand."""
+
+
+def examine(root: str, file: FolderFile) -> tuple[list[Finding], Picture | None]:
+    """Decode one file and find what is wrong with it alone.
+
+    It runs in a process of its own, which a hostile file may end.
+
+    Args:
+        root: The folder that is checked.
+        file: The file below it.
+
+    Returns:
+        The findings, and the picture if it can be decoded.
+    """
+    path = Path(root, file.path)
+    try:
+        # Opening a pipe would wait for ever, so its kind is asked first.
+        if not stat.S_ISREG(path.stat().st_mode):
+            message = "is a pipe or a device, not a file"
+            return [Finding("unreadable", file.path, message)], None
+        pixels = decode_image(path) if is_image(file.path) else None
+    except OSError as error:
+        return [_refusal(file, f"cannot open it: {error.strerror}")], None
+    except UserError as error:
+        sentence = str(error).replace(repr(str(path)), "it").removeprefix("it ")
+        return [_refusal(file, sentence)], None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mode, quirks = _look_at(path)
+    findings = [Finding(kind, file.path, message) for kind, message in quirks]
+    if pixels is None:
+        return findings, None
+    tiny = np.asarray(Image.fromarray(pixels).resize((16, 16), Image.Resampling.BOX))
+    if _is_flat(pixels, tiny):
+        findings.append(Finding("flat", file.path, "is of one colour"))
+    return findings, Picture(
+        path=file.path,
+        split=file.split,
+        label=file.label,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        mode=mode,
+        content=_digest_of_file(path),
+        pixels=_digest_of_pixels(pixels),
+        tiny=tiny,
+    )
+
+
+def _refusal(file: FolderFile, sentence: str) -> Finding:
+    """Sort the sentence of a refused file into a kind."""
+    for words, kind in _REFUSALS.items():
+        if words in sentence:
+            return Finding(kind, file.path, sentence)
+    return Finding("damaged", file.path, sentence)
+
+
+def _is_flat(pixels: NDArray[np.uint8], tiny: NDArray[np.uint8]) -> bool:
+    # The tiny copy rules out nearly all pictures without a look at every pixel.
+    if np.ptp(tiny, axis=(0, 1)).max() > 0:
+        return False
+    return bool((pixels == pixels[:1, :1]).all())
+
+
+def _digest_of_file(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _digest_of_pixels(pixels: NDArray[np.uint8]) -> bytes:
+    # The shape counts: 40 x 60 and 60 x 40 pixels may have the same bytes.
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()
+
+
+def _look_at(path: Path) -> tuple[str, list[Quirk]]:
+    """Return the mode of an image, and what is odd though it can be decoded."""
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        image = Image.open(path, formats=formats)
+    except Exception:
+        return "", [("other-file", "is not an image")]
+    by_name = Image.registered_extensions().get(path.suffix.lower(), "")
+    mode = image.mode
+    kind = _plain_jpeg(image.format or "")
+    quirks: list[Quirk] = []
+    with image:
+        if by_name not in FORMATS:
+            message = f"is {kind}, but has no ending of an image: training skips it"
+            return "", [("wrong-ending", message)]
+        # A broken EXIF block or a broken second frame does not spoil the pixels.
+        with contextlib.suppress(Exception):
+            for quirk in _quirks(image, kind, _plain_jpeg(by_name), by_name):
+                quirks.append(quirk)
+    if kind == "JPEG" and mode in ("RGB", "L") and _has_flawed_data(path):
+        message = "has errors in its data: it can be decoded, but part of it may be "
+        quirks.append(("flawed", message + "garbage"))
+    return mode, quirks
+
+
+def _plain_jpeg(format_name: str) -> str:
+    """Treat MPO as JPEG: phones add a preview to a JPEG and get that name."""
+    return format_name.replace("MPO", "JPEG")
+
+
+def _quirks(
+    image: Image.Image, kind: str, expected: str, by_name: str
+) -> Iterator[Quirk]:
+    """Find what is odd in the header of an image; `by_name` follows its ending."""
+    if kind != expected:
+        yield "wrong-ending", f"is {kind}, but its name says {by_name}"
+    if ";16" in str(getattr(image, "tile", "")) or image.mode[0] in "IF":
+        yield "colour-space", "has more than 8 bits a channel, which become 8"
+    elif image.mode not in ("RGB", "L", "1", "P", "RGBA", "LA"):
+        message = f"is {image.mode}: its colours may come out wrong; save it as RGB"
+        yield "colour-space", message
+    elif image.has_transparency_data:
+        # The transparent colour of a palette is often an accident of the program.
+        severe = "colour-space" if image.mode == "P" else "transparent"
+        yield severe, "is transparent, and laid on white"
+    if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+        yield "turned", "is turned as its EXIF orientation asks"
+    if kind != "JPEG" and getattr(image, "is_animated", False):
+        yield "animated", "has several frames or pages, of which the first counts"
+
+
+def _has_flawed_data(path: Path) -> bool:
+    """Ask the strict decoder: libjpeg, and so Pillow, only warns of such errors."""
+    try:
+        from simplejpeg import decode_jpeg
+    except ImportError:
+        return False
+    try:
+        decode_jpeg(path.read_bytes(), min_height=8, min_width=8, min_factor=1)
+    except ValueError:
+        return True
+    return False
