@@ -1,1 +1,5 @@
-"""Us and our peers in one run: the same weights, the same images, turn by turn."""
+"""Measure our networks and their peers in one run.
+
+All have the same weights and the same images, and take turns, so that they see the same
+machine.
+"""

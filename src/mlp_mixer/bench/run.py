@@ -1,6 +1,4 @@
-"""One bench: build the competitors, check their answers, let them take turns, and
-count.
-"""
+"""Run a bench: build the competitors, check their answers, let them take turns."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ from .start import start_commands
 TASKS = ("infer", "train", "predict")
 PACKAGES = ("torch", "timm", "onnxruntime", "openvino", "triton")
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 3e-1, "fp8": 3e-1}
-"""Largest difference from fp32 that is still the same function, in units of the largest
-logit if that is above 1.
+"""The largest difference from fp32 at which a network still is the same function.
+
+In units of the largest logit if that is above 1.
 """
 
 
@@ -38,44 +37,51 @@ def bench(
     thorough: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Measure an architecture (random weights, erf GELU) against its peers: facts, and
-    `rows`, one per competitor.
+    """Measure an architecture with random weights against its peers.
 
-    peers: "none", "all" (those in `RARE` only if thorough), or names from `PEERS` with
-        commas between.
-    A row has medians with quartiles `_q1` and `_q3`. `ratio` is its speed in units of
-    ours, from quotients within a round, so that a machine that slows down between
-    rounds does not matter. `mfu` is in units of a large matmul in the same run;
-    `roofline` is the time that this matmul and a copy would need over the time taken.
-    Only competitors whose answers agree with fp32 are measured. `UserError` for an
-    unknown model, task, dtype or peer.
+    Only competitors whose answers agree with fp32 are measured.
+
+    Args:
+        model: The name of an architecture.
+        task: One of `TASKS`: "infer" a batch, "train" for one step, or "predict", the
+            command for one picture.
+        batch: Images at once.
+        device: Where.
+        dtype: A key of `TOLERANCE`.
+        peers: "none"; "all", without those in `RARE`; or names from `PEERS` with commas
+            between them.
+        rounds: Turns of each competitor.
+        thorough: "all" includes those in `RARE`.
+        tell: Is called with what is being done.
+
+    Returns:
+        The facts of the run (`when`, `environment`, `versions`, ...), and `rows`, one
+        for each competitor. A row has medians with quartiles `_q1` and `_q3`. `ratio`
+        is its speed in units of ours, from quotients within a round, so that a machine
+        that slows down between rounds does not matter. `mfu` is its FLOP/s over those
+        of a large matmul in the same run. `roofline` is the time that this matmul and
+        a large copy would need over the time taken.
+
+    Raises:
+        UserError: The model, the task, the dtype or a peer is unknown.
     """
-    for kind, word, known in (("task", task, TASKS), ("dtype", dtype, TOLERANCE)):
-        if word not in known:
-            raise unknown(kind, word, known)
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    if dtype not in TOLERANCE:
+        raise unknown("dtype", dtype, TOLERANCE)
     names = peer_names(peers, thorough)
     facts = {
         "model": model,
         "task": task,
         "batch": 1 if task == "predict" else batch,
         "dtype": dtype,
-    }
-    facts |= {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(device),
+        "versions": _versions(),
     }
-    installed = [name for name in PACKAGES if importlib.util.find_spec(name)]
-    facts["versions"] = " ".join(
-        f"{name}=={importlib.metadata.version(name)}" for name in installed
-    )
     if task == "predict":
-        with start_commands(model) as commands:
-            times = interleave(commands, rounds, torch.device("cpu"), each=1)
-        return facts | {
-            "rows": [
-                {"competitor": name, **_numbers(times, name, 1)} for name in commands
-            ]
-        }
+        return facts | {"rows": _predict_rows(model, rounds)}
+
     job = _job(model, task, batch, device, dtype)
     ready: dict[str, Competitor] = {}
     rows = []
@@ -84,37 +90,52 @@ def bench(
         rows.append({"competitor": name, **_admit(job, name, ready)})
     best = roofline(device, dtype)
     tell(f"measuring {len(ready)} competitors in {rounds} rounds")
-    times = interleave(
-        {name: competitor.call for name, competitor in ready.items()}, rounds, device
-    )
-    passes = (
-        3 if task == "train" else 1
-    )  # a backward pass is two products for each of the forward pass
-    counted = cost(job.model)
-    size = 4 if dtype in ("fp32", "int8") else 2
-    flops = 2 * counted.macs * passes
-    traffic = size * (counted.params * passes / batch + job.images[0].numel())
-    for row in (row for row in rows if row["competitor"] in ready):
-        row |= _numbers(times, row["competitor"], batch)
-        if ready[row["competitor"]].checked:
-            ideal = max(flops / best["flops"], traffic / best["bytes"])
-            row |= {
-                "mfu": flops / best["flops"] * row["images_per_s"],
-                "roofline": ideal * row["images_per_s"],
-            }
-    return facts | {
-        "matmul_flops": best["flops"],
-        "copy_bytes": best["bytes"],
-        "rows": rows,
-    }
+    calls = {name: competitor.call for name, competitor in ready.items()}
+    times = interleave(calls, rounds, device)
+    for row in rows:
+        name = str(row["competitor"])
+        if name not in ready:
+            continue
+        row |= _numbers(times, name, batch)
+        if ready[name].checked:
+            # Our counts of FLOPs hold for networks that compute the same.
+            row |= _efficiency(job, best, row["images_per_s"])
+    limits = {"matmul_flops": best["flops"], "copy_bytes": best["bytes"]}
+    return facts | limits | {"rows": rows}
+
+
+def _versions() -> str:
+    """Return the packages that are installed, as pip writes them."""
+    installed = [name for name in PACKAGES if importlib.util.find_spec(name)]
+    return " ".join(f"{name}=={importlib.metadata.version(name)}" for name in installed)
+
+
+def _predict_rows(model: str, rounds: int) -> list[dict[str, Any]]:
+    """Measure the command for one picture."""
+    rows = []
+    with start_commands(model) as commands:
+        # Each call starts a process, so there is nothing to warm up.
+        times = interleave(commands, rounds, torch.device("cpu"), each=1)
+        for name in commands:
+            row = {"competitor": name, "status": "measured"}
+            rows.append(row | _numbers(times, name, 1))
+    return rows
 
 
 def peer_names(peers: str, thorough: bool = False) -> list[str]:
-    """The peers that are meant; `UserError` with near misses for one that is not known."""
-    if peers in ("none", "all"):
-        return [
-            name for name in PEERS if peers == "all" and (thorough or name not in RARE)
-        ]
+    """Return the names of the peers that are meant.
+
+    Args:
+        peers: "none", "all", or names with commas between them.
+        thorough: "all" includes those in `RARE`.
+
+    Raises:
+        UserError: A name is unknown; the error tells the nearest ones.
+    """
+    if peers == "none":
+        return []
+    if peers == "all":
+        return [name for name in PEERS if thorough or name not in RARE]
     names = [name.strip() for name in peers.split(",")]
     for name in names:
         if name not in PEERS:
@@ -125,11 +146,11 @@ def peer_names(peers: str, thorough: bool = False) -> list[str]:
 def _job(
     name: str, task: str, batch: int, device: torch.device, dtype: str
 ) -> BenchJob:
-    """Weights that are no zeros anywhere, as after training, and a head that answers;
-    images of noise.
-    """
+    """Make random weights and images of noise."""
     torch.manual_seed(0)
     model = create_model(name, gelu="erf").eval()
+    # As after training no tensor is zero, so that a part that is left out is noticed,
+    # and the head answers.
     for parameter in model.parameters():
         if parameter.ndim == 1 or parameter is model.head.weight:
             parameter.data += 0.05 * torch.randn_like(parameter)
@@ -139,64 +160,86 @@ def _job(
 
 
 def _admit(job: BenchJob, name: str, ready: dict[str, Competitor]) -> dict[str, Any]:
-    """Build a competitor, compare its answers with fp32 and warm it up; it is `ready`
-    if all went well.
+    """Build a competitor, compare its answers with fp32, and warm it up.
+
+    If all goes well it is put into `ready`.
+
+    Returns:
+        Its `status`, and what is known of it already.
     """
     expected = job.expected
     device = job.images.device
-    before = memory(device, forget=True)
+    before = memory(device, reset=True)
     try:
         competitor = ours(job) if name == "ours" else PEERS[name](job)
         got = answers(job, competitor)
     except AbsentError as reason:
         return {"status": str(reason)}
-    # a peer that fails here, such as a compiler without a compiler, ends nothing
+    # A peer that fails here, such as a compiler without a C++ compiler, must not end
+    # the bench. A failure of ours must.
     except Exception as error:
         if name.startswith("ours"):
             raise
-        return {
-            "status": f"failed: {type(error).__name__} {str(error).strip().partition(chr(10))[0][:80]}"
-        }
+        first_line = str(error).strip().partition("\n")[0][:80]
+        return {"status": f"failed: {type(error).__name__} {first_line}"}
     row: dict[str, Any] = {"precision": competitor.precision, "note": competitor.note}
     if competitor.checked:
         row["error"] = (got - expected).abs().max().item()
-        if not row["error"] <= TOLERANCE[competitor.precision] * max(
-            1.0, expected.abs().max().item()
-        ):
-            return row | {
-                "status": f"not measured: its answers differ by {row['error']:.2g}"
-            }
+        scale = max(1.0, expected.abs().max().item())
+        # "not <=" and not ">": a NaN must not pass.
+        if not row["error"] <= TOLERANCE[competitor.precision] * scale:
+            status = f"not measured: its answers differ by {row['error']:.2g}"
+            return row | {"status": status}
     if competitor.precision in ("int8", "fp8"):
         same = (got.argmax(-1) == expected.argmax(-1)).double().mean()
         row["note"] = f"{same:.1%} of the classes as in fp32; {competitor.note}"
     for _ in range(2):
         timed(competitor.call, device)
-    ready[name], after = competitor, memory(device)
-    return row | {
-        "status": "measured",
-        "peak_mib": after - before if after and before else None,
-    }
+    ready[name] = competitor
+    after = memory(device)
+    row["status"] = "measured"
+    row["peak_mib"] = after - before if after and before else None
+    return row
 
 
 def _numbers(times: dict[str, Times], name: str, images: int) -> dict[str, Any]:
+    """Return what a competitor's times say of it."""
     mine = times[name]
     speeds = [images / seconds for seconds in mine.wall]
     cpu = [seconds / images for seconds in mine.cpu]
-    ratios = (
-        [a / b for a, b in zip(times["ours"].turns, mine.turns, strict=True)]
-        if "ours" in times
-        else []
-    )
     row: dict[str, Any] = {
-        "status": "measured",
         "n": len(speeds),
         "cpu_s_per_image": percentiles(cpu, 50)[0],
     }
-    row |= {f"p{p}_ms": 1e3 * percentiles(mine.wall, p)[0] for p in (50, 90, 99)}
-    for key, values in (("images_per_s", speeds), ("ratio", ratios)):
-        row |= zip(
-            (f"{key}_q1", key, f"{key}_q3"),
-            percentiles(values, 25, 50, 75) if values else (),
-            strict=False,
-        )
+    for percent in (50, 90, 99):
+        row[f"p{percent}_ms"] = 1e3 * percentiles(mine.wall, percent)[0]
+    row |= _quartiles("images_per_s", speeds)
+    if "ours" in times:
+        turns = zip(times["ours"].turns, mine.turns, strict=True)
+        row |= _quartiles("ratio", [our_turn / turn for our_turn, turn in turns])
     return row
+
+
+def _quartiles(key: str, values: list[float]) -> dict[str, float]:
+    """Return the median and the quartiles under the names of their columns."""
+    low, median, high = percentiles(values, 25, 50, 75)
+    return {f"{key}_q1": low, key: median, f"{key}_q3": high}
+
+
+def _efficiency(
+    job: BenchJob, best: dict[str, float], images_per_s: float
+) -> dict[str, float]:
+    """Compare a speed with what the machine can do at best."""
+    # A backward pass has two products for each one of the forward pass.
+    passes = 3 if job.trains else 1
+    counted = cost(job.model)
+    flops = 2 * counted.macs * passes
+    bytes_of_number = 4 if job.dtype in ("fp32", "int8") else 2
+    # The least traffic for an image: itself, and its share of the weights.
+    numbers = counted.params * passes / len(job.images) + job.images[0].numel()
+    traffic = bytes_of_number * numbers
+    ideal_seconds = max(flops / best["flops"], traffic / best["bytes"])
+    return {
+        "mfu": flops / best["flops"] * images_per_s,
+        "roofline": ideal_seconds * images_per_s,
+    }

@@ -1,5 +1,7 @@
-"""A checkpoint for other runtimes: written aside, answering in its own runtime as torch
-does, and only then there.
+"""Export a checkpoint for other runtimes.
+
+An export is written to a temporary place, run in its own runtime, compared with torch,
+and only then moved to the place where it was asked for.
 """
 
 from .run import export

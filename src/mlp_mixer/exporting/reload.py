@@ -1,9 +1,10 @@
-"""An export answers for a file of images in its own runtime: a program that imports
-nothing of ours, for a new process.
+"""Run an export on a file of images, in its own runtime and a new process.
 
-`python -P reload.py TARGET EXPORT IMAGES.npy ANSWERS.npz` writes `logits` (N, K), `ms`
-per image in batches of 1 and 8, `runtime` with its version, and `about`, the JSON that
-the export carries ("" if its kind cannot); see OMP_NUM_THREADS.
+`python -P reload.py TARGET EXPORT IMAGES.npy ANSWERS.npz` imports nothing of this
+package, so what it reads must be in the export itself. It writes `logits` (N, K), `ms`
+for an image in batches of 1 and 8, `runtime` with its version, and `about`, the JSON
+that the export carries ("" if its kind cannot). The environment variable
+OMP_NUM_THREADS says how many threads the runtime may use.
 """
 
 from __future__ import annotations
@@ -15,108 +16,172 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-ExportFn = Callable[[Array], Array]  # images to logits
-KEY = "mlp_mixer"  # of the description, where there is metadata by name
+ExportFn = Callable[[Array], Array]
+"""Images as the export takes them -> logits (N, K)."""
+
+# The name of the description, in exports that hold metadata by name.
+KEY = "mlp_mixer"
+
+_BATCH = 8
+# Calls that are timed for each size of a batch; the first warms up and is not counted.
+_CALLS = 10
+
+
+class Reloaded(NamedTuple):
+    """An export that was read back.
+
+    Attributes:
+        run: The call that answers.
+        about: The JSON that the export carries; "" if its kind cannot.
+        package: The package that runs it.
+    """
+
+    run: ExportFn
+    about: str
+    package: str
 
 
 def answer(run: ExportFn, images: Array) -> dict[str, Any]:
-    """Logits of one image, then of eight at a time, then of the rest (any number must
-    do), and median times.
+    """Run an export on images, and time it.
+
+    The images come as one, then eight at a time, then what is left: an export must
+    take any number.
+
+    Args:
+        run: The export.
+        images: (N, ...), as it takes them.
+
+    Returns:
+        `logits` (N, K), and `ms`: median milliseconds for an image in batches of 1 and
+        of 8.
     """
-    parts = [
-        images[:1],
-        *(images[start : start + 8] for start in range(1, len(images), 8)),
-    ]
+    parts = [images[:1]]
+    for start in range(1, len(images), _BATCH):
+        parts.append(images[start : start + _BATCH])
     logits = np.concatenate([run(part) for part in parts])
-    ms = []
-    for size in (1, 8):
-        batch = np.resize(images, (size, *images.shape[1:]))
-        times = []
-        for _ in range(10):
-            start = time.perf_counter()
-            run(batch)
-            times.append(1000 * (time.perf_counter() - start) / size)
-        ms.append(statistics.median(times[1:]))
+    ms = [_milliseconds(run, images, size) for size in (1, _BATCH)]
     return {"logits": logits, "ms": ms}
 
 
+def _milliseconds(run: ExportFn, images: Array, size: int) -> float:
+    """Return the median time for an image in batches of a size."""
+    batch = np.resize(images, (size, *images.shape[1:]))
+    times = []
+    for _ in range(_CALLS):
+        start = time.perf_counter()
+        run(batch)
+        times.append(1000 * (time.perf_counter() - start) / size)
+    return statistics.median(times[1:])
+
+
 def of_torch(model: Callable[[Any], Any]) -> ExportFn:
-    """A torch model, of arrays."""
-    import torch
+    """Return a torch model as a call for arrays.
 
-    return torch.inference_mode()(lambda x: model(torch.from_numpy(x)).numpy())
-
-
-def read(target: str, path: str, threads: int) -> tuple[ExportFn, str, str]:
-    """The export behind one call, the description inside, and the package that runs it;
-    each imports its own alone.
+    Args:
+        model: Maps tensors to logits.
     """
-    if target == "onnx":
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
-        )
-        about = session.get_modelmeta().custom_metadata_map[KEY]
-        return lambda x: session.run(None, {"image": x})[0], about, "onnxruntime"
-    if target == "openvino":
-        import openvino
-
-        graph = openvino.Core().read_model(path)
-        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
-        request = openvino.compile_model(graph, "CPU", hints).create_infer_request()
-        return (
-            lambda x: request.infer({0: x})[0].copy(),
-            graph.get_rt_info(KEY).astype(str),
-            target,
-        )
-    if target == "executorch":
-        from executorch.runtime import Runtime
-
-        method = Runtime.get().load_program(path).load_method("forward")
-        return of_torch(lambda x: method.execute([x])[0]), "", target
-    if target == "hf":
-        import transformers
-
-        wrapped = transformers.AutoModelForImageClassification.from_pretrained(
-            path
-        ).eval()
-        about = json.dumps({"labels": list(wrapped.config.id2label.values())})
-        return of_torch(lambda x: wrapped(x).logits), about, "transformers"
-    if target == "timm":
-        import timm
-
-        model: Any = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
-        return (
-            of_torch(model),
-            json.dumps({"labels": model.pretrained_cfg.get("label_names")}),
-            target,
-        )
     import torch
 
-    if target == "aoti":
-        model = torch._inductor.aoti_load_package(path)
-        return of_torch(model), model.get_metadata()[KEY], "torch"
-    extra = {f"{KEY}.json": ""}
-    return (
-        of_torch(torch.export.load(path, extra_files=extra).module()),
-        extra[f"{KEY}.json"],
-        "torch",
+    @torch.inference_mode()
+    def run(images: Array) -> Array:
+        return model(torch.from_numpy(images)).numpy()
+
+    return run
+
+
+# Each reader imports its own runtime and no other: a process needs one of them, and the
+# others may not be installed.
+
+
+def _onnx(path: str, threads: int) -> Reloaded:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
     )
+    about = session.get_modelmeta().custom_metadata_map[KEY]
+    return Reloaded(lambda x: session.run(None, {"image": x})[0], about, "onnxruntime")
+
+
+def _openvino(path: str, threads: int) -> Reloaded:
+    import openvino
+
+    graph = openvino.Core().read_model(path)
+    about = graph.get_rt_info(KEY).astype(str)
+    # By itself it computes in bf16 where the processor can.
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    request = openvino.compile_model(graph, "CPU", hints).create_infer_request()
+    return Reloaded(lambda x: request.infer({0: x})[0].copy(), about, "openvino")
+
+
+def _torch_export(path: str, threads: int) -> Reloaded:
+    import torch
+
+    # torch fills in the values of the names it is given.
+    extra = {f"{KEY}.json": ""}
+    model = torch.export.load(path, extra_files=extra).module()
+    return Reloaded(of_torch(model), extra[f"{KEY}.json"], "torch")
+
+
+def _aoti(path: str, threads: int) -> Reloaded:
+    import torch
+
+    model = torch._inductor.aoti_load_package(path)
+    return Reloaded(of_torch(model), model.get_metadata()[KEY], "torch")
+
+
+def _executorch(path: str, threads: int) -> Reloaded:
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(path).load_method("forward")
+    return Reloaded(of_torch(lambda x: method.execute([x])[0]), "", "executorch")
+
+
+def _timm(path: str, threads: int) -> Reloaded:
+    import timm
+
+    model: Any = timm.create_model(f"local-dir:{path}", pretrained=True).eval()
+    about = {"labels": model.pretrained_cfg.get("label_names")}
+    return Reloaded(of_torch(model), json.dumps(about), "timm")
+
+
+def _hf(path: str, threads: int) -> Reloaded:
+    import transformers
+
+    kind = transformers.AutoModelForImageClassification
+    model = kind.from_pretrained(path).eval()
+    about = {"labels": list(model.config.id2label.values())}
+    run = of_torch(lambda x: model(x).logits)
+    return Reloaded(run, json.dumps(about), "transformers")
+
+
+READERS: dict[str, Callable[[str, int], Reloaded]] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "torch-export": _torch_export,
+    "aoti": _aoti,
+    "executorch": _executorch,
+    "timm": _timm,
+    "hf": _hf,
+}
+
+
+def main() -> None:
+    """Read an export back, run it, and write its answers."""
+    target, export, images, answers = sys.argv[1:]
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    loaded = READERS[target](export, threads)
+    runtime = f"{loaded.package} {importlib.metadata.version(loaded.package)}"
+    found = answer(loaded.run, np.load(images))
+    np.savez(answers, **found, runtime=runtime, about=loaded.about)
 
 
 if __name__ == "__main__":
-    run, about, package = read(
-        sys.argv[1], sys.argv[2], int(os.environ["OMP_NUM_THREADS"])
-    )
-    runtime = f"{package} {importlib.metadata.version(package)}"
-    np.savez(
-        sys.argv[4], **answer(run, np.load(sys.argv[3])), runtime=runtime, about=about
-    )
+    main()

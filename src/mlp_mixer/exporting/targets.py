@@ -1,6 +1,4 @@
-"""What can be written, and by whom: each target is a function from what is to be
-exported to a path.
-"""
+"""The kinds of export: each target is a function that writes one to a path."""
 
 from __future__ import annotations
 
@@ -26,12 +24,20 @@ from ..weights.checkpoint import StoredWeights
 from ..weights.huggingface.hub import timm_obstacles, write_folder
 from .reload import KEY, Array
 
-_TRACED_OPSETS = range(18, 21)  # torch's exporter does not reach down to older ones
+# torch's exporter to ONNX does not reach down to older versions.
+_TRACED_OPSETS = range(18, 21)
+# XNNPACK plans its memory for a largest batch.
+_EXECUTORCH_IMAGES = 64
 
 
 class ExportedModel(nn.Module):
-    """The network, after the normalisation of uint8 pixels (B, H, W, C) if that is
-    inside.
+    """The network as it is exported, perhaps after the normalisation of its images.
+
+    Args:
+        model: The network.
+        normalize: The preprocessing whose normalisation is inside, so that the export
+            takes uint8 pixels (B, H, W, C); None to take the network's floats
+            (B, C, H, W).
     """
 
     def __init__(self, model: nn.Module, normalize: Preprocess | None) -> None:
@@ -40,83 +46,110 @@ class ExportedModel(nn.Module):
         self.inside = normalize
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.model(
-            self.inside.normalize(image.permute(0, 3, 1, 2)) if self.inside else image
-        )
+        """Return the logits (B, K).
+
+        Args:
+            image: A batch, as `normalize` says.
+        """
+        if self.inside is not None:
+            image = self.inside.normalize(image.permute(0, 3, 1, 2))
+        return self.model(image)
 
     def input(self, pixels: Array, record: Preprocess) -> Array:
-        """What comes in for prepared pixels, uint8 (N, H, W, C)."""
-        return (
-            pixels
-            if self.inside
-            else record.normalize(
-                torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
-            ).numpy()
-        )
+        """Return pixels as the export takes them.
+
+        Args:
+            pixels: uint8 (N, H, W, C), cropped and resized.
+            record: The network's preprocessing.
+        """
+        if self.inside is not None:
+            return pixels
+        channels_first = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+        return record.normalize(channels_first).numpy()
 
 
 @dataclass(frozen=True)
 class ExportJob:
-    """A checkpoint and how it is wanted."""
+    """What is to be exported, and how.
+
+    Attributes:
+        checkpoint: The checkpoint.
+        network: Its network as it is exported.
+        about: The JSON that the export carries.
+        int8: Whether matrix products are in int8.
+        images: Images as the export takes them: examples for tracing, and for the
+            ranges of int8.
+        opset: The version of ONNX; None for the latest.
+    """
 
     checkpoint: Checkpoint
-    whole: ExportedModel
-    about: str  # the JSON that the export carries
+    network: ExportedModel
+    about: str
     int8: bool
-    images: Array  # as they come in: examples for tracing, and for the ranges of int8
+    images: Array
     opset: int | None
 
 
 def _program(job: ExportJob, most: int | None = None) -> torch.export.ExportedProgram:
-    """The network as torch sees it, for any number of images up to `most`."""
-    two = torch.from_numpy(
-        job.images[[0, -1]]
-    )  # a single one would be taken for the only possible number
+    """Trace the network for any number of images up to `most`."""
+    # Two examples: torch would take a size of 1 for the only possible one.
+    examples = torch.from_numpy(job.images[[0, -1]])
+    batch = torch.export.Dim("B", max=most)
     with torch.no_grad():
         return torch.export.export(
-            job.whole,
-            (two,),
-            dynamic_shapes={"image": {0: torch.export.Dim("B", max=most)}},
+            job.network, (examples,), dynamic_shapes={"image": {0: batch}}
         )
 
 
 def _graph(job: ExportJob, ranges: Array | None = None) -> Any:
-    """An ONNX model: a Mixer's straight from its tensors, another family's by torch's
-    exporter.
+    """Return an ONNX model.
+
+    A Mixer's is written straight from its tensors, another family's by torch's
+    exporter. With int8, `ranges` are the images to fix the ranges of activations on.
     """
     model = job.checkpoint.model
-    inside = job.whole.inside
-    legal = OPSETS if isinstance(model.config, MixerConfig) else _TRACED_OPSETS
-    if (opset := job.opset or legal[-1]) not in legal:
+    is_mixer = isinstance(model.config, MixerConfig)
+    legal = OPSETS if is_mixer else _TRACED_OPSETS
+    opset = job.opset or legal[-1]
+    if opset not in legal:
         raise UserError(
-            f"opset {opset} cannot be written for this network: expected {legal[0]} to {legal[-1]}"
+            f"opset {opset} cannot be written for this network: expected {legal[0]} to "
+            f"{legal[-1]}"
         )
-    if isinstance(model.config, MixerConfig):
-        how: Any = {
-            "opset": opset,
-            "normalize": (inside.mean, inside.std) if inside else None,
-        }
-        if not job.int8:
-            return onnx_graph(model.config, model.state_dict(), **how)
-        return quantised(
-            onnx_graph(
-                model.config, model.state_dict(), token_mixing="transposed", **how
-            ),
-            ranges,
-        )
-    if job.int8:
-        need_mixer(model.config, "int8")
+    if not isinstance(model.config, MixerConfig):
+        if job.int8:
+            need_mixer(model.config, "int8")
+        return _traced_graph(job, opset)
+    inside = job.network.inside
+    normalize = None if inside is None else (inside.mean, inside.std)
+    graph = onnx_graph(
+        model.config,
+        model.state_dict(),
+        token_mixing="transposed" if job.int8 else "left",
+        opset=opset,
+        normalize=normalize,
+    )
+    return quantised(graph, ranges) if job.int8 else graph
+
+
+def _traced_graph(job: ExportJob, opset: int) -> Any:
+    """Return an ONNX model that torch's exporter makes."""
     if importlib.util.find_spec("onnxscript") is None:
         raise UserError(
-            "graphs of other families than Mixers need onnxscript; run pip install onnxscript"
+            "graphs of other families than Mixers need onnxscript; "
+            "run pip install onnxscript"
         )
-    names: Any = {
-        "input_names": ["image"],
-        "output_names": ["logits" if model.num_classes else "pre_logits"],
-    }
-    with warnings.catch_warnings(action="ignore"):  # torch's, about itself
+    output = "logits" if job.checkpoint.model.num_classes else "pre_logits"
+    # The warnings are torch's, about its own insides.
+    with warnings.catch_warnings(action="ignore"):
         made: Any = torch.onnx.export(
-            _program(job), (), dynamo=True, opset_version=opset, verbose=False, **names
+            _program(job),
+            (),
+            dynamo=True,
+            opset_version=opset,
+            verbose=False,
+            input_names=["image"],
+            output_names=[output],
         )
     return made.model_proto
 
@@ -130,8 +163,10 @@ def _onnx(job: ExportJob, path: Path) -> None:
 def _openvino(job: ExportJob, path: Path) -> None:
     import openvino
 
-    model = openvino.Core().read_model(_graph(job, job.images).SerializeToString())
+    graph = _graph(job, ranges=job.images)
+    model = openvino.Core().read_model(graph.SerializeToString())
     model.set_rt_info(job.about, KEY)
+    # By itself it would store the weights in 16 bits.
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
@@ -140,12 +175,14 @@ def _torch_export(job: ExportJob, path: Path) -> None:
 
 
 def _aoti(job: ExportJob, path: Path) -> None:
-    if shutil.which(compiler := os.environ.get("CXX", "g++")) is None:
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
         raise UserError(
-            f"aoti needs a C++ compiler, and there is no {compiler!r}; install g++, or set CXX to another"
+            f"aoti needs a C++ compiler, and there is no {compiler!r}; install g++, or "
+            "set CXX to another"
         )
+    configs = {"aot_inductor.metadata": {KEY: job.about}}
     with warnings.catch_warnings(action="ignore"):
-        configs = {"aot_inductor.metadata": {KEY: job.about}}
         torch._inductor.aoti_compile_and_package(
             _program(job), package_path=str(path), inductor_configs=configs
         )
@@ -158,36 +195,56 @@ def _executorch(job: ExportJob, path: Path) -> None:
     from executorch.exir import to_edge_transform_and_lower
 
     lowered = to_edge_transform_and_lower(
-        _program(job, 64), partitioner=[XnnpackPartitioner()]
+        _program(job, _EXECUTORCH_IMAGES), partitioner=[XnnpackPartitioner()]
     )
     path.write_bytes(lowered.to_executorch().buffer)
 
 
 def _folder(job: ExportJob, path: Path) -> None:
-    point = job.checkpoint
+    """Write a folder in the layout of Hugging Face, which timm reads as well."""
+    checkpoint = job.checkpoint
     stored = StoredWeights.of(
-        point.model, point.preprocess, point.labels, point.provenance
+        checkpoint.model,
+        checkpoint.preprocess,
+        checkpoint.labels,
+        checkpoint.provenance,
     )
     if reasons := timm_obstacles(stored):
         raise UserError(
-            f"timm and transformers would answer otherwise: {'; '.join(reasons)}; export to onnx instead"
+            f"timm and transformers would give other answers: {'; '.join(reasons)}; "
+            "export to onnx instead"
         )
     write_folder(path, stored)
 
 
 @dataclass(frozen=True)
 class Target:
-    """Who writes it, how its name ends (not: a folder), how exact it must be, what must
-    be installed, what to know.
+    """A kind of export.
+
+    Attributes:
+        write: Writes it to a path.
+        suffix: How the file's name ends; "" for a folder.
+        tolerance: The largest difference of logits in fp32 that is accepted, in units
+            of the largest logit if that is above 1. A wrong GELU differs by 2e-4.
+        packages: What must be installed to write and to run it.
+        note: What its users should know.
     """
 
     write: Callable[[ExportJob, Path], None]
     suffix: str
-    # of logits in fp32, in units of the largest if that is above 1; a wrong GELU is
-    # 2e-4
     tolerance: float
     packages: tuple[str, ...] = ()
     note: str = ""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the export is a folder and not a file."""
+        return not self.suffix
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether it is made from an ONNX graph."""
+        return "onnx" in self.packages
 
 
 TARGETS = {
@@ -201,10 +258,17 @@ TARGETS = {
     ),
     "torch-export": Target(_torch_export, ".pt2", 1e-5),
     "aoti": Target(
-        _aoti, ".pt2", 2e-5, note="for this version of torch, and CPUs like this one"
+        _aoti,
+        ".pt2",
+        2e-5,
+        note="for this version of torch, and for CPUs like this one",
     ),
     "executorch": Target(
-        _executorch, ".pte", 1e-4, ("executorch",), "for at most 64 images at once"
+        _executorch,
+        ".pte",
+        1e-4,
+        ("executorch",),
+        f"for at most {_EXECUTORCH_IMAGES} images at once",
     ),
     "timm": Target(_folder, "", 1e-5, ("timm",)),
     "hf": Target(_folder, "", 1e-5, ("timm", "transformers")),

@@ -1,5 +1,8 @@
-"""Mixers on the GPU: token mixing fused, `fuse(model)`; channel mixing in `fp8(model)`;
-and why not, in words.
+"""Mixers on the GPU: fused token mixing, and channel mixing in fp8.
+
+`fuse(model)` and `fp8(model)` return the faster network; `why_not` and `why_not_fp8`
+say in words what stands in the way. Triton is imported only when a block is fused, so
+that this room can be imported where Triton is not installed.
 """
 
 from __future__ import annotations

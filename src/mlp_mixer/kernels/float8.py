@@ -1,11 +1,11 @@
-"""Inference with the channel MLPs' products in fp8 (e4m3): 88 % of a Mixer's
-multiplications at twice bf16's rate.
+"""Inference with the products of the channel MLPs in fp8 (e4m3).
 
-Weights are rounded once, with a scale for each output channel; activations as they
-come, with a scale for each token, both such that the largest value is e4m3's largest.
+These products are 88 % of a Mixer's multiplications, and fp8 doubles bf16's rate.
+Weights are rounded once, with a scale for each output channel; activations at every
+call, with a scale for each token. Each scale puts the largest value at e4m3's largest.
 Sums are float32, all else is bf16. Token mixing stays in bf16: its products are small,
-and the fused kernel keeps what lies between them out of memory, where fp8 would save
-most.
+and the fused kernel already keeps the hidden values out of memory, where fp8 would
+save most.
 
 Axes: M tokens of all images, N outputs, K inputs.
 """
@@ -19,51 +19,81 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..models.mixer import MixerConfig, MlpMixer
+from ..models.isotropic import IsotropicMlp
+from ..models.mixer import MixerConfig
 
 E4M3 = torch.float8_e4m3fn
-_LARGEST = torch.finfo(E4M3).max  # 448; a cast makes NaN of what would round to more
-_STEP = 16  # bytes: rows of the factors, and of the results, are aligned to it on CUDA
+# 448. A cast makes NaN of a value that would round to more, so scales end here.
+_LARGEST = torch.finfo(E4M3).max
+# Bytes: on CUDA the rows of both factors and of the result are aligned to it.
+_ALIGNMENT = 16
 
 
 def why_not_fp8(
-    model: MlpMixer, device: torch.device | str | None = None
+    model: IsotropicMlp, device: torch.device | str | None = None
 ) -> str | None:
-    """Why `fp8(model)` cannot be, in words; None if it can. On the CPU it can: slowly,
-    to see what it does to answers.
+    """Return why `fp8(model)` cannot be used, in words; None if it can.
 
-    device: where it will run; by default where its parameters are.
+    The CPU can compute it too: slowly, to see what fp8 does to answers.
+
+    Args:
+        model: The network.
+        device: Where it will run; by default where its parameters are.
     """
     place = torch.device(device or model.stem.proj.weight.device)
     config = model.config
     if not isinstance(config, MixerConfig):
         return "its blocks are not those of a Mixer"
-    if config.hidden_dim % _STEP or config.channels_mlp_dim % _STEP:
-        return f"its widths {config.hidden_dim} and {config.channels_mlp_dim} are not both multiples of {_STEP}"
-    if place.type not in ("cpu", "cuda") or torch.version.hip:
-        return f"fp8 is built for CUDA and the CPU, not for {'ROCm' if torch.version.hip else place.type}"
+    widths = (config.hidden_dim, config.channels_mlp_dim)
+    if any(width % _ALIGNMENT for width in widths):
+        return (
+            f"its widths {widths[0]} and {widths[1]} are not both multiples of "
+            f"{_ALIGNMENT}"
+        )
+    if torch.version.hip:
+        return "fp8 is built for CUDA and the CPU, not for ROCm"
+    if place.type not in ("cpu", "cuda"):
+        return f"fp8 is built for CUDA and the CPU, not for {place.type}"
     if place.type == "cuda":
-        if not torch.cuda.is_available():
-            return "there is no CUDA device"
-        major, minor = torch.cuda.get_device_capability(place)
-        if (major, minor) < (8, 9):
-            return f"compute capability {major}.{minor} is older than 8.9, the first with products in fp8"
+        return _cuda_lacks(place)
     return None
 
 
-def fp8(model: MlpMixer) -> MlpMixer:
-    """A copy in bf16 for inference, in evaluation mode, whose channel MLPs multiply in
-    e4m3; weights are rounded here.
+def _cuda_lacks(device: torch.device) -> str | None:
+    """Say why a CUDA device has no products in fp8; None if it has."""
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < (8, 9):
+        return (
+            f"compute capability {major}.{minor} is older than 8.9, the first with "
+            "products in fp8"
+        )
+    return None
 
-    Images come in bf16. Its answers differ from the model's by some percent: measure
-    what that costs on your data. `fuse` it and `torch.compile` it: then the norm and
-    GELU before each product also round, in the same pass. Give it to no `.to(dtype)`,
-    which would take the rounded weights for numbers of any float type. Raises
-    `UserError` with the reason of `why_not_fp8`.
+
+def fp8(model: IsotropicMlp) -> IsotropicMlp:
+    """Copy a model for inference, with the products of its channel MLPs in e4m3.
+
+    The answers differ from the model's by some percent: measure what that costs on
+    your data. For speed, `fuse` the copy and `torch.compile` it: then the norm and the
+    GELU before each product also round, in the same pass. Do not call `.to(dtype)` on
+    it: that would cast the fp8 weights without their scales.
+
+    Args:
+        model: A Mixer; it is not changed.
+
+    Returns:
+        The copy in bf16 and in evaluation mode, which takes images in bf16.
+
+    Raises:
+        UserError: `why_not_fp8(model)` has a reason.
     """
     if reason := why_not_fp8(model):
         raise UserError(f"this model cannot run in fp8: {reason}; use bf16")
     rounded = copy.deepcopy(model).eval().requires_grad_(False).to(torch.bfloat16)
+    # Weights are rounded once, from the model's own numbers: from the bf16 copy they
+    # would be rounded twice.
     for name, linear in model.named_modules():
         if isinstance(linear, nn.Linear) and ".mlp_channels." in name:
             rounded.set_submodule(name, Fp8Linear(linear))
@@ -71,13 +101,22 @@ def fp8(model: MlpMixer) -> MlpMixer:
 
 
 class Fp8Linear(nn.Module):
-    """Takes the place of an `nn.Linear` in inference: its weight in e4m3, x rounded row
-    by row, the result in bf16.
+    """Take the place of an `nn.Linear` in inference, with its product in fp8.
+
+    The weight is stored in e4m3, x is rounded row by row, and the result is bf16.
+
+    Args:
+        linear: The layer to replace.
+
+    Attributes:
+        weight: (N, K) in e4m3.
+        scale: (1, N) in float32: one for each output.
+        bias: (N) in bf16.
     """
 
-    weight: Tensor  # (N, K) in e4m3
-    scale: Tensor  # (1, N) in float32
-    bias: Tensor  # (N) in bf16
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
@@ -87,11 +126,18 @@ class Fp8Linear(nn.Module):
         self.register_buffer("bias", linear.bias.detach().to(torch.bfloat16))
 
     def forward(self, x: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch N"]:
-        rows, scale = rounded_rows(x.flatten(0, -2))
+        """Return x W' + b in bf16.
+
+        Args:
+            x: Any float dtype.
+        """
+        rows, row_scales = rounded_rows(x.flatten(0, -2))
+        # Hopper sums fp8 products in 14 bits unless it moves them to float32 often.
+        # Without fast accumulation it does so, and is slower than bf16.
         y = torch._scaled_mm(
             rows,
             self.weight.t(),
-            scale,
+            row_scales,
             self.scale,
             bias=self.bias,
             out_dtype=torch.bfloat16,
@@ -103,10 +149,16 @@ class Fp8Linear(nn.Module):
 def rounded_rows(
     x: Float[Tensor, "M K"],
 ) -> tuple[Float[Tensor, "M K"], Float[Tensor, "M 1"]]:
-    """x / scale in e4m3, and in float32 the scale of each row, which puts its largest
-    value at e4m3's largest.
+    """Round each row of x to e4m3 with a scale of its own.
+
+    Args:
+        x: Any float dtype.
+
+    Returns:
+        x / scale in e4m3, and the scales in float32. A scale puts the largest value of
+        its row at e4m3's largest.
     """
-    scale = (
-        x.abs().amax(1).float().clamp(min=1e-12)[:, None] / _LARGEST
-    )  # a row of zeros stays one
+    # The clamp keeps a row of zeros a row of zeros: 0 / 0 would be NaN.
+    largest = x.abs().amax(1).float().clamp(min=1e-12)
+    scale = largest[:, None] / _LARGEST
     return (x.float() / scale).to(E4M3), scale

@@ -1,5 +1,7 @@
-"""Fused kernels for training where they prove themselves: one block on the very device,
-forward and backward.
+"""Use fused kernels in training only where they pass a check on the device itself.
+
+A kernel that compiles may still be wrong on a GPU, driver or Triton that nobody has
+tried. So before training one block runs forward and backward, fused and plain.
 """
 
 from __future__ import annotations
@@ -13,91 +15,130 @@ from torch import Tensor, nn
 from ..choices import Kernels, Precision
 from ..devices import autocast
 from ..errors import UserError
-from ..models.mixer import MixerBlock, MlpMixer
+from ..models.isotropic import IsotropicMlp
+from ..models.mixer import MixerBlock
 from .network import fuse, why_not
 
 
 def with_kernels(
-    model: MlpMixer, choice: Kernels, precision: Precision
-) -> tuple[MlpMixer, tuple[str, ...]]:
-    """The model for training on its device in this precision, and a note for people:
-    fused, or why not.
+    model: IsotropicMlp, choice: Kernels, precision: Precision
+) -> tuple[IsotropicMlp, tuple[str, ...]]:
+    """Prepare a model for training with the kernels that were chosen.
 
-    auto: fused on CUDA if `self_check` finds nothing. `UserError` for "fused" where it
-        finds something.
+    Args:
+        model: The network, on the device of the training.
+        choice: "plain" changes nothing, "fused" demands the kernels, and "auto" takes
+            them on CUDA if `self_check` finds nothing.
+        precision: The precision of the forward pass.
+
+    Returns:
+        The model to train, and notes for the journal: that it is fused, or why not.
+
+    Raises:
+        UserError: The choice is "fused" and `self_check` finds a reason against it.
     """
     weight = model.stem.proj.weight
     if choice == "plain" or (choice == "auto" and weight.device.type != "cuda"):
         return model, ()
+    # The check must run in the dtype that the block will see in training.
+    dtype = weight.dtype
     with autocast(precision, weight.device):
-        automatic = torch.is_autocast_enabled(weight.device.type)
-        reason = self_check(
-            model,
-            torch.get_autocast_dtype(weight.device.type) if automatic else weight.dtype,
-        )
-    if reason and choice == "fused":
+        if torch.is_autocast_enabled(weight.device.type):
+            dtype = torch.get_autocast_dtype(weight.device.type)
+        reason = self_check(model, dtype)
+    if not reason:
+        return fuse(model), ("token mixing is fused",)
+    if choice == "fused":
         raise UserError(
-            f"train.kernels=fused cannot be: {reason}; use train.kernels=auto"
+            f"train.kernels=fused cannot be used: {reason}; use train.kernels=auto"
         )
-    return (
-        (model, (f"token mixing stays plain: {reason}",))
-        if reason
-        else (fuse(model), ("token mixing is fused",))
-    )
+    return model, (f"token mixing stays plain: {reason}",)
 
 
-def self_check(model: MlpMixer, dtype: torch.dtype) -> str | None:
-    """Why the model's device should not run the fused kernel in this dtype, in words;
-    None if the first block passes.
+def self_check(model: IsotropicMlp, dtype: torch.dtype) -> str | None:
+    """Compare the fused with the plain first block on the model's own device.
 
-    The rule of the tests, for the norm of each tensor: as far from float64 as twice the
-        plain block is, in gradients
-    three times, and a rounding.
+    The rule is that of the tests, on the norm of each tensor: the error against
+    float64 is at most twice the plain block's (three times in gradients), plus one
+    rounding.
+
+    Args:
+        model: The network; it is not changed.
+        dtype: The dtype of the tokens in training.
+
+    Returns:
+        Why the kernel should not be used here, in words; None if the block passes.
     """
-    place = model.stem.proj.weight.device
-    if reason := why_not(model, place):
+    device = model.stem.proj.weight.device
+    if reason := why_not(model, device):
         return reason
-    from .block import FusedBlock  # imports Triton, which not every machine has
+    # Imports Triton, which not every machine has.
+    from .block import FusedBlock
 
-    draw = torch.Generator(place).manual_seed(0)
-    size = (2, model.config.num_patches, model.config.hidden_dim)
-    block = copy.deepcopy(cast(MixerBlock, model.blocks[0])).eval()
-    for parameter in block.parameters():  # no zeros, behind which an error could hide
-        parameter.data += 0.1 * torch.randn(
-            parameter.shape, generator=draw, device=place
-        )
-    nn.init.zeros_(block.mlp_channels.fc2.weight)  # leaves token mixing alone
+    generator = torch.Generator(device).manual_seed(0)
+    block = _block_without_zeros(model, generator)
     fused = FusedBlock(block.to(dtype), deterministic=True)
-    x, dy = (
-        torch.randn(size, generator=draw, device=place).to(dtype) for _ in range(2)
-    )
-    if not fused._fused(x):
+    size = (2, model.config.num_patches, model.config.hidden_dim)
+    x = torch.randn(size, generator=generator, device=device).to(dtype)
+    dy = torch.randn(size, generator=generator, device=device).to(dtype)
+    if not fused._can_fuse(x):
         return f"{str(dtype)[6:]} is faster in plain layers here"
     try:
-        results = [
-            _computed(one, x, dy)
-            for one in (copy.deepcopy(block).double(), block, fused)
-        ]
-    except Exception as error:  # of a compiler or driver that does not suit
-        return f"it fails here: {type(error).__name__} {str(error).strip().partition(chr(10))[0][:100]}"
-    rounding = max(torch.finfo(dtype).eps, 2**-10)  # of TF32 at least
-    for i, (exact, plain, ours) in enumerate(zip(*results, strict=True)):
-        error_of_ours, error_of_plain = (
-            (one - exact).norm() / exact.norm() for one in (ours, plain)
+        exact = _results(copy.deepcopy(block).double(), x, dy)
+        plain = _results(block, x, dy)
+        ours = _results(fused, x, dy)
+    # Whatever a compiler or a driver raises is a reason to stay plain, not to stop.
+    except Exception as error:
+        first_line = str(error).strip().partition("\n")[0][:100]
+        return f"it fails here: {type(error).__name__} {first_line}"
+    return _compare(exact, plain, ours, dtype)
+
+
+def _block_without_zeros(model: IsotropicMlp, generator: torch.Generator) -> MixerBlock:
+    """Copy the first block and disturb its parameters."""
+    block = copy.deepcopy(cast(MixerBlock, model.blocks[0])).eval()
+    # Behind a zero (a fresh bias, for one) an error of the kernel could hide.
+    for parameter in block.parameters():
+        noise = torch.randn(
+            parameter.shape, generator=generator, device=parameter.device
         )
-        if not error_of_ours <= (3 if i else 2) * error_of_plain + rounding:
-            what = "a gradient" if i else "the output"
-            return f"{what} is off by {error_of_ours:.1e} here, that of plain layers by {error_of_plain:.1e}"
-    return None
+        parameter.data += 0.1 * noise
+    # Channel mixing is the same code in both blocks; at zero it leaves token mixing
+    # alone in the comparison.
+    nn.init.zeros_(block.mlp_channels.fc2.weight)
+    return block
 
 
-def _computed(block: MixerBlock, x: Tensor, dy: Tensor) -> list[Tensor]:
-    """The output and all gradients of a block's token mixing, in float64."""
-    x = x.detach().to(block.norm1.weight.dtype).requires_grad_()
+def _results(block: MixerBlock, x: Tensor, dy: Tensor) -> list[Tensor]:
+    """Compute the output and all gradients of a block's token mixing, in float64."""
+    dtype = next(block.parameters()).dtype
+    x = x.detach().to(dtype).requires_grad_()
     leaves = [x, *block.norm1.parameters(), *block.mlp_tokens.parameters()]
     with torch.autocast(x.device.type, enabled=False):
         y = block(x)
-    return [
-        one.detach().double()
-        for one in (y, *torch.autograd.grad(y, leaves, dy.to(y.dtype)))
-    ]
+    grads = torch.autograd.grad(y, leaves, dy.to(y.dtype))
+    return [tensor.detach().double() for tensor in (y, *grads)]
+
+
+def _compare(
+    exact: list[Tensor], plain: list[Tensor], ours: list[Tensor], dtype: torch.dtype
+) -> str | None:
+    """Say which of our results is further from the exact ones than is allowed."""
+    # TF32 keeps 10 bits of float32's 23, in the plain layers too.
+    rounding = max(torch.finfo(dtype).eps, 2**-10)
+    for i, truth in enumerate(exact):
+        what = "a gradient" if i else "the output"
+        factor = 3 if i else 2
+        our_error = _relative_error(ours[i], truth)
+        plain_error = _relative_error(plain[i], truth)
+        # "not <=" and not ">": a NaN must not pass.
+        if not our_error <= factor * plain_error + rounding:
+            return (
+                f"{what} is off by {our_error:.1e} here, that of plain layers by "
+                f"{plain_error:.1e}"
+            )
+    return None
+
+
+def _relative_error(tensor: Tensor, truth: Tensor) -> Tensor:
+    return (tensor - truth).norm() / truth.norm()

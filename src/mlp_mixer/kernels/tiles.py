@@ -1,9 +1,9 @@
-"""How the kernels cut their work: measured registers and shared memory, not tuning at
-run time.
+"""How the kernels cut their work into tiles: a table, not tuning at run time.
 
-A table is the same in every process, so results are too, and `torch.compile` and CUDA
-graphs meet no timing runs. `python tests/unit/kernels/test_aot.py` compiles them for
-compute capability 9.0 without a GPU and prints their needs.
+A table is the same in every process, so results are too, and neither `torch.compile`
+nor CUDA graphs meet runs that only measure time. The rows come from the registers and
+the shared memory that compiled kernels need: `python tests/unit/kernels/test_aot.py`
+compiles them for compute capability 9.0 without a GPU and prints both.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-MOST_TOKENS = 256  # a program holds its channels' whole columns: (BC, SP) float32 sums in registers
-# that sum: an H200's multiprocessors, but the same on any GPU, since it decides the
-# order of sums
+# A program keeps whole columns of its channels: float32 sums of shape (BC, SP) in
+# registers. A multiprocessor has 256 KiB of registers, which 128 channels x 256 tokens
+# half fill.
+MOST_TOKENS = 256
+
+# How many programs sum the gradients of the weights: the multiprocessors of an H200.
+# The number is the same on any GPU, since it decides the order of the sums.
 PROGRAMS = 132
 
 Kernel = Literal["forward", "backward", "weights"]
@@ -22,7 +26,14 @@ Kernel = Literal["forward", "backward", "weights"]
 
 @dataclass(frozen=True)
 class Tile:
-    """Channels and hidden units of one step, warps of a program, stages of its loads."""
+    """How one program works.
+
+    Attributes:
+        channels: Channels of a tile (BC).
+        hidden: Hidden units of one step (BD).
+        warps: Warps of the program, of 32 threads each.
+        stages: Loads that are under way at once.
+    """
 
     channels: int
     hidden: int
@@ -31,68 +42,89 @@ class Tile:
 
 
 def padded(n: int) -> int:
-    """The next power of two, at least 16: what a matrix product in Triton takes."""
+    """Return the next power of two, at least 16: the sides of Triton's products."""
     return max(16, 1 << (n - 1).bit_length())
 
 
 def parts(tokens: int) -> tuple[int, ...]:
-    """Powers of two from 16 on, at most three, whose sum holds so many tokens with
-    little to spare.
+    """Cut a number of tokens into at most three powers of two, with little to spare.
+
+    Triton's ranges are powers of two. One range for 196 tokens would have 256 places,
+    a quarter of them for nothing; 128 + 64 + 16 = 208 waste 6 %.
+
+    Args:
+        tokens: The number of tokens, from 1 on.
+
+    Returns:
+        Powers of two from 16 on, the largest first, whose sum is at least `tokens`.
     """
     sixteens = -(-tokens // 16)
-    powers = [
-        16 << bit
-        for bit in reversed(range(sixteens.bit_length()))
-        if sixteens >> bit & 1
-    ]
-    return tuple(powers) if len(powers) <= 3 else (padded(tokens),)
+    powers = []
+    for bit in reversed(range(sixteens.bit_length())):
+        if sixteens >> bit & 1:
+            powers.append(16 << bit)
+    # A product for each part has a cost of its own: past three, one range is cheaper.
+    if len(powers) > 3:
+        return (padded(tokens),)
+    return tuple(powers)
 
 
 def padded_hidden(n: int) -> int:
-    """A multiple of the hidden units of every tile."""
+    """Return the hidden units with padding: a multiple of those of every tile."""
     return min(padded(n), -(-n // 128) * 128)
 
 
 def tile_for(
     kernel: Kernel, tokens: int, hidden: int, bits: int, *, roomy: bool
 ) -> Tile:
-    """The row for so many tokens, hidden units, and bits of a number.
+    """Look up the tile of a kernel.
 
-    roomy: a program may have 200 KiB of shared memory (H100, H200, B200), and not 99
-        only.
+    Args:
+        kernel: Which of the three kernels with matrix products.
+        tokens: The number of tokens, at most `MOST_TOKENS`.
+        hidden: The number of hidden units of the token MLP.
+        bits: The size of a number: 16 or 32.
+        roomy: Whether a program may have 200 KiB of shared memory (H100, H200, B200)
+            and not only 99 (consumer GPUs).
+
+    Returns:
+        The tile; its hidden units are not more than there are.
     """
     if bits == 32:
+        # Twice the bytes everywhere: the smallest tile fits any GPU.
         tile = Tile(32, 16, 4, 1)
     elif tokens > 64 and not roomy:
         tile = _SMALL[kernel]
     else:
-        tile = _LARGE[
-            kernel,
-            min(
-                limit
-                for of, limit in _LARGE
-                if of == kernel and limit >= sum(parts(tokens))
-            ),
-        ]
-    return dataclasses.replace(tile, hidden=min(tile.hidden, padded_hidden(hidden)))
+        padded_tokens = sum(parts(tokens))
+        rows = [most for name, most in _LARGE if name == kernel]
+        smallest = min(most for most in rows if most >= padded_tokens)
+        tile = _LARGE[kernel, smallest]
+    hidden_units = min(tile.hidden, padded_hidden(hidden))
+    return dataclasses.replace(tile, hidden=hidden_units)
 
 
-# 16-bit numbers, by padded tokens. As many stages of loads as fit without spilling
-# registers on compute capability 9.0.
+# For 16-bit numbers, by the most padded tokens that a row serves. Each has as many
+# stages of loads as fit without spilling registers on compute capability 9.0.
+# fmt: off
 _LARGE: dict[tuple[Kernel, int], Tile] = {
-    ("forward", 64): Tile(128, 64, 4, 3),
-    ("forward", 128): Tile(128, 64, 8, 3),
-    ("forward", 208): Tile(128, 64, 8, 3),
-    ("forward", 256): Tile(128, 32, 8, 3),
-    ("backward", 64): Tile(128, 32, 4, 3),
+    #                       BC   BD  warps stages
+    ("forward",  64): Tile(128,  64, 4, 3),
+    ("forward", 128): Tile(128,  64, 8, 3),
+    ("forward", 208): Tile(128,  64, 8, 3),
+    ("forward", 256): Tile(128,  32, 8, 3),
+    ("backward",  64): Tile(128, 32, 4, 3),
     ("backward", 128): Tile(128, 64, 8, 2),
     ("backward", 208): Tile(128, 32, 8, 3),
     ("backward", 256): Tile(128, 32, 8, 2),
-    ("weights", 64): Tile(64, 128, 4, 3),
-    ("weights", 128): Tile(64, 128, 8, 3),
-    ("weights", 208): Tile(64, 128, 8, 4),
-    ("weights", 256): Tile(64, 128, 8, 4),
+    ("weights",  64): Tile(64,  128, 4, 3),
+    ("weights", 128): Tile(64,  128, 8, 3),
+    ("weights", 208): Tile(64,  128, 8, 4),
+    ("weights", 256): Tile(64,  128, 8, 4),
 }
+# fmt: on
+
+# For GPUs whose programs have 99 KiB of shared memory.
 _SMALL: dict[Kernel, Tile] = {
     "forward": Tile(64, 32, 4, 2),
     "backward": Tile(64, 32, 4, 1),

@@ -1,5 +1,6 @@
-"""Engines that run a Mixer behind one call, each compared with the plain module when it
-is made.
+"""Engines that run a Mixer behind one call.
+
+Each is compared with the plain module when it is made, before it may answer.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A network on CUDA replayed as one graph, for batches so small that starting kernels
-takes longer than running them.
+"""Replay a network on CUDA as one graph.
 
-A graph holds every launch of a forward pass with its addresses, so it serves one shape
-    of images: they are copied to
-where it reads, and the answer is copied away from where it writes, before the next
-question overwrites it.
+For a batch of a few images, starting a hundred kernels one by one takes longer than
+running them. A CUDA graph holds every launch of a forward pass with its addresses, so
+it serves one shape of images: they are copied to the place where it reads, and the
+answer is copied away from the place where it writes, before the next call overwrites
+it.
 """
 
 from __future__ import annotations
@@ -17,24 +17,31 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-Recorded = tuple[
-    Tensor, Callable[[], object], Tensor
-]  # where it reads, how it is run, where it writes
+Recorded = tuple[Tensor, Callable[[], object], Tensor]
+"""The tensor that a graph reads, the call that replays it, the tensor that it writes."""
 
-# with more the GPU is busy for longer than the CPU needs to start its kernels one by
-# one
+# With more images the GPU is busy for longer than the CPU needs to start its kernels
+# one by one.
 MOST_IMAGES = 64
-MOST_GRAPHS = 8  # each keeps the memory of its activations
+# Each graph keeps the memory of its activations.
+MOST_GRAPHS = 8
 
 
 def graphed(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """`run`, for images on a CUDA device, from a graph of its own for each of the last
-    few shapes of at most 64 images.
+    """Replay a forward pass from a CUDA graph for each shape of small batches.
 
-    run: kernels that depend on no value. Weights that change in place are seen. Several
-        threads may ask at once, on one
-    stream. Where a graph cannot be made, a warning says why and `run` itself answers.
+    Graphs are recorded on the first call of a shape, and kept for the last eight
+    shapes. Where a graph cannot be made, a warning says why and `run` itself answers.
+
+    Args:
+        run: A forward pass for images on a CUDA device, whose kernels depend on no
+            value. Weights that change in place are seen.
+
+    Returns:
+        A call with the answers of `run`. Several threads may call it at once, on one
+        stream. Batches of more than 64 images go to `run`.
     """
+    # None stands for a shape that could not be recorded, so that it is tried once.
     graphs: OrderedDict[tuple[object, ...], Recorded | None] = OrderedDict()
     lock = threading.Lock()
 
@@ -43,46 +50,53 @@ def graphed(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         if not 0 < len(images) <= MOST_IMAGES:
             return run(images)
         shape = (*images.shape, images.dtype, images.device)
+        # The lock covers the copies too: all calls of a shape share its two tensors.
         with lock:
-            graphs[shape] = recorded = (
-                graphs.pop(shape) if shape in graphs else _try(run, images)
-            )
+            recorded = graphs.pop(shape) if shape in graphs else _try(run, images)
+            # Put back at the end, so that the first is the one used longest ago.
+            graphs[shape] = recorded
             if len(graphs) > MOST_GRAPHS:
-                graphs.popitem(last=False)  # asked for longest ago
+                graphs.popitem(last=False)
             if recorded:
-                given, replay, got = recorded
-                given.copy_(images)
+                reads, replay, writes = recorded
+                reads.copy_(images)
                 replay()
-                return got.clone()
+                return writes.clone()
         return run(images)
 
     return answer
 
 
 def _try(run: Callable[[Tensor], Tensor], images: Tensor) -> Recorded | None:
+    """Record a graph; warn and return None if that fails."""
     try:
         return _record(run, images)
-    except RuntimeError as error:  # too little memory, or what may not be captured
+    except RuntimeError as error:
+        # There is too little memory, or the pass does what may not be captured.
+        first_line = str(error).partition("\n")[0]
         warnings.warn(
-            f"no CUDA graph for {tuple(images.shape)}: {str(error).partition(chr(10))[0]}",
-            stacklevel=3,
+            f"no CUDA graph for {tuple(images.shape)}: {first_line}", stacklevel=3
         )
         return None
 
 
 def _record(run: Callable[[Tensor], Tensor], images: Tensor) -> Recorded:
-    given = images.clone()
+    """Record a forward pass on images of this shape."""
+    reads = images.clone()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(images.device):
+        # A capture may not happen on the default stream, and the warm-up belongs on
+        # the stream of the capture (PyTorch's notes on CUDA graphs).
         aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         here = torch.cuda.current_stream()
         aside.wait_stream(here)
-        with torch.cuda.stream(
-            aside
-        ):  # compiles kernels and makes libraries' workspaces, which a capture forbids
+        with torch.cuda.stream(aside):
+            # First calls compile kernels and allocate the workspaces of libraries,
+            # both of which a capture forbids.
             for _ in range(2):
-                run(given)
+                run(reads)
+        # "thread_local": other threads may allocate while this one records.
         with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-            got = run(given)
+            writes = run(reads)
         here.wait_stream(aside)
-    return given, graph.replay, got
+    return reads, graph.replay, writes

@@ -1,12 +1,18 @@
-"""A Mixer on the CPU in fp32 with torch's own operators, arranged for speed: nothing is
-traced, compiled or installed.
+"""Run a Mixer on the CPU in fp32 with torch's own operators, arranged for speed.
 
-The channel MLPs' weights are packed once for MKL, not at every call; token mixing is W1
-@ x with a bias per row, so nothing is transposed; GELU works in place. Threads do not
-share products, for then they wait for each other after every one, and long on a busy
-machine. Of a batch, each takes whole images; of a single image, its tokens in channel
-mixing and its channels in token mixing, which needs two meetings per block. Axes as in
-`models.mixer`.
+Nothing is traced, compiled or installed. Three things differ from the plain module:
+
+1. The weights of the channel MLPs are packed for MKL once, and not at every call.
+2. Token mixing is W1 @ x with a bias for each row. The plain module transposes the
+   tokens (S, C) to multiply from the right; from the left no memory is moved.
+3. GELU works in place.
+
+Threads do not share a product: they would wait for each other after every one, and
+long on a busy machine. Of a batch, each thread takes whole images. Of a single image,
+each takes some tokens in channel mixing and some channels in token mixing, which needs
+two barriers per block instead of one per product.
+
+Axes as in `models.mixer`.
 """
 
 from __future__ import annotations
@@ -22,142 +28,209 @@ from torch import Tensor, nn
 
 from ..devices import cpu_threads
 from ..models.families import need_mixer
-from ..models.mixer import MixerBlock, MixerConfig, MlpMixer
+from ..models.isotropic import IsotropicMlp
+from ..models.mixer import MixerBlock, MixerConfig
 
-_LEAST_WORK = (
-    2**25
-    # multiply-accumulates of a channel MLP, below which Python's calls would cost more than
-    # is gained
-)
-# tokens of an image, below which a batch is better off in the plain module, on each
-# thread's share
+# Multiply-accumulates of a channel MLP on one image. Below, the calls from Python cost
+# more than is gained.
+_LEAST_WORK = 2**25
+# Tokens of an image. Below, a thread's images are better off in the plain module, whose
+# products take all of them together.
 _LEAST_ROWS = 128
 
 
-def can_pack(model: MlpMixer) -> bool:
-    """Whether `packed(model)` can be and pays: fp32 on the CPU, a torch built with MKL,
-    and a network not too small.
+def can_pack(model: IsotropicMlp) -> bool:
+    """Return whether `packed(model)` is possible and pays.
+
+    It needs fp32 on the CPU, a torch built with MKL, and a network not too small.
+
+    Args:
+        model: The network.
     """
-    weight = model.stem.proj.weight
     config = model.config
     if not isinstance(config, MixerConfig):
         return False
-    large = (
-        2 * config.num_patches * config.hidden_dim * config.channels_mlp_dim
-        >= _LEAST_WORK
-    )
-    suits = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return large and suits and hasattr(torch.ops.mkl, "_mkl_linear")
+    weight = model.stem.proj.weight
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return False
+    channel_mlp = config.hidden_dim * config.channels_mlp_dim
+    if 2 * config.num_patches * channel_mlp < _LEAST_WORK:
+        return False
+    return hasattr(torch.ops.mkl, "_mkl_linear")
 
 
-def packed(model: MlpMixer) -> Callable[[Tensor], Tensor]:
-    """Images (B, in_channels, H, W) -> what the module answers in evaluation mode, to
-    rounding. Threads may share it.
+def packed(model: IsotropicMlp) -> Callable[[Tensor], Tensor]:
+    """Arrange a Mixer for speed on the CPU.
 
-    Weights that change later are not seen. Packed copies need as much memory again as
-    the channel MLPs, once for batches and once for single images.
+    Packed copies of the weights need as much memory again as the channel MLPs, once
+    for batches and once for single images.
+
+    Args:
+        model: A Mixer in evaluation mode. Weights that change later are not seen.
+
+    Returns:
+        Images (B, in_channels, H, W) -> the answers of the module, up to rounding.
+        Threads may share the call.
+
+    Raises:
+        UserError: The network is not a Mixer.
     """
-    config = need_mixer(model.config, "packed")
-    S = config.num_patches
-    C = config.hidden_dim
-    P = config.patch_size
-    (height, width) = config.grid
-    blocks = [cast(MixerBlock, block) for block in model.blocks]
-    stem, stem_bias = _parts(model.stem.proj)
-    stem_t = stem.flatten(1).t().contiguous()
-    threads = min(torch.get_num_threads(), S, C)
-    pool = ThreadPoolExecutor(threads, "mixer", torch.set_num_threads, (1,))
-    lock = threading.Lock()
-    linear = torch.ops.mkl._mkl_linear
-    pack = torch.ops.mkl._mkl_reorder_linear_weight
+    return _PackedMixer(model)
 
-    @functools.cache
-    def packs(rows: int) -> list[tuple[Tensor, Tensor]]:
-        mlps = [block.mlp_channels for block in blocks]
-        return [
-            (pack(mlp.fc1.weight.detach(), rows), pack(mlp.fc2.weight.detach(), rows))
-            for mlp in mlps
-        ]
 
-    def share(
+class _PackedMixer:
+    """The call that `packed` returns, with its threads and its packed weights."""
+
+    def __init__(self, model: IsotropicMlp) -> None:
+        config = need_mixer(model.config, "packed")
+        self.model = model
+        self.S = config.num_patches
+        self.C = config.hidden_dim
+        self.P = config.patch_size
+        self.grid = config.grid
+        self.blocks = [cast(MixerBlock, block) for block in model.blocks]
+        # The stem's convolution has no overlap, so it is a product of patches and its
+        # kernel: with rows for patches it can be shared like channel mixing.
+        stem, self.stem_bias = _parameters(model.stem.proj)
+        self.stem_t = stem.flatten(1).t().contiguous()
+        self.threads = min(torch.get_num_threads(), self.S, self.C)
+        # One thread of MKL and OpenMP each: these threads are the parallelism.
+        self.pool = ThreadPoolExecutor(
+            self.threads, "mixer", torch.set_num_threads, (1,)
+        )
+        self.lock = threading.Lock()
+        # A cache of the instance, and not of the class, which would keep every model.
+        self.packs = functools.cache(self._pack)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Answer for images (B, in_channels, H, W)."""
+        self.model._check(images)
+        return self.model.forward_head(self._features(images))
+
+    def _features(self, images: Tensor) -> Tensor:
+        """Return the tokens after the final norm (B, S, C)."""
+        if len(images) == 0:
+            return images.new_empty(0, self.S, self.C)
+        if self.threads == 1:
+            return self._several(images)
+        # MKL's number of threads belongs to the whole process (torch's to each
+        # thread), so only one call at a time may set it.
+        with self.lock, cpu_threads(1):
+            if len(images) == 1:
+                return self.model.norm(self._together(images[0])[None])
+            shares = torch.chunk(images, self.threads)
+            return torch.cat(list(self.pool.map(self._several, shares)))
+
+    @torch.inference_mode()
+    def _several(self, images: Tensor) -> Tensor:
+        """Compute whole images in this thread."""
+        if self.S < _LEAST_ROWS:
+            return self.model.forward_features(images)
+        return self.model.norm(torch.stack([self._alone(image) for image in images]))
+
+    def _alone(self, image: Tensor) -> Tensor:
+        """Compute one image in this thread: its only part, without a barrier."""
+        x_SC, y_SC = torch.empty(2, self.S, self.C)
+        self._share(image, x_SC, y_SC, 0, 1, lambda: None)
+        return x_SC
+
+    def _together(self, image: Tensor) -> Tensor:
+        """Compute one image in all threads."""
+        x_SC, y_SC = torch.empty(2, self.S, self.C)
+        barrier = threading.Barrier(self.threads)
+
+        @torch.inference_mode()
+        def work(part: int) -> None:
+            try:
+                self._share(image, x_SC, y_SC, part, self.threads, barrier.wait)
+            except BaseException:
+                # Otherwise the other threads would wait for this one for ever.
+                barrier.abort()
+                raise
+
+        list(self.pool.map(work, range(self.threads)))
+        return x_SC
+
+    def _share(
+        self,
         image: Tensor,
         x_SC: Tensor,
         y_SC: Tensor,
         part: int,
         parts: int,
-        meet: Callable[[], object],
+        wait: Callable[[], object],
     ) -> None:
-        """One thread's share of one image: `part` of so many `parts` of the tokens, and
-        of the channels.
+        """Compute one thread's part of one image.
+
+        Args:
+            image: (in_channels, H, W).
+            x_SC: The tokens of all threads; this one writes its part of them.
+            y_SC: Room for the normalised tokens of all threads.
+            part: Which part of the tokens and of the channels, from 0.
+            parts: How many there are.
+            wait: Returns when all threads have called it.
         """
-        mine, columns = (
-            slice(n * part // parts, n * (part + 1) // parts) for n in (S, C)
-        )
+        mine = _slice(self.S, part, parts)
+        columns = _slice(self.C, part, parts)
         rows = mine.stop - mine.start
-        patches = (
-            image.reshape(-1, height, P, width, P).permute(1, 3, 0, 2, 4).reshape(S, -1)
-        )
-        torch.addmm(stem_bias, patches[mine], stem_t, out=x_SC[mine])
-        for block, (p1, p2) in zip(blocks, packs(rows), strict=True):
-            (w1, b1) = _parts(block.mlp_tokens.fc1)
-            (w2, b2) = _parts(block.mlp_tokens.fc2)
+        patches = self._patches(image)
+        torch.addmm(self.stem_bias, patches[mine], self.stem_t, out=x_SC[mine])
+        for block, packs in zip(self.blocks, self.packs(rows), strict=True):
             y_SC[mine] = block.norm1(x_SC[mine])
-            meet()
-            hidden = torch.addmm(b1[:, None], w1, y_SC[:, columns])
-            torch.ops.aten.gelu_(hidden, approximate=block.mlp_tokens.act.approximate)
-            x_SC[:, columns] += torch.addmm(b2[:, None], w2, hidden)
-            meet()
-            (w1, b1) = _parts(block.mlp_channels.fc1)
-            (w2, b2) = _parts(block.mlp_channels.fc2)
-            hidden = linear(block.norm2(x_SC[mine]), p1, w1, b1, rows)
-            torch.ops.aten.gelu_(hidden, approximate=block.mlp_channels.act.approximate)
-            x_SC[mine] += linear(hidden, p2, w2, b2, rows)
+            # Token mixing reads all rows of these columns, which others have written.
+            wait()
+            _mix_tokens(block, x_SC[:, columns], y_SC[:, columns])
+            # Channel mixing reads all columns of these rows.
+            wait()
+            _mix_channels(block, x_SC[mine], packs)
 
-    def alone(image: Tensor) -> Tensor:
-        x_SC, y_SC = torch.empty(2, S, C)
-        share(image, x_SC, y_SC, 0, 1, lambda: None)
-        return x_SC
+    def _patches(self, image: Tensor) -> Tensor:
+        """Cut an image into patches (S, in_channels P P), as the stem's kernel is laid."""
+        height, width = self.grid
+        tiles = image.reshape(-1, height, self.P, width, self.P)
+        return tiles.permute(1, 3, 0, 2, 4).reshape(self.S, -1)
 
-    def together(image: Tensor) -> Tensor:
-        x_SC, y_SC = torch.empty(2, S, C)
-        barrier = threading.Barrier(threads)
-
-        @torch.inference_mode()
-        def work(part: int) -> None:
-            try:
-                share(image, x_SC, y_SC, part, threads, barrier.wait)
-            except BaseException:
-                barrier.abort()  # or the others would wait for ever
-                raise
-
-        list(pool.map(work, range(threads)))
-        return x_SC
-
-    @torch.inference_mode()
-    def several(images: Tensor) -> Tensor:
-        if S < _LEAST_ROWS:
-            return model.forward_features(images)
-        return model.norm(torch.stack([alone(image) for image in images]))
-
-    @torch.inference_mode()
-    def run(images: Tensor) -> Tensor:
-        model._check(images)
-        if threads == 1 or len(images) == 0:
-            return model.forward_head(
-                several(images) if len(images) else images.new_empty(0, S, C)
-            )
-        with (
-            lock,
-            cpu_threads(1),
-        ):  # MKL's number is one for the whole process, torch's is each thread's own
-            if len(images) == 1:
-                return model.forward_head(model.norm(together(images[0])[None]))
-            return model.forward_head(
-                torch.cat(list(pool.map(several, torch.chunk(images, threads))))
-            )
-
-    return run
+    def _pack(self, rows: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the weights of each channel MLP as MKL wants them for so many rows."""
+        pack = torch.ops.mkl._mkl_reorder_linear_weight
+        packs = []
+        for block in self.blocks:
+            w1, _ = _parameters(block.mlp_channels.fc1)
+            w2, _ = _parameters(block.mlp_channels.fc2)
+            packs.append((pack(w1, rows), pack(w2, rows)))
+        return packs
 
 
-def _parts(layer: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor]:
+def _mix_tokens(block: MixerBlock, x_SC: Tensor, y_SC: Tensor) -> None:
+    """Add the token branch of some channels to x, from the normalised y."""
+    w1, b1 = _parameters(block.mlp_tokens.fc1)
+    w2, b2 = _parameters(block.mlp_tokens.fc2)
+    hidden = torch.addmm(b1[:, None], w1, y_SC)
+    torch.ops.aten.gelu_(hidden, approximate=block.mlp_tokens.act.approximate)
+    x_SC += torch.addmm(b2[:, None], w2, hidden)
+
+
+def _mix_channels(
+    block: MixerBlock, x_SC: Tensor, packs: tuple[Tensor, Tensor]
+) -> None:
+    """Add the channel branch of some tokens to x."""
+    linear = torch.ops.mkl._mkl_linear
+    w1, b1 = _parameters(block.mlp_channels.fc1)
+    w2, b2 = _parameters(block.mlp_channels.fc2)
+    # MKL takes the packed weight only for as many rows as it was packed for, and the
+    # plain one otherwise.
+    rows = len(x_SC)
+    hidden = linear(block.norm2(x_SC), packs[0], w1, b1, rows)
+    torch.ops.aten.gelu_(hidden, approximate=block.mlp_channels.act.approximate)
+    x_SC += linear(hidden, packs[1], w2, b2, rows)
+
+
+def _slice(n: int, part: int, parts: int) -> slice:
+    """Return a part of n things; parts differ by one at most."""
+    return slice(n * part // parts, n * (part + 1) // parts)
+
+
+def _parameters(layer: nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor]:
+    """Return the weight and the bias of a layer, outside of autograd."""
     return layer.weight.detach(), cast(Tensor, layer.bias).detach()

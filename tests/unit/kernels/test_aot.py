@@ -81,9 +81,9 @@ def _launches(
     launched = []
 
     def record(
-        kernel: Any, grid: tuple[int, ...], *args: Any, **constants: Any
+        kernel: Any, grid: tuple[int, ...], inputs: tuple[Any, ...], **constants: Any
     ) -> None:
-        launched.append((kernel, [_type(arg) for arg in args], constants))
+        launched.append((kernel, [_type(value) for value in inputs], constants))
 
     roomy = mock.patch.object(ops, "_roomy", return_value=SHARED_KIB[capability] >= 200)
     with mock.patch.object(ops, "_run", record), roomy, torch.device("meta"):

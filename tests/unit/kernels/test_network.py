@@ -247,7 +247,7 @@ def test_a_compiled_training_step_keeps_less_than_half(
     """
     from mlp_mixer.kernels.block import FusedBlock
 
-    monkeypatch.setattr(FusedBlock, "_fused", lambda self, x: True)
+    monkeypatch.setattr(FusedBlock, "_can_fuse", lambda self, x: True)
     kept: list[int] = []
 
     def count(graph: torch.fx.GraphModule, _: object) -> None:
