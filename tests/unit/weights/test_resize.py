@@ -23,6 +23,8 @@ from mlp_mixer import (
 )
 from mlp_mixer.weights.resize import resize, resize_file
 
+from .closeness import assert_same_network, in_float64
+
 SMALL = {
     "num_blocks": 2,
     "hidden_dim": 8,
@@ -72,10 +74,9 @@ def test_a_large_image_gets_the_mean_of_the_originals_logits(
         torch.cat([tiles[four[i]], tiles[four[i + 1]]], dim=2) for i in (0, 2)
     )
     with torch.inference_mode():
-        found = large(torch.cat([top, bottom], dim=1)[None])
-    assert (
-        found - logits[four].mean(dim=0)
-    ).abs().max() <= 1.5e-6  # the noise of the goldens themselves
+        found = in_float64(large)(torch.cat([top, bottom], dim=1)[None])
+    # The rounding of the originals themselves, as in test_goldens.py.
+    assert (found - logits[four].mean(dim=0)).abs().max() <= 1.5e-6
 
 
 def test_a_checkpoint_keeps_what_does_not_depend_on_the_size() -> None:
@@ -160,14 +161,13 @@ def test_a_file_keeps_its_dtype_and_its_answers(tmp_path: Path) -> None:
     config = resize_file(source, out, 32)
     found = load(out)
     expected = resize(load(source), 32)
-    assert found.model.config == config == expected.model.config
+    assert found.model.config == config
     assert (found.preprocess, found.labels, found.provenance) == (
         expected.preprocess,
         expected.labels,
         expected.provenance,
     )
-    image = torch.randn(2, 3, 32, 32)
-    assert torch.equal(found.model(image), expected.model(image))
+    assert_same_network(found.model, expected.model)
     with safetensors.safe_open(out, framework="pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.bfloat16}  # noqa: SIM118
 

@@ -19,13 +19,14 @@ from mlp_mixer.weights.convert import convert
 from mlp_mixer.weights.formats import containers
 from mlp_mixer.weights.lineages.tables import LINEAGES
 
+from .closeness import ROUNDING_32, assert_same_function, difference
+
 SIZE = 12
 PATCH = 4
 WIDTH = 8
 TOKENS = 5
 CHANNELS = 11
 CLASSES = 3
-NOISE = 1e-6
 GRID = SIZE // PATCH
 
 
@@ -169,16 +170,12 @@ def test_the_logits_are_those_of_the_port(
     assert ours.provenance["lineage"] == name
     images = torch.randn(5, 3, SIZE, SIZE)
     with torch.inference_mode():
-        torch.testing.assert_close(
-            ours.model(images), network(images), rtol=0, atol=NOISE
-        )
+        assert_same_function(ours.model, network, images)
 
 
 @pytest.mark.parametrize("name", PORTS)
 def test_a_wrong_epsilon_would_be_seen(name: str, tmp_path: Path) -> None:
-    """Of a stem whose outputs hardly vary, so that the epsilon is not lost beside the
-    variance.
-    """
+    # A stem whose outputs hardly vary: the epsilon is not lost beside their variance.
     network = randomised(name, 1)
     with torch.no_grad():
         for parameter in (
@@ -189,11 +186,11 @@ def test_a_wrong_epsilon_would_be_seen(name: str, tmp_path: Path) -> None:
     ours = load(tmp_path / "theirs.pth").model
     images = torch.randn(5, 3, SIZE, SIZE)
     with torch.inference_mode():
-        torch.testing.assert_close(ours(images), network(images), rtol=0, atol=NOISE)
+        assert_same_function(ours, network, images)
         for module in ours.modules():
             if isinstance(module, nn.LayerNorm):
                 module.eps = {1e-5: 1e-6, 1e-6: 1e-5}[module.eps]
-        assert (ours(images) - network(images)).abs().max() > 1000 * NOISE
+        assert difference(ours(images), network(images)) > 100 * ROUNDING_32
 
 
 @pytest.mark.parametrize("name", PORTS)

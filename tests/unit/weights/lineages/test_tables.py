@@ -13,33 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mlp_mixer import MixerConfig, MlpMixer, UserError
+from mlp_mixer import MixerConfig, MlpMixer
 from mlp_mixer.weights.formats import containers
 from mlp_mixer.weights.lineages import translate
-from mlp_mixer.weights.lineages.tables import LINEAGES, PARTS, Lineage
+from mlp_mixer.weights.lineages.lineage import PARTS, Lineage
+from mlp_mixer.weights.lineages.recognise import recognise
+from mlp_mixer.weights.lineages.tables import LINEAGES
 
-
-def random_tensors(
-    config: MixerConfig,
-    dtype: torch.dtype = torch.float32,
-    *,
-    shared_norm: bool = False,
-) -> dict[str, Tensor]:
-    """Every tensor of the network under our names, none at its initial value."""
-    with torch.device("meta"):
-        shapes = {
-            name: tensor.shape for name, tensor in MlpMixer(config).state_dict().items()
-        }
-    tensors = {
-        name: (torch.randn(shape) * 0.3).to(dtype) for name, shape in shapes.items()
-    }
-    if shared_norm:
-        tensors |= {
-            name.replace("norm1", "norm2"): t
-            for name, t in tensors.items()
-            if "norm1" in name
-        }
-    return tensors
+from .networks import SQUARE, random_tensors
 
 
 @st.composite
@@ -96,7 +77,7 @@ def test_out_and_in_again_is_the_identity(
             read = containers.read(path).tensors
             assert list(read) == list(theirs) or suffix in (".safetensors", ".h5")
             assert_same(read, theirs)
-            recognised, prefix = translate.recognise(read, "it")
+            recognised, prefix = recognise(read, "it")
             assert recognised is lineage
             got, again = translate.to_ours(
                 read, recognised, prefix, "it", config.image_size
@@ -125,9 +106,6 @@ def bits(tensor: Tensor) -> bytes:
         .numpy()
         .tobytes()
     )
-
-
-SQUARE = MixerConfig(2, 2, 6, 5, 7, image_size=(8, 8), num_classes=3)
 
 
 @pytest.mark.parametrize("lineage", LINEAGES.values(), ids=lambda lineage: lineage.name)
@@ -236,123 +214,6 @@ def test_lineages_of_other_layouts_agree_with_google(name: str) -> None:
     }[name]
     for key, tensor in expected.items():
         assert torch.equal(theirs[key], tensor), key
-
-
-@pytest.mark.parametrize(
-    ("name", "image_size", "message"),
-    [
-        (
-            "timm",
-            None,
-            "6 patches of 2 pixels, which form no square; state the image size",
-        ),
-        ("timm", (6, 4), ""),
-        ("timm", (4, 6), ""),
-        ("timm", (8, 8), "8x8 gives 4 x 4"),
-        ("timm", (4, 7), "4x7 gives 2 x 3"),
-    ],
-)
-def test_a_grid_that_is_no_square_is_asked_for(
-    name: str, image_size: tuple[int, int] | None, message: str
-) -> None:
-    lineage = LINEAGES[name]
-    config = dataclasses.replace(SQUARE, image_size=(4, 6), gelu="erf")
-    theirs = translate.to_theirs(config, random_tensors(config), lineage)
-    if message:
-        with pytest.raises(UserError, match=message):
-            translate.to_ours(theirs, lineage, "", "it", image_size)
-    else:
-        assert (
-            translate.to_ours(theirs, lineage, "", "it", image_size)[0].image_size
-            == image_size
-        )
-
-
-@pytest.mark.parametrize(
-    ("patch", "channels", "size", "expected"),
-    [
-        (4, 3, None, (4, 3)),
-        (4, 1, None, (4, 1)),
-        (
-            2,
-            4,
-            None,
-            (4, 1),
-            # 16 values: three channels impossible, one channel of 4 x 4 is tried before
-            # four of 2 x 2
-        ),
-        (2, 4, (8, 8), (2, 4)),
-        (3, 2, None, None),  # 18 values fit neither 3, 1 nor 4 channels
-        (3, 2, (12, 12), (3, 2)),
-    ],
-)
-@pytest.mark.parametrize("name", ["lucidrains", "keras"])
-def test_a_flattened_stem_tries_three_one_and_four_channels_and_then_asks(
-    name: str,
-    patch: int,
-    channels: int,
-    size: tuple[int, int] | None,
-    expected: tuple[int, int] | None,
-) -> None:
-    lineage = LINEAGES[name]
-    config = dataclasses.replace(
-        SQUARE,
-        patch_size=patch,
-        in_channels=channels,
-        image_size=(4 * patch, 4 * patch),
-        tokens_mlp_dim=16,
-        channels_mlp_dim=16,
-        final_norm=lineage.final_norm,
-    )
-    theirs = translate.to_theirs(
-        config, random_tensors(config, shared_norm=True), lineage
-    )
-    if expected is None:
-        with pytest.raises(
-            UserError, match="does not tell its side and channels; state the image size"
-        ):
-            translate.to_ours(theirs, lineage, "", "it", size)
-    else:
-        got, _ = translate.to_ours(theirs, lineage, "", "it", size)
-        assert (got.patch_size, got.in_channels) == expected
-
-
-@pytest.mark.parametrize(
-    "wrapper",
-    ["module.", "_orig_mod.", "module._orig_mod.", "timm_model.", "model.module."],
-)
-def test_wrappers_of_training_scripts_are_taken_off(wrapper: str) -> None:
-    tensors = translate.to_theirs(SQUARE, random_tensors(SQUARE), LINEAGES["timm"])
-    assert (
-        translate.plain_names(
-            {wrapper + name: tensor for name, tensor in tensors.items()}
-        ).keys()
-        == tensors.keys()
-    )
-
-
-def test_only_the_inside_of_a_compiled_block_may_be_wrapped() -> None:
-    tensors = translate.to_theirs(SQUARE, random_tensors(SQUARE), LINEAGES["timm"])
-    inside = {
-        name.replace("blocks.1.", "blocks.1._orig_mod."): tensor
-        for name, tensor in tensors.items()
-    }
-    assert translate.plain_names(inside).keys() == tensors.keys()
-
-
-def test_the_optimiser_of_a_big_vision_checkpoint_is_left_out() -> None:
-    theirs = translate.to_theirs(SQUARE, random_tensors(SQUARE), LINEAGES["bigvision"])
-    training = {
-        name.replace("params/", "opt/target/"): tensor
-        for name, tensor in theirs.items()
-    }
-    training |= {
-        "opt/state/step": torch.zeros(()),
-        "opt/state/param_states/head/bias/grad_ema": torch.zeros(3),
-    }
-    lineage, prefix = translate.recognise(training, "it")
-    assert (lineage.name, prefix) == ("bigvision", "opt/target/")
-    assert translate.to_ours(training, lineage, prefix, "it")[0] == SQUARE
 
 
 def test_parts_are_the_native_modules() -> None:

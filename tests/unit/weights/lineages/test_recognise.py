@@ -1,0 +1,79 @@
+"""A lineage is recognised by names; other families are named."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from mlp_mixer.weights.lineages import translate
+from mlp_mixer.weights.lineages.recognise import plain_names, recognise
+from mlp_mixer.weights.lineages.tables import LINEAGES
+
+from ..small_files import refused
+from .networks import SQUARE, random_tensors
+
+STRANGERS = {
+    "vit_tiny_patch16_224": "holds a Vision Transformer, not an MLP-Mixer",
+    "deit_tiny_distilled_patch16_224": "holds a Vision Transformer, not an MLP-Mixer",
+    "resnet10t": "holds a convolutional network with batch norm, such as a ResNet, not an MLP-Mixer",
+    "convnext_atto": "holds a ConvNeXt or a relative, not an MLP-Mixer",
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_other_networks_are_named(tmp_path: Path, name: str) -> None:
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        tensors = timm.create_model(name).state_dict()
+    first = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if not re.match(r"(blocks|stages)\.[1-9]", name)
+    }
+    torch.save(
+        {
+            name: torch.zeros(tensor.shape, dtype=torch.half)
+            for name, tensor in first.items()
+        },
+        tmp_path / "m.pth",
+    )
+    refused(tmp_path / "m.pth", STRANGERS[name])
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    ["module.", "_orig_mod.", "module._orig_mod.", "timm_model.", "model.module."],
+)
+def test_wrappers_of_training_scripts_are_taken_off(wrapper: str) -> None:
+    tensors = translate.to_theirs(SQUARE, random_tensors(SQUARE), LINEAGES["timm"])
+    assert (
+        plain_names({wrapper + name: tensor for name, tensor in tensors.items()}).keys()
+        == tensors.keys()
+    )
+
+
+def test_only_the_inside_of_a_compiled_block_may_be_wrapped() -> None:
+    tensors = translate.to_theirs(SQUARE, random_tensors(SQUARE), LINEAGES["timm"])
+    inside = {
+        name.replace("blocks.1.", "blocks.1._orig_mod."): tensor
+        for name, tensor in tensors.items()
+    }
+    assert plain_names(inside).keys() == tensors.keys()
+
+
+def test_the_optimiser_of_a_big_vision_checkpoint_is_left_out() -> None:
+    theirs = translate.to_theirs(SQUARE, random_tensors(SQUARE), LINEAGES["bigvision"])
+    training = {
+        name.replace("params/", "opt/target/"): tensor
+        for name, tensor in theirs.items()
+    }
+    training |= {
+        "opt/state/step": torch.zeros(()),
+        "opt/state/param_states/head/bias/grad_ema": torch.zeros(3),
+    }
+    lineage, prefix = recognise(training, "it")
+    assert (lineage.name, prefix) == ("bigvision", "opt/target/")
+    assert translate.to_ours(training, lineage, prefix, "it")[0] == SQUARE
