@@ -71,13 +71,6 @@ def vit(
     )
 
 
-# channels_last is faster, but with fewer channels than a vector register holds floats
-# (8 with AVX2, 16 with AVX-512) the weight gradient of a ResNet's shortcuts (1 x 1,
-# stride 2) writes past its workspace in oneDNN 3.13, which torch 2.15 brings
-# (uxlfoundation/oneDNN issue 6035): the heap is corrupted, or the gradient is wrong.
-_LEAST_CHANNELS_LAST = 16
-
-
 def resnet(
     side: int,
     channels: int,
@@ -102,9 +95,28 @@ def resnet(
     )
     model.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
-    if width < _LEAST_CHANNELS_LAST:
-        return model
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d) and _overruns(layer):
+            layer.stride = (1, 1)
+            layer.register_forward_pre_hook(_every_other)
     return model.to(memory_format=torch.channels_last)
+
+
+def _overruns(conv: nn.Conv2d) -> bool:
+    """Whether oneDNN 3.13, which torch 2.15 brings, breaks this weight gradient.
+
+    With fewer channels than a vector register holds floats (8 with AVX2, 16 with
+    AVX-512) and images in channels_last it writes past its workspace: the heap is
+    corrupted, or the gradient is wrong (uxlfoundation/oneDNN issue 6035).
+    """
+    strided_1x1 = (conv.kernel_size, conv.stride) == ((1, 1), (2, 2))
+    return strided_1x1 and conv.in_channels < 16
+
+
+def _every_other(_: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    """Return all that a 1 x 1 convolution of stride 2 reads, for one of stride 1."""
+    # A slice would do as well, but its gradient is slow.
+    return nn.functional.avg_pool2d(inputs[0], 1, stride=2)
 
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
