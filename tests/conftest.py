@@ -25,7 +25,7 @@ if (
 SHARED = Path(os.environ.get("MLP_MIXER_SHARED", Path(__file__).parents[2] / "shared"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The optional folder of test data; a test that needs it skips where it is absent."""
     if not SHARED.is_dir():

@@ -19,6 +19,12 @@ from PIL import Image
 import mlp_mixer
 from mlp_mixer.cli import run
 
+
+def call(*arguments: object) -> int:
+    """Run the command and return its exit code."""
+    return run([str(argument) for argument in arguments])
+
+
 TINY = [
     part
     for setting in (
@@ -83,7 +89,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["train", "digits", "--set", "train.device=tpu9"], "cannot use the device 'tpu9'"),
         (["train", "digits", "--set", "data.val_fraction=1.5"], "must be at least 0 and below 1, got 1.5"),
         (["train", "digits", "--data", "folder:/nowhere/at/all"], "/nowhere/at/all"),
-        (["train", "digits", "--data", "digitz"], "unknown data source 'digitz'; did you mean 'digits'?"),
+        (["train", "digits", "--data", "digitz"], "unknown dataset 'digitz'; did you mean 'digits'?"),
         (["train", "nowhere.json"], "cannot read the configuration 'nowhere.json'"),
         (["train", "digits", "--frobnicate"], "No such option"),
         (["models", "resnet*"], "no model matches 'resnet*'"),
@@ -96,7 +102,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["predict", "mixer_b16.goog_in1", "photo.jpg"], "did you mean 'mixer_b16.goog_in1k'"),
         (["predict", "photo.jpg", "w.safetensors"], "'w.safetensors' is a checkpoint, not a picture; put it first"),
         (["report", "nowhere"], "no checkpoint at 'nowhere'"),
-        (["data", "sample", "digitz", "--out", "x"], "unknown data source 'digitz'"),
+        (["data", "sample", "digitz", "--out", "x"], "unknown dataset 'digitz'"),
         (["trian"], "No such command 'trian'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -260,7 +266,7 @@ def test_our_own_mistakes_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("mlp_mixer.models.cost", broken)
     with pytest.raises(RuntimeError, match="ours"):
-        run(["models"])
+        call("models")
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_ctrl_c_and_on(photos: Path, tmp_path: Path) -> None:
     _, errors = process.communicate()
     assert (process.returncode, errors.splitlines()[0]) == (
         130,
-        "stopped; the same command goes on",
+        "stopped; the same command continues",
     )
     assert "Traceback" not in errors
     assert run(["evaluate", "x", "--data", str(tmp_path / "out")]) == 2
@@ -227,7 +227,7 @@ def test_digits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
             ["digits", "out", "--shard-size", "big"],
             "cannot read the size 'big': expected a number of bytes",
         ),
-        (["digitz", "out"], "unknown data source 'digitz'; did you mean 'digits'?"),
+        (["digitz", "out"], "unknown dataset 'digitz'; did you mean 'digits'?"),
         (["digits", "out", "--workers", "0"], "Invalid value for '--workers'"),
         (["digits"], "Missing argument 'OUT'"),
         (["shards:nowhere", "out"], "there are no shards to train on in 'nowhere'"),
@@ -243,7 +243,7 @@ def test_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys) -> Non
 
 
 def test_plain_lines_now_and_then(photos, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("mlp_mixer.cli.data._QUIET_SECONDS", 0)
+    monkeypatch.setattr("mlp_mixer.cli.progress.QUIET_SECONDS", 0)
     assert (
         run(["data", "shard", str(photos), str(tmp_path / "out"), "--workers", "1"])
         == 0

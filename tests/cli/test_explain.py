@@ -16,6 +16,11 @@ from mlp_mixer.data.registry import open_dataset
 from mlp_mixer.weights import load
 
 
+def call(*arguments: object) -> int:
+    """Run the command and return its exit code."""
+    return run([str(argument) for argument in arguments])
+
+
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
     model = create_model(
@@ -44,22 +49,10 @@ def test_everything_in_one_picture(
     weights: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out.PNG"
-    assert (
-        run(
-            [
-                "explain",
-                str(weights),
-                str(image),
-                "--out",
-                str(out),
-                "--data",
-                "digits",
-                "--device",
-                "cpu",
-            ]
-        )
-        == 0
+    code = call(
+        "explain", weights, image, "--out", out, "--data", "digits", "--device", "cpu"
     )
+    assert code == 0
     known = load(weights)
     pixels = np.array(Image.open(image))[..., None]
     x = known.preprocess(pixels)[None]
@@ -77,8 +70,9 @@ def test_everything_in_one_picture(
     found = np.array(Image.open(out))
     assert found.shape == expected.shape
     assert (found != expected).mean() < 0.01  # rounding of a batch of one
+    printed = capsys.readouterr().out
     assert (
-        capsys.readouterr().out
+        printed
         == f"{out}: digit {label} {100 * top[0][1]:.2f} %, maps of digit {label}\n"
     )
 
@@ -89,19 +83,7 @@ def test_another_class_and_one_map(
     pictures = []
     for name in ("digit 3", "digit 4"):
         more = ["--class", name, "--method", "gradient"]
-        assert (
-            run(
-                [
-                    "explain",
-                    str(weights),
-                    str(image),
-                    "--out",
-                    str(tmp_path / "o.png"),
-                    *more,
-                ]
-            )
-            == 0
-        )
+        assert call("explain", weights, image, "--out", tmp_path / "o.png", *more) == 0
         assert capsys.readouterr().out.endswith(f", maps of {name}\n")
         pictures.append(np.array(Image.open(tmp_path / "o.png")))
     assert pictures[0].shape[1] == 636
@@ -126,7 +108,7 @@ def test_another_class_and_one_map(
         (["WEIGHTS", "none.png", "--out", "o.png"], "none.png"),
         (
             ["WEIGHTS", "IMAGE", "--out", "o.png", "--data", "digit"],
-            "unknown data source 'digit'; did you mean 'digits'",
+            "unknown dataset 'digit'; did you mean 'digits'",
         ),
         (
             ["none.safetensors", "IMAGE", "--out", "o.png"],
@@ -153,10 +135,8 @@ def test_mistakes_in_one_sentence(
         "IMAGE": str(image),
         "FOLDER": str(tmp_path / "two"),
     }
-    assert (
-        run(["explain", *(places.get(argument, argument) for argument in arguments)])
-        == 2
-    )
+    code = call("explain", *(places.get(argument, argument) for argument in arguments))
+    assert code == 2
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1

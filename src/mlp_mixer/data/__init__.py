@@ -1,4 +1,4 @@
-"""Data sets by name or path, and how to draw batches from them."""
+"""Datasets by name or path, and the batches that training draws from them."""
 
 from .dataset import Dataset, HeldOut, stratified_split
 from .image_set import ArraySet, FileSet, ImageSet

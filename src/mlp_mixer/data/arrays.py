@@ -1,4 +1,4 @@
-"""Data sets that are arrays already: scikit-learn's digits and .npz files."""
+"""Datasets that are arrays already: scikit-learn's digits and .npz files."""
 
 from __future__ import annotations
 
@@ -10,56 +10,80 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .image_set import ArraySet, ImageSet
+from .image_set import ArraySet, ImageSet, numbered_classes
 
 
 def read_digits(path: Path | None) -> dict[str, ImageSet]:
-    """The 1797 handwritten digits of 8 x 8 pixels that come with scikit-learn; needs no
-    download.
+    """Return the 1797 digits that come with scikit-learn, uint8 8 x 8; no download.
+
+    Args:
+        path: None; the digits have no place.
+
+    Raises:
+        UserError: A path was given.
     """
     if path is not None:
         raise UserError(
-            f"digits comes with scikit-learn and takes no path, got {str(path)!r}: write digits"
+            f"digits comes with scikit-learn and takes no path, got {str(path)!r}: "
+            "write digits"
         )
     from sklearn.datasets import load_digits
 
     digits = load_digits()
+    # Its pixels are 0 ... 16; an image set has 0 ... 255.
     images = np.round(digits.images * 255 / 16).astype(np.uint8)
     return {"train": ArraySet(images, digits.target, origin="digits")}
 
 
 def read_npz(path: Path) -> dict[str, ImageSet]:
-    """x_train, y_train and, if there, x_val, y_val, x_test, y_test and classes of an
-    .npz file.
+    """Return the splits of an .npz file.
+
+    Args:
+        path: A file with the arrays x_train and y_train and, if wanted, x_val, y_val,
+            x_test, y_test and classes.
+
+    Raises:
+        UserError: It is no such file, or its arrays do not fit.
     """
     arrays = _load(path)
     try:
-        if not {"x_train", "y_train"} <= arrays.keys():
-            raise UserError(
-                f"it has the arrays {', '.join(arrays) or 'none'}: expected x_train and y_train"
-            )
-        classes = _classes(arrays)
-        splits = [split for split in ("train", "val", "test") if f"x_{split}" in arrays]
-        if lonely := [split for split in splits if f"y_{split}" not in arrays]:
-            raise UserError(f"it has x_{lonely[0]} but no y_{lonely[0]}")
-        return {
-            split: ArraySet(
-                arrays[f"x_{split}"], arrays[f"y_{split}"], classes, origin=split
-            )
-            for split in splits
-        }
+        return _splits(arrays)
     except UserError as error:
         raise UserError(f"cannot use {str(path)!r}: {error}") from error
 
 
+def _splits(arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, ImageSet]:
+    if "x_train" not in arrays or "y_train" not in arrays:
+        found = ", ".join(arrays) or "none"
+        raise UserError(f"it has the arrays {found}: expected x_train and y_train")
+    if "classes" in arrays:
+        classes = [str(name) for name in arrays["classes"].tolist()]
+    else:
+        classes = numbered_classes(arrays["y_train"])
+    splits: dict[str, ImageSet] = {}
+    for split in ("train", "val", "test"):
+        if f"x_{split}" not in arrays:
+            continue
+        if f"y_{split}" not in arrays:
+            raise UserError(f"it has x_{split} but no y_{split}")
+        images = arrays[f"x_{split}"]
+        labels = arrays[f"y_{split}"]
+        splits[split] = ArraySet(images, labels, classes, origin=split)
+    return splits
+
+
 def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """Return all arrays of an .npz file by name."""
     try:
         with path.open("rb") as file:
+            # numpy.load also opens .npy files and pickles, and says other things then.
             if not zipfile.is_zipfile(file):
                 raise UserError(
-                    f"{str(path)!r} is not an .npz file, or is cut short: expected what numpy.savez writes"
+                    f"{str(path)!r} is not an .npz file, or is cut short: expected what "
+                    "numpy.savez writes"
                 )
             file.seek(0)
+            # A pickle could run any program.
             with np.load(file, allow_pickle=False) as archive:
                 return {name: archive[name] for name in archive.files}
     except UserError:
@@ -75,9 +99,3 @@ def _load(path: Path) -> dict[str, np.ndarray[Any, Any]]:
         raise UserError(
             f"cannot read {str(path)!r} as an .npz file: {error}"
         ) from error
-
-
-def _classes(arrays: dict[str, np.ndarray[Any, Any]]) -> list[str]:
-    if "classes" in arrays:
-        return [str(name) for name in arrays["classes"].tolist()]
-    return [str(k) for k in range(int(np.max(arrays["y_train"], initial=0)) + 1)]

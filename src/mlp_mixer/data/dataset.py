@@ -1,4 +1,4 @@
-"""A data set as given: its splits, what we held out ourselves, and its identity."""
+"""A dataset: its splits, what was held out of it here, and its identity."""
 
 from __future__ import annotations
 
@@ -19,8 +19,13 @@ Splits = Mapping[str, ImageSet]
 
 
 class HeldOut(NamedTuple):
-    """How we split off a test set that the source does not have:
-    `stratified_split(labels, test_fraction, seed)`.
+    """Record how a test split was held out of a dataset that has none.
+
+    The split is `stratified_split(labels, test_fraction, seed)`.
+
+    Attributes:
+        test_fraction: The share of each class.
+        seed: Of the choice.
     """
 
     test_fraction: float
@@ -29,15 +34,15 @@ class HeldOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set.
+    """A dataset with its splits.
 
     Attributes:
-        spec: what the user wrote.
-        train: the images to learn from.
-        val: the images to choose the best checkpoint by, if the source brings them
-            beside a test split.
-        test: the images to report on.
-        held_out: how `test` was split off, None where it is the source's own.
+        spec: What the user wrote.
+        train: The images to learn from.
+        val: The images to choose the best checkpoint by, if the dataset has them beside
+            a test split.
+        test: The images to report on.
+        held_out: How `test` was held out, None where it is the dataset's own.
     """
 
     spec: str
@@ -56,28 +61,40 @@ class Dataset:
         split_seed: int = 0,
         test_fraction: float = 0.2,
     ) -> Dataset:
-        """The source of these splits; a lone val is the test split, and where neither
-        is there we hold out a test.
+        """Make a dataset of splits; without val and test, hold out a test split.
+
+        Args:
+            spec: What the user wrote.
+            splits: "train", and "val" and "test" if they are there. A "val" without a
+                "test" becomes the test split.
+            split_seed: Of the choice of images to hold out.
+            test_fraction: The share of each class to hold out.
+
+        Raises:
+            UserError: There are no training images, or the fraction is not between 0
+                and 1.
         """
         train = splits["train"]
         val = splits.get("val")
         test = splits.get("test")
         if len(train) == 0:
             raise UserError(f"{spec}: there are no images to train on")
-        if val is not None and test is None:
-            val, test = None, val
+        # ImageNet and many others publish one labelled split besides train and call it
+        # val; results are reported on it.
+        if test is None and val is not None:
+            return cls(spec, train, None, val)
         if test is not None:
             return cls(spec, train, val, test)
         rest, held = stratified_split(train.labels, test_fraction, split_seed)
-        if len(held) == 0:  # one image per class: nothing to spare
+        # With one image per class there is nothing to spare.
+        if len(held) == 0:
             return cls(spec, train)
         return cls(
             spec,
             train.subset(rest),
-            None,
-            train.subset(held),
-            HeldOut(test_fraction, split_seed),
-            train,
+            test=train.subset(held),
+            held_out=HeldOut(test_fraction, split_seed),
+            _flat=train,
         )
 
     @classmethod
@@ -91,15 +108,29 @@ class Dataset:
         split_seed: int = 0,
         test_fraction: float = 0.2,
     ) -> Dataset:
-        """A flat source of uint8 images (N, H, W[, C]) and N integer labels in memory."""
+        """Make a dataset of arrays in memory, and hold out a test split.
+
+        Args:
+            images: uint8 (N, H, W, C) or (N, H, W).
+            labels: N integers.
+            classes: The class names; "0", "1", ... if absent.
+            spec: What reports call the dataset.
+            split_seed: Of the choice of images to hold out.
+            test_fraction: The share of each class to hold out.
+
+        Raises:
+            UserError: The shapes, types or labels do not fit.
+        """
         flat = ArraySet(images, labels, classes, origin="images")
         return cls.from_splits(
             spec, {"train": flat}, split_seed=split_seed, test_fraction=test_fraction
         )
 
     def all(self) -> ImageSet:
-        """Every image of a source that we split, in the order it came; `UserError` if
-        its test split is its own.
+        """Return every image of a dataset that was split here, in its original order.
+
+        Raises:
+            UserError: Its test split is its own.
         """
         if self._flat is None:
             raise UserError(
@@ -108,28 +139,36 @@ class Dataset:
         return self._flat
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of classes, labels and names, whatever the folder and
-        the seed of the split.
+        """Return 16 hexadecimal digits that identify classes, labels and names.
+
+        They depend neither on the folder nor on the seed of the split, so a checkpoint
+        recognises its dataset after it was moved.
         """
+        if self._flat is not None:
+            parts = [self._flat]
+        else:
+            given = (self.train, self.val, self.test)
+            parts = [part for part in given if part is not None]
         digest = hashlib.sha256()
-        for part in (
-            (self._flat,)
-            if self._flat is not None
-            else (self.train, self.val, self.test)
-        ):
-            if part is not None:
-                names = [part.name(index) for index in range(len(part))]
-                digest.update(json.dumps([part.classes, len(part), names]).encode())
-                digest.update(part.labels.astype("<i8").tobytes())
+        for part in parts:
+            names = [part.name(index) for index in range(len(part))]
+            digest.update(json.dumps([part.classes, len(part), names]).encode())
+            digest.update(part.labels.astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
 
 def public_name(spec: str) -> str:
-    """A source without the folders above it: checkpoints and reports are passed on, and
-    paths are nobody's business.
+    """Return a spec without the folders above the dataset.
+
+    Checkpoints and reports are passed on, and paths often hold a person's name.
+
+    Args:
+        spec: What the user wrote, such as folder:/home/me/photos.
     """
     name, colon, path = spec.partition(":")
-    return f"{name}{colon}{PurePath(path).name}" if colon else PurePath(spec).name
+    if colon:
+        return f"{name}:{PurePath(path).name}"
+    return PurePath(spec).name
 
 
 def stratified_split(
@@ -139,24 +178,27 @@ def stratified_split(
 
     Args:
         labels: int64 (N,).
-        fraction: of every class to hold out, in (0, 1); at least one image where a
+        fraction: Of every class to hold out, in (0, 1); at least one image where a
             class has two, and never all.
-        seed: of the choice.
+        seed: Of the choice.
 
     Returns:
         The indices of the rest and of the held-out images, each int64 and sorted.
 
     Raises:
-        UserError: fraction is not between 0 and 1.
+        UserError: The fraction is not between 0 and 1.
     """
     if not 0 < fraction < 1:
         raise UserError(
-            f"the fraction to hold out is {fraction}: expected a number between 0 and 1, such as 0.2"
+            f"the fraction to hold out is {fraction}: expected a number between 0 and "
+            "1, such as 0.2"
         )
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), dtype=bool)
-    for k in np.unique(labels):
-        members = np.flatnonzero(labels == k)
-        count = min(max(1, int(len(members) * fraction + 0.5)), len(members) - 1)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        # Half an image counts as one: round() would round it to even.
+        count = max(1, int(len(members) * fraction + 0.5))
+        count = min(count, len(members) - 1)
         chosen[rng.permutation(members)[:count]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)

@@ -1,11 +1,12 @@
-"""A folder of images, one sub folder per class: <class>/*, or train/<class>/* beside
-val/ and test/.
+"""A folder of images with one sub folder per class.
+
+It is <class>/*, or train/<class>/* beside val/<class>/* and test/<class>/*.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
@@ -22,38 +23,45 @@ SPLIT_NAMES = {
 """What people call the splits, in lower case, and what we call them."""
 
 LabelledFile = tuple[str, str]
-"""An image's path relative to the root, with forward slashes, and the name of its
-class.
-"""
+"""An image's path relative to the root, with forward slashes, and its class's name."""
 
 
 def read_folder(path: Path) -> dict[str, ImageSet]:
-    """The splits of a folder; other files than images and hidden ones are passed over.
+    """Return the splits of a folder of images.
+
+    Hidden files and files without an image's ending are passed over.
+
+    Args:
+        path: A folder with a sub folder per class, or with the splits.
 
     Raises:
-        UserError: the folder is missing or empty, images lie outside of a class, a
+        UserError: The folder is missing or empty, images lie outside of a class, a
             class is empty or has sub folders, there are fewer than two classes, or val
             or test has a class that train has not.
     """
     if not path.is_dir():
         raise UserError(
-            f"there is no folder {str(path)!r}: expected one with a sub folder of images per class"
+            f"there is no folder {str(path)!r}: expected one with a sub folder of "
+            "images per class"
         )
     names = [entry.name for entry in _entries(path) if _is_folder(entry)]
-    if not any(name.lower() in SPLIT_NAMES for name in names):
-        return labelled_files(path, {"train": _rows(path, "")})
     found: dict[str, list[LabelledFile]] = {}
     for name in names:
         split = SPLIT_NAMES.get(name.lower())
+        if split is None:
+            continue
         if split in found:
             raise UserError(
-                f"{str(path)!r} has two folders for the split {split!r}: keep one of them"
+                f"{str(path)!r} has two folders for the split {split!r}: keep one of "
+                "them"
             )
-        if split is not None:
-            found[split] = _rows(path, f"{name}/")
+        found[split] = _files_of_split(path, f"{name}/")
+    if not found:
+        return labelled_files(path, {"train": _files_of_split(path, "")})
     if "train" not in found:
         raise UserError(
-            f"{str(path)!r} has {' and '.join(found)} but no train: expected train/<class>/*"
+            f"{str(path)!r} has {' and '.join(found)} but no train: expected "
+            "train/<class>/*"
         )
     return labelled_files(path, found)
 
@@ -61,94 +69,113 @@ def read_folder(path: Path) -> dict[str, ImageSet]:
 def labelled_files(
     root: Path, found: Mapping[str, Sequence[LabelledFile]]
 ) -> dict[str, ImageSet]:
-    """Splits of files under `root`, with the classes of train in natural order;
-    `UserError` if they do not fit.
+    """Return image sets of labelled files; the classes are those of train.
+
+    Args:
+        root: The folder that the files' paths are relative to.
+        found: The files of each split; "train" is among them.
+
+    Raises:
+        UserError: There are fewer than two classes, or a split has a class that train
+            has not.
     """
     classes = sorted({label for _, label in found["train"]}, key=_natural)
     if len(classes) < 2:
         raise UserError(
-            f"{str(root)!r} has {len(classes)} class(es) of training images: expected at least two"
+            f"{str(root)!r} has {len(classes)} class(es) of training images: expected at "
+            "least two"
         )
     number = {label: k for k, label in enumerate(classes)}
-    for split, rows in found.items():
-        if strangers := sorted({label for _, label in rows} - number.keys()):
+    splits: dict[str, ImageSet] = {}
+    for split, files in found.items():
+        unknown = {label for _, label in files} - number.keys()
+        if unknown:
             raise UserError(
-                f"{split} of {str(root)!r} has the class {strangers[0]!r}, which train does not have"
+                f"{split} of {str(root)!r} has the class {min(unknown)!r}, which train "
+                "does not have"
             )
-    return {
-        split: FileSet(
-            root,
-            [name for name, _ in rows],
-            [number[label] for _, label in rows],
-            classes,
-        )
-        for split, rows in found.items()
-    }
+        names = [name for name, _ in files]
+        labels = [number[label] for _, label in files]
+        splits[split] = FileSet(root, names, labels, classes)
+    return splits
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a file has the ending of an image that can be decoded.
+
+    Args:
+        name: The file's name or path.
+    """
+    # A Path is slow for a million names.
+    ending = os.path.splitext(name)[1]  # noqa: PTH122
+    return ending.lower() in image_extensions()
 
 
 def _natural(label: str) -> tuple[bool, int, str]:
     """Sort numbers by value and before names: 9 comes before 10."""
-    is_number = label.isascii() and label.isdigit()
-    return not is_number, int(label) if is_number else 0, label
+    # Only ASCII digits: int() also reads others, and "³".isdigit() is true.
+    if label.isascii() and label.isdigit():
+        return False, int(label), label
+    return True, 0, label
 
 
-def _rows(root: Path, prefix: str) -> list[LabelledFile]:
-    """The images of root/prefix, which has a folder per class."""
+def _files_of_split(root: Path, prefix: str) -> list[LabelledFile]:
+    """Return the images of root/prefix, which has a folder per class."""
     folder = root / prefix
-    rows: list[LabelledFile] = []
+    files: list[LabelledFile] = []
     for entry in _entries(folder):
         if _is_folder(entry):
-            files = _images_of_class(folder / entry.name)
-            rows += [(f"{prefix}{entry.name}/{name}", entry.name) for name in files]
-        elif _is_image(entry.name):
+            label = entry.name
+            for name in _images_of_class(folder / label):
+                files.append((f"{prefix}{label}/{name}", label))
+        # A lost image is a mistake; a README beside the classes is none.
+        elif is_image_name(entry.name):
             raise UserError(
-                f"{entry.name!r} lies directly in {str(folder)!r}: put it into the folder of its class"
+                f"{entry.name!r} lies directly in {str(folder)!r}: put it into the "
+                "folder of its class"
             )
-    if not rows:
+    if not files:
         raise UserError(
-            f"there are no images in {str(folder)!r}: expected a sub folder of images per class"
+            f"there are no images in {str(folder)!r}: expected a sub folder of images "
+            "per class"
         )
-    return rows
+    return files
 
 
 def _images_of_class(folder: Path) -> list[str]:
+    """Return the names of a class's images."""
     names = []
     for entry in _entries(folder):
         if _is_folder(entry):
             raise UserError(
-                f"the class {str(folder)!r} has a sub folder {entry.name!r}: move its images up to the class"
+                f"the class {str(folder)!r} has a sub folder {entry.name!r}: move its "
+                "images up to the class"
             )
-        if _is_image(entry.name):
+        if is_image_name(entry.name):
             names.append(entry.name)
     if not names:
-        raise UserError(
-            f"the class {str(folder)!r} has no images ({', '.join(sorted(image_extensions()))})"
-        )
+        endings = ", ".join(sorted(image_extensions()))
+        raise UserError(f"the class {str(folder)!r} has no images ({endings})")
     return names
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    # A link to itself.
+    except OSError:
         return False
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in image_extensions()  # noqa: PTH122 - Path is slow for a million names
-
-
-def _entries(folder: Path) -> Iterable[os.DirEntry[str]]:
-    """What is in a folder, by name, without what systems leave behind."""
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, by name, without what systems leave behind."""
     try:
         with os.scandir(folder) as entries:
-            seen = [
-                entry
-                for entry in entries
-                if not entry.name.startswith((".", "__MACOSX"))
-            ]
+            seen = list(entries)
     except OSError as error:
         raise UserError(
             f"cannot look into {str(folder)!r}: {error.strerror}"
         ) from error
-    return sorted(seen, key=lambda entry: entry.name)
+    # The order of a folder differs between file systems; a split must not.
+    seen.sort(key=lambda entry: entry.name)
+    return [entry for entry in seen if not entry.name.startswith((".", "__MACOSX"))]

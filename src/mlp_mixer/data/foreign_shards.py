@@ -1,114 +1,150 @@
-"""Tar files in WebDataset's layout that others made: their headers are read once, and
-the index is kept in the cache.
+"""Tar files in WebDataset's layout that others made.
 
-A sample is what shares a name up to its first dot: an image, and the number of its
-    class in `.cls` or in the field
-"label" (or "cls") of `.json`. Class names come from classes.txt beside the tars, one
-per line, if it is there.
+Their headers are read once, and the index is kept in the cache.
+
+A sample is all files that share a name up to its first dot: an image, and the number of
+its class in `.cls` or in the field "label" (or "cls") of `.json`. Class names come from
+classes.txt beside the tars, one per line, if it is there.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import re
 import tarfile
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import UserError
 from ..files import cache_folder, write_json
 from ..images.decode import image_extensions
 from .folder import SPLIT_NAMES
-from .shards import DESCRIPTION, FORMAT_VERSION, INDEX, write_index
+from .image_set import numbered_classes
+from .shard_index import DESCRIPTION, FORMAT_VERSION, INDEX, write_index
 
-_MAX_TEXT = 2**20  # bytes of a .cls or .json, or of a name
-_MAX_CLASSES = 1_000_000
+_MOST_TEXT_BYTES = 2**20  # of a .cls or .json, or of a name
+_MOST_CLASSES = 1_000_000
+_MOST_IMAGE_BYTES = 2**32  # what the column "size" can hold
+_BLOCK = tarfile.BLOCKSIZE
 
-Part = tuple[str, int, int]
-"""A file in a tar: its name, and the offset and size of its bytes."""
+
+class Member(NamedTuple):
+    """A file in a tar.
+
+    Attributes:
+        name: Its name in the tar.
+        offset: Where its bytes begin.
+        size: How many there are.
+    """
+
+    name: str
+    offset: int
+    size: int
 
 
 def index_tars(path: Path) -> tuple[Path, Path]:
     """Index the tars of a folder, or one tar, unless that has been done.
 
     The splits are sub folders (train, val, test), or words in the names
-    (imagenet-train-0017.tar); else all is train.
+    (imagenet-train-0017.tar); otherwise all is train.
+
+    Args:
+        path: The folder or the tar.
 
     Returns:
         The folder of the tars, and the folder in the cache with their dataset.json and
         indices.
 
     Raises:
-        UserError: there are none, one is no tar or cut short, or an image has no label.
+        UserError: There are no tars, a file is no tar or cut short, or an image has no
+            label.
     """
     root = path if path.is_dir() else path.parent
     try:
         splits = _splits(path)
-        names = root / "classes.txt"
-        files = [file for tars in splits.values() for file in tars] + (
-            [names] if names.is_file() else []
-        )
-        facts = [
-            (str(file.absolute()), file.stat().st_size, file.stat().st_mtime_ns)
-            for file in files
-        ]
-        key = hashlib.sha256(json.dumps([FORMAT_VERSION, facts]).encode()).hexdigest()
-        folder = cache_folder("shards", f"indexed-{key[:32]}")
+        folder = cache_folder("shards", f"indexed-{_key(root, splits)[:32]}")
+        # The description is written last: with it, the indices are complete.
         if not (folder / DESCRIPTION).is_file():
-            records = {}
-            most = 0
-            for split, tars in splits.items():
-                records[split], largest = _index(root, tars, folder / split / INDEX)
-                most = max(most, largest)
-            classes = (
-                names.read_text("utf-8").split("\n")
-                if names.is_file()
-                else [str(k) for k in range(most + 1)]
-            )
-            described = {
-                "classes": [name.strip() for name in classes if name.strip()],
-                "splits": records,
-            }
-            write_json(
-                folder / DESCRIPTION, {"format_version": FORMAT_VERSION} | described
-            )
+            _write_index_of_all(root, splits, folder)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the shards in {str(path)!r}: {error}") from error
     return root, folder
 
 
+def _key(root: Path, splits: Mapping[str, list[Path]]) -> str:
+    """Return a hash of all that an index depends on, without reading the tars."""
+    files = [path for tars in splits.values() for path in tars]
+    names = root / "classes.txt"
+    if names.is_file():
+        files.append(names)
+    facts = []
+    for file in files:
+        status = file.stat()
+        facts.append((str(file.absolute()), status.st_size, status.st_mtime_ns))
+    text = json.dumps([FORMAT_VERSION, facts])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _splits(path: Path) -> dict[str, list[Path]]:
-    tars = (
-        [path]
-        if path.is_file() and path.suffix.lower() == ".tar"
-        else sorted(path.glob("[!.]*.tar"))
-    )
+    """Return the tars of each split, in the order of their names."""
     found: dict[str, list[Path]] = {}
-    for tar in tars or sorted(path.glob("*/[!.]*.tar")):
-        words = (
-            re.split(r"[-_.]", tar.name.lower()) if tars else [tar.parent.name.lower()]
-        )
-        split = next(
-            (SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES),
-            "train" if tars else None,
-        )
-        if split is not None:
-            found.setdefault(split, []).append(tar)
+    tars = sorted(path.glob("[!.]*.tar"))
+    if path.is_file() and path.suffix.lower() == ".tar":
+        tars = [path]
+    for tar in tars:
+        words = re.split(r"[-_.]", tar.name.lower())
+        known = [SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES]
+        split = known[0] if known else "train"
+        found.setdefault(split, []).append(tar)
+    # Sub folders count only where no tar lies beside them.
+    if not tars:
+        for tar in sorted(path.glob("*/[!.]*.tar")):
+            split_of_folder = SPLIT_NAMES.get(tar.parent.name.lower())
+            if split_of_folder is not None:
+                found.setdefault(split_of_folder, []).append(tar)
     if "train" not in found:
         raise UserError(
-            f"there are no shards to train on in {str(path)!r}: expected dataset.json, or .tar files"
+            f"there are no shards to train on in {str(path)!r}: expected dataset.json, "
+            "or .tar files"
         )
     return found
 
 
-def _index(root: Path, tars: list[Path], index: Path) -> tuple[dict[str, Any], int]:
-    """Write the index of a split; its record in dataset.json, and the largest label."""
+def _write_index_of_all(
+    root: Path, splits: Mapping[str, list[Path]], folder: Path
+) -> None:
+    """Write the indices, and the description after them."""
+    records = {}
+    labels = []
+    for split, tars in splits.items():
+        records[split], largest = _write_index(root, tars, folder / split / INDEX)
+        labels.append(largest)
+    names = root / "classes.txt"
+    if names.is_file():
+        lines = names.read_text("utf-8").split("\n")
+        classes = [line.strip() for line in lines if line.strip()]
+    else:
+        classes = numbered_classes(labels)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "classes": classes,
+        "splits": records,
+    }
+    write_json(folder / DESCRIPTION, description)
+
+
+def _write_index(
+    root: Path, tars: list[Path], index: Path
+) -> tuple[dict[str, Any], int]:
+    """Write the index of a split.
+
+    Returns:
+        Its record in dataset.json, and the largest label.
+    """
+    # Arrays take 4 or 8 bytes a value; lists of a million images take ten times that.
     columns = {
         "offset": array("Q"),
         "size": array("I"),
@@ -119,122 +155,159 @@ def _index(root: Path, tars: list[Path], index: Path) -> tuple[dict[str, Any], i
     shards = []
     for number, path in enumerate(tars):
         before = len(names)
-        for name, *values in _samples(path):
-            names.append(f"{path.stem}/{name}")
-            for column, value in zip(
-                columns, (*values[:2], number, values[2]), strict=True
-            ):
-                columns[column].append(value)
-        name = path.relative_to(root).as_posix()
-        size = path.stat().st_size
-        shards.append({"name": name, "bytes": size, "images": len(names) - before})
+        for image, label in _samples(path):
+            names.append(f"{path.stem}/{image.name}")
+            columns["offset"].append(image.offset)
+            columns["size"].append(image.size)
+            columns["shard"].append(number)
+            columns["label"].append(label)
+        shards.append(
+            {
+                "name": path.relative_to(root).as_posix(),
+                "bytes": path.stat().st_size,
+                "images": len(names) - before,
+            }
+        )
     if not names:
         raise UserError(f"there is no image in {str(tars[0])!r} and its neighbours")
     write_index(index, columns, names)
-    listed = {"name": f"{index.parent.name}/{INDEX}", "bytes": index.stat().st_size}
+    file = {"name": f"{index.parent.name}/{INDEX}", "bytes": index.stat().st_size}
     record = {
         "images": len(names),
         "channels": 3,
         "size": None,
-        "index": listed,
+        "index": file,
         "shards": shards,
     }
-    return record, int(np.max(columns["label"]))
+    return record, max(columns["label"])
 
 
-def _samples(path: Path) -> Iterator[tuple[str, int, int, int]]:
-    """Name, offset, size and label of each image of a tar."""
+def _samples(path: Path) -> Iterator[tuple[Member, int]]:
+    """Read a tar: each image with its label."""
     with path.open("rb") as file:
-        # of the sample under way, by ending
-        before = ""
-        parts = dict[str, Part]()
-        for part in itertools.chain(_members(file, path), [("", 0, 0)]):
-            folder, _, base = part[0].rpartition("/")
+        # The files of the sample under way, by ending. A tar may have millions of
+        # samples, but the files of one lie side by side.
+        key = ""
+        parts: dict[str, Member] = {}
+        for member in _members(file, path):
+            folder, _, base = member.name.rpartition("/")
             stem, _, ending = base.partition(".")
-            if (key := f"{folder}/{stem}") != before:
+            if f"{folder}/{stem}" != key:
                 yield from _sample(file, path, parts)
-                before = key
+                key = f"{folder}/{stem}"
                 parts = {}
+            # Hidden files, such as macOS adds, have no name before the dot.
             if stem:
-                parts[ending.lower()] = part
+                parts[ending.lower()] = member
+        yield from _sample(file, path, parts)
 
 
 def _sample(
-    file: BinaryIO, path: Path, parts: dict[str, Part]
-) -> Iterator[tuple[str, int, int, int]]:
-    images = [
-        part for ending, part in parts.items() if f".{ending}" in image_extensions()
-    ]
+    file: BinaryIO, path: Path, parts: dict[str, Member]
+) -> Iterator[tuple[Member, int]]:
+    """Yield the image of a sample and its label, if it has an image."""
+    # The ending is all after the first dot: 1.seg.png is no image beside 1.png, but, in
+    # many sets, a mask.
+    endings = image_extensions()
+    images = [part for ending, part in parts.items() if f".{ending}" in endings]
     if not images:
         return
-    where = f"{images[0][0][:200]!r} in {str(path)!r}"
-    if len(images) > 1 or images[0][2] >= 2**32:
+    image = images[0]
+    where = f"{image.name[:200]!r} in {str(path)!r}"
+    if len(images) > 1 or image.size >= _MOST_IMAGE_BYTES:
         raise UserError(
-            f"{where} shares its name with another image, or has 4 GB: expected one image of each name"
+            f"{where} shares its name with another image, or has 4 GB: expected one "
+            "image of each name"
         )
-    kind = next((kind for kind in ("cls", "json") if kind in parts), None)
-    if kind is None:
+    if "cls" in parts:
+        text = _read(file, parts["cls"], where)
+        label = _json(text)
+    elif "json" in parts:
+        text = _read(file, parts["json"], where)
+        label = _field(_json(text))
+    else:
         raise UserError(
-            f"{where} has no label: expected a file of the same name that ends in .cls or .json"
+            f"{where} has no label: expected a file of the same name that ends in .cls "
+            "or .json"
         )
-    text = _read(file, parts[kind], where)
+    # `type`, as True is an int too.
+    if type(label) is not int or not 0 <= label < _MOST_CLASSES:
+        raise UserError(
+            f"{where} has the label {text[:50]!r}: expected the number of a class, 0 to "
+            f"{_MOST_CLASSES - 1}"
+        )
+    yield image, label
+
+
+def _json(text: bytes) -> Any:
+    """Return the value of JSON, None for anything else."""
     try:
-        record = json.loads(text)
-        label = record.get("label", record.get("cls")) if kind == "json" else record
-        fits = type(label) is int and 0 <= label < _MAX_CLASSES
-    except (ValueError, AttributeError, RecursionError):
-        fits = False
-    if not fits:
-        raise UserError(
-            f"{where} has the label {text[:50]!r}: expected the number of a class, 0 to {_MAX_CLASSES - 1}"
-        )
-    yield *images[0], label
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
-def _members(file: BinaryIO, path: Path) -> Iterator[Part]:
-    """The regular files of a tar; `tarfile` keeps an object of each, and its older
-    versions can be led in circles.
+def _field(record: Any) -> Any:
+    """Return the label in a sample's JSON, None if there is none."""
+    if not isinstance(record, dict):
+        return None
+    return record.get("label", record.get("cls"))
+
+
+def _members(file: BinaryIO, path: Path) -> Iterator[Member]:
+    """Read the headers of a tar: each regular file.
+
+    `tarfile` itself keeps an object of each member, and its older versions can be led in
+    circles by a header.
     """
     end = path.stat().st_size
     offset = 0
     long_name = ""
-    while block := file.read(512):
-        if block == bytes(512):
+    while block := file.read(_BLOCK):
+        if block == bytes(_BLOCK):
             return
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except (tarfile.TarError, ValueError) as error:
             raise UserError(
-                f"{str(path)!r} is no plain tar file, or is damaged at byte {offset}: {error}"
+                f"{str(path)!r} is no plain tar file, or is damaged at byte {offset}: "
+                f"{error}"
             ) from error
-        part = long_name or header.name, offset + 512, header.size
-        if not 0 <= part[2] <= end - part[1]:
+        member = Member(long_name or header.name, offset + _BLOCK, header.size)
+        # A negative size would lead backwards, and for ever.
+        if not 0 <= member.size <= end - member.offset:
             raise UserError(
-                f"{str(path)!r} is cut short: {part[0][:200]!r} claims {part[2]} bytes; copy it again"
+                f"{str(path)!r} is cut short: {member.name[:200]!r} claims {member.size} "
+                "bytes; copy it again"
             )
         long_name = ""
+        # A name over 100 characters comes as a member of its own, before its file.
         if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME):
-            text = _read(file, part, str(path)).decode("utf-8", "surrogateescape")
-            of_pax = re.search(r"(?:^|\n)\d+ path=([^\n]*)\n", text)
-            long_name = (
-                text.rstrip("\0")
-                if header.type == tarfile.GNUTYPE_LONGNAME
-                else of_pax[1]
-                if of_pax
-                else ""
-            )
+            text = _read(file, member, str(path)).decode("utf-8", "surrogateescape")
+            long_name = _long_name(text, header.type)
         elif header.type in (tarfile.REGTYPE, tarfile.AREGTYPE):
-            yield part
-        offset = part[1] + -(-part[2] // 512) * 512
+            yield member
+        blocks = -(-member.size // _BLOCK)
+        offset = member.offset + blocks * _BLOCK
+        # The reader of a label has moved on.
         file.seek(offset)
     raise UserError(f"{str(path)!r} has no end mark: it is cut short; copy it again")
 
 
-def _read(file: BinaryIO, part: Part, where: str) -> bytes:
-    _, offset, size = part
-    if size > _MAX_TEXT:
+def _long_name(text: str, kind: bytes) -> str:
+    """Return the name in a GNU or pax header, "" if it holds none."""
+    if kind == tarfile.GNUTYPE_LONGNAME:
+        return text.rstrip("\0")
+    found = re.search(r"(?:^|\n)\d+ path=([^\n]*)\n", text)
+    return found[1] if found else ""
+
+
+def _read(file: BinaryIO, member: Member, where: str) -> bytes:
+    """Return the bytes of a small member."""
+    if member.size > _MOST_TEXT_BYTES:
         raise UserError(
-            f"{where} has a label or name of {size} bytes: expected at most {_MAX_TEXT}"
+            f"{where} has a label or name of {member.size} bytes: expected at most "
+            f"{_MOST_TEXT_BYTES}"
         )
-    file.seek(offset)
-    return file.read(size)
+    file.seek(member.offset)
+    return file.read(member.size)

@@ -1,5 +1,4 @@
-"""Data sets of the Hugging Face `datasets` library, from the hub or as `save_to_disk`
-left them.
+"""Datasets of the Hugging Face `datasets` library, from the hub or from a folder.
 
 The library (an extra, imported only when asked for) finds, downloads and maps its
 tables; our own decoder decodes.
@@ -15,18 +14,28 @@ from typing import Any, final
 import numpy as np
 
 from ..errors import UserError, unknown
-from ..web import offline
+from ..remote import offline
 from .folder import SPLIT_NAMES
-from .image_set import ImageSet, Indices
-from .shards import EncodedSet
+from .image_set import EncodedSet, ImageSet, Indices
 
 _OPTIONS = ("split", "image", "label")
+
+# What `save_to_disk` leaves in a folder, for all splits and for one.
+_SAVED = ("dataset_dict.json", "state.json")
 
 
 @final
 class HfSet(EncodedSet):
-    """The rows of a table: `image` is the name of a column whose cells have `bytes` or
-    the `path` of an image file.
+    """The rows of a table.
+
+    Args:
+        table: A `datasets.Dataset` that does not decode its images.
+        image: The name of a column whose cells have the `bytes` or the `path` of an
+            image file.
+        labels: N integers.
+        classes: The class names.
+        origin: The first part of the images' names.
+        rows: Which rows of the table, (N,) integers; all if absent.
     """
 
     def __init__(
@@ -45,23 +54,25 @@ class HfSet(EncodedSet):
         self._rows = np.arange(len(labels)) if rows is None else rows
 
     def encoded(self, index: int) -> bytes:
+        """Return the bytes of an image file; see `EncodedSet`."""
         try:
             cell = self._table[int(self._rows[index])][self._image]
-            data: bytes = (
-                cell["bytes"]
-                if cell["bytes"] is not None
-                else Path(cell["path"]).read_bytes()
-            )
-        except Exception as error:  # the library's, Arrow's or the disk's
+            data: bytes | None = cell["bytes"]
+            if data is None:
+                data = Path(cell["path"]).read_bytes()
+        # It may be an error of the library, of Arrow or of the disk.
+        except Exception as error:
             raise UserError(
                 f"cannot read the image {self.name(index)!r}: {_reason(error)}"
             ) from error
         return data
 
     def name(self, index: int) -> str:
+        """Return the split and the row of an image, such as train/17."""
         return f"{self._origin}/{self._rows[index]}"
 
     def subset(self, indices: Indices) -> HfSet:
+        """Return some of the images; see `ImageSet`."""
         chosen = np.asarray(indices, dtype=np.int64)
         return HfSet(
             self._table,
@@ -74,95 +85,105 @@ class HfSet(EncodedSet):
 
 
 def read_hf(address: str) -> dict[str, ImageSet]:
-    """The splits of `NAME[:CONFIG]` or of a folder, with `,split=...` (train),
-    `,image=...` and `,label=...` (columns).
+    """Return the splits of a dataset of the library.
 
     Test splits without labels (-1, as in competitions) are passed over.
 
+    Args:
+        address: `NAME[:CONFIG]` or a folder, with `,split=...` (the split to use as
+            train), `,image=...` and `,label=...` (columns) if wanted.
+
     Raises:
-        UserError: the library is missing or refuses, or there is no column of images,
-            or none of classes.
+        UserError: The library is missing or refuses, or there is no column of images or
+            of classes.
     """
     place, *pairs = address.split(",")
-    options = dict(pair.partition("=")[::2] for pair in pairs)
-    if strangers := options.keys() - set(_OPTIONS):
-        raise unknown("option of hf", min(strangers), _OPTIONS)
+    options: dict[str, str] = {}
+    for pair in pairs:
+        option, _, value = pair.partition("=")
+        if option not in _OPTIONS:
+            raise unknown("option of hf", option, _OPTIONS)
+        options[option] = value
     tables = _load(place, options.get("split"))
     found: dict[str, ImageSet] = {}
     for theirs, table in tables.items():
-        ours = SPLIT_NAMES.get(str(theirs).lower())
-        if ours in found:
+        split = SPLIT_NAMES.get(str(theirs).lower())
+        if split is None:
+            continue
+        if split in found:
             raise UserError(
-                f"hf:{address} has two splits for {ours}: choose with ,split="
+                f"hf:{address} has two splits for {split}: choose with ,split="
             )
-        if (
-            ours is not None
-            and (images := _image_set(table, ours, options, address)) is not None
-        ):
-            found[ours] = images
+        images = _image_set(table, split, options, address)
+        if images is not None:
+            found[split] = images
     if "train" not in found:
+        names = ", ".join(map(str, tables))
         raise UserError(
-            f"hf:{address} has the splits {', '.join(map(str, tables))}, and none is train: choose with ,split="
+            f"hf:{address} has the splits {names}, and none is train: choose with "
+            ",split="
         )
     return found
 
 
 def _load(place: str, split: str | None) -> Mapping[str, Any]:
-    """The tables by split; one that was chosen is train."""
+    """Return the tables by split; a split that was chosen is train."""
     try:
         datasets = importlib.import_module("datasets")
-    except Exception as error:  # one built for another pyarrow fails with what it likes
+    # A library built for another pyarrow fails with any error.
+    except Exception as error:
         raise UserError(
-            f"hf: needs the library datasets ({error}): pip install 'mlp-mixer[datasets]'"
+            f"hf: needs the library datasets ({error}): pip install "
+            "'mlp-mixer[datasets]'"
         ) from error
     path = Path(place).expanduser()
     try:
-        if any((path / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        if any((path / name).is_file() for name in _SAVED):
             tables: Any = datasets.load_from_disk(str(path))
             if split is not None:
                 tables = tables[split]
+        elif path.is_dir():
+            tables = datasets.load_dataset(str(path), None, split=split)
         else:
-            name, _, config = (
-                (str(path), "", "") if path.is_dir() else place.partition(":")
-            )
-            if offline() and not (path.is_dir() or datasets.config.HF_HUB_OFFLINE):
-                hint = "set HF_HUB_OFFLINE=1, too, to use what the library has"
-                raise UserError(
-                    f"cannot open hf:{place}: the network is switched off; {hint}"
-                )
+            _refuse_if_offline(place, datasets)
+            name, _, config = place.partition(":")
             tables = datasets.load_dataset(name, config or None, split=split)
     except UserError:
         raise
-    except Exception as error:  # theirs share no base class
+    # The library's errors share no base class.
+    except Exception as error:
         raise UserError(f"cannot open hf:{place}: {_reason(error)}") from error
     return tables if isinstance(tables, Mapping) else {"train": tables}
+
+
+def _refuse_if_offline(place: str, datasets: Any) -> None:
+    """Refuse to ask the hub if our switch is off and the library has not noticed."""
+    # The library reads its own switch once, when it is imported.
+    if offline() and not datasets.config.HF_HUB_OFFLINE:
+        raise UserError(
+            f"cannot open hf:{place}: the network is switched off; set HF_HUB_OFFLINE=1, "
+            "too, to use what the library has"
+        )
 
 
 def _image_set(
     table: Any, split: str, options: Mapping[str, str], address: str
 ) -> HfSet | None:
-    """One split, or None where its labels are kept secret."""
+    """Return one split, or None where its labels are kept secret."""
     datasets = importlib.import_module("datasets")
-    image = _column(
-        table, datasets.Image, options.get("image"), ("image", "img"), address
-    )
+    image = _column(table, datasets.Image, "image", ("image", "img"), options, address)
     label = _column(
-        table,
-        datasets.ClassLabel,
-        options.get("label"),
-        ("label", "fine_label"),
-        address,
+        table, datasets.ClassLabel, "label", ("label", "fine_label"), options, address
     )
     classes = table.features[label].names
     try:
-        labels = np.asarray(
-            table.select_columns([label]).with_format("numpy")[:][label]
-        )
+        # As numpy: a list of a million Python integers takes seconds.
+        column = table.select_columns([label]).with_format("numpy")
+        labels = np.asarray(column[:][label])
         if split != "train" and len(labels) and (labels == -1).all():
             return None
-        images = table.select_columns([image]).cast_column(
-            image, datasets.Image(decode=False)
-        )
+        undecoded = datasets.Image(decode=False)
+        images = table.select_columns([image]).cast_column(image, undecoded)
         return HfSet(images, image, labels, classes, split)
     except UserError as error:
         raise UserError(f"cannot use {split} of hf:{address}: {error}") from error
@@ -173,28 +194,38 @@ def _image_set(
 
 
 def _column(
-    table: Any, kind: Any, chosen: str | None, usual: Sequence[str], address: str
+    table: Any,
+    kind: Any,
+    option: str,
+    usual: Sequence[str],
+    options: Mapping[str, str],
+    address: str,
 ) -> str:
-    there = [
-        name for name, feature in table.features.items() if isinstance(feature, kind)
+    """Return the column of a kind: the chosen one, a usual one, or the only one."""
+    found = [
+        str(name)
+        for name, feature in table.features.items()
+        if isinstance(feature, kind)
     ]
     what = kind.__name__
-    if chosen is not None and chosen not in there:
-        raise unknown(f"{what} column of hf:{address}", chosen, there)
-    wanted = [
-        name for name in ((chosen,) if chosen else usual) if name in there
-    ] or there
-    if len(wanted) == 0 or (len(wanted) > 1 and wanted is there):
-        option = "image" if usual[0] == "image" else "label"
-        advice = (
-            f"choose with ,{option}=" if there else "it is not for image classification"
-        )
-        raise UserError(
-            f"hf:{address} has the {what} columns {', '.join(there) or '(none)'}: {advice}"
-        )
-    return str(wanted[0])
+    chosen = options.get(option)
+    if chosen is not None:
+        if chosen not in found:
+            raise unknown(f"{what} column of hf:{address}", chosen, found)
+        return chosen
+    for name in usual:
+        if name in found:
+            return name
+    if len(found) == 1:
+        return found[0]
+    advice = "it is not for image classification"
+    if found:
+        advice = f"choose with ,{option}="
+    raise UserError(
+        f"hf:{address} has the {what} columns {', '.join(found) or '(none)'}: {advice}"
+    )
 
 
 def _reason(error: Exception) -> str:
-    """What a foreign error says, in one line."""
+    """Return what a foreign error says, in one line."""
     return " ".join(f"{type(error).__name__}, {error}".split())[:300]

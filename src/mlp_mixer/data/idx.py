@@ -1,13 +1,12 @@
-"""The idx files of MNIST and its family (format: http://yann.lecun.com/exdb/mnist),
-gzipped or not.
+"""The idx files of MNIST and its family, gzipped or not.
+
+The format is described at http://yann.lecun.com/exdb/mnist.
 """
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,26 @@ import numpy as np
 
 from ..errors import UserError
 from .image_set import ArraySet, ImageSet
+from .official_files import find_file, read_file
 from .torchvision_sets import download_folder
 
-_GZIP_MAGIC = b"\x1f\x8b"
+_IMAGES = "images-idx3-ubyte"
+_LABELS = "labels-idx1-ubyte"
+_STEMS = {"train": "train", "test": "t10k"}
 
 
 @dataclass(frozen=True)
 class IdxSet:
-    """A data set of four idx files.
+    """A dataset of four idx files.
 
-    Args:
-        spec: its name among the sources.
-        torchvision_name: the class that downloads it, and the folder that this class
+    torchvision reads them as well, but demands the official MD5 sums, and its errors do
+    not say what to do.
+
+    Attributes:
+        spec: Its name among the datasets.
+        torchvision_name: The class that downloads it, and the folder that this class
             makes.
-        classes: ten names.
+        classes: Ten names.
     """
 
     spec: str
@@ -37,25 +42,37 @@ class IdxSet:
     classes: tuple[str, ...]
 
     def __call__(self, path: Path | None) -> dict[str, ImageSet]:
-        """Read the files in `path` (or its <name>/raw), or download them."""
+        """Read the files in a folder or in its <name>/raw, or download them.
+
+        Args:
+            path: The folder; None for the cache.
+
+        Returns:
+            The splits "train" and "test".
+
+        Raises:
+            UserError: The download fails, or a file is missing or damaged.
+        """
         folder = path or download_folder(
             self.torchvision_name, self._is_in, f"{self.spec}:PATH"
         )
-        return {
-            split: self._split(folder, split, stem)
-            for split, stem in (("train", "train"), ("test", "t10k"))
-        }
+        return {split: self._split(folder, split) for split in _STEMS}
 
     def _is_in(self, folder: Path) -> bool:
-        return all(_find(folder, self.torchvision_name, name) for name in _FILES)
+        """Whether all four files are there."""
+        for stem in _STEMS.values():
+            for kind in (_IMAGES, _LABELS):
+                if self._find(folder, f"{stem}-{kind}") is None:
+                    return False
+        return True
 
-    def _split(self, folder: Path, split: str, stem: str) -> ImageSet:
-        parts = [f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte"]
-        paths = [_find(folder, self.torchvision_name, part) for part in parts]
-        images, labels = (
-            read_idx(_present(path, part, folder), n)
-            for path, part, n in zip(paths, parts, (3, 1), strict=True)
-        )
+    def _find(self, folder: Path, name: str) -> Path | None:
+        subfolders = ("", "raw", f"{self.torchvision_name}/raw")
+        return find_file(folder, subfolders, [name, f"{name}.gz"])
+
+    def _split(self, folder: Path, split: str) -> ImageSet:
+        images = self._read(folder, f"{_STEMS[split]}-{_IMAGES}", dimensions=3)
+        labels = self._read(folder, f"{_STEMS[split]}-{_LABELS}", dimensions=1)
         try:
             return ArraySet(images, labels, self.classes, origin=split)
         except UserError as error:
@@ -63,12 +80,17 @@ class IdxSet:
                 f"the {split} files in {str(folder)!r} do not fit together: {error}"
             ) from error
 
+    def _read(
+        self, folder: Path, name: str, dimensions: int
+    ) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        path = self._find(folder, name)
+        if path is None:
+            raise UserError(
+                f"there is no {name} or {name}.gz in {str(folder)!r}: put the four idx "
+                "files there"
+            )
+        return read_idx(path, dimensions)
 
-_FILES = [
-    f"{stem}-{kind}-ubyte"
-    for stem in ("train", "t10k")
-    for kind in ("images-idx3", "labels-idx1")
-]
 
 MNIST = IdxSet("mnist", "MNIST", tuple("0123456789"))
 FASHION_MNIST = IdxSet(
@@ -90,43 +112,28 @@ FASHION_MNIST = IdxSet(
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """The uint8 array of an idx file; `UserError` if it is not one, is cut short, or
-    has other dimensions.
+    """Return the uint8 array of an idx file.
+
+    Args:
+        path: The file, gzipped or not.
+        dimensions: How many the array must have.
+
+    Raises:
+        UserError: It is no such file, or its length does not fit its header.
     """
-    data = _bytes(path)
+    data = read_file(path)
+    # Two zeros, 8 for "unsigned byte", the number of dimensions, then each length.
     header = 4 + 4 * dimensions
     if len(data) < header or data[:4] != bytes([0, 0, 8, dimensions]):
         raise UserError(
-            f"{str(path)!r} is not an idx file of {dimensions}-dimensional uint8; download it again"
+            f"{str(path)!r} is not an idx file of {dimensions}-dimensional uint8; "
+            "download it again"
         )
     shape = struct.unpack(f">{dimensions}I", data[4:header])
-    if len(data) - header != math.prod(shape):
-        came = f"has {len(data) - header} bytes after its header"
+    length = len(data) - header
+    if length != math.prod(shape):
         raise UserError(
-            f"{str(path)!r} {came}: expected {math.prod(shape)} for {shape}; download it again"
+            f"{str(path)!r} has {length} bytes after its header: expected "
+            f"{math.prod(shape)} for {shape}; download it again"
         )
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if data.startswith(_GZIP_MAGIC) else data
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(
-            f"cannot read {str(path)!r}: {error}; download it again"
-        ) from error
-
-
-def _find(folder: Path, torchvision_name: str, name: str) -> Path | None:
-    places = (folder, folder / "raw", folder / torchvision_name / "raw")
-    candidates = [place / (name + ending) for place in places for ending in ("", ".gz")]
-    return next((path for path in candidates if path.is_file()), None)
-
-
-def _present(path: Path | None, name: str, folder: Path) -> Path:
-    if path is None:
-        raise UserError(
-            f"there is no {name} or {name}.gz in {str(folder)!r}: put the four idx files there"
-        )
-    return path

@@ -1,11 +1,11 @@
-"""Test sets for classifiers of ImageNet: V2, A, R, Sketch, C and ReaL. They judge, and
-nothing learns from them.
+"""Test sets for classifiers of ImageNet: V2, A, R, Sketch, C and ReaL.
+
+Checkpoints are evaluated on them and never trained on them.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from ..errors import UserError
-from ..images.decode import Pixels, image_extensions
-from .folder import read_folder
+from ..files import read_json
+from ..images.decode import Pixels
+from .folder import is_image_name, read_folder
 from .image_set import FileSet, ImageSet, Indices
 
 _WNID = re.compile(r"n\d{8}")
@@ -23,17 +24,20 @@ _VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})")
 _CLASSES = 1000
 _PLACES = tuple(map(str, range(_CLASSES)))
 
+# ImageNet-C is <group>/<corruption>/<severity>.
+_MOST_LEVELS = 3
+
 
 @dataclass(frozen=True)
 class Protocol:
     """How the authors of a test set score a model.
 
-    Args:
-        name: of the source.
-        among: only the classes of the data may be answered; the model's other outputs
-            are left out.
-        numbered: the classes are named by their places among ImageNet's 1000 ("0" ...
-            "999"), not by WordNet ids.
+    Attributes:
+        name: Of the test set.
+        among: Whether only the classes of the test set may be answered; the model's
+            other outputs are left out then.
+        numbered: Whether the classes are named by their places among ImageNet's 1000
+            ("0" ... "999") instead of by WordNet ids.
     """
 
     name: str
@@ -53,8 +57,11 @@ REAL = Protocol("imagenet_real", numbered=True)  # Beyer et al., arXiv 2006.0715
 class Benchmark(ImageSet):
     """The images of a test set, with its protocol.
 
-    label_sets: the right answers of each image in the numbering of `classes`, where
-        there are several; `labels` holds the first of each.
+    Args:
+        images: The images.
+        protocol: How a model is scored on them.
+        label_sets: The right answers of each image in the numbering of `classes`, where
+            there are several; `labels` holds the first of each.
     """
 
     def __init__(
@@ -65,42 +72,46 @@ class Benchmark(ImageSet):
     ) -> None:
         super().__init__(images.labels, images.classes, images.channels, images.size)
         self.protocol = protocol
-        self.label_sets = None if label_sets is None else tuple(map(tuple, label_sets))
+        self.label_sets: tuple[tuple[int, ...], ...] | None = None
+        if label_sets is not None:
+            self.label_sets = tuple(tuple(answers) for answers in label_sets)
         self._images = images
 
     def image(self, index: int) -> Pixels:
+        """Return an image; see `ImageSet`."""
         return self._images.image(index)
 
     def name(self, index: int) -> str:
+        """Return the name of an image; see `ImageSet`."""
         return self._images.name(index)
 
     def subset(self, indices: Indices) -> Benchmark:
-        chosen = (
-            None
-            if self.label_sets is None
-            else [self.label_sets[index] for index in indices]
-        )
+        """Return some of the images with the same protocol; see `ImageSet`."""
+        chosen = None
+        if self.label_sets is not None:
+            chosen = [self.label_sets[index] for index in indices]
         return Benchmark(self._images.subset(indices), self.protocol, chosen)
 
 
 @final
 class _NotForTraining(ImageSet):
-    """Stands where a source keeps its images to learn from, and says that there are
-    none.
-    """
+    """Stand in for the training split of a test set, and refuse every use."""
 
     def __init__(self, test: Benchmark) -> None:
+        # The parent's constructor would set the labels, which are refused below.
         self.classes = test.classes
         self.channels = test.channels
         self.size = test.size
         self._of = test.protocol.name
 
     def __len__(self) -> int:
-        return 1  # a source is not empty because it only judges
+        # A dataset without training images counts as empty; this one is not.
+        return 1
 
     def _refuse(self, *_: object) -> NoReturn:
         raise UserError(
-            f"{self._of} is a test set without images to learn from; imagenet:PATH has these"
+            f"{self._of} is a test set without images to learn from; imagenet:PATH has "
+            "them"
         )
 
     image: Any = _refuse
@@ -114,119 +125,159 @@ def _splits(test: Benchmark) -> dict[str, ImageSet]:
 
 
 def _read(protocol: Protocol, path: Path) -> dict[str, ImageSet]:
-    """The test set in path/<class>/*; `UserError` if a folder is not named after a
-    class of ImageNet.
+    """Return the test set in path/<class>/*.
+
+    Raises:
+        UserError: A folder does not have the name of a class of ImageNet.
     """
-    found = read_folder(path)
-    for name in found["train"].classes:
-        good = name in _PLACES if protocol.numbered else _WNID.fullmatch(name)
-        if len(found) > 1 or not good:
-            wanted = (
-                "0/* ... 999/*"
-                if protocol.numbered
-                else "<WordNet id>/*, such as n01440764/*,"
-            )
-            raise UserError(
-                f"{protocol.name} expects {wanted} in {str(path)!r}, and nothing else"
-            )
-    return _splits(Benchmark(found["train"], protocol))
+    splits = read_folder(path)
+    classes = splits["train"].classes
+    if protocol.numbered:
+        wanted = "0/* ... 999/*"
+        good = all(name in _PLACES for name in classes)
+    else:
+        wanted = "<WordNet id>/*, such as n01440764/*,"
+        good = all(_WNID.fullmatch(name) for name in classes)
+    # ImageNet itself has train and val, and must not be taken for a test set.
+    if len(splits) > 1 or not good:
+        raise UserError(
+            f"{protocol.name} expects {wanted} in {str(path)!r}, and nothing else"
+        )
+    return _splits(Benchmark(splits["train"], protocol))
 
 
-read_v2, read_a, read_r, read_sketch = (
-    functools.partial(_read, protocol) for protocol in (V2, A, R, SKETCH)
-)
+read_v2 = functools.partial(_read, V2)
+read_a = functools.partial(_read, A)
+read_r = functools.partial(_read, R)
+read_sketch = functools.partial(_read, SKETCH)
 
 
 def read_c(path: Path) -> dict[str, ImageSet]:
-    """One corruption at one severity, path/<WordNet id>/*; `UserError` for a folder of
-    several.
+    """Return ImageNet-C at one severity of one corruption.
+
+    Args:
+        path: The folder of the severity, with <WordNet id>/*.
+
+    Raises:
+        UserError: The folder has several severities, or other classes.
     """
-    if (found := _conditions(path)) and found != [path]:
+    found = _conditions(path)
+    if found and found != [path]:
         raise UserError(
-            f"{str(path)!r} holds {len(found)} conditions: open them one by one, as {str(found[0])!r}"
+            f"{str(path)!r} holds {len(found)} conditions: open them one by one, as "
+            f"{str(found[0])!r}"
         )
     return _read(C, path)
 
 
 def conditions(spec: str) -> list[str]:
-    """The specs to evaluate one by one: of `imagenet_c:PATH` each
-    <corruption>/<severity> below PATH, else itself.
+    """Return the specs that a spec is evaluated as, one by one.
+
+    Args:
+        spec: Of any dataset.
+
+    Returns:
+        Each <corruption>/<severity> below PATH for `imagenet_c:PATH`, else the spec.
     """
     name, _, path = spec.partition(":")
-    found = _conditions(Path(path).expanduser()) if name == C.name and path else []
+    if name != C.name or not path:
+        return [spec]
+    found = _conditions(Path(path).expanduser())
     return [f"{C.name}:{folder}" for folder in found] or [spec]
 
 
 def _conditions(root: Path) -> list[Path]:
-    """The folders that hold folders of classes, by name: `root`, or what is up to three
-    folders below.
-    """
+    """Return the folders that hold folders of classes, sorted by name."""
     found = []
     for folder, below, _ in os.walk(root, followlinks=True):
+        # os.walk goes where `below` says, in its order; links may lead in a circle.
         below.sort()
-        if any(map(_WNID.fullmatch, below)):
+        depth = len(Path(folder).relative_to(root).parts)
+        has_classes = any(_WNID.fullmatch(name) for name in below)
+        if has_classes:
             found.append(Path(folder))
-            below.clear()
-        elif (
-            len(Path(folder).relative_to(root).parts) == 3
-        ):  # group/corruption/severity; links may lead in a circle
+        if has_classes or depth == _MOST_LEVELS:
             below.clear()
     return found
 
 
 def read_real(path: Path) -> dict[str, ImageSet]:
-    """ImageNet's validation images with ReaL's labels; those to which its raters gave
-    none are left out.
+    """Return ImageNet's validation images with the labels of ReaL.
 
-    path: `VALFOLDER,REAL.json`, or the folder alone with real.json inside or beside it.
-        The images are called
-    ILSVRC2012_val_00000001.JPEG and so on, flat or in folders of classes: the number is
-    the place in real.json.
+    Images without a label of ReaL are left out, as its authors do.
+
+    Args:
+        path: `VALFOLDER,REAL.json`, or the folder alone with real.json inside or beside
+            it. The images have names such as ILSVRC2012_val_00000001.JPEG, and lie flat
+            or in folders of classes: the number is the place in real.json.
+
+    Raises:
+        UserError: The labels or the images are missing, or do not fit.
     """
-    folder = path
-    file = path / "real.json"
-    if not path.is_dir() and "," in str(path):
-        folder, file = (Path(part).expanduser() for part in str(path).rsplit(",", 1))
-    elif not file.is_file():
-        file = path.parent / "real.json"
+    folder, file = _real_places(path)
     answers = _read_answers(file)
-    numbered: dict[int, str] = {}
-    for image in (*folder.glob("ILSVRC2012_val_*"), *folder.glob("*/ILSVRC2012_val_*")):
-        match = _VAL_IMAGE.fullmatch(image.stem)
-        if match and image.suffix.lower() in image_extensions():
-            number = int(match[1])
-            name = image.relative_to(folder).as_posix()
-            if not 1 <= number <= len(answers):
-                raise UserError(
-                    f"{str(file)!r} has labels for {len(answers)} images, and none for {name!r}"
-                )
-            numbered[number] = name
+    numbered = _val_images(folder)
+    for number, name in numbered.items():
+        if not 1 <= number <= len(answers):
+            raise UserError(
+                f"{str(file)!r} has labels for {len(answers)} images, and none for "
+                f"{name!r}"
+            )
     chosen = [number for number in sorted(numbered) if answers[number - 1]]
     if not chosen:
         raise UserError(
-            f"{str(folder)!r} has no labelled images such as ILSVRC2012_val_00000002.JPEG, flat or in folders"
+            f"{str(folder)!r} has no labelled images such as "
+            "ILSVRC2012_val_00000002.JPEG, flat or in folders"
         )
-    label_sets = [answers[number - 1] for number in chosen]
     names = [numbered[number] for number in chosen]
-    labels = [own[0] for own in label_sets]
+    label_sets = [answers[number - 1] for number in chosen]
+    labels = [answers_of_one[0] for answers_of_one in label_sets]
     files = FileSet(folder, names, labels, _PLACES)
     return _splits(Benchmark(files, REAL, label_sets))
 
 
+def _real_places(path: Path) -> tuple[Path, Path]:
+    """Return the folder of the images and the file of the labels."""
+    # A folder may have a comma in its name.
+    if not path.is_dir() and "," in str(path):
+        folder, file = str(path).rsplit(",", 1)
+        return Path(folder).expanduser(), Path(file).expanduser()
+    inside = path / "real.json"
+    if inside.is_file():
+        return path, inside
+    return path, path.parent / "real.json"
+
+
+def _val_images(folder: Path) -> dict[int, str]:
+    """Return the names of the validation images by their numbers."""
+    numbered: dict[int, str] = {}
+    for pattern in ("ILSVRC2012_val_*", "*/ILSVRC2012_val_*"):
+        for image in folder.glob(pattern):
+            match = _VAL_IMAGE.fullmatch(image.stem)
+            # The archive of bounding boxes has .xml files of the same names.
+            if match and is_image_name(image.name):
+                numbered[int(match[1])] = image.relative_to(folder).as_posix()
+    return numbered
+
+
 def _read_answers(file: Path) -> list[list[int]]:
-    try:
-        answers = json.loads(file.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        hint = "write imagenet_real:VALFOLDER,REAL.json (github.com/google-research/reassessed-imagenet)"
-        raise UserError(
-            f"cannot read ReaL's labels from {str(file)!r} ({error}); {hint}"
-        ) from error
-    legal = isinstance(answers, list) and all(
-        isinstance(own, list) and all(type(k) is int and 0 <= k < _CLASSES for k in own)
-        for own in answers
+    """Return the right answers of each validation image, in the order of the numbers."""
+    advice = (
+        "write imagenet_real:VALFOLDER,REAL.json "
+        "(github.com/google-research/reassessed-imagenet)"
     )
+    answers = read_json(file, "labels of ReaL", advice)
+    legal = isinstance(answers, list) and all(map(_are_classes, answers))
     if not legal:
         raise UserError(
-            f"{str(file)!r} does not hold ReaL's labels: expected a list of classes 0 to 999 per image"
+            f"{str(file)!r} does not hold the labels of ReaL: expected a list of classes "
+            "0 to 999 per image"
         )
     return answers
+
+
+def _are_classes(answers: Any) -> bool:
+    """Whether a value is a list of classes; `type`, as True is an int too."""
+    if not isinstance(answers, list):
+        return False
+    return all(type(k) is int and 0 <= k < _CLASSES for k in answers)

@@ -1,8 +1,8 @@
-"""Batches on demand. A training batch is a pure function of its step; workers only
-compute it elsewhere.
+"""Batches on demand.
 
-Batches hold uint8 images (B, C, H, W); the network's normalisation happens on its
-device.
+A training batch is a function of its step alone; worker processes only compute it
+elsewhere. Batches hold uint8 images (B, C, H, W); the network's normalisation happens on
+its device.
 """
 
 from __future__ import annotations
@@ -26,11 +26,18 @@ from ..images.settings import Augment
 from ..randomness import batch_positions, uniforms
 from .image_set import ArraySet, ImageSet
 
+_MOST_STORED_BYTES = 2**32
+_MOST_WORKERS = 8
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Images (B, C, H, W) uint8, their labels (B,) int64, and their indices (B,) in the
-    image set.
+    """Images with their labels.
+
+    Attributes:
+        images: uint8 (B, C, H, W).
+        labels: int64 (B,).
+        indices: int64 (B,), the images' places in the image set.
     """
 
     images: Tensor
@@ -38,19 +45,33 @@ class Batch:
     indices: Tensor
 
     def to(self, device: torch.device) -> Batch:
-        """The batch on another device."""
+        """Return the batch on another device, without waiting for the copy.
+
+        Args:
+            device: Where to.
+        """
         return Batch(
-            *(
-                part.to(device, non_blocking=True)
-                for part in (self.images, self.labels, self.indices)
-            )
+            self.images.to(device, non_blocking=True),
+            self.labels.to(device, non_blocking=True),
+            self.indices.to(device, non_blocking=True),
         )
 
 
 @dataclass(frozen=True)
 class TrainBatches(TorchDataset[Batch]):
-    """`self[step]` is the batch of that step: the slice of the global batch that
-    belongs to `rank`.
+    """The training batches: `self[step]` is the part of one process at that step.
+
+    Attributes:
+        images: The images to learn from.
+        preprocess: How an image comes to the network's size.
+        augment: How it is changed.
+        batch_size: Of the global batch, over all processes; a multiple of `world_size`
+            and of `repeats`.
+        seed: Of the order and of the augmentation.
+        rank: Of this process, 0 ... world_size - 1.
+        world_size: The number of processes.
+        repeats: How often each image is in a batch, augmented differently every time.
+        store: All images as returned by `stored`; batches are made on its device then.
     """
 
     images: ImageSet
@@ -60,25 +81,22 @@ class TrainBatches(TorchDataset[Batch]):
     seed: int
     rank: int = 0
     world_size: int = 1
-    repeats: int = 1  # of each image in a batch, every time augmented differently
-    store: Tensor | None = (
-        None  # what `stored` gives: batches are then made on its device
-    )
+    repeats: int = 1
+    store: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.batch_size % self.world_size:
-            raise UserError(
-                f"train.batch_size {self.batch_size} must be a positive multiple of the {self.world_size} processes"
-            )
-        if self.repeats < 1 or self.batch_size % self.repeats:
-            raise UserError(
-                f"train.batch_size {self.batch_size} must be a multiple of the {self.repeats} repeats of each image"
-            )
+        # What users may ask for is checked in training.parallel and the configuration.
+        assert self.batch_size > 0
+        assert self.batch_size % self.world_size == 0
+        assert self.repeats > 0
+        assert self.batch_size % self.repeats == 0
 
     def __getitem__(self, step: int) -> Batch:
         epochs, indices = batch_positions(
             step, self.batch_size, len(self.images), self.seed, self.repeats
         )
+        # Each process takes its slice of the same global batch, so the images of a step
+        # do not depend on the number of processes.
         share = self.batch_size // self.world_size
         mine = slice(self.rank * share, (self.rank + 1) * share)
         epochs = epochs[mine]
@@ -87,44 +105,60 @@ class TrainBatches(TorchDataset[Batch]):
         return Batch(self.pixels(epochs, indices), labels, torch.from_numpy(indices))
 
     def pixels(self, epochs: np.ndarray, indices: np.ndarray) -> Tensor:
-        """These images (B, C, H, W) as training sees them in these epochs (B,)."""
+        """Return images as training sees them, uint8 (B, C, H, W).
+
+        Args:
+            epochs: In which epoch each is seen, integers (B,).
+            indices: Which images, integers (B,).
+        """
         draws = uniforms(self.seed, epochs, indices, draws_needed(self.augment))
-        # mirrored in one epoch, not in the next, by a draw of its own for each image
         if self.augment.alternate:
-            first = uniforms(self.seed, np.zeros_like(epochs), indices, FLIP + 1)[
-                :, FLIP
-            ]
-            draws[:, FLIP] = np.where(epochs % 2 == 0, first, 1 - first)
-        images = self._cropped(indices, draws)
-        (mean, std) = (self.preprocess.mean, self.preprocess.std)
+            draws[:, FLIP] = self._alternating_flips(epochs, indices)
         return augment_batch(
-            images, torch.from_numpy(draws), self.augment, mean=mean, std=std
+            self._cropped(indices, draws),
+            torch.from_numpy(draws),
+            self.augment,
+            mean=self.preprocess.mean,
+            std=self.preprocess.std,
         )
 
+    def _alternating_flips(self, epochs: np.ndarray, indices: np.ndarray) -> np.ndarray:
+        """Return draws that mirror each image in every other epoch."""
+        # A draw u mirrors if and only if 1 - u does not. The draw of epoch 0 is repeated
+        # in even epochs and turned around in odd ones (Keller Jordan's airbench).
+        draws = uniforms(self.seed, np.zeros_like(epochs), indices, FLIP + 1)
+        first = draws[:, FLIP]
+        return np.where(epochs % 2 == 0, first, 1 - first)
+
     def _cropped(self, indices: np.ndarray, draws: np.ndarray) -> Tensor:
-        if self.store is not None and self.augment.crop != "inception":
+        """Return images at the network's size, before all other augmentation."""
+        if self.augment.crop == "inception":
+            return self._inception_crops(indices, draws)
+        if self.store is not None:
             return self.store[torch.from_numpy(indices).to(self.store.device)]
-        if self.augment.crop != "inception":
-            return _fitted(self.images, self.preprocess, indices)
+        return _fitted(self.images, self.preprocess, indices)
+
+    def _inception_crops(self, indices: np.ndarray, draws: np.ndarray) -> Tensor:
+        """Return random parts of images, each resized to the network's size."""
         size = self.preprocess.image_size
-        crops = torch.empty(
-            (len(indices), self.images.channels, *size), dtype=torch.uint8
-        )
+        shape = (len(indices), self.images.channels, *size)
+        crops = torch.empty(shape, dtype=torch.uint8)
         for crop, index, own in zip(crops, indices, draws, strict=True):
-            crop.copy_(
-                inception_crop(
-                    functools.partial(self.images.part, int(index)),
-                    own,
-                    size,
-                    self.augment,
-                )
-            )
+            # The crop decides which part of the file is decoded.
+            read = functools.partial(self.images.part, int(index))
+            crop.copy_(inception_crop(read, own, size, self.augment))
         return crops
 
 
 @dataclass(frozen=True)
 class EvalBatches(TorchDataset[Batch]):
-    """`self[i]` is the i-th batch of an image set in order; the last may be smaller."""
+    """An image set in its order: `self[i]` is batch i; the last may be smaller.
+
+    Attributes:
+        images: The images.
+        preprocess: How an image comes to the network's size.
+        batch_size: How many images a batch has.
+    """
 
     images: ImageSet
     preprocess: Preprocess
@@ -136,28 +170,33 @@ class EvalBatches(TorchDataset[Batch]):
     def __getitem__(self, number: int) -> Batch:
         if not 0 <= number < len(self):
             raise IndexError(f"batch {number} of {len(self)}")
-        indices = np.arange(
-            number * self.batch_size,
-            min((number + 1) * self.batch_size, len(self.images)),
-        )
+        start = number * self.batch_size
+        stop = min(start + self.batch_size, len(self.images))
+        indices = np.arange(start, stop)
         pixels = _fitted(self.images, self.preprocess, indices)
-        return Batch(
-            pixels,
-            torch.from_numpy(self.images.labels[indices]),
-            torch.from_numpy(indices),
-        )
+        labels = torch.from_numpy(self.images.labels[indices])
+        return Batch(pixels, labels, torch.from_numpy(indices))
 
 
 def stream(
     batches: TorchDataset[Batch], numbers: Sequence[int], *, workers: int
 ) -> Iterator[Batch]:
-    """`batches[n]` for each n in order, computed here (`workers=0`) or by worker
-    processes ahead of time.
+    """Yield batches by number, computed here or ahead of time by worker processes.
 
-    Raises `UserError` for an unreadable image, wherever it was met.
+    Args:
+        batches: The batches.
+        numbers: Which of them, in order.
+        workers: The number of processes; 0 computes here.
+
+    Yields:
+        `batches[number]` for each number.
+
+    Raises:
+        UserError: An image cannot be read, in whichever process.
     """
     if workers == 0 or len(numbers) < 2:
-        yield from (batches[number] for number in numbers)
+        for number in numbers:
+            yield batches[number]
         return
     loader = DataLoader(
         _Guarded(batches),
@@ -165,7 +204,9 @@ def stream(
         sampler=numbers,
         num_workers=min(workers, len(numbers)),
         worker_init_fn=_ignore_interrupt,
-        generator=torch.Generator(),  # its own: DataLoader would draw from the global one
+        # DataLoader would draw from the global generator, and a run with workers would
+        # differ from one without.
+        generator=torch.Generator(),
         pin_memory=torch.cuda.is_available(),
     )
     for batch in loader:
@@ -175,22 +216,32 @@ def stream(
 
 
 def auto_workers(images: ImageSet) -> int:
-    """Worker processes worth having: none for arrays in memory, else one per core up to
-    eight.
+    """Return how many worker processes are worth having.
+
+    Args:
+        images: What they would read.
+
+    Returns:
+        0 for arrays in memory, else one per core, up to eight.
     """
+    # Indexing an array is faster than sending its batches between processes.
     if isinstance(images, ArraySet):
         return 0
-    cores = (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
-    return min(8, cores)
+    return min(_MOST_WORKERS, _cores())
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    # In a container or under a batch system, fewer cores are ours than there are.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Guarded(TorchDataset["Batch | UserError"]):
-    """Hands a `UserError` over as a value: raised in a worker, torch would bury it in a
-    traceback.
+    """Batches that return a `UserError` as a value.
+
+    torch would bury an error that is raised in a worker in a traceback.
     """
 
     def __init__(self, batches: TorchDataset[Batch]) -> None:
@@ -204,43 +255,50 @@ class _Guarded(TorchDataset["Batch | UserError"]):
 
 
 def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; only the main process decides what to do
-    about it.
-    """
+    """Ignore Ctrl-C in a worker."""
+    # It reaches the whole process group; the main process alone decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _fitted(images: ImageSet, preprocess: Preprocess, indices: np.ndarray) -> Tensor:
-    """Images at the network's size without augmentation; arrays that have it already
-    are only indexed.
-    """
+    """Return images at the network's size without augmentation."""
+    # Arrays of the right size are indexed at once instead of image by image.
     if isinstance(images, ArraySet) and _is_ready(images, preprocess):
         return _to_tensor(images.images[indices])
-    return _to_tensor(
-        np.stack([preprocess.fit(images.image(int(index))) for index in indices])
-    )
+    fitted = [preprocess.fit(images.image(int(index))) for index in indices]
+    return _to_tensor(np.stack(fitted))
 
 
 def _is_ready(images: ImageSet, preprocess: Preprocess) -> bool:
     """Whether the images have the network's size and channels already."""
-    as_it_takes = (preprocess.image_size, preprocess.channels)
-    return (images.size, images.channels) == as_it_takes and preprocess.crop_pct == 1
+    return (
+        images.size == preprocess.image_size
+        and images.channels == preprocess.channels
+        and preprocess.crop_pct == 1
+    )
 
 
 def stored(
     images: ImageSet, preprocess: Preprocess, device: torch.device
 ) -> Tensor | None:
-    """All images (N, C, H, W) on the device, if they lie in memory, fit as they are,
-    and are less than 4 GiB.
+    """Return all images on a device, if they are small and fit as they are.
+
+    Args:
+        images: The images.
+        preprocess: What the network expects.
+        device: Where to.
+
+    Returns:
+        uint8 (N, C, H, W); None if they do not lie in memory, would have to be resized,
+        or have 4 GiB or more.
     """
-    if (
-        isinstance(images, ArraySet)
-        and _is_ready(images, preprocess)
-        and images.images.nbytes < 2**32
-    ):
-        return _to_tensor(images.images).to(device)
-    return None
+    if not isinstance(images, ArraySet) or not _is_ready(images, preprocess):
+        return None
+    if images.images.nbytes >= _MOST_STORED_BYTES:
+        return None
+    return _to_tensor(images.images).to(device)
 
 
 def _to_tensor(images: np.ndarray) -> Tensor:
+    """Turn (N, H, W, C) into a tensor (N, C, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))

@@ -1,5 +1,6 @@
-"""Data sets by name: `NAME`, `NAME:PATH` or `NAME:ADDRESS` to splits. A new one is a
-reader and a line in a table.
+"""Datasets by name: `NAME`, `NAME:PATH` or `NAME:ADDRESS`.
+
+A new dataset is a reader and a line in a table.
 """
 
 from __future__ import annotations
@@ -17,27 +18,31 @@ from .hf_datasets import read_hf
 from .idx import FASHION_MNIST, MNIST
 from .image_set import ImageSet
 from .listing import read_listing
-from .shards import DESCRIPTION, UNFINISHED, read_shards
+from .shard_index import DESCRIPTION, UNFINISHED
+from .shards import read_shards
 from .torchvision_sets import read_flowers102, read_oxford_pets, read_stl10, read_svhn
 
 Reader = Callable[[Path | None], Mapping[str, ImageSet]]
-"""From the PATH of a spec to "train", and "val" and "test" where they are; sources.py
-decides what the rest means.
+"""From the PATH of a spec to "train", and "val" and "test" where they are.
+
+`Dataset.from_splits` decides what the rest means.
 """
 
 
 def _local(
     name: str, what: str, read: Callable[[Path], Mapping[str, ImageSet]]
 ) -> Reader:
-    """A reader that needs a path."""
+    """Return a reader that refuses a spec without a path, and says what it needs."""
 
     def checked(path: Path | None) -> Mapping[str, ImageSet]:
         if path is None:
-            raise UserError(f"the source {name} needs {what}: write {name}:PATH")
+            raise UserError(f"the dataset {name} needs {what}: write {name}:PATH")
         return read(path)
 
     return checked
 
+
+_WNIDS = "its folder, with <wnid>/*"
 
 DATASETS: dict[str, Reader] = {
     "digits": read_digits,
@@ -57,11 +62,9 @@ DATASETS: dict[str, Reader] = {
     "imagenet_v2": _local(
         "imagenet_v2", "one of its folders, with 0/* ... 999/*", imagenet.read_v2
     ),
-    "imagenet_a": _local("imagenet_a", "its folder, with <wnid>/*", imagenet.read_a),
-    "imagenet_r": _local("imagenet_r", "its folder, with <wnid>/*", imagenet.read_r),
-    "imagenet_sketch": _local(
-        "imagenet_sketch", "its folder, with <wnid>/*", imagenet.read_sketch
-    ),
+    "imagenet_a": _local("imagenet_a", _WNIDS, imagenet.read_a),
+    "imagenet_r": _local("imagenet_r", _WNIDS, imagenet.read_r),
+    "imagenet_sketch": _local("imagenet_sketch", _WNIDS, imagenet.read_sketch),
     "imagenet_c": _local(
         "imagenet_c", "<corruption>/<severity>, with <wnid>/*", imagenet.read_c
     ),
@@ -74,12 +77,13 @@ DATASETS: dict[str, Reader] = {
     "list": _local("list", "a .csv or .jsonl file", read_listing),
     "npz": _local("npz", "an .npz file", read_npz),
 }
+"""The readers of datasets that have a name alone, or a path."""
 
 ADDRESSED: dict[str, Callable[[str], Mapping[str, ImageSet]]] = {
     "hf": read_hf,
     "shards": read_shards,
 }
-"""Sources whose place need not be a path: `NAME:ADDRESS`."""
+"""The readers of datasets whose place need not be a path: `NAME:ADDRESS`."""
 
 _BY_ENDING = {".csv": "list", ".jsonl": "list", ".npz": "npz"}
 
@@ -87,16 +91,19 @@ _BY_ENDING = {".csv": "list", ".jsonl": "list", ".npz": "npz"}
 def open_dataset(
     spec: str | Dataset, *, split_seed: int = 0, test_fraction: float = 0.2
 ) -> Dataset:
-    """Open a data set.
+    """Open a dataset.
 
     Args:
         spec: `NAME`, `NAME:PATH`, or the bare path of a folder, a list or an .npz file;
-            a `Dataset` is passed through.
-        split_seed, test_fraction: how to hold out a test split where the source has
-            none.
+            a `Dataset` is returned as it is.
+        split_seed: Of the choice of a test split, where the dataset has none.
+        test_fraction: The share of each class that such a test split takes.
+
+    Returns:
+        The dataset; its images are read when they are asked for.
 
     Raises:
-        UserError: the name is unknown, or what is at the path is missing or broken.
+        UserError: The name is unknown, or the dataset at the path is missing or broken.
     """
     if isinstance(spec, Dataset):
         return spec
@@ -111,25 +118,33 @@ def open_dataset(
 
 
 def _parse(spec: str) -> tuple[str, str | None]:
-    """The source's name and its place; a name wins over a folder that happens to be
-    called so.
-    """
-    name, colon, rest = spec.partition(":")
+    """Return the dataset's name and its place."""
+    name, colon, place = spec.partition(":")
+    # A name wins over a folder that happens to have it: recipes must mean the same in
+    # every working directory.
     if name in DATASETS or name in ADDRESSED:
-        if not rest and (colon or name in ADDRESSED):
+        if not place and (colon or name in ADDRESSED):
             raise UserError(
                 f"there is no path after the colon of {spec!r}: expected {name}:PATH"
             )
-        return name, rest or None
+        return name, place or None
     path = Path(spec).expanduser()
     if spec and path.is_dir():
-        return "shards" if (path / DESCRIPTION).is_file() or (
-            path / UNFINISHED
-        ).is_dir() else "folder", spec
-    if path.is_file() and path.suffix.lower() in _BY_ENDING:
-        return _BY_ENDING[path.suffix.lower()], spec
+        return _kind_of_folder(path), spec
+    ending = path.suffix.lower()
+    if path.is_file() and ending in _BY_ENDING:
+        return _BY_ENDING[ending], spec
     if "/" in spec or "\\" in spec:
         raise UserError(
-            f"there is no data set at {spec!r}: expected a folder, a list, or NAME:PATH with a known NAME"
+            f"there is no dataset at {spec!r}: expected a folder, a list, or NAME:PATH "
+            "with a known NAME"
         )
-    raise unknown("data source", name, [*DATASETS, *ADDRESSED])
+    raise unknown("dataset", name, [*DATASETS, *ADDRESSED])
+
+
+def _kind_of_folder(path: Path) -> str:
+    """Return the name of the reader for a folder without a name."""
+    # An unfinished set is no folder of images: its reader says how to finish it.
+    if (path / DESCRIPTION).is_file() or (path / UNFINISHED).is_dir():
+        return "shards"
+    return "folder"

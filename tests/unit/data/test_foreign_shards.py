@@ -69,7 +69,7 @@ def test_a_folder_of_tars_is_indexed_once(tmp_path, cache, label, monkeypatch):
         "a-000.tar",
         "a-001.tar",
     ]
-    monkeypatch.setattr(foreign_shards, "_index", None)
+    monkeypatch.setattr(foreign_shards, "_write_index_of_all", None)
     assert len(open_dataset(f"shards:{tmp_path / 'tars'}").all()) == 8
 
 

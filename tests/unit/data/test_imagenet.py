@@ -214,16 +214,16 @@ def test_real_goes_by_the_number_in_the_name(
     [
         (
             None,
-            "cannot read ReaL's labels from '.*real.json' .*write imagenet_real:VALFOLDER,REAL.json",
+            "cannot read the labels of ReaL '.*real.json'.*write imagenet_real:VALFOLDER,REAL.json",
         ),
-        ("[[1], ", "cannot read ReaL's labels"),
-        ("[" * 100_000, "cannot read ReaL's labels"),
-        ("\xff", "cannot read ReaL's labels"),
-        ('{"1": [2]}', "does not hold ReaL's labels"),
-        ("[[1], 2, [3]]", "does not hold ReaL's labels"),
-        ("[[1], [1000], [3]]", "does not hold ReaL's labels"),
-        ("[[1], [true], [3]]", "does not hold ReaL's labels"),
-        ("[[1], [-1], [3]]", "does not hold ReaL's labels"),
+        ("[[1], ", "cannot read the labels of ReaL"),
+        ("[" * 100_000, "cannot read the labels of ReaL"),
+        ("\xff", "cannot read the labels of ReaL"),
+        ('{"1": [2]}', "does not hold the labels of ReaL"),
+        ("[[1], 2, [3]]", "does not hold the labels of ReaL"),
+        ("[[1], [1000], [3]]", "does not hold the labels of ReaL"),
+        ("[[1], [true], [3]]", "does not hold the labels of ReaL"),
+        ("[[1], [-1], [3]]", "does not hold the labels of ReaL"),
         (
             "[[1], [2]]",
             "has labels for 2 images, and none for 'ILSVRC2012_val_00000003.png'",
@@ -278,6 +278,6 @@ def test_all_six_are_sources() -> None:
     }
     with pytest.raises(
         UserError,
-        match="the source imagenet_a needs its folder, .*: write imagenet_a:PATH",
+        match="the dataset imagenet_a needs its folder, .*: write imagenet_a:PATH",
     ):
         open_dataset("imagenet_a")

@@ -24,13 +24,13 @@ def test_digits():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("fashion", "unknown data source 'fashion'; did you mean"),
-        ("zzz:there", "unknown data source 'zzz'; known are"),
+        ("fashion", "unknown dataset 'fashion'; did you mean"),
+        ("zzz:there", "unknown dataset 'zzz'; known are"),
         ("folder:", "no path after the colon"),
         ("folder", "folder needs a folder .*: write folder:PATH"),
         ("imagenet", "imagenet needs your own copy"),
-        ("./not/there", "no data set at './not/there'"),
-        ("", "unknown data source"),
+        ("./not/there", "no dataset at './not/there'"),
+        ("", "unknown dataset"),
     ],
 )
 def test_specs_that_mean_nothing(spec, message):

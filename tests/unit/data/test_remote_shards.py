@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlp_mixer import web
+from mlp_mixer import remote, web
 from mlp_mixer.data import Dataset, open_dataset
 from mlp_mixer.data.loader import EvalBatches, stream
 from mlp_mixer.data.shard_writer import write_shards
@@ -336,7 +336,7 @@ def test_a_page_instead_of_the_description(site, tmp_path):
 
 
 def test_a_description_without_end(site, monkeypatch):
-    monkeypatch.setattr("mlp_mixer.data.shards._MAX_TEXT", 100)
+    monkeypatch.setattr("mlp_mixer.data.shards.MOST_BYTES", 100)
     refused(site, "dataset.json has more than 100 bytes", image=None)
 
 
@@ -385,7 +385,7 @@ def test_an_object_store(store, folder, monkeypatch, room):
 
 
 def test_an_object_store_piece_by_piece(store, folder, monkeypatch):
-    monkeypatch.setattr(web, "_PIECE", 3)
+    monkeypatch.setattr(remote, "PIECE", 3)
     assert pixels(open_dataset(f"shards:{store}")) == pixels(open_dataset(str(folder)))
 
 
