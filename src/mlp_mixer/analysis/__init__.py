@@ -1,4 +1,4 @@
-"""What a trained Mixer has learned, as pictures."""
+"""Draw what a trained Mixer has learned, and why it answers as it does."""
 
 from .token_units import (
     draw_units,

@@ -1,5 +1,4 @@
-"""Why this answer? What in an image speaks for a class, which training images look
-alike, and a picture of both.
+"""Explain an answer: what in an image speaks for a class, and which images look alike.
 
 Axes: B images, C channels, H x W pixels, h x w patches of side P, N windows.
 """
@@ -19,7 +18,7 @@ from torch import Tensor
 from ..data.image_set import ImageSet
 from ..errors import UserError, unknown
 from ..evaluation.accuracy import outputs
-from ..models import MlpMixer
+from ..models import IsotropicMlp
 from ..weights import Checkpoint
 from .figures import INK, PAPER
 from .token_units import Array, colours
@@ -33,125 +32,169 @@ _TITLES = {
     "occlusion": "log-probability lost where covered",
     "gradient": "logit gained a pixel (integrated gradients)",
 }
-_FORWARD, _BACKWARD = (
-    32,
-    8,
-)  # images at a time: of one in a Mixer-L/16 autograd keeps 0.2 GB
+# Images at a time. Autograd keeps 0.2 GB for each image in a Mixer-L/16.
+_FORWARD = 32
+_BACKWARD = 8
+
+# Pixels of the drawing.
 _SIDE = 288
 _GAP = 20
 _LINE = 24
 _BAR = (103, 132, 168)
+_MOST_NEIGHBOURS = 5
 
 
 def maps(
-    model: MlpMixer, x_BCHW: Tensor, label: int, method: Method
+    model: IsotropicMlp, x_BCHW: Tensor, label: int, method: Method
 ) -> NDArray[np.float32]:
-    """How much each place of one image (B = 1) speaks for the class `label`, as (H, W);
-    below 0 it speaks against it.
+    """Compute how much each place of one image speaks for a class.
 
     "occlusion" (Zeiler and Fergus, arXiv 1311.2901): windows of about a sixth of the
     side, moved patch by patch, are covered by the mean colour; a patch gets the mean
-    fall of the log-probability under the windows over it. "gradient" (integrated
-    gradients, Sundararajan et al., arXiv 1703.01365): on the straight way from the mean
-    colour, averaged in squares of half a patch; all sum to the class's logit minus that
-    of the mean colour, to about 1 %. The model is in evaluation mode, the image on its
-    device. `UserError` for an unknown method, class or shape.
+    fall of the log-probability under the windows over it.
+
+    "gradient" (integrated gradients, Sundararajan et al., arXiv 1703.01365): on the
+    straight way from the mean colour, averaged in squares of half a patch. All values
+    sum to the class's logit minus that of the mean colour, to about 1 %.
+
+    Args:
+        model: In evaluation mode.
+        x_BCHW: One image (B = 1) as the network takes it, on the model's device.
+        label: The class.
+        method: One of `METHODS`.
+
+    Returns:
+        A value for each pixel (H, W); below 0 the place speaks against the class.
+
+    Raises:
+        UserError: The method, the class or the shape is unknown.
     """
     if method not in METHODS:
         raise unknown("method", method, METHODS)
     if not 0 <= label < model.num_classes or len(x_BCHW) != 1:
         raise UserError(
-            f"a map is of one image and one of {model.num_classes} classes, got {len(x_BCHW)} and {label}"
+            f"a map is of one image and one of {model.num_classes} classes, got "
+            f"{len(x_BCHW)} and {label}"
         )
+    compute = _occlusion if method == "occlusion" else _integrated_gradients
+    # A server calls this in inference mode, whose tensors autograd refuses: the clone
+    # is an ordinary one.
     with torch.inference_mode(False), torch.enable_grad():
-        heat = (_occlusion if method == "occlusion" else _integrated_gradients)(
-            model, x_BCHW.clone(), label
-        )
+        heat = compute(model, x_BCHW.clone(), label)
     return heat.float().cpu().numpy()
 
 
-def _occlusion(model: MlpMixer, x: Tensor, label: int) -> Tensor:
-    grid = model.config.grid
+def _occlusion(model: IsotropicMlp, x: Tensor, label: int) -> Tensor:
     P = model.config.patch_size
     mean = x.mean(dim=(2, 3), keepdim=True)
-    sides = ((n, max(1, round(n / 6))) for n in grid)
-    rows, columns = (
-        torch.ones(n - side + 1, n, device=x.device).triu().tril(side - 1)
-        for n, side in sides
-    )
-    windows_Nhw = torch.einsum("ah,bw->abhw", rows, columns).flatten(0, 1)
-    parts = torch.split(windows_Nhw, _FORWARD)
+    windows_Nhw = _windows(model.config.grid, x.device)
     with torch.no_grad():
-        logits = [
-            model(x),
-            *(
-                model(torch.where(_enlarged(part, P).bool()[:, None], mean, x))
-                for part in parts
-            ),
-        ]
-    whole, covered_N = (
-        torch.cat(logits).float().log_softmax(dim=1)[:, label].tensor_split([1])
-    )
-    return _enlarged(
-        torch.einsum("nhw,n->hw", windows_Nhw, whole - covered_N)
-        / windows_Nhw.sum(dim=0),
-        P,
-    )
+        logits = [model(x)]
+        for some in torch.split(windows_Nhw, _FORWARD):
+            is_covered = _enlarged(some, P).bool()[:, None]
+            logits.append(model(torch.where(is_covered, mean, x)))
+    scores = torch.cat(logits).float().log_softmax(dim=1)[:, label]
+    whole, covered_N = scores.tensor_split([1])
+    falls_hw = torch.einsum("nhw,n->hw", windows_Nhw, whole - covered_N)
+    return _enlarged(falls_hw / windows_Nhw.sum(dim=0), P)
 
 
-def _integrated_gradients(model: MlpMixer, x: Tensor, label: int) -> Tensor:
+def _windows(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """Return all windows of a sixth of the grid: 1 for a covered patch, (N, h, w)."""
+    bands = []
+    for n in grid:
+        side = max(1, round(n / 6))
+        # Row i of the band matrix covers the patches i to i + side - 1.
+        ones = torch.ones(n - side + 1, n, device=device)
+        bands.append(ones.triu().tril(side - 1))
+    rows, columns = bands
+    return torch.einsum("ah,bw->abhw", rows, columns).flatten(0, 1)
+
+
+def _integrated_gradients(model: IsotropicMlp, x: Tensor, label: int) -> Tensor:
     P = model.config.patch_size
     change = x - x.mean(dim=(2, 3), keepdim=True)
     gained = (model(x) - model(x - change))[0, label].item()
-    for rule in map(
-        np.polynomial.legendre.leggauss, (32, 128)
-    ):  # finer where the sum is wrong
-        to_go, weights = (
-            torch.from_numpy(v / 2).to(x).view(-1, 1, 1, 1)
-            for v in (1 - rule[0], rule[1])
-        )
-        heat = torch.zeros_like(x)
-        for some in torch.split(torch.arange(len(to_go)), _BACKWARD):
-            points = (x - to_go[some] * change).requires_grad_()
-            heat += change * (
-                weights[some]
-                * torch.autograd.grad(model(points)[:, label].sum(), points)[0]
-            ).sum(dim=0)
+    # A finer rule where the sum is wrong: the logit bends much on the way.
+    for points in (32, 128):
+        heat = _integrate(model, x, change, label, points)
         if abs(heat.sum().item() - gained) <= 0.001 + 0.01 * abs(gained):
             break
-    square = 1 if P % 2 else P // 2  # single pixels of a photo are noise
+    # Single pixels of a photo are noise; half patches show the stem's own detail.
+    square = 1 if P % 2 else P // 2
     return _enlarged(F.avg_pool2d(heat.sum(dim=1), square)[0], square)
 
 
+def _integrate(
+    model: IsotropicMlp, x: Tensor, change: Tensor, label: int, points: int
+) -> Tensor:
+    """Integrate the gradient from `x - change` to `x` by Gauss-Legendre quadrature."""
+    nodes, weights = np.polynomial.legendre.leggauss(points)
+    # The rule is for -1 to 1; the way still to go runs from 1 to 0.
+    to_go = torch.from_numpy((1 - nodes) / 2).to(x).view(-1, 1, 1, 1)
+    share = torch.from_numpy(weights / 2).to(x).view(-1, 1, 1, 1)
+    heat = torch.zeros_like(x)
+    for some in torch.split(torch.arange(points), _BACKWARD):
+        on_the_way = (x - to_go[some] * change).requires_grad_()
+        logits = model(on_the_way)[:, label]
+        (gradient,) = torch.autograd.grad(logits.sum(), on_the_way)
+        heat += change * (share[some] * gradient).sum(dim=0)
+    return heat
+
+
 def _enlarged(grid: Tensor, times: int) -> Tensor:
+    """Repeat each value in a square of `times` x `times`."""
     return grid.repeat_interleave(times, dim=-1).repeat_interleave(times, dim=-2)
 
 
 def nearest(
     checkpoint: Checkpoint, x_BCHW: Tensor, images: ImageSet, count: int = 5
 ) -> list[Neighbour]:
-    """Those of `images` whose pooled features have the largest cosine with those of one
-    image, the nearest first.
+    """Find the images whose pooled features have the largest cosine with one image's.
+
+    Args:
+        checkpoint: Its model is in evaluation mode.
+        x_BCHW: One image (B = 1) as the network takes it, on the model's device.
+        images: Where to look, such as the training images.
+        count: How many to return at most.
+
+    Returns:
+        The images, the nearest first.
     """
     model = checkpoint.model
     preprocess = checkpoint.preprocess
 
     def pooled(x: Tensor) -> Tensor:
-        return F.normalize(
-            model.forward_head(model.forward_features(x), pre_logits=True).float()
-        )
+        features = model.forward_head(model.forward_features(x), pre_logits=True)
+        return F.normalize(features.float())
 
     with torch.inference_mode():
-        cosines = outputs(model, pooled, images, preprocess) @ pooled(x_BCHW)[0].cpu()
+        features = outputs(model, pooled, images, preprocess)
+        cosines = features @ pooled(x_BCHW)[0].cpu()
     best = cosines.topk(min(count, len(images))).indices.tolist()
-    return [
-        (
-            images.classes[images.labels[i]],
-            cosines[i].item(),
-            preprocess.fit(images.image(i)),
-        )
-        for i in best
-    ]
+    found = []
+    for index in best:
+        name = images.classes[images.labels[index]]
+        picture = preprocess.fit(images.image(index))
+        found.append((name, cosines[index].item(), picture))
+    return found
+
+
+def overlay(pixels: Array, heat: Array) -> NDArray[np.uint8]:
+    """Lay a map over its image.
+
+    Args:
+        pixels: The image (H, W, C), 0 to 255; it is shown pale.
+        heat: The map (H, W): blue is negative, red positive, opaque far from 0.
+
+    Returns:
+        A picture (H, W, 3).
+    """
+    values = heat.astype(np.float64) / (np.abs(heat).max() or 1)
+    # The root lifts weak places, which would be hidden by the strongest one.
+    opaque = 0.85 * np.sqrt(np.abs(values))[..., None]
+    pale = 127 + pixels.mean(axis=2, keepdims=True) / 2
+    return (pale * (1 - opaque) + colours(values) * opaque).round().astype(np.uint8)
 
 
 def draw(
@@ -161,90 +204,95 @@ def draw(
     top: Sequence[tuple[str, float]],
     near: Sequence[Neighbour],
 ) -> NDArray[np.uint8]:
-    """One picture (H, W, 3) of an image as the network sees it, uint8 (H, W, C), maps
-    (H, W) of the class `name` on it,
-    the best classes with scores in [0, 1], and the nearest images.
+    """Draw an explanation as one picture.
+
+    Args:
+        pixels: The image as the network sees it, uint8 (H, W, C).
+        heat: The maps (H, W) by method.
+        name: The class that the maps explain.
+        top: The best classes with scores in [0, 1].
+        near: The nearest images, at most five.
+
+    Returns:
+        A picture (height, width, 3).
     """
     width = _GAP + (1 + len(heat)) * (_SIDE + _GAP)
+    thumb = (width - _GAP) // _MOST_NEIGHBOURS - _GAP
     bars = _GAP + _SIDE + 4 * _LINE
-    thumb = (width - _GAP) // 5 - _GAP
-    rows = bars + len(top) * _LINE + _GAP
-    sheet = Image.new(
-        "RGB", (width, rows + bool(near) * (thumb + 2 * _LINE + _GAP)), PAPER
-    )
-    pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=15)
-
-    def write(x: int, y: int, text: str, room: int, anchor: str = "la") -> None:
-        text = " ".join(text.split())
-        while pen.textlength(text, font) > room:
-            text = text.removesuffix("...")[:-1] + "..."
-        pen.text((x, y), text, INK, font, anchor)
-
-    def paste(x: int, y: int, picture: Array, side: int) -> None:
-        gray = (
-            picture
-            if picture.shape[2] == 3
-            else picture.mean(axis=2, keepdims=True).round().astype(np.uint8)
-        )
-        high, wide = (
-            max(1, round(side * n / max(picture.shape[:2]))) for n in picture.shape[:2]
-        )
-        how = (
-            Image.Resampling.NEAREST
-            if max(picture.shape) < 64
-            else Image.Resampling.BICUBIC
-        )
-        sheet.paste(
-            Image.fromarray(gray.repeat(3 // gray.shape[2], axis=2)).resize(
-                (wide, high), how
-            ),
-            (x, y),
-        )
-
-    write(_GAP, _GAP, "as the network sees it", _SIDE)
-    paste(_GAP, _GAP + _LINE, pixels, _SIDE)
-    write(_GAP, _GAP + _LINE + _SIDE + 6, f"maps of: {name}", _SIDE)
+    neighbours = bars + len(top) * _LINE + _GAP
+    height = neighbours
+    if near:
+        height += thumb + 2 * _LINE + _GAP
+    sheet = _Sheet(width, height)
+    sheet.write(_GAP, _GAP, "as the network sees it", _SIDE)
+    sheet.paste(_GAP, _GAP + _LINE, pixels, _SIDE)
+    sheet.write(_GAP, _GAP + _LINE + _SIDE + 6, f"maps of: {name}", _SIDE)
     for column, (method, values) in enumerate(heat.items(), start=1):
-        x = _GAP + column * (_SIDE + _GAP)
-        y = _GAP + _LINE
-        largest = float(np.abs(values).max())
-        write(x, _GAP, _TITLES[method], _SIDE)
-        paste(x, y, laid_over(pixels, values), _SIDE)
-        legend = laid_over(
-            np.full((12, _SIDE, 1), 255), np.tile(np.linspace(-1, 1, _SIDE), (12, 1))
-        )
-        paste(x, y + _SIDE + 8, legend, _SIDE)
-        for place, text, anchor in (
-            (0, f"{-largest:.2g}", "la"),
-            (1, "0", "ma"),
-            (2, f"+{largest:.2g}", "ra"),
-        ):
-            write(x + place * _SIDE // 2, y + _SIDE + 22, text, _SIDE, anchor)
-    for row, (each, score) in enumerate(top):
-        x = 2 * _GAP + _SIDE
-        y = bars + row * _LINE
-        write(_GAP, y, each, _SIDE - 80)
-        write(_GAP + _SIDE, y, f"{100 * score:.2f} %", 80, "ra")
-        pen.rectangle((x, y + 3, x + round(score * _SIDE), y + 15), _BAR)
-    for column, (each, cosine, picture) in enumerate(near):
-        x = _GAP + column * (thumb + _GAP)
-        write(
-            x,
-            rows,
-            "nearest training images (cosine of pooled features)" * (not column),
-            width - _GAP,
-        )
-        paste(x, rows + _LINE, picture, thumb)
-        write(x, rows + _LINE + thumb + 4, f"{cosine:.3f}  {each}", thumb)
-    return np.asarray(sheet)
+        left = _GAP + column * (_SIDE + _GAP)
+        sheet.write(left, _GAP, _TITLES[method], _SIDE)
+        sheet.paste(left, _GAP + _LINE, overlay(pixels, values), _SIDE)
+        _draw_legend(sheet, left, _GAP + _LINE + _SIDE, values)
+    for row, (label, score) in enumerate(top):
+        _draw_bar(sheet, bars + row * _LINE, label, score)
+    if near:
+        heading = "nearest training images (cosine of pooled features)"
+        sheet.write(_GAP, neighbours, heading, width - _GAP)
+    for column, (label, cosine, picture) in enumerate(near):
+        left = _GAP + column * (thumb + _GAP)
+        below = neighbours + _LINE + thumb + 4
+        sheet.paste(left, neighbours + _LINE, picture, thumb)
+        sheet.write(left, below, f"{cosine:.3f}  {label}", thumb)
+    return np.asarray(sheet.image)
 
 
-def laid_over(pixels: Array, heat: Array) -> NDArray[np.uint8]:
-    """An image (H, W, C), pale, under its map (H, W): blue is negative, red positive,
-    opaque far from 0; (H, W, 3).
-    """
-    values = heat.astype(np.float64) / (np.abs(heat).max() or 1)
-    opaque = 0.85 * np.sqrt(np.abs(values))[..., None]
-    pale = 127 + pixels.mean(axis=2, keepdims=True) / 2
-    return (pale * (1 - opaque) + colours(values) * opaque).round().astype(np.uint8)
+class _Sheet:
+    """A picture to write on."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.image = Image.new("RGB", (width, height), PAPER)
+        self.pen = ImageDraw.Draw(self.image)
+        self.font = ImageFont.load_default(size=15)
+
+    def write(self, x: int, y: int, text: str, room: int, anchor: str = "la") -> None:
+        """Write one line, cut short with "..." where it is wider than `room` pixels."""
+        text = " ".join(text.split())
+        while self.pen.textlength(text, self.font) > room:
+            text = text.removesuffix("...")[:-1] + "..."
+        self.pen.text((x, y), text, INK, self.font, anchor)
+
+    def paste(self, x: int, y: int, picture: Array, side: int) -> None:
+        """Paste a picture (H, W, C), scaled so that its longer side has `side` pixels."""
+        height, width, channels = picture.shape
+        if channels == 3:
+            rgb = picture
+        else:
+            # One channel is grey; two or four have no colours, and the mean is shown.
+            gray = picture.mean(axis=2, keepdims=True).round().astype(np.uint8)
+            rgb = gray.repeat(3, axis=2)
+        longer = max(height, width)
+        size = (
+            max(1, round(side * width / longer)),
+            max(1, round(side * height / longer)),
+        )
+        # The pixels of a small picture stay squares.
+        how = Image.Resampling.NEAREST if longer < 64 else Image.Resampling.BICUBIC
+        self.image.paste(Image.fromarray(rgb).resize(size, how), (x, y))
+
+
+def _draw_legend(sheet: _Sheet, left: int, bottom: int, values: Array) -> None:
+    """Draw the scale of a map below it."""
+    scale = np.tile(np.linspace(-1, 1, _SIDE), (12, 1))
+    sheet.paste(left, bottom + 8, overlay(np.full((12, _SIDE, 1), 255), scale), _SIDE)
+    largest = float(np.abs(values).max())
+    y = bottom + 22
+    sheet.write(left, y, f"{-largest:.2g}", _SIDE)
+    sheet.write(left + _SIDE // 2, y, "0", _SIDE, "ma")
+    sheet.write(left + _SIDE, y, f"+{largest:.2g}", _SIDE, "ra")
+
+
+def _draw_bar(sheet: _Sheet, y: int, label: str, score: float) -> None:
+    """Draw a class, its score, and a bar as long as the score."""
+    left = 2 * _GAP + _SIDE
+    sheet.write(_GAP, y, label, _SIDE - 80)
+    sheet.write(_GAP + _SIDE, y, f"{100 * score:.2f} %", 80, "ra")
+    sheet.pen.rectangle((left, y + 3, left + round(score * _SIDE), y + 15), _BAR)

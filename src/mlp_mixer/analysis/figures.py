@@ -1,4 +1,4 @@
-"""Figures 5, 6 and 7 of the paper (arXiv 2105.01601), of any Mixer's weights."""
+"""Draw Figures 5, 6 and 7 of the paper (arXiv 2105.01601) for any Mixer's weights."""
 
 from __future__ import annotations
 
@@ -7,76 +7,99 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from ..errors import UserError
 from ..images.mosaic import mosaic
-from ..models import MlpMixer
+from ..models import IsotropicMlp
 from .token_units import Array, mean_frequency, token_unit_pictures
 
 _BLOCKS = 3  # the paper shows the first three
-_SOME_UNITS = 128  # of them, in Figure 5
+_SOME_UNITS = 128  # of each block, in Figure 5
 _TITLE_PIXELS = 34
 _FILTER_PIXELS = 48  # the side of one filter, before rounding to whole pixels
 PAPER = (250, 250, 248)
 INK = (40, 44, 52)
 
 
-def weight_figures(model: MlpMixer) -> dict[str, NDArray[np.uint8]]:
-    """Pictures (H, W, 3) by the names of the figures.
+def weight_figures(model: IsotropicMlp) -> dict[str, NDArray[np.uint8]]:
+    """Draw what a Mixer has learned.
 
-    `token_units`: the hidden units of the first three token-mixing MLPs (rows of W1),
-        lowest frequencies first, each
-    followed by its closest inverse (Figure 5); `token_units_all`: all of them (Figure
-    6); `embeddings`: the filters of the stem, lowest frequencies first (Figure 7).
-    Raises `UserError` for weights that are not finite.
+    Args:
+        model: A Mixer; networks of other families have no token-mixing MLPs to draw.
+
+    Returns:
+        Pictures (H, W, 3) by name. `token_units`: 128 hidden units of each of the first
+        three token-mixing MLPs (rows of W1), lowest frequencies first, each followed by
+        its closest inverse (Figure 5). `token_units_all`: all units (Figure 6).
+        `embeddings`: the filters of the stem, lowest frequencies first (Figure 7).
+
+    Raises:
+        UserError: The weights are not finite.
     """
-    tensors = {
-        name: tensor.detach().float().cpu().numpy()
-        for name, tensor in model.state_dict().items()
-    }
-    weights = [
-        tensors[f"blocks.{i}.mlp_tokens.fc1.weight"]
-        for i in range(min(_BLOCKS, model.config.num_blocks))
-    ]
-    titles = [f"Block {number}" for number in range(1, 1 + len(weights))]
+    weights = token_weights(model, _BLOCKS)
+    some_titles = []
+    all_titles = []
+    for number, weight in enumerate(weights, start=1):
+        some_titles.append(f"Block {number}")
+        all_titles.append(f"Block {number}: all {len(weight)} units")
     grid = model.config.grid
+    some_units = token_unit_pictures(weights, grid, most_units=_SOME_UNITS)
+    all_units = token_unit_pictures(weights, grid)
+    P = model.config.patch_size
+    stem = _array(model.state_dict()["stem.proj.weight"])
+    stem_title = f"{model.config.hidden_dim} filters of {P} x {P} pixels"
     return {
-        "token_units": stacked(
-            titles, token_unit_pictures(weights, grid, most_units=_SOME_UNITS)
-        ),
-        "token_units_all": stacked(
-            [
-                f"{title}: all {len(weight)} units"
-                for title, weight in zip(titles, weights, strict=True)
-            ],
-            token_unit_pictures(weights, grid),
-        ),
-        "embeddings": stacked(
-            [
-                f"{model.config.hidden_dim} filters of {model.config.patch_size} x {model.config.patch_size} pixels"
-            ],
-            [draw_filters(tensors["stem.proj.weight"])],
-        ),
+        "token_units": stacked(some_titles, some_units),
+        "token_units_all": stacked(all_titles, all_units),
+        "embeddings": stacked([stem_title], [draw_filters(stem)]),
     }
+
+
+def token_weights(model: IsotropicMlp, most: int) -> list[Array]:
+    """Return the first token-mixing weight W1 (D_S, S) of the first blocks.
+
+    Args:
+        model: A Mixer.
+        most: Blocks, if there are so many.
+    """
+    tensors = model.state_dict()
+    weights = []
+    for index in range(min(most, model.config.num_blocks)):
+        weights.append(_array(tensors[f"blocks.{index}.mlp_tokens.fc1.weight"]))
+    return weights
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().float().cpu().numpy()
+    return array
 
 
 def draw_filters(filters_NCHW: Array, *, gap: int = 3) -> NDArray[np.uint8]:
-    """Filters over pixels as a square mosaic (H, W, 3): mid-grey is zero, each scaled
-    by its own largest magnitude.
+    """Draw filters over pixels as a mosaic, lowest frequencies first.
 
-    One or three input channels are drawn as grey or RGB, of other numbers the mean.
-    Raises `UserError` for NaN.
+    Mid-grey is zero, and each filter is scaled by its own largest magnitude.
+
+    Args:
+        filters_NCHW: N filters. One or three input channels are drawn as grey or RGB,
+            the mean of any other number as grey.
+        gap: Pixels between the filters.
+
+    Returns:
+        A picture (height, width, 3), about twice as wide as high.
+
+    Raises:
+        UserError: A weight is NaN or infinite.
     """
     if not np.isfinite(filters_NCHW).all():
         raise UserError(
-            "the filters hold NaN or infinity: these weights cannot be drawn; did the training diverge?"
+            "the filters hold NaN or infinity: these weights cannot be drawn; did the "
+            "training diverge?"
         )
     order = np.argsort(mean_frequency(filters_NCHW.mean(axis=1)), kind="stable")
-    filters = (
-        filters_NCHW[order]
-        if filters_NCHW.shape[1] in (1, 3)
-        else filters_NCHW[order].mean(axis=1, keepdims=True)
-    )
+    filters = filters_NCHW[order]
+    if filters.shape[1] not in (1, 3):
+        filters = filters.mean(axis=1, keepdims=True)
     largest = np.abs(filters).max(axis=(1, 2, 3), keepdims=True)
     scaled = np.divide(filters, largest, out=np.zeros_like(filters), where=largest > 0)
     tiles = np.rint(127.5 + 127.5 * scaled).astype(np.uint8).transpose(0, 2, 3, 1)
@@ -87,7 +110,15 @@ def draw_filters(filters_NCHW: Array, *, gap: int = 3) -> NDArray[np.uint8]:
 
 
 def stacked(titles: Sequence[str], pictures: Sequence[Array]) -> NDArray[np.uint8]:
-    """Pictures (H, W, 3) under each other, each below its title."""
+    """Put pictures under each other, each below its title.
+
+    Args:
+        titles: One for each picture.
+        pictures: uint8 (H, W, 3), of any sizes.
+
+    Returns:
+        A picture (height, width, 3).
+    """
     width = max(picture.shape[1] for picture in pictures)
     height = sum(picture.shape[0] + _TITLE_PIXELS for picture in pictures)
     sheet = Image.new("RGB", (width, height), PAPER)

@@ -1,10 +1,10 @@
-"""The hidden units of token-mixing MLPs as pictures: Figures 5 and 6 of the paper
-(arXiv 2105.01601, App. D).
+"""Draw the hidden units of token-mixing MLPs: Figures 5 and 6 of the paper.
 
 A hidden unit is one row of W1 (D_S, S): a weight for each patch, so it is an h x w
-picture. The paper sorts the units by a heuristic that shows low frequencies first, and
-follows each unit by the one closest to its inverse; it leaves the heuristic open. Ours:
-the mean radial frequency weighted by spectral power, and the least cosine similarity.
+picture (arXiv 2105.01601, App. D). The paper sorts the units by a heuristic that shows
+low frequencies first, and follows each unit by the one closest to its inverse; it
+leaves the heuristic open. Ours: the mean radial frequency weighted by spectral power,
+and the least cosine similarity.
 
 N units, H x W picture (for a unit: patch rows x patch columns).
 """
@@ -28,38 +28,44 @@ Array = NDArray[Any]
 # common colour deficiencies.
 _DIVERGING = np.array(
     [
-        *[
-            (5, 48, 97),
-            (33, 102, 172),
-            (67, 147, 195),
-            (146, 197, 222),
-            (209, 229, 240),
-        ],
+        (5, 48, 97),
+        (33, 102, 172),
+        (67, 147, 195),
+        (146, 197, 222),
+        (209, 229, 240),
         (247, 247, 247),
-        *[(253, 219, 199), (244, 165, 130), (214, 96, 77), (178, 24, 43), (103, 0, 31)],
+        (253, 219, 199),
+        (244, 165, 130),
+        (214, 96, 77),
+        (178, 24, 43),
+        (103, 0, 31),
     ],
     dtype=np.float64,
 )
-_GAP = (
-    116,
-    122,
-    133,
-)  # a grey that no weight has, calm on a light page and on a dark one
-# the side of one unit in `token_unit_pictures`, before rounding to whole pixels per
-# patch
+# A grey that no weight has, calm on a light page and on a dark one.
+_GAP = (116, 122, 133)
+# The side of one unit in `token_unit_pictures`, before rounding to whole pixels per
+# patch.
 _UNIT_PIXELS = 64
-_MOST_COLUMNS = 16  # even, so that no pair is torn apart at the end of a line
+# Even, so that no pair is torn apart at the end of a line.
+_MOST_COLUMNS = 16
 
 
 def mean_frequency(units_NHW: Array) -> NDArray[np.float64]:
-    """The mean radial frequency of each unit (N,), weighted by spectral power, in
-    cycles per patch: 0 to 0.71.
+    """Compute the mean radial frequency of each unit, weighted by spectral power.
 
-    The mean is not removed: a unit that takes the average of the image is the lowest
-        frequency there is, and without
-    its mean only its noise would be judged. A unit of zeros has no frequency and gets
-    infinity, so that it sorts last. Raises `UserError` for weights that are not (N, H,
-    W) or not finite.
+    The mean of a unit is not removed: a unit that averages the image is the lowest
+    frequency there is, and without its mean only its noise would count.
+
+    Args:
+        units_NHW: The units.
+
+    Returns:
+        Cycles per patch (N,), 0 to 0.71. A unit of zeros has no frequency and gets
+        infinity, so that it sorts last.
+
+    Raises:
+        UserError: The weights are not (N, H, W), or not finite.
     """
     units = _checked(units_NHW)
     power = np.abs(np.fft.fft2(_normalised(units))) ** 2
@@ -67,20 +73,28 @@ def mean_frequency(units_NHW: Array) -> NDArray[np.float64]:
     radius = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None, :])
     total = power.sum(axis=(1, 2))
     weighted = (power * radius).sum(axis=(1, 2))
+    without = np.full(len(units), np.inf)
     frequencies: NDArray[np.float64] = np.divide(
-        weighted, total, out=np.full(len(units), np.inf), where=total > 0
+        weighted, total, out=without, where=total > 0
     )
     return frequencies
 
 
 def order_units(units_NHW: Array) -> NDArray[np.intp]:
-    """The order (N,) in which to show the units: low frequencies first, each followed
-    by its closest inverse.
+    """Order units for a picture: low frequencies first, each with its closest inverse.
 
     Greedy: of the units not yet shown the one of lowest frequency comes next, then the
-        one with the least cosine
-    similarity to it, which takes that place whatever its own frequency. An odd unit out
-    comes last.
+    one with the least cosine similarity to it, which takes that place whatever its own
+    frequency. An odd unit out comes last.
+
+    Args:
+        units_NHW: The units.
+
+    Returns:
+        Positions (N,).
+
+    Raises:
+        UserError: The weights are not (N, H, W), or not finite.
     """
     units = _checked(units_NHW)
     rows = _normalised(units).reshape(len(units), units.shape[1] * units.shape[2])
@@ -93,9 +107,8 @@ def order_units(units_NHW: Array) -> NDArray[np.intp]:
         waiting = waiting[1:]
         order.append(int(first))
         if len(waiting):
-            inverse = int(
-                np.argmin(rows[waiting] @ rows[first])
-            )  # the first of equals: the lower frequency
+            # argmin takes the first of equals, which has the lower frequency.
+            inverse = int(np.argmin(rows[waiting] @ rows[first]))
             order.append(int(waiting[inverse]))
             waiting = np.delete(waiting, inverse)
     return np.array(order, dtype=np.intp)
@@ -104,18 +117,29 @@ def order_units(units_NHW: Array) -> NDArray[np.intp]:
 def draw_units(
     units_NHW: Array, *, columns: int, scale: int, gap: int
 ) -> NDArray[np.uint8]:
-    """Draw units in reading order as one uint8 RGB mosaic (H, W, 3), with a frame of
-    `gap` pixels around each.
+    """Draw units in reading order as one RGB mosaic.
 
     Blue is negative, red is positive, near-white is zero; each unit is scaled by its
-    own largest magnitude, and each weight becomes a crisp square of `scale` pixels.
-    Raises `UserError` if there are no units or a size is not positive.
+    own largest magnitude.
+
+    Args:
+        units_NHW: The units.
+        columns: Units in a row.
+        scale: Each weight becomes a crisp square of so many pixels.
+        gap: Pixels of the frame around each unit.
+
+    Returns:
+        A uint8 picture (height, width, 3).
+
+    Raises:
+        UserError: There are no units, or a size is not positive.
     """
     units = _checked(units_NHW)
     if not len(units) or columns < 1 or scale < 1 or gap < 0:
         raise UserError(
-            f"cannot draw {len(units)} units with columns={columns}, scale={scale}, gap={gap}: expected at least one "
-            "unit, columns >= 1, scale >= 1 and gap >= 0"
+            f"cannot draw {len(units)} units with columns={columns}, scale={scale}, "
+            f"gap={gap}: expected at least one unit, columns >= 1, scale >= 1 and "
+            "gap >= 0"
         )
     tiles = colours(_normalised(units))
     return mosaic(tiles, columns=columns, gap=gap, colour=_GAP, scale=scale)
@@ -127,34 +151,21 @@ def token_unit_pictures(
     *,
     most_units: int | None = None,
 ) -> list[NDArray[np.uint8]]:
-    """One mosaic (H, W, 3) for each block, from its first token-mixing weight W1 (D_S,
-    S), patches in reading order.
+    """Draw the first token-mixing weight of each block as a mosaic of its units.
 
-    `grid` is (patch rows, patch columns). With `most_units` only that many are drawn:
-    the first in the order, so the lowest frequencies with their inverses. Raises
-    `UserError` if a weight does not fit the grid.
+    Args:
+        token_weights: W1 (D_S, S) of each block, patches in reading order.
+        grid: Patch rows and patch columns.
+        most_units: Draw only so many: the first in the order, so the lowest
+            frequencies with their inverses.
+
+    Returns:
+        A uint8 picture (height, width, 3) for each block.
+
+    Raises:
+        UserError: A weight does not fit the grid, or is not finite.
     """
     return [_picture(weight, grid, most_units) for weight in token_weights]
-
-
-def to_png(image: Array) -> bytes:
-    """Encode a uint8 image (H, W), (H, W, 1) or (H, W, 3) as PNG; `UserError` for
-    anything else.
-    """
-    pixels = image[:, :, 0] if image.shape[2:] == (1,) else image
-    if (
-        image.dtype != np.uint8
-        or not image.size
-        or pixels.ndim < 2
-        or pixels.shape[2:] not in ((), (3,))
-    ):
-        raise UserError(
-            f"cannot write an image of shape {image.shape} and type {image.dtype} as PNG: expected uint8 "
-            "(H, W), (H, W, 1) or (H, W, 3)"
-        )
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
-    return file.getvalue()
 
 
 def _picture(
@@ -163,14 +174,55 @@ def _picture(
     height, width = grid
     if weight.ndim != 2 or weight.shape[1] != height * width:
         raise UserError(
-            f"token-mixing weights of shape {weight.shape} do not fit a grid of {height} x {width} patches: "
-            f"expected (hidden units, {height * width})"
+            f"token-mixing weights of shape {weight.shape} do not fit a grid of "
+            f"{height} x {width} patches: expected (hidden units, {height * width})"
         )
     units = weight.reshape(-1, height, width)
     chosen = order_units(units)[:most_units]
+    # Rounded up to an even number, for the same reason as _MOST_COLUMNS.
     columns = min(_MOST_COLUMNS, len(chosen) + len(chosen) % 2)
     scale = max(1, _UNIT_PIXELS // max(height, width))
     return draw_units(units[chosen], columns=columns, scale=scale, gap=4)
+
+
+def to_png(image: Array) -> bytes:
+    """Encode an image as PNG.
+
+    Args:
+        image: uint8 (H, W), (H, W, 1) or (H, W, 3).
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        UserError: The image has another shape or type.
+    """
+    pixels = image[:, :, 0] if image.shape[2:] == (1,) else image
+    has_shape = image.size > 0 and pixels.ndim >= 2 and pixels.shape[2:] in ((), (3,))
+    if not has_shape or image.dtype != np.uint8:
+        raise UserError(
+            f"cannot write an image of shape {image.shape} and type {image.dtype} as "
+            "PNG: expected uint8 (H, W), (H, W, 1) or (H, W, 3)"
+        )
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return file.getvalue()
+
+
+def colours(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Colour values: blue is negative, red is positive, near-white is zero.
+
+    Args:
+        values: -1 to 1, of any shape (...).
+
+    Returns:
+        RGB (..., 3), interpolated between the anchors of the palette.
+    """
+    places = np.linspace(-1, 1, len(_DIVERGING))
+    channels = []
+    for channel in range(3):
+        channels.append(np.interp(values, places, _DIVERGING[:, channel]))
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
 def _checked(units_NHW: Array) -> NDArray[np.float64]:
@@ -179,26 +231,20 @@ def _checked(units_NHW: Array) -> NDArray[np.float64]:
     units = units_NHW.astype(np.float64)
     if not np.isfinite(units).all():
         raise UserError(
-            "the units hold NaN or infinity: these weights cannot be drawn; did the training diverge?"
+            "the units hold NaN or infinity: these weights cannot be drawn; did the "
+            "training diverge?"
         )
     return units
 
 
 def _normalised(units_NHW: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each unit divided by its largest magnitude, so that weights of 1e-200 are seen as
-    well; zeros stay zeros.
+    """Divide each unit by its largest magnitude; zeros stay zeros.
+
+    Weights of 1e-200, whose squares underflow to zero, are seen as well.
     """
     largest = np.abs(units_NHW).max(axis=(1, 2), keepdims=True)
+    zeros = np.zeros_like(units_NHW)
     scaled: NDArray[np.float64] = np.divide(
-        units_NHW, largest, out=np.zeros_like(units_NHW), where=largest > 0
+        units_NHW, largest, out=zeros, where=largest > 0
     )
     return scaled
-
-
-def colours(values: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Values in -1 to 1 (...) as RGB (..., 3), interpolated between the anchors."""
-    places = np.linspace(-1, 1, len(_DIVERGING))
-    channels = [
-        np.interp(values, places, _DIVERGING[:, channel]) for channel in range(3)
-    ]
-    return np.stack(channels, axis=-1).round().astype(np.uint8)

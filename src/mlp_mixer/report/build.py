@@ -1,27 +1,30 @@
-"""From the folder of a training run to a `Report`: its journal, a fresh evaluation,
-pictures of its weights.
+"""Make a `Report` of a training run.
+
+It reads the journal, evaluates the best checkpoint anew, and draws its weights.
 """
 
 from __future__ import annotations
 
-import json
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..analysis import token_unit_pictures
-from ..analysis.explain import laid_over, maps
+from ..analysis.explain import maps, overlay
+from ..analysis.figures import token_weights
 from ..config import from_dict
 from ..data.dataset import public_name
 from ..data.image_set import ImageSet
 from ..data.registry import open_dataset
-from ..errors import UserError
 from ..evaluation import Evaluation, evaluate, evaluate_checkpoint
 from ..evaluation.calibration import Calibration, calibration, fit_temperature, tempered
-from ..models import MixerConfig, MlpMixer, cost
+from ..files import read_json
+from ..models import IsotropicMlp, MlpMixer, cost
 from ..training import TrainConfig
 from ..training.journal import read_journal
 from ..training.run import split_validation
@@ -33,48 +36,53 @@ _MISTAKES = 12
 _TOP = 3
 _MOST_UNITS = 64
 _MOST_BLOCKS = 4
-_MAP_MACS = (
-    3e12  # multiply-accumulates for maps of the mistakes: half a minute of two cores
-)
+# Multiply-accumulates for the maps of the mistakes: half a minute of two cores.
+_MAP_MACS = 3e12
 
 
 def build_report(run: str | Path, *, data: str | None = None) -> Report:
-    """Judge a run's best checkpoint on images it has not seen and collect what a reader
-    wants to see.
+    """Evaluate a run's best checkpoint and collect what a reader wants to see.
 
-    run: the folder that `mlp-mixer train` left. data: a source to judge on; the default
-        is the run's own.
-    Raises `UserError` if the run is incomplete or the data cannot be opened.
+    Args:
+        run: The folder that `mlp-mixer train` left.
+        data: A dataset to evaluate on, such as "folder:PATH"; by default the run's own,
+            of which only images that the checkpoint was not trained on are used.
+
+    Returns:
+        What `write_report` writes.
+
+    Raises:
+        UserError: The run is incomplete, or the dataset cannot be opened.
     """
     folder = Path(run)
     checkpoint = load(folder)
-    record = _read_config(folder)
-    source = data or record["config"]["data"]["source"]
+    advice = "give the folder of a training run"
+    record = read_json(folder / "config.json", "configuration of the run", advice)
+    trained_on = record["config"]["data"]["source"]
+    evaluated_on = data or trained_on
     began = time.perf_counter()
-    chosen, result = evaluate_checkpoint(checkpoint, source)
-    rate = result.n / (time.perf_counter() - began)
-    images = chosen.images
-    classes = checkpoint.labels or images.classes
+    chosen, result = evaluate_checkpoint(checkpoint, evaluated_on)
+    images_per_second = result.n / (time.perf_counter() - began)
+    classes = checkpoint.labels or chosen.images.classes
     provenance = checkpoint.provenance
+    shown = _Shown(chosen.images, result, classes)
     return Report(
-        title=f"{provenance.get('model', 'Mixer')} on {public_name(record['config']['data']['source'])}",
+        title=f"{provenance.get('model', 'Mixer')} on {public_name(trained_on)}",
         subtitle=(
-            f"Recipe {provenance.get('recipe') or '-'}; judged on {public_name(source)}, {chosen.split}, "
-            f"{result.n:,} images."
+            f"Recipe {provenance.get('recipe') or '-'}; evaluated on "
+            f"{public_name(evaluated_on)}, {chosen.split}, {result.n:,} images."
         ),
-        facts=(
-            *_facts(checkpoint, result, record),
-            ("pictures per second", f"{rate:,.0f}"),
-        ),
+        facts=_facts(checkpoint, result, record, images_per_second),
         journal=tuple(read_journal(folder)),
         classes=classes,
         confusion=result.confusion,
-        samples=_samples(images, result, classes, _spread(result.n, _SAMPLES)),
-        mistakes=_mistakes(checkpoint, images, result, classes),
+        samples=shown.samples(_spread(result.n, _SAMPLES)),
+        mistakes=_mistakes(checkpoint, shown),
         pictures=_pictures(checkpoint.model),
         config=record["config"],
         provenance={**provenance, "environment": record["environment"]},
         calibration=calibration(result.probabilities, result.labels),
+        # The run's validation images say nothing about those of another dataset.
         tempered=_tempered(checkpoint, record, result) if data is None else None,
     )
 
@@ -82,128 +90,114 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
 def _tempered(
     checkpoint: Checkpoint, record: dict[str, Any], result: Evaluation
 ) -> tuple[float, Calibration] | None:
-    """The temperature that the run's validation images choose, and how calibrated the
-    judged answers are with it.
-    """
+    """Fit a temperature on the validation images, and calibrate the answers with it."""
     choice = from_dict(TrainConfig, record["config"]).data
-    source = open_dataset(
+    dataset = open_dataset(
         choice.source, split_seed=choice.split_seed, test_fraction=choice.test_fraction
     )
-    _, val = split_validation(source, choice)
+    _, val = split_validation(dataset, choice)
     if val is None or val.classes != checkpoint.labels:
         return None
-    chosen_by = evaluate(checkpoint.model, val, checkpoint.preprocess)
-    temperature = fit_temperature(chosen_by.probabilities, chosen_by.labels)
-    return temperature, calibration(
-        tempered(result.probabilities, temperature), result.labels
-    )
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read {str(path)!r} ({error}); give the folder of a training run"
-        ) from error
-    return record
+    on_val = evaluate(checkpoint.model, val, checkpoint.preprocess)
+    temperature = fit_temperature(on_val.probabilities, on_val.labels)
+    cooled = tempered(result.probabilities, temperature)
+    return temperature, calibration(cooled, result.labels)
 
 
 def _facts(
-    checkpoint: Checkpoint, result: Evaluation, record: dict[str, Any]
+    checkpoint: Checkpoint,
+    result: Evaluation,
+    record: dict[str, Any],
+    images_per_second: float,
 ) -> tuple[tuple[str, str], ...]:
     counted = cost(checkpoint.model)
-    top5 = (
-        (("top-5 accuracy", f"{100 * result.top5:.2f} %"),)
-        if checkpoint.model.config.num_classes > 5
-        else ()
-    )
-    return (
-        ("top-1 accuracy", f"{100 * result.top1:.2f} %"),
-        *top5,
-        ("test images", f"{result.n:,}"),
-        ("parameters", f"{counted.params:,}"),
-        ("MACs per image", f"{counted.macs / 1e6:,.1f} M"),
-        ("epochs", f"{record['config']['train']['epochs']:g}"),
-    )
+    facts = {"top-1 accuracy": f"{100 * result.top1:.2f} %"}
+    # Of five classes, one of the best five is always right.
+    if checkpoint.model.config.num_classes > 5:
+        facts["top-5 accuracy"] = f"{100 * result.top5:.2f} %"
+    facts |= {
+        "test images": f"{result.n:,}",
+        "parameters": f"{counted.params:,}",
+        "MACs per image": f"{counted.macs / 1e6:,.1f} M",
+        "epochs": f"{record['config']['train']['epochs']:g}",
+        "pictures per second": f"{images_per_second:,.0f}",
+    }
+    return tuple(facts.items())
 
 
-def _spread(count: int, most: int) -> np.ndarray:
-    """Indices spread evenly over the images, so that every part of the test split is
-    shown.
-    """
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+def _spread(count: int, most: int) -> NDArray[np.int64]:
+    """Return indices spread evenly, so that every part of the test split is shown."""
+    places = np.linspace(0, count - 1, min(most, count))
+    return np.unique(places.round().astype(int))
 
 
-def _worst_mistakes(result: Evaluation) -> np.ndarray:
-    """The wrong answers that were given with the most confidence."""
+class _Shown:
+    """The evaluated images with their answers, as samples of the report."""
+
+    def __init__(
+        self, images: ImageSet, result: Evaluation, classes: tuple[str, ...]
+    ) -> None:
+        self.images = images
+        self.result = result
+        self.classes = classes
+
+    def samples(self, indices: Iterable[int]) -> tuple[Sample, ...]:
+        """Return the images at some positions with their best classes."""
+        return tuple(self._sample(int(index)) for index in indices)
+
+    def _sample(self, index: int) -> Sample:
+        scores = self.result.probabilities[index]
+        best = np.argsort(-scores, kind="stable")[:_TOP]
+        return Sample(
+            self.images.name(index),
+            self.images.image(index),
+            self.classes[int(self.result.labels[index])],
+            tuple((self.classes[number], float(scores[number])) for number in best),
+        )
+
+
+def _worst_mistakes(result: Evaluation) -> NDArray[np.intp]:
+    """Return the wrong answers that were given with the most confidence."""
     wrong = np.flatnonzero(result.predictions != result.labels)
     confidence = result.probabilities[wrong].max(axis=1)
     return wrong[np.argsort(-confidence, kind="stable")][:_MISTAKES]
 
 
-def _mistakes(
-    checkpoint: Checkpoint,
-    images: ImageSet,
-    result: Evaluation,
-    classes: tuple[str, ...],
-) -> tuple[Sample, ...]:
-    """The worst of them, the first with maps of what spoke for the answer, as many as
-    take seconds.
+def _mistakes(checkpoint: Checkpoint, shown: _Shown) -> tuple[Sample, ...]:
+    """Return the worst mistakes, the first of them with maps.
+
+    A map of a large network takes seconds, so there are as many as `_MAP_MACS` allow.
     """
     model = checkpoint.model
     preprocess = checkpoint.preprocess
-    worst = _worst_mistakes(result)
-    samples = _samples(images, result, classes, worst)
-    windows = model.config.num_patches  # an occlusion map computes about so many images
-    mapped = min(len(samples), int(_MAP_MACS / (windows * cost(model).macs)))
-    found = []
+    worst = _worst_mistakes(shown.result)
+    samples = shown.samples(worst)
+    # An occlusion map computes about one image for each patch.
+    macs_of_a_map = model.config.num_patches * cost(model).macs
+    mapped = min(len(samples), int(_MAP_MACS / macs_of_a_map))
+    with_maps = []
     for index, sample in zip(worst[:mapped], samples, strict=False):
-        heat = maps(
-            model,
-            preprocess(sample.image)[None],
-            int(result.predictions[index]),
-            "occlusion",
-        )
-        found.append(
-            replace(sample, heat=laid_over(preprocess.fit(sample.image), heat))
-        )
-    return (*found, *samples[mapped:])
+        x_BCHW = preprocess(sample.image)[None]
+        answer = int(shown.result.predictions[index])
+        heat = maps(model, x_BCHW, answer, "occlusion")
+        picture = overlay(preprocess.fit(sample.image), heat)
+        with_maps.append(replace(sample, heat=picture))
+    return (*with_maps, *samples[mapped:])
 
 
-def _samples(
-    images: ImageSet, result: Evaluation, classes: tuple[str, ...], indices: np.ndarray
-) -> tuple[Sample, ...]:
-    return tuple(_sample(images, result, classes, int(index)) for index in indices)
-
-
-def _sample(
-    images: ImageSet, result: Evaluation, classes: tuple[str, ...], index: int
-) -> Sample:
-    scores = result.probabilities[index]
-    best = np.argsort(-scores, kind="stable")[:_TOP]
-    top = tuple((classes[number], float(scores[number])) for number in best)
-    return Sample(
-        images.name(index), images.image(index), classes[int(result.labels[index])], top
-    )
-
-
-def _pictures(model: MlpMixer) -> tuple[tuple[str, str, np.ndarray], ...]:
-    """Fig. 5 of the paper for the first blocks; nothing for other families."""
-    if not isinstance(model.config, MixerConfig):
+def _pictures(model: IsotropicMlp) -> tuple[tuple[str, str, NDArray[np.uint8]], ...]:
+    """Draw Figure 5 of the paper for the first blocks; nothing for other families."""
+    if not isinstance(model, MlpMixer):
         return ()
-    weights = [
-        block.mlp_tokens.fc1.weight.detach().float().numpy()  # type: ignore[union-attr, operator]
-        for block in list(model.blocks)[:_MOST_BLOCKS]
-    ]
-    grid = model.config.grid
+    weights = token_weights(model, _MOST_BLOCKS)
+    rows, columns = model.config.grid
     caption = (
-        f"Each square is one hidden unit of the token-mixing MLP: one weight for each of the {grid[0]} x {grid[1]} "
-        "patches, blue negative, red positive. Low frequencies first; each unit is followed by its closest inverse."
+        "Each square is one hidden unit of the token-mixing MLP: one weight for each "
+        f"of the {rows} x {columns} patches, blue negative, red positive. Low "
+        "frequencies first; each unit is followed by its closest inverse."
     )
-    pictures = token_unit_pictures(weights, grid, most_units=_MOST_UNITS)
-    return tuple(
-        (f"Block {number}", caption, picture)
-        for number, picture in enumerate(pictures, start=1)
-    )
+    pictures = token_unit_pictures(weights, (rows, columns), most_units=_MOST_UNITS)
+    found = []
+    for number, picture in enumerate(pictures, start=1):
+        found.append((f"Block {number}", caption, picture))
+    return tuple(found)

@@ -1,23 +1,38 @@
-"""Several runs beside each other: a row each, and their curves on one page."""
+"""Show several runs beside each other: a row each, and their curves on one page."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..data.dataset import public_name
 from ..errors import UserError
-from ..files import PathLike, write_text
+from ..files import PathLike, read_json
 from ..training.journal import JournalRow, read_journal
-from .chart import Series, line_chart, percent
-from .page import environment, points
+from .chart import Series, line_chart
+from .html import write_html
+from .page import accuracy_chart, points
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What one line can say of a run."""
+    """Hold what one line can say of a run.
+
+    Attributes:
+        name: Its folder.
+        recipe: The name of its recipe, or "-".
+        model: The checkpoint it started from, or the name of its architecture.
+        source: The dataset.
+        steps: How far it came.
+        epochs: How far it came.
+        best_top1: On the validation split, if it was evaluated.
+        train_loss: The last one.
+        images_per_second: The median.
+        seconds: Of training, without evaluation.
+        journal: The rows of metrics.jsonl.
+    """
 
     name: str
     recipe: str
@@ -25,43 +40,57 @@ class RunSummary:
     source: str
     steps: int
     epochs: float
-    best_top1: float | None  # on the validation split
-    train_loss: float | None  # the last one
-    images_per_second: float | None  # median
-    seconds: float  # of training, without evaluation
+    best_top1: float | None
+    train_loss: float | None
+    images_per_second: float | None
+    seconds: float
     journal: tuple[JournalRow, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON: everything but the journal."""
+        return {key: value for key, value in vars(self).items() if key != "journal"}
 
-def find_runs(folders: list[Path]) -> list[RunSummary]:
-    """The runs in these folders and below; `UserError` if there is none."""
-    found = sorted(
-        {path.parent for folder in folders for path in folder.rglob("metrics.jsonl")}
-    )
-    runs = [summary for folder in found if (summary := _summary(folder))]
+
+def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
+    """Find the runs in folders and below.
+
+    Args:
+        folders: Runs, or folders of runs.
+
+    Returns:
+        A summary of each, by name.
+
+    Raises:
+        UserError: There is no run.
+    """
+    found = set()
+    for folder in folders:
+        found |= {path.parent for path in folder.rglob("metrics.jsonl")}
+    summaries = [_summarise(folder) for folder in sorted(found)]
+    runs = [summary for summary in summaries if summary is not None]
     if not runs:
         shown = ", ".join(map(str, folders))
         raise UserError(
-            f"no training run in {shown}; give the folder of one, or a folder of such folders"
+            f"no training run in {shown}; give the folder of one, or a folder of such "
+            "folders"
         )
     return runs
 
 
-def _summary(folder: Path) -> RunSummary | None:
+def _summarise(folder: Path) -> RunSummary | None:
+    """Summarise a run; None for another program's metrics.jsonl."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))[
-            "config"
-        ]
-        train = config["train"]
+        config = read_json(folder / "config.json", "configuration", "")["config"]
+        _ = config["train"]
         model = config["model"]
         source = config["data"]["source"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # another program's metrics.jsonl
+    except (UserError, KeyError, TypeError):
+        return None
     journal = read_journal(folder)
-    steps = [row for row in journal if row.get("kind") == "train"]
-    tops = [
-        row["top1"] for row in journal if row.get("kind") == "eval" and "top1" in row
-    ]
-    rates = sorted(row["images_per_second"] for row in steps)
+    train = [row for row in journal if row.get("kind") == "train"]
+    evaluations = [row for row in journal if row.get("kind") == "eval"]
+    tops = [row["top1"] for row in evaluations if "top1" in row]
+    rates = sorted(row["images_per_second"] for row in train)
     return RunSummary(
         name=str(folder),
         recipe=config.get("recipe") or "-",
@@ -70,46 +99,40 @@ def _summary(folder: Path) -> RunSummary | None:
         steps=max((row.get("step", 0) for row in journal), default=0),
         epochs=max((row.get("epoch", 0.0) for row in journal), default=0.0),
         best_top1=max(tops, default=None),
-        train_loss=steps[-1]["loss"] if steps else None,
+        train_loss=train[-1]["loss"] if train else None,
         images_per_second=rates[len(rates) // 2] if rates else None,
-        seconds=sum(row.get("seconds", 0.0) for row in steps) if train else 0.0,
+        seconds=sum(row.get("seconds", 0.0) for row in train),
         journal=tuple(journal),
     )
 
 
-def write_comparison(runs: list[RunSummary], path: PathLike) -> Path:
-    """A self-contained page with the table and one chart for each of accuracy and loss,
-    a line per run.
+def write_comparison(runs: Sequence[RunSummary], path: PathLike) -> Path:
+    """Write a page with a table and a chart each of accuracy and loss, a line per run.
+
+    Args:
+        runs: What to compare.
+        path: The .html file, which is written whole or not at all.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: The disk refuses.
     """
-
-    def lines(kind: str, key: str, dots: bool) -> list[Series]:
-        return [
-            Series(
-                run.name,
-                points([row for row in run.journal if row.get("kind") == kind], key),
-                "none",
-                dots=dots,
-            )
-            for run in runs
-        ]
-
-    charts = [
-        line_chart(
-            "Validation top-1",
-            lines("eval", "top1", True),
-            percent,
-            from_zero=False,
-            limits=(0, 1),
-        ),
-        line_chart("Training loss", lines("train", "loss", False)),
-    ]
-    page = (
-        environment().get_template("compare.html.j2").render(runs=runs, charts=charts)
+    accuracies = [_curve(run, "eval", "top1", dots=True) for run in runs]
+    losses = [_curve(run, "train", "loss") for run in runs]
+    return write_html(
+        path,
+        "compare.html.j2",
+        title=f"{len(runs)} runs",
+        runs=runs,
+        charts=[
+            accuracy_chart("Validation top-1", accuracies),
+            line_chart("Training loss", losses),
+        ],
     )
-    write_text(path, page.encode("utf-8", "backslashreplace").decode("utf-8"))
-    return Path(path)
 
 
-def plain(run: RunSummary) -> dict[str, Any]:
-    """For JSON: everything but the journal."""
-    return {key: value for key, value in vars(run).items() if key != "journal"}
+def _curve(run: RunSummary, kind: str, key: str, *, dots: bool = False) -> Series:
+    rows = [row for row in run.journal if row.get("kind") == kind]
+    return Series(run.name, points(rows, key), "none", dots=dots)

@@ -1,5 +1,6 @@
-"""A confusion matrix (K, K), rows true and columns predicted, as rows for a table or as
-a list of confused pairs.
+"""Show a confusion matrix as rows for a table, or as a list of confused pairs.
+
+The matrix (K, K) holds counts, rows true and columns predicted.
 """
 
 from __future__ import annotations
@@ -16,8 +17,15 @@ from ..errors import UserError
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One true class: how many pictures were predicted as each class; rates are
-    fractions, None where undefined.
+    """Hold one row of the matrix and its rates.
+
+    Attributes:
+        name: Of the true class.
+        counts: How many of its pictures were predicted as each class.
+        total: How many pictures it has.
+        recall: The fraction of its pictures that were recognised; None without any.
+        precision: The fraction of right answers among the answers of this class; None
+            without any.
     """
 
     name: str
@@ -29,8 +37,13 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ConfusedPair:
-    """`count` pictures of the class `true` were taken for `predicted`: the fraction
-    `share` of that class.
+    """Count how often one class was taken for another.
+
+    Attributes:
+        true: The true class.
+        predicted: The predicted class.
+        count: How many pictures.
+        share: The fraction of the true class.
     """
 
     true: str
@@ -40,32 +53,54 @@ class ConfusedPair:
 
 
 def check_confusion(confusion: NDArray[Any], classes: Sequence[str]) -> None:
-    """Raise `UserError` unless the matrix has one row and one column for each class."""
+    """Refuse a matrix that does not fit the classes.
+
+    Args:
+        confusion: Counts.
+        classes: The names of the K classes.
+
+    Raises:
+        UserError: It is not (K, K).
+    """
     if confusion.shape != (len(classes), len(classes)):
         raise UserError(
-            f"a confusion matrix of shape {confusion.shape} does not fit {len(classes)} classes: "
-            f"expected ({len(classes)}, {len(classes)}), rows true and columns predicted"
+            f"a confusion matrix of shape {confusion.shape} does not fit "
+            f"{len(classes)} classes: expected ({len(classes)}, {len(classes)}), rows "
+            "true and columns predicted"
         )
 
 
 def class_rows(confusion: NDArray[Any], classes: Sequence[str]) -> list[ClassRow]:
-    """One row for each class, with its recall and its precision."""
-    return [
-        ClassRow(
+    """Return one row for each class, with its recall and its precision.
+
+    Args:
+        confusion: Counts (K, K).
+        classes: The names of the K classes.
+    """
+    rows = []
+    for index, name in enumerate(classes):
+        right = confusion[index, index]
+        row = ClassRow(
             name,
             counts=tuple(int(count) for count in confusion[index]),
             total=int(confusion[index].sum()),
-            recall=_share(confusion[index, index], confusion[index].sum()),
-            precision=_share(confusion[index, index], confusion[:, index].sum()),
+            recall=_share(right, confusion[index].sum()),
+            precision=_share(right, confusion[:, index].sum()),
         )
-        for index, name in enumerate(classes)
-    ]
+        rows.append(row)
+    return rows
 
 
 def confused_pairs(
     confusion: NDArray[Any], classes: Sequence[str], most: int = 20
 ) -> list[ConfusedPair]:
-    """The `most` frequent mistakes, most frequent first."""
+    """Return the most frequent mistakes, most frequent first.
+
+    Args:
+        confusion: Counts (K, K).
+        classes: The names of the K classes.
+        most: How many pairs at most.
+    """
     mistakes = confusion - np.diag(np.diag(confusion))
     totals = confusion.sum(axis=1)
     pairs = []
@@ -73,11 +108,8 @@ def confused_pairs(
         true, predicted = divmod(int(flat), len(classes))
         count = int(mistakes[true, predicted])
         if count > 0:
-            pairs.append(
-                ConfusedPair(
-                    classes[true], classes[predicted], count, count / int(totals[true])
-                )
-            )
+            share = count / int(totals[true])
+            pairs.append(ConfusedPair(classes[true], classes[predicted], count, share))
     return pairs
 
 

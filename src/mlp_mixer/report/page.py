@@ -1,50 +1,49 @@
-"""One self-contained HTML page for one run: facts, curves, confusions, pictures,
-configuration, provenance.
+"""Show one run as one HTML page.
 
-The page asks for nothing from outside (its content policy forbids it) and runs no
-script. All text from users is escaped by the template engine; pictures are PNG data
-URIs.
+It has facts, curves, confusions, pictures, configuration and provenance.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
-from ..analysis import to_png
 from ..evaluation.calibration import Calibration
 from ..files import PathLike, write_text
-from .chart import Chart, Point, Series, line_chart, number, percent
+from .chart import Annotation, Chart, Point, Series, line_chart, percent
 from .confusion import check_confusion, class_rows, confused_pairs
+from .html import Image8, render_html, to_float
 
-Image8 = NDArray[np.uint8]
+Row = Mapping[str, Any]
 
 _MOST_CLASSES_IN_TABLE = 25
 _FEWEST_ANSWERS = 5  # in a dot of the calibration chart: fewer say little
-_DOTS = f"Each dot is a fifteenth of the scale in which at least {_FEWEST_ANSWERS} answers fell."
-_MOST_SAMPLE_PIXELS = 256  # on the longer side; cards show about 180
-_SMALL_PIXELS = 64  # up to here an enlarged picture shows its pixels instead of a blur
+_DOTS = (
+    "Each dot is a fifteenth of the scale in which at least "
+    f"{_FEWEST_ANSWERS} answers fell."
+)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture (uint8 HWC, C 1 or 3) with its prediction: classes with probabilities
-    (0 to 1), best first.
+    """Show one picture with its prediction.
 
-    heat: the picture under a map of what spoke for the best class.
+    Attributes:
+        name: Of the picture.
+        image: uint8 (H, W, C), C 1 or 3.
+        true_class: Its class, if it is known.
+        top: The best classes with probabilities (0 to 1), best first.
+        heat: The picture under a map of the places that speak for the best class,
+            uint8 (H, W, 3).
     """
 
     name: str
@@ -56,20 +55,29 @@ class Sample:
     @property
     def correct(self) -> bool | None:
         """Whether the best class is the true one; None where that is not known."""
-        return (
-            self.top[0][0] == self.true_class
-            if self.top and self.true_class is not None
-            else None
-        )
+        if not self.top or self.true_class is None:
+            return None
+        return self.top[0][0] == self.true_class
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `render` shows; empty parts leave no trace on the page.
+    """Hold what `render` shows; empty parts leave no trace on the page.
 
-    `facts` are (label, value) cards; `journal` holds the rows of metrics.jsonl;
-    `confusion` is (K, K) of counts, rows true and columns predicted; `pictures` are
-    (heading, caption, uint8 HWC); `config` and `provenance` may be nested.
+    Attributes:
+        title: Of the page.
+        subtitle: One sentence below it.
+        facts: (label, value) of each card.
+        journal: The rows of metrics.jsonl.
+        classes: The names of the K classes.
+        confusion: Counts (K, K), rows true and columns predicted.
+        samples: Some pictures with predictions.
+        mistakes: Pictures with wrong predictions.
+        pictures: (heading, caption, uint8 (H, W, C)) of each picture of the weights.
+        config: The settings of the run; they may be nested.
+        provenance: Where the checkpoint comes from; it may be nested.
+        calibration: Of the answers as they are.
+        tempered: A temperature that other images chose, and the calibration with it.
     """
 
     title: str
@@ -84,127 +92,114 @@ class Report:
     config: dict[str, Any]
     provenance: dict[str, Any]
     calibration: Calibration | None = None
-    tempered: tuple[float, Calibration] | None = (
-        None  # with a temperature that other images chose
-    )
+    tempered: tuple[float, Calibration] | None = None
 
 
 def write_report(report: Report, path: PathLike) -> Path:
-    """Write the page to `path` (whole or not at all) and return it; `UserError` if the
-    disk refuses.
+    """Write the page of a report, whole or not at all.
+
+    Args:
+        report: What the page shows.
+        path: The .html file.
+
+    Returns:
+        The path.
+
+    Raises:
+        UserError: The disk refuses, or the report does not fit together, as in `render`.
     """
     write_text(path, render(report))
     return Path(path)
 
 
 def render(report: Report) -> str:
-    """The page as HTML; `UserError` if the confusion matrix does not fit the classes or
-    a picture is not uint8.
+    """Return the page of a report as HTML.
+
+    Args:
+        report: What the page shows.
+
+    Raises:
+        UserError: The confusion matrix does not fit the classes, or a picture is not
+            uint8.
     """
     if report.confusion is not None:
         check_confusion(report.confusion, report.classes)
-    page = (
-        environment()
-        .get_template("template.html.j2")
-        .render(report=report, **_views(report))
+    return render_html(
+        "report.html.j2",
+        title=report.title,
+        report=report,
+        charts=_charts(report.journal) if report.journal else [],
+        reliability=_reliability(report) if report.calibration else None,
+        pace=_pace(report.journal),
+        evaluations=[row for row in report.journal if row.get("kind") == "eval"],
+        settings=list(_flat(report.config)),
+        origins=list(_flat(report.provenance)),
+        **_confusion(report),
     )
-    # File names may hold bytes that are no text (lone surrogates): show them escaped
-    # rather than fail at the end.
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def environment() -> jinja2.Environment:
-    """Where templates come from, and the filters they use."""
-    assert __package__
-    folder = resources.files(__package__)
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(
-            lambda name: (folder / name).read_text(encoding="utf-8")
-        ),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "percent": _percent,
-        "number": _number_or_dash,
-        "fraction": _fraction,
-    }
-    environment.filters |= {
-        "thumbnail": _thumbnail,
-        "data_uri": _data_uri,
-        "small": _is_small,
-    }
-    return environment
+def _confusion(report: Report) -> dict[str, Any]:
+    """Return the confusion matrix as a table, or as a list if the table is too large."""
+    confusion = report.confusion
+    if confusion is None or not report.classes:
+        return {"rows": None, "pairs": None, "n": None, "wrong": None}
+    rows = None
+    pairs = None
+    if len(report.classes) <= _MOST_CLASSES_IN_TABLE:
+        rows = class_rows(confusion, report.classes)
+    else:
+        pairs = confused_pairs(confusion, report.classes)
+    wrong = int(confusion.sum() - np.trace(confusion))
+    return {"rows": rows, "pairs": pairs, "n": int(confusion.sum()), "wrong": wrong}
 
 
-def _views(report: Report) -> dict[str, Any]:
-    """What the template needs beside the report itself."""
-    confusion = report.confusion if report.classes else None
-    table = confusion is not None and len(report.classes) <= _MOST_CLASSES_IN_TABLE
-    return {
-        "charts": _charts(report.journal) if report.journal else [],
-        "reliability": _reliability(report) if report.calibration else None,
-        "pace": _pace(report.journal),
-        "evaluations": [row for row in report.journal if row.get("kind") == "eval"],
-        "rows": class_rows(confusion, report.classes)
-        if confusion is not None and table
-        else None,
-        "pairs": confused_pairs(confusion, report.classes)
-        if confusion is not None and not table
-        else None,
-        "n": int(confusion.sum()) if confusion is not None else None,
-        "wrong": int(confusion.sum() - np.trace(confusion))
-        if confusion is not None
-        else None,
-        "settings": list(_flat(report.config)),
-        "origins": list(_flat(report.provenance)),
-    }
-
-
-def _charts(journal: Iterable[Mapping[str, Any]]) -> list[Chart]:
-    train = [row for row in journal if row.get("kind") == "train"]
-    splits: dict[str, list[Mapping[str, Any]]] = {}
+def _charts(journal: Iterable[Row]) -> list[Chart]:
+    """Draw loss, accuracy and learning rate over the steps."""
+    train = []
+    splits: dict[str, list[Row]] = {}
     for row in journal:
-        if row.get("kind") == "eval":
+        if row.get("kind") == "train":
+            train.append(row)
+        elif row.get("kind") == "eval":
             splits.setdefault(str(row.get("split", "evaluation")), []).append(row)
-    losses = [Series(split, points(rows, "loss")) for split, rows in splits.items()]
-    # Only the first is annotated on the chart: the best of two splits are often so
-    # close that the numbers collide.
-    accuracies = [
-        Series(split, points(rows, "top1"), "none" if index else "highest", dots=True)
-        for index, (split, rows) in enumerate(splits.items())
-    ]
+    losses = [Series("training", points(train, "loss"), "last")]
+    accuracies: list[Series] = []
+    for split, rows in splits.items():
+        losses.append(Series(split, points(rows, "loss")))
+        # Only the first is annotated on the chart: the best of two splits are often so
+        # close that the numbers collide.
+        note: Annotation = "none" if accuracies else "highest"
+        accuracies.append(Series(split, points(rows, "top1"), note, dots=True))
+    rates = [Series("learning rate", points(train, "lr"), "highest")]
     return [
-        line_chart(
-            "Loss", [Series("training", points(train, "loss"), "last"), *losses]
-        ),
-        line_chart(
-            "Top-1 accuracy", accuracies, percent, from_zero=False, limits=(0, 1)
-        ),
-        line_chart(
-            "Learning rate", [Series("learning rate", points(train, "lr"), "highest")]
-        ),
+        line_chart("Loss", losses),
+        accuracy_chart("Top-1 accuracy", accuracies),
+        line_chart("Learning rate", rates),
     ]
+
+
+def accuracy_chart(title: str, series: Sequence[Series]) -> Chart:
+    """Draw fractions over the steps, on a scale of percent that may begin above zero.
+
+    Args:
+        title: Above the chart.
+        series: Its lines.
+
+    Returns:
+        The chart.
+    """
+    return line_chart(title, series, percent, from_zero=False, limits=(0, 1))
 
 
 def _reliability(report: Report) -> Chart:
-    """Accuracy of the answers by their confidence."""
+    """Draw the accuracy of the answers over their confidence."""
     assert report.calibration
-
-    def dots(found: Calibration) -> list[Point]:
-        return [
-            (sure, right)
-            for sure, right, count in found.bins
-            if count >= _FEWEST_ANSWERS
-        ]
-
-    series = [Series("as it answers", dots(report.calibration), dots=True)]
+    dots = _dots(report.calibration)
+    series = [Series("as it answers", dots, dots=True)]
     if report.tempered:
         temperature, better = report.tempered
         name = f"temperature {temperature:.2f}"
-        series.append(Series(name, dots(better), dots=True))
+        series.append(Series(name, _dots(better), dots=True))
     series.append(Series("calibrated", [(0, 0), (1, 1)]))
     chart = line_chart(
         "Accuracy by confidence", series, percent, limits=(0, 1), across="confidence"
@@ -212,88 +207,59 @@ def _reliability(report: Report) -> Chart:
     return dataclasses.replace(chart, summary=_DOTS)
 
 
-def points(rows: Iterable[Mapping[str, Any]], key: str) -> list[Point]:
-    """(step, value) by step; a run resumed from an earlier step wrote some steps twice,
-    and the last row counts.
+def _dots(found: Calibration) -> list[Point]:
+    dots = []
+    for confidence, accuracy, count in found.bins:
+        if count >= _FEWEST_ANSWERS:
+            dots.append((confidence, accuracy))
+    return dots
+
+
+def points(rows: Iterable[Row], key: str) -> list[Point]:
+    """Return a curve of the journal.
+
+    A run that was resumed from an earlier step wrote some steps twice; the last row of
+    a step counts.
+
+    Args:
+        rows: Of the journal; those without the value are left out.
+        key: The name of the value.
+
+    Returns:
+        (step, value) by step.
     """
-    values = {
-        row["step"]: _float(row[key]) for row in rows if "step" in row and key in row
-    }
+    values = {}
+    for row in rows:
+        if "step" in row and key in row:
+            values[row["step"]] = to_float(row[key])
     return sorted(values.items())
 
 
-def _pace(journal: Iterable[Mapping[str, Any]]) -> str:
-    """How long and how fast the training went; empty if the journal does not say."""
+def _pace(journal: Iterable[Row]) -> str:
+    """Say how long and how fast the training went; "" if the journal does not."""
     train = [row for row in journal if row.get("kind") == "train"]
-    steps, epochs, rates = (
-        _finite(train, key) for key in ("step", "epoch", "images_per_second")
-    )
-    parts = [f"{max(steps):,.0f} steps"] if steps else []
-    parts += [f"{max(epochs):.4g} epochs"] if epochs else []
-    parts += (
-        [f"median {statistics.median(rates):,.0f} images per second"] if rates else []
-    )
+    parts = []
+    if steps := _finite(train, "step"):
+        parts.append(f"{max(steps):,.0f} steps")
+    if epochs := _finite(train, "epoch"):
+        parts.append(f"{max(epochs):.4g} epochs")
+    if rates := _finite(train, "images_per_second"):
+        parts.append(f"median {statistics.median(rates):,.0f} images per second")
     return ", ".join(parts)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    """Nested groups as dotted names, the way `--set a.b=c` spells them, with values as
-    JSON but strings bare.
-    """
+def _finite(rows: Iterable[Row], key: str) -> list[float]:
+    values = [to_float(row.get(key)) for row in rows]
+    return [value for value in values if math.isfinite(value)]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Spell nested groups as `--set a.b=c` does, and values as JSON but strings bare."""
     for key, value in values.items():
+        name = f"{prefix}{key}"
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flat(value, f"{name}.")
+        elif isinstance(value, str):
+            yield name, value
         else:
-            plain = isinstance(value, str)
-            yield (
-                f"{prefix}{key}",
-                value if plain else json.dumps(value, ensure_ascii=False, default=str),
-            )
-
-
-def _finite(rows: Iterable[Mapping[str, Any]], key: str) -> list[float]:
-    return [value for row in rows if math.isfinite(value := _float(row.get(key)))]
-
-
-def _float(value: Any) -> float:
-    """A number of the journal; what is none (null, absent) becomes NaN."""
-    return float(value) if isinstance(value, (int, float)) else math.nan
-
-
-def _number_or_dash(value: Any) -> str:
-    return number(_float(value)) if math.isfinite(_float(value)) else "–"
-
-
-def _percent(value: Any, decimals: int) -> str:
-    """A fraction as a percentage of fixed decimals, so that columns align; a dash where
-    there is none.
-    """
-    return (
-        f"{100 * _float(value):.{decimals}f}%" if math.isfinite(_float(value)) else "–"
-    )
-
-
-def _fraction(value: Any) -> float:
-    """A number between 0 and 1, fit to be written into a style."""
-    number_ = _float(value)
-    return round(min(max(number_, 0.0), 1.0), 4) if math.isfinite(number_) else 0.0
-
-
-def _thumbnail(image: Image8) -> Image8:
-    """The picture, made smaller if it is larger than a card can show."""
-    height, width = image.shape[:2]
-    shrink = max(height, width) / _MOST_SAMPLE_PIXELS
-    if shrink <= 1 or image.dtype != np.uint8:
-        return image
-    size = max(1, round(width / shrink)), max(1, round(height / shrink))
-    pixels = image[:, :, 0] if image.shape[2:] == (1,) else image
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
-
-
-def _data_uri(image: Image8) -> str:
-    return "data:image/png;base64," + base64.b64encode(to_png(image)).decode("ascii")
-
-
-def _is_small(image: Image8) -> bool:
-    longer: int = max(image.shape[:2])
-    return longer <= _SMALL_PIXELS
+            yield name, json.dumps(value, ensure_ascii=False, default=str)
