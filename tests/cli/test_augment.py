@@ -18,6 +18,12 @@ from mlp_mixer.recipes import get_recipe
 from mlp_mixer.training.config import TrainConfig
 from mlp_mixer.training.run import prepare
 
+
+def call(*arguments: object) -> int:
+    """Run the command and return its exit code."""
+    return run([str(argument) for argument in arguments])
+
+
 SETTINGS = [
     "augment.policy=randaugment_bv",
     "augment.erase=0.5",
@@ -32,7 +38,7 @@ def draw(out: Path, *arguments: str, settings: list[str] | None = None) -> int:
         for setting in (SETTINGS if settings is None else settings)
         for part in ("--set", setting)
     ]
-    return run(["augment", "--data", "digits", "--out", str(out), *arguments, *given])
+    return call("augment", "--data", "digits", "--out", out, *arguments, *given)
 
 
 def cells(path: Path, side: int = 8, scale: int = 12) -> np.ndarray:
@@ -69,10 +75,8 @@ def test_rows_are_images_and_columns_are_epochs(
 ) -> None:
     out = tmp_path / "new" / "sheet.png"
     assert draw(out, "--count", "5", "--variants", "3") == 0
-    assert (
-        f"wrote 5 images of digits with 3 variants each to {out}"
-        in capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    assert f"wrote 5 images of digits with 3 variants each to {out}" in printed
     assert [path.name for path in out.parent.iterdir()] == ["sheet.png"]
     found = cells(out)
     assert found.shape == (5, 4, 8, 8)
@@ -103,12 +107,10 @@ def test_mixed_rows_are_the_first_batches(
     """Without a setting, what the paper does to ImageNet."""
     out = tmp_path / "sheet.png"
     more = [*mixing, f"data.repeats={repeats}"]
-    assert (
-        draw(
-            out, "--count", "2", "--variants", "4", "--mix", settings=[*SETTINGS, *more]
-        )
-        == 0
+    code = draw(
+        out, "--count", "2", "--variants", "4", "--mix", settings=[*SETTINGS, *more]
     )
+    assert code == 0
     found = cells(out)
     assert found.shape == (6, 5, 8, 8)
     config, batches = training(*(more if mixing else [*more, "mix.mixup=0.5"]))
@@ -134,7 +136,7 @@ def test_no_more_rows_than_images(tmp_path: Path) -> None:
         str(out),
     ]
     means = ["--set", "preprocess.mean=0.5", "--set", "preprocess.std=0.5"]
-    assert run(["augment", *arguments, *means, "--count", "50", "--variants", "1"]) == 0
+    assert call("augment", *arguments, *means, "--count", "50", "--variants", "1") == 0
     sheet = np.asarray(Image.open(out))
     assert sheet.shape[2:] == (3,)
     assert 1 < (len(sheet) - 2) // 98 < 10
@@ -148,22 +150,18 @@ def test_pictures_of_the_network_s_size_are_not_enlarged(tmp_path: Path) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (50, 40), tuple(colour.tolist())).save(path)
     out = tmp_path / "sheet.png"
-    assert (
-        run(
-            [
-                "augment",
-                "--data",
-                str(tmp_path / "photos"),
-                "--out",
-                str(out),
-                "--count",
-                "2",
-                "--variants",
-                "1",
-            ]
-        )
-        == 0
+    code = call(
+        "augment",
+        "--data",
+        tmp_path / "photos",
+        "--out",
+        out,
+        "--count",
+        "2",
+        "--variants",
+        "1",
     )
+    assert code == 0
     assert np.asarray(Image.open(out)).shape == (2 * 226 + 2, 2 * 226 + 2, 3)
 
 

@@ -17,8 +17,14 @@ from PIL import Image
 
 from mlp_mixer import load
 from mlp_mixer.cli import run
-from mlp_mixer.cli.predict import split_arguments
+from mlp_mixer.cli.arguments import split_arguments
 from mlp_mixer.weights.catalog import BUNDLED
+
+
+def call(*arguments: object) -> int:
+    """Run the command and return its exit code."""
+    return run([str(argument) for argument in arguments])
+
 
 BIRD = Path(__file__).parents[2] / "demo" / "bird.JPEG"
 LABELS = ", ".join(load(BUNDLED).labels or ())
@@ -63,7 +69,7 @@ def test_weights_come_first_even_if_they_are_not_there(checkpoint: str) -> None:
 
 
 def test_predict_answers_and_says_once_what_it_knows(capsys: Capture) -> None:
-    assert run(["predict", "photo.png", "photos"]) == 0
+    assert call("predict", "photo.png", "photos") == 0
     streams = capsys.readouterr()
     assert [line.split()[0] for line in streams.out.splitlines()[1:]] == [
         "photo.png",
@@ -72,21 +78,21 @@ def test_predict_answers_and_says_once_what_it_knows(capsys: Capture) -> None:
     ]
     assert streams.err.count(LABELS) == streams.err.count("\n") == 1
     for command in re.findall("`mlp-mixer (.*?)`", streams.err):
-        assert run([*command.split(), "--help"]) == 0
+        assert call(*command.split(), "--help") == 0
     capsys.readouterr()
     assert (
-        run(["predict", BUNDLED.stem, "photo.png", "photos"]) == 0
+        call("predict", BUNDLED.stem, "photo.png", "photos") == 0
     )  # named: it needs no introduction
     assert capsys.readouterr() == (streams.out, "")
 
 
 def test_programs_get_json_and_nothing_else(capsys: Capture) -> None:
-    assert run(["predict", "photo.png", "--json"]) == 0
+    assert call("predict", "photo.png", "--json") == 0
     streams = capsys.readouterr()
     (row,) = json.loads(streams.out)
     assert row["pred_class"] in LABELS.split(", ")
     assert streams.err == ""
-    assert run(["predict", "photos", "--out", "answers.csv", "--json"]) == 0
+    assert call("predict", "photos", "--out", "answers.csv", "--json") == 0
     streams = capsys.readouterr()
     assert json.loads(streams.out)["pictures"] == 2
     assert LABELS in streams.err
@@ -96,37 +102,35 @@ def test_a_list_on_stdin(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"photo.png\nplain\n"))
     )
-    assert run(["predict", "-"]) == 0
+    assert call("predict", "-") == 0
     assert "plain" in capsys.readouterr().out
 
 
 def test_a_picture_that_is_not_there_is_a_failure(capsys: Capture) -> None:
-    assert run(["predict", "nosuch.jpg"]) == 1
+    assert call("predict", "nosuch.jpg") == 1
     error = capsys.readouterr().err
     assert "nosuch.jpg" in error
     assert "1 of 1 pictures could not be read" in error
 
 
 def test_explain_draws(capsys: Capture) -> None:
-    assert (
-        run(["explain", "photo.png", "--out", "why.png", "--method", "gradient"]) == 0
-    )
+    assert call("explain", "photo.png", "--out", "why.png", "--method", "gradient") == 0
     streams = capsys.readouterr()
     assert streams.out.startswith("why.png: ")
     assert LABELS in streams.err
     with Image.open("why.png") as drawn:
         assert drawn.width > 300
     for arguments in (["photo.png", "plain"], ["run"]):
-        assert run(["explain", *arguments, "--out", "no.png"]) == 2
+        assert call("explain", *arguments, "--out", "no.png") == 2
         assert "one picture is explained at a time" in capsys.readouterr().err
-    assert run(["explain", "missing.npz", "photo.png", "--out", "no.png"]) == 2
+    assert call("explain", "missing.npz", "photo.png", "--out", "no.png") == 2
     assert "no checkpoint at 'missing.npz'" in capsys.readouterr().err
 
 
 def test_figures_are_drawn(capsys: Capture) -> None:
-    assert run(["figures", "--out", "figures"]) == 0
+    assert call("figures", "--out", "figures") == 0
     drawn = capsys.readouterr().out
-    assert run(["figures", "run", "--out", "named"]) == 0
+    assert call("figures", "run", "--out", "named") == 0
     assert capsys.readouterr().out == drawn.replace("figures/", "named/")
     for line in drawn.split():
         assert Path(line).read_bytes() == Path("named", Path(line).name).read_bytes()
@@ -139,10 +143,10 @@ def test_evaluate_names_the_one_it_judged(capsys: Capture) -> None:
             Image.open(BIRD).resize((32 + number, 32)).save(
                 Path("data") / label / f"{number}.png"
             )
-    assert run(["evaluate", "--data", "folder:data", "--json"]) == 0
+    assert call("evaluate", "--data", "folder:data", "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["checkpoint"], found["n"]) == (BUNDLED.stem, 6)
-    assert run(["evaluate", "--data", "folder:data"]) == 0
+    assert call("evaluate", "--data", "folder:data") == 0
     assert capsys.readouterr().out.startswith(f"{BUNDLED.stem} on folder:data, ")
 
 
@@ -152,19 +156,15 @@ def test_serve_introduces_it(capsys: Capture) -> None:
         ("127.0.0.1", 0)
     ) as taken:  # so that it stops before it serves
         for arguments, said in (([], 1), (["run"], 0)):
-            assert (
-                run(
-                    [
-                        "serve",
-                        *arguments,
-                        "--engine",
-                        "torch",
-                        "--port",
-                        str(taken.getsockname()[1]),
-                    ]
-                )
-                == 2
+            code = call(
+                "serve",
+                *arguments,
+                "--engine",
+                "torch",
+                "--port",
+                taken.getsockname()[1],
             )
+            assert code == 2
             error = capsys.readouterr().err
             assert "cannot listen on 127.0.0.1" in error
             assert error.count(LABELS) == said
@@ -173,7 +173,7 @@ def test_serve_introduces_it(capsys: Capture) -> None:
 @pytest.mark.parametrize("about", ["{", "[1]", "7"])
 def test_facts_that_are_no_json_object(about: str, capsys: Capture) -> None:
     arguments = ["convert", "run", "out.safetensors", "--to", "native"]
-    assert run([*arguments, "--about", about]) == 2
+    assert call(*arguments, "--about", about) == 2
     assert "expected a JSON object" in capsys.readouterr().err
-    assert run([*arguments, "--about", '{"licence": "MIT"}', "--dtype", "bf16"]) == 0
+    assert call(*arguments, "--about", '{"licence": "MIT"}', "--dtype", "bf16") == 0
     assert load("out.safetensors").provenance["licence"] == "MIT"

@@ -12,12 +12,12 @@ import pytest
 
 from mlp_mixer.cli import complete
 from mlp_mixer.models import variants
-from mlp_mixer.recipes import RECIPES
+from mlp_mixer.recipes import list_recipes
 from mlp_mixer.weights import list_models
 
 
 def test_the_names_are_those_there_are() -> None:
-    assert complete.RECIPES.split() == list(RECIPES)
+    assert complete.recipes("") == list_recipes()
     assert complete.MODELS.split() == variants()
     assert complete.weights("mixer") == list_models(weights=True)
 

@@ -11,13 +11,18 @@ import torch
 from mlp_mixer.cli import run
 
 
+def call(*arguments: object) -> int:
+    """Run the command and return its exit code."""
+    return run([str(argument) for argument in arguments])
+
+
 def test_it_names_versions_devices_caches_and_switches(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cache = tmp_path / "not" / "yet"
     monkeypatch.setenv("MLP_MIXER_CACHE", str(cache))
     monkeypatch.delenv("MLP_MIXER_OFFLINE", raising=False)
-    assert run(["doctor", "--json"]) == 0
+    assert call("doctor", "--json") == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["libraries"]["torch"] == torch.__version__.split("+")[0]
     assert (
@@ -29,5 +34,5 @@ def test_it_names_versions_devices_caches_and_switches(
     assert facts["switches"]["MLP_MIXER_OFFLINE"] == "not set"
     (cache / "file").parent.mkdir(parents=True)
     (cache / "file").write_bytes(bytes(20_000_000))
-    assert run(["doctor"]) == 0
+    assert call("doctor") == 0
     assert "(0.02 GB" in capsys.readouterr().out

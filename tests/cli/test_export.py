@@ -15,6 +15,12 @@ import torch
 from mlp_mixer import MixerConfig, MlpMixer, save
 from mlp_mixer.cli import run
 
+
+def call(*arguments: object) -> int:
+    """Run the command and return its exit code."""
+    return run([str(argument) for argument in arguments])
+
+
 for _package in ("onnx", "onnxruntime"):
     pytest.importorskip(_package)
 
@@ -32,20 +38,21 @@ def test_a_table_and_json(
     source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "m.onnx")
-    assert run(["export", source, out, "--to", "onnx", "--opset", "13"]) == 0
+    assert call("export", source, out, "--to", "onnx", "--opset", "13") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "ms/image, 1 at once" in lines[0]
     assert [line.split()[0] for line in lines[1:3]] == ["torch", "onnxruntime"]
     assert lines[3] == f"{out}: compared with torch on 8 of noise and 8 digits"
-    assert run(["export", source, out, "--to", "onnx"]) == 2
+    assert call("export", source, out, "--to", "onnx") == 2
+    error = capsys.readouterr().err
     assert (
-        capsys.readouterr().err
+        error
         == f"error: {out!r} exists; choose another name, or use --overwrite to replace it\n"
     )
-    assert (
-        run(["export", source, out, "--to", "onnx", "--int8", "--overwrite", "--json"])
-        == 0
+    code = call(
+        "export", source, out, "--to", "onnx", "--int8", "--overwrite", "--json"
     )
+    assert code == 0
     answer = json.loads(capsys.readouterr().out)
     assert 0 < answer["rows"][1]["difference"] < 0.1
     assert answer["rows"][0]["top1"] is None
@@ -124,7 +131,7 @@ def test_mistakes(
         "find_spec",
         lambda name, *rest: None if name == "executorch" else find(name, *rest),
     )
-    assert run(["export", source, *arguments.split()]) == 2
+    assert call("export", source, *arguments.split()) == 2
     assert sentence in (error := capsys.readouterr().err)
     assert error.startswith("error: ")
     assert error.count("\n") == 1
@@ -136,5 +143,5 @@ def test_the_source_is_not_overwritten(
     source: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copy(source, same := tmp_path / "same.onnx")
-    assert run(["export", str(same), str(same), "--to", "onnx", "--overwrite"]) == 2
+    assert call("export", same, same, "--to", "onnx", "--overwrite") == 2
     assert "is the file to read" in capsys.readouterr().err

@@ -18,6 +18,12 @@ from mlp_mixer import MixerConfig, MlpMixer, Preprocess, save
 from mlp_mixer.cli import run
 from mlp_mixer.weights.labels import class_names, wordnet_ids
 
+
+def call(*arguments: object) -> int:
+    """Run the command and return its exit code."""
+    return run([str(argument) for argument in arguments])
+
+
 Json = Callable[..., Any]
 WNIDS = wordnet_ids("imagenet1k")
 
@@ -28,7 +34,7 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Json:
 
     def ask(*arguments: str) -> Any:
         capsys.readouterr()
-        assert run([*arguments, "--json", "--device", "cpu"]) == 0
+        assert call(*arguments, "--json", "--device", "cpu") == 0
         return json.loads(capsys.readouterr().out)
 
     return ask
@@ -52,12 +58,10 @@ def headless(tmp_path: Path) -> str:
 def test_fewshot_for_programs(headless: str, answer: Json) -> None:
     said = answer("fewshot", headless, "--data", "digits", "--knn", "20")
     assert said["split"] == "test (20 % held out by seed 0)"
-    assert (said["data"], said["n"], said["classes"], said["l2"]) == (
-        "digits",
-        359,
-        10,
-        1024,
-    )
+    assert said["data"] == "digits"
+    assert said["n"] == 359
+    assert said["classes"] == 10
+    assert said["l2"] == 1024
     assert [*said["shots"]] == ["1", "5", "10", "25"]
     for point in said["shots"].values():
         assert [*point["seeds"]] == ["0", "1", "2"]
@@ -99,7 +103,7 @@ def test_fewshot_for_programs(headless: str, answer: Json) -> None:
 
 def test_fewshot_for_people(headless: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--shots", "1,5", "--seeds", "3,0", "--knn", "5", "--resize", "resize"]
-    assert run(["fewshot", headless, "--data", "digits", *arguments]) == 0
+    assert call("fewshot", headless, "--data", "digits", *arguments) == 0
     first, headings, *rows, last = capsys.readouterr().out.splitlines()
     assert first.endswith(
         "w.safetensors on digits, test (20 % held out by seed 0): n = 359, 10 classes, l2 = 1024"
@@ -134,7 +138,7 @@ def test_mistakes_are_one_sentence(
     message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(["fewshot", headless, "--data", "digits", *arguments]) == 2
+    assert call("fewshot", headless, "--data", "digits", *arguments) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n"), err.startswith("error: ")) == ("", 1, True)
     assert message in err
@@ -170,16 +174,12 @@ def test_the_rule_of_a_and_r_is_stated(
 ) -> None:
     root = plant(tmp_path / "r", *WNIDS[:4])
     said = answer("evaluate", imagenet, "--data", f"imagenet_r:{root}")
-    assert (said["among"], said["split"], said["n"], said["top5"]) == (
-        4,
-        "test among 4 classes",
-        12,
-        1,
-    )
-    assert (
-        run(["evaluate", imagenet, "--data", f"imagenet_r:{root}", "--device", "cpu"])
-        == 0
-    )
+    assert said["among"] == 4
+    assert said["split"] == "test among 4 classes"
+    assert said["n"] == 12
+    assert said["top5"] == 1
+    code = call("evaluate", imagenet, "--data", f"imagenet_r:{root}", "--device", "cpu")
+    assert code == 0
     assert ", test among 4 classes: top-1 " in capsys.readouterr().out
     sketch = answer("evaluate", imagenet, "--data", f"imagenet_sketch:{root}")
     assert (sketch["among"], sketch["split"]) == (None, "test")
@@ -205,10 +205,8 @@ def test_every_condition_of_c_and_their_mean(
         )
     alone = answer("evaluate", imagenet, "--data", f"imagenet_c:{root}/snow/5")
     assert alone == {"checkpoint": imagenet, **each[2]}
-    assert (
-        run(["evaluate", imagenet, "--data", f"imagenet_c:{root}", "--device", "cpu"])
-        == 0
-    )
+    code = call("evaluate", imagenet, "--data", f"imagenet_c:{root}", "--device", "cpu")
+    assert code == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[3].startswith("mean of 3 conditions: top-1 ")
@@ -222,27 +220,14 @@ def test_nothing_is_learnt_from_a_test_set(
         ["fewshot", imagenet, "--data"],
         ["evaluate", imagenet, "--split", "train", "--data"],
     ):
-        assert run([*verb, f"imagenet_a:{root}"]) == 2
-        assert (
-            "imagenet_a is a test set without images to learn from"
-            in capsys.readouterr().err
-        )
+        assert call(*verb, f"imagenet_a:{root}") == 2
+        error = capsys.readouterr().err
+        assert "imagenet_a is a test set without images to learn from" in error
     out = tmp_path / "run"
-    assert (
-        run(
-            [
-                "train",
-                "digits",
-                "--set",
-                f"data.source=imagenet_a:{root}",
-                "--out",
-                str(out),
-            ]
-        )
-        == 2
+    code = call(
+        "train", "digits", "--set", f"data.source=imagenet_a:{root}", "--out", out
     )
-    assert (
-        "imagenet_a is a test set without images to learn from"
-        in capsys.readouterr().err
-    )
+    assert code == 2
+    error = capsys.readouterr().err
+    assert "imagenet_a is a test set without images to learn from" in error
     assert not out.exists()

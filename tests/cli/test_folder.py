@@ -94,4 +94,4 @@ def test_a_moved_folder_is_recognised(
     assert run(["report", str(trained), "--data", f"folder:{moved}"]) == 0
     page = (trained / "report.html").read_text()
     assert "20 % held out" in page
-    assert "judged on folder:elsewhere, test" in page
+    assert "evaluated on folder:elsewhere, test" in page

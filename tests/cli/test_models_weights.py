@@ -17,6 +17,12 @@ import pytest
 from mlp_mixer.cli import run
 from mlp_mixer.weights.catalog import BUNDLED, CATALOG, PublishedWeights, cache_place
 
+
+def call(*arguments: object) -> int:
+    """Run the command and return its exit code."""
+    return run([str(argument) for argument in arguments])
+
+
 Capture = pytest.CaptureFixture[str]
 
 
@@ -27,7 +33,7 @@ def _empty_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rows(capsys: Capture, *arguments: str) -> list[dict[str, Any]]:
-    assert run(["models", *arguments, "--weights", "--json"]) == 0
+    assert call("models", *arguments, "--weights", "--json") == 0
     answer: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
     return answer
 
@@ -51,18 +57,15 @@ def test_a_download_is_reported(capsys: Capture) -> None:
     place.write_bytes(b"")
     assert {
         row["name"]: row["cached"] for row in rows(capsys, "mixer_b16.goog_in*")
-    } == {
-        "mixer_b16.goog_in1k": True,
-        "mixer_b16.goog_in21k": False,
-    }
-    assert run(["models", "mixer_b16.goog_in*", "--weights"]) == 0
+    } == {"mixer_b16.goog_in1k": True, "mixer_b16.goog_in21k": False}
+    assert call("models", "mixer_b16.goog_in*", "--weights") == 0
     here, absent = capsys.readouterr().out.splitlines()[1:3]
     assert " yes " in here
     assert " no " in absent
 
 
 def test_people_get_a_table(capsys: Capture) -> None:
-    assert run(["models", "--weights"]) == 0
+    assert call("models", "--weights") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [
         "name",
@@ -98,7 +101,7 @@ def test_a_narrow_terminal_keeps_the_names_whole(
     monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((80, 24)))
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "dumb")
-    assert run(["models", "--weights"]) == 0
+    assert call("models", "--weights") == 0
     text = capsys.readouterr().out
     assert all(name in text for name in CATALOG)
     assert "…" not in text
@@ -131,12 +134,12 @@ def test_patterns_match_aliases_too(capsys: Capture, pattern: str) -> None:
     ],
 )
 def test_mistakes(capsys: Capture, arguments: list[str], sentence: str) -> None:
-    assert run(["models", *arguments, "--weights"]) == 2
+    assert call("models", *arguments, "--weights") == 2
     assert capsys.readouterr().err == f"error: {sentence}\n"
 
 
 def test_architectures_are_listed_as_before(capsys: Capture) -> None:
-    assert run(["models", "mixer_s8", "--json"]) == 0
+    assert call("models", "mixer_s8", "--json") == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert "trained_on" not in row
     assert row["params"] == 20_646_504

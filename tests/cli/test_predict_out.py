@@ -5,8 +5,6 @@ what is refused before any work.
 from __future__ import annotations
 
 import csv
-import dataclasses
-import importlib
 import io
 import json
 import os
@@ -24,9 +22,13 @@ from PIL import Image
 
 import mlp_mixer
 from mlp_mixer.cli import run
-from mlp_mixer.inference import answers as results
+from mlp_mixer.inference import answers, formats
 
-predict_verb = importlib.import_module("mlp_mixer.cli.predict")
+
+def call(*arguments: object) -> int:
+    """Run the command and return its exit code."""
+    return run([str(argument) for argument in arguments])
+
 
 LABELS = ["hen, the bird", 'a "quoted"\nname', "naïve 猫", "=1+1", "e"]
 NAMES = [
@@ -113,7 +115,7 @@ def test_every_format_reads_back_as_the_same_answers(
 ) -> None:
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
-    monkeypatch.setattr(results, "_ROW_GROUP", 3)
+    monkeypatch.setattr(formats, "_ROW_GROUP", 3)
     arguments = [
         "predict",
         str(checkpoint),
@@ -124,7 +126,7 @@ def test_every_format_reads_back_as_the_same_answers(
         "--top",
         "3",
     ]
-    assert run([*arguments, "--json"]) == 1
+    assert call(*arguments, "--json") == 1
     expected = [flat(answer) for answer in json.loads(capsys.readouterr().out)]
     assert [row["path"] for row in expected] == [
         *(str(folder / name) for name in sorted(NAMES)),
@@ -133,15 +135,11 @@ def test_every_format_reads_back_as_the_same_answers(
     assert [
         sum(row.get(key, "") != "" for row in expected)
         for key in ("error", "top3_class", "score_kind")
-    ] == [
-        2,
-        6,
-        6,
-    ]
+    ] == [2, 6, 6]
 
     out = tmp_path / "new" / f"answers{suffix}"
     for _ in range(2):  # the second run replaces the file of the first
-        assert run([*arguments, "--out", str(out)]) == 1
+        assert call(*arguments, "--out", out) == 1
         streams = capsys.readouterr()
         assert streams.out == f"wrote answers for 6 pictures to {out}\n"
         assert streams.err.splitlines()[-1] == "2 of 8 pictures could not be read"
@@ -156,9 +154,9 @@ def test_a_json_file_is_what_json_prints(
     checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["predict", str(checkpoint), str(folder)]
-    assert run([*arguments, "--json"]) == 1
+    assert call(*arguments, "--json") == 1
     printed = json.loads(capsys.readouterr().out)
-    assert run([*arguments, "--out", str(tmp_path / "a.json"), "--json"]) == 1
+    assert call(*arguments, "--out", tmp_path / "a.json", "--json") == 1
     summary = json.loads(capsys.readouterr().out)
     assert summary == {"out": str(tmp_path / "a.json"), "pictures": 7, "failed": 1}
     assert json.loads((tmp_path / "a.json").read_bytes()) == printed
@@ -167,40 +165,20 @@ def test_a_json_file_is_what_json_prints(
 def test_the_columns_do_not_depend_on_the_answers(
     checkpoint: Path, tmp_path: Path
 ) -> None:
-    assert (
-        run(
-            [
-                "predict",
-                str(checkpoint),
-                "nowhere.png",
-                "--top",
-                "2",
-                "--out",
-                str(tmp_path / "a.csv"),
-            ]
-        )
-        == 1
+    code = call(
+        "predict", checkpoint, "nowhere.png", "--top", "2", "--out", tmp_path / "a.csv"
     )
+    assert code == 1
     header, row = (tmp_path / "a.csv").read_text().splitlines()
     assert (
         header
         == "path,pred_label,pred_class,pred_score,score_kind,top2_class,top2_score,error"
     )
     assert row.startswith("nowhere.png,,,,,,,")
-    assert (
-        run(
-            [
-                "predict",
-                str(checkpoint),
-                "nowhere.png",
-                "--top",
-                "99",
-                "--out",
-                str(tmp_path / "b.csv"),
-            ]
-        )
-        == 1
+    code = call(
+        "predict", checkpoint, "nowhere.png", "--top", "99", "--out", tmp_path / "b.csv"
     )
+    assert code == 1
     assert (
         "top5_score,error\n" in (tmp_path / "b.csv").read_text()
     )  # no more than classes
@@ -208,17 +186,7 @@ def test_the_columns_do_not_depend_on_the_answers(
 
 def test_parquet_keeps_types(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    run(
-        [
-            "predict",
-            str(checkpoint),
-            str(folder),
-            "--top",
-            "2",
-            "--out",
-            str(tmp_path / "a.parquet"),
-        ]
-    )
+    call("predict", checkpoint, folder, "--top", "2", "--out", tmp_path / "a.parquet")
     schema = parquet.read_schema(tmp_path / "a.parquet")
     assert [f"{field.name}:{field.type}" for field in schema] == [
         *(
@@ -244,8 +212,8 @@ def test_a_name_that_is_not_utf8(
     out = ["--out", str(tmp_path / f"a{suffix}")] if suffix else []
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
-    assert run(["predict", str(checkpoint), str(folder / latin), *out]) == 0
-    assert run(["predict", str(checkpoint), str(folder / latin), *out, "--json"]) == 0
+    assert call("predict", checkpoint, folder / latin, *out) == 0
+    assert call("predict", checkpoint, folder / latin, *out, "--json") == 0
     if suffix:
         written = read(tmp_path / f"a{suffix}")[0]["path"]
         assert (
@@ -292,10 +260,10 @@ def test_rows_are_kept_while_they_come(
             run(command)
     assert events == ["computed", "written"] * 2 + ["computed"]
     assert [path.name for path in out.parent.iterdir()] == ["a.csv.unfinished"]
-    assert run([*command, "--resume"]) == 1
+    assert call(*command, "--resume") == 1
     assert [path.name for path in out.parent.iterdir()] == ["a.csv"]
     whole = tmp_path / "whole.csv"
-    assert run(["predict", str(checkpoint), str(folder), "--out", str(whole)]) == 1
+    assert call("predict", checkpoint, folder, "--out", whole) == 1
     assert [row["path"] for row in read(out)] == [row["path"] for row in read(whole)]
     assert all(
         a == pytest.approx(b, abs=1e-6)
@@ -315,24 +283,17 @@ def scores(row: dict[str, Any]) -> list[float]:
 def unfinished(
     checkpoint: Path, folder: Path, out: Path, lines: int, tail: bytes = b""
 ) -> None:
-    """What a run leaves that was killed after so many answers, and in the middle of the
-    next.
+    """Leave what a run leaves that was killed after so many answers, and in the middle
+    of the next.
     """
-    whole = out.with_name("whole.jsonl")
-    predictor = mlp_mixer.Predictor(str(checkpoint))
-    part = results.Unfinished(whole, identity(predictor), resume=False)
-    for _ in part.add(iter(list(predictor.predict([str(folder)]))[:lines])):
-        pass
-    part.path.rename(out.with_name(f"{out.name}.unfinished"))
-    with out.with_name(f"{out.name}.unfinished").open("ab") as file:
+    predictor = mlp_mixer.Predictor(checkpoint)
+    part = answers.Unfinished(out, answers.identity(predictor), resume=False)
+    given = list(predictor.predict([str(folder)]))
+    for answer in given[:lines]:
+        part.add(answer)
+    part._file.close()
+    with part.path.open("ab") as file:
         file.write(tail)
-
-
-def identity(predictor: mlp_mixer.Predictor) -> dict[str, Any]:
-    preprocess = dataclasses.asdict(predictor.checkpoint.preprocess)
-    weights = predict_verb._fingerprint(predictor.model)
-    how = {"preprocess": preprocess, "top": predictor.top, "larger": predictor.larger}
-    return json.loads(json.dumps({"weights": weights, **how}))
 
 
 @pytest.mark.parametrize("lines", [0, 1, 5, 7])
@@ -344,21 +305,10 @@ def test_a_cut_line_is_computed_again(
 ) -> None:
     out = tmp_path / "a.jsonl"
     unfinished(checkpoint, folder, out, lines, tail)
-    assert (
-        run(
-            [
-                "predict",
-                str(checkpoint),
-                str(folder),
-                "--out",
-                str(out),
-                "--resume",
-                "--batch-size",
-                "2",
-            ]
-        )
-        == 1
+    code = call(
+        "predict", checkpoint, folder, "--out", out, "--resume", "--batch-size", "2"
     )
+    assert code == 1
     assert [Path(row["path"]).name for row in read(out)] == sorted(NAMES)
     assert not out.with_name("a.jsonl.unfinished").exists()
 
@@ -373,22 +323,20 @@ def test_what_is_unfinished_is_not_lost(
     for more, sentence in (
         (
             [],
-            "holds the answers of a run that did not end: add --resume to go on, or delete it",
+            "holds the answers of a run that did not end: add --resume",
         ),
         (["--resume", "--top", "2"], "was begun with other weights or settings"),
     ):
-        assert run([*command, *more]) == 2
+        assert call(*command, *more) == 2
         assert sentence in capsys.readouterr().err
         assert out.with_name("a.jsonl.unfinished").read_bytes() == before
     (folder / "0 first.png").write_bytes(b"")
-    assert run([*command, "--resume"]) == 2
+    assert call(*command, "--resume") == 2
     assert "the pictures have changed: number 1 was" in capsys.readouterr().err
     assert out.with_name("a.jsonl.unfinished").read_bytes() == before
-    assert run(["predict", str(checkpoint), str(folder), "--resume"]) == 2
-    assert (
-        "--resume goes on with the answers in a file: add --out FILE"
-        in capsys.readouterr().err
-    )
+    assert call("predict", checkpoint, folder, "--resume") == 2
+    error = capsys.readouterr().err
+    assert "--resume continues a file of answers: add --out FILE" in error
 
 
 def test_killed_at_any_instant_each_picture_comes_once(
@@ -445,31 +393,19 @@ def test_a_list_on_stdin_and_patterns(
         text = separator.join(os.fsencode(path) for path in listed[:count]) + separator
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
         out = tmp_path / "a.jsonl"
-        assert run(["predict", str(checkpoint), "-", "--out", str(out)]) == 0
+        assert call("predict", checkpoint, "-", "--out", out) == 0
         assert [row["path"] for row in read(out)] == [
             str(path) for path in listed[:count]
         ]
-    assert (
-        run(
-            [
-                "predict",
-                str(checkpoint),
-                str(tmp_path / "**" / "[abz]*.png"),
-                "--out",
-                str(out),
-            ]
-        )
-        == 1
-    )
+    code = call("predict", checkpoint, tmp_path / "**" / "[abz]*.png", "--out", out)
+    assert code == 1
     assert [Path(row["path"]).name for row in read(out)] == [
         "a.png",
         "b, with comma.png",
         "broken.png",
         "z.png",
     ]
-    assert (
-        run(["predict", str(checkpoint), str(folder / "*.jpg"), "--out", str(out)]) == 1
-    )
+    assert call("predict", checkpoint, folder / "*.jpg", "--out", out) == 1
     assert read(out)[0]["error"].startswith("nothing matches")
 
 
@@ -509,20 +445,10 @@ def test_features_into_a_file(
 ) -> None:
     out = tmp_path / "a.npz"
     for _ in range(2):
-        assert (
-            run(
-                [
-                    "predict",
-                    str(checkpoint),
-                    str(folder),
-                    "--features",
-                    "blocks.0",
-                    "--out",
-                    str(out),
-                ]
-            )
-            == 1
+        code = call(
+            "predict", checkpoint, folder, "--features", "blocks.0", "--out", out
         )
+        assert code == 1
         streams = capsys.readouterr()
         assert streams.out == f"wrote blocks.0 for 6 pictures to {out}\n"
         assert "broken.png" in streams.err
@@ -537,20 +463,10 @@ def test_features_into_a_file(
         x = direct.preprocess(mlp_mixer.decode_image(folder / "a.png"))[None]
         expected = direct.model.features(x)["blocks.0"][0].detach().numpy()
         np.testing.assert_allclose(arrays["blocks.0"][0], expected, atol=1e-5)
-    assert (
-        run(
-            [
-                "predict",
-                str(checkpoint),
-                "nowhere.png",
-                "--features",
-                "norm",
-                "--out",
-                str(out),
-            ]
-        )
-        == 1
+    code = call(
+        "predict", checkpoint, "nowhere.png", "--features", "norm", "--out", out
     )
+    assert code == 1
     with np.load(out) as arrays:
         assert len(arrays["paths"]) == len(arrays["norm"]) == 0
 
@@ -561,11 +477,9 @@ def test_features_of_a_checkpoint_without_classes(folder: Path, tmp_path: Path) 
     )
     path = mlp_mixer.save(tmp_path / "headless.safetensors", model)
     arguments = ["predict", str(path), str(folder / "a.png")]
-    assert (
-        run([*arguments, "--features", "pre_logits", "--out", str(tmp_path / "a.npz")])
-        == 0
-    )
-    assert run([*arguments, "--out", str(tmp_path / "a.csv")]) == 2
+    code = call(*arguments, "--features", "pre_logits", "--out", tmp_path / "a.npz")
+    assert code == 0
+    assert call(*arguments, "--out", tmp_path / "a.csv") == 2
     assert not (tmp_path / "a.csv").exists()
 
 
@@ -582,24 +496,11 @@ def test_a_sigmoid_head_is_told_once(
         labels=LABELS,
         provenance={"head": "sigmoid"},
     )
-    assert (
-        run(["predict", str(path), str(folder / "a.png"), str(folder / "z.png")]) == 0
-    )
+    assert call("predict", path, folder / "a.png", folder / "z.png") == 0
     assert capsys.readouterr().err.count("sigmoid") == 1
-    assert (
-        run(
-            [
-                "predict",
-                str(path),
-                str(folder / "a.png"),
-                "--out",
-                str(tmp_path / "a.csv"),
-            ]
-        )
-        == 0
-    )
+    assert call("predict", path, folder / "a.png", "--out", tmp_path / "a.csv") == 0
     assert read(tmp_path / "a.csv")[0]["score_kind"] == "sigmoid"
-    assert run(["predict", str(checkpoint), str(folder / "a.png")]) == 0
+    assert call("predict", checkpoint, folder / "a.png") == 0
     assert "sigmoid" not in capsys.readouterr().err
 
 
@@ -638,12 +539,12 @@ def test_what_cannot_be_written_is_refused_before_any_work(
         checkpoint: "cannot write answers to",
         "weights.npz": "cannot write answers to",
         "folder.csv": "it is a folder",
-        "mine.csv": "'mine.csv' was not written by this command; move it, or choose another name",
-        "config.json": "was not written by this command",
+        "mine.csv": "'mine.csv' was not written by `mlp-mixer predict`; move it, or choose another name",
+        "config.json": "was not written by `mlp-mixer predict`",
     }.items():
         assert sentence in refused(capsys, "predict", checkpoint, "a.png", "--out", out)
     for out, sentence in {
-        "weights.npz": "was not written by this command",
+        "weights.npz": "was not written by `mlp-mixer predict`",
         "a.csv": "cannot write features to 'a.csv': expected a name that ends in .npz",
         checkpoint: "ends in .npz",
     }.items():
@@ -662,18 +563,8 @@ def test_an_empty_file_may_be_replaced(
     checkpoint: Path, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "a.csv").touch()
-    assert (
-        run(
-            [
-                "predict",
-                str(checkpoint),
-                str(folder / "a.png"),
-                "--out",
-                str(tmp_path / "a.csv"),
-            ]
-        )
-        == 0
-    )
+    code = call("predict", checkpoint, folder / "a.png", "--out", tmp_path / "a.csv")
+    assert code == 0
     assert len(read(tmp_path / "a.csv")) == 1
 
 
@@ -735,7 +626,7 @@ def test_which_argument_is_the_checkpoint(
         "mixer_b16",
     ]
     for name in named:
-        assert run(["predict", name, str(folder / "a.png")]) == 0
+        assert call("predict", name, folder / "a.png") == 0
     assert asked == named
 
     for second in (
@@ -755,5 +646,5 @@ def test_which_argument_is_the_checkpoint(
         capsys, "predict", folder, "run"
     )
     (folder / "config.json").write_text("{}")  # pictures may lie beside one
-    assert run(["predict", str(checkpoint), str(folder)]) == 1
+    assert call("predict", checkpoint, folder) == 1
     assert "Missing argument" in refused(capsys, "predict")

@@ -1,8 +1,8 @@
-"""The command `mlp-mixer`: one file per verb, parse -> call -> print. Errors become
-exit codes here and nowhere else.
+"""The command `mlp-mixer`: one file per verb, which parses, calls and prints.
 
-0 done; 1 part of the work failed and is listed; 2 a mistake of the user, in one
-sentence; 130 Ctrl-C, 143 SIGTERM. An error of our own making keeps its traceback.
+Errors become exit codes here and nowhere else: 0 done; 1 part of the work failed and is
+listed; 2 a mistake of the user, in one sentence; 130 Ctrl-C, 143 SIGTERM. An error of
+our own making keeps its traceback.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ def options(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Version."
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version.",
         ),
     ] = False,
 ) -> None:
@@ -74,8 +77,10 @@ def options(
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
-    """Run the command with these arguments (default: those of the process) and return
-    its exit code.
+    """Run the command and return its exit code.
+
+    Args:
+        arguments: Without the name of the command; default: those of the process.
     """
     try:
         code = app(arguments, prog_name="mlp-mixer", standalone_mode=False)
@@ -84,13 +89,14 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has read enough. Python would
+        # complain again when it flushes stdout at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        message = getattr(
-            error, "format_message", None
-        )  # typer's usage errors, whatever class this version has
+        # Errors of usage: their class differs between versions of typer.
+        message = getattr(error, "format_message", None)
         if message is None:
             raise
         return _fail(message()) if message() else 2
@@ -103,11 +109,11 @@ def _fail(sentence: str) -> int:
 
 
 def main() -> NoReturn:
-    """Entry point of the command."""
+    """Run the command and end the process with its exit code."""
     code = run()
-    if (
-        "TORCHELASTIC_RUN_ID" in os.environ
-    ):  # gloo's threads have been seen to abort a process that is done and leaves
+    # Under torchrun, gloo's threads have been seen to abort a process that has done its
+    # work and is about to end. So it ends without waiting for them.
+    if "TORCHELASTIC_RUN_ID" in os.environ:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

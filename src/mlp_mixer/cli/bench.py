@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from . import complete
+from .arguments import Json
 from .console import print_json, print_table, stderr
 
 
@@ -24,13 +25,14 @@ def bench(
             help="infer, train (a step), or predict (the command, one picture)."
         ),
     ] = "infer",
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 8,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="fp32, bf16, fp16, fp8 or int8.")] = "fp32",
     peers: Annotated[
         str,
         typer.Option(
-            help="none, all, or some: timm,compile,autotune,ort,openvino,vit,resnet,ours-graph"
+            help="none, all, or some of timm,compile,autotune,ort,openvino,vit,resnet,"
+            "ours-graph."
         ),
     ] = "all",
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each competitor.")] = 7,
@@ -43,32 +45,40 @@ def bench(
     out: Annotated[
         Path | None, typer.Option(help="Append the rows to this .csv file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Json = False,
 ) -> int:
-    """Measure a model and its peers in turns: speed, spread, CPU time, memory, and how
-    far from what is possible.
+    """Measure a model and its competitors in turns.
+
+    Reports speed, spread, CPU time, memory, and how far all are from the limit of the
+    hardware.
     """
     from ..bench.run import bench as measure
     from ..bench.table import HEADINGS, append_csv, lines, read_csv
     from ..devices import cpu_threads, pick_device
 
     if out is not None:
-        read_csv(out)  # complains before the work
+        # A file of another kind is refused before the work.
+        read_csv(out)
     place = pick_device(device)
     console = stderr()
+
+    def tell(doing: str) -> None:
+        console.print(doing, style="dim")
+
     with cpu_threads(threads):
-        tell = lambda doing: console.print(doing, style="dim")  # noqa: E731
-        how = (task, batch, place, dtype, peers, rounds, thorough)
-        result = measure(model, *how, tell=tell)
+        result = measure(
+            model, task, batch, place, dtype, peers, rounds, thorough, tell=tell
+        )
     if out is not None:
         append_csv(out, result)
     if as_json:
         print_json(result)
         return 0
-    where = f"{result['environment']['device']}, {result['environment']['threads']} threads; {result['versions']}"
-    print(f"{model}, {task}, batch {result['batch']}, {dtype}: {where}")
-    print_table(
-        {title: "left" if title == "who" else "right" for title in HEADINGS},
-        lines(result["rows"]),
+    machine = result["environment"]
+    print(
+        f"{model}, {task}, batch {result['batch']}, {dtype}: {machine['device']}, "
+        f"{machine['threads']} threads; {result['versions']}"
     )
+    headings = {title: "left" if title == "competitor" else "right" for title in HEADINGS}
+    print_table(headings, lines(result["rows"]))
     return 0

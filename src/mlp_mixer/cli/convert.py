@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from . import complete
+from .arguments import Input, OverwriteFile, parse_size
 
 
 def convert(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="IN",
-            help="A file, a folder, or a name (`mlp-mixer models --weights`).",
-            autocompletion=complete.weights,
-        ),
-    ],
+    source: Input,
     out: Annotated[
         Path,
         typer.Argument(
@@ -31,66 +23,63 @@ def convert(
     to: Annotated[
         str,
         typer.Option(
-            help="native, huggingface, google, bigvision, timm, mmpretrain, lavish619, keras ..."
+            help="native, huggingface, google, bigvision, timm, mmpretrain, lavish619, "
+            "keras, ..."
         ),
     ],
     image_size: Annotated[
         str | None,
-        typer.Option(help="HxW the weights were made for, where shapes leave it open."),
+        typer.Option(help="HxW of the weights, where their shapes leave it open."),
     ] = None,
     lineage: Annotated[
         str | None,
-        typer.Option(help="Whose names IN uses, if it should not be recognised."),
+        typer.Option(
+            "--lineage", help="Whose names IN uses (default: recognise them)."
+        ),
     ] = None,
+    dialect: Annotated[str | None, typer.Option("--dialect", hidden=True)] = None,
     dtype: Annotated[
         str | None, typer.Option(help="Round the numbers to fp32, bf16 or fp16.")
     ] = None,
     about: Annotated[
         str,
         typer.Option(
-            metavar="JSON", help='To say of them, such as {"licence": "MIT"}.'
+            metavar="JSON", help='Facts to write down, such as {"licence": "MIT"}.'
         ),
     ] = "{}",
     force: Annotated[
         bool,
         typer.Option("--force", help="Write even if the results change; says how."),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT.")
-    ] = False,
+    overwrite: OverwriteFile = False,
 ) -> int:
     """Convert weights between lineages, refusing what would change their results."""
-    from ..errors import UserError
     from ..weights.convert import convert as run
 
-    try:
-        facts = dict(json.loads(about))
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"cannot read --about {about!r} ({error}): expected a JSON object"
-        ) from error
-    how: dict[str, Any] = {
-        "image_size": parse_size(image_size),
-        "lineage": lineage,
-        "dtype": dtype,
-        "about": facts,
-    }
-    done = run(source, out, to, **how, force=force, overwrite=overwrite)
+    done = run(
+        source,
+        out,
+        to,
+        image_size=None if image_size is None else parse_size(image_size),
+        # --dialect is the old name of the option.
+        lineage=lineage or dialect,
+        dtype=dtype,
+        about=_facts(about),
+        force=force,
+        overwrite=overwrite,
+    )
     for note in done.notes:
         print(f"note: {note}", file=sys.stderr)
     print(f"{done.path}: {to} weights, read from {source} ({done.lineage})")
     return 0
 
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """ "224" or "224x320" (height x width) as numbers; `UserError` for anything else."""
+def _facts(text: str) -> dict[str, Any]:
     from ..errors import UserError
 
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
-    if match is None:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
         raise UserError(
-            f"cannot read the image size {text!r}: expected a side or HxW, such as 224 or 224x320"
-        )
-    return int(match[1]), int(match[2] or match[1])
+            f"cannot read --about {text!r} ({error}): expected a JSON object"
+        ) from error

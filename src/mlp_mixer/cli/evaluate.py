@@ -7,12 +7,21 @@ from typing import Annotated, Any
 
 import typer
 
-from .complete import WeightsOrBundled
+from .arguments import (
+    BatchSize,
+    Device,
+    Json,
+    LabelledImages,
+    WeightsOrBundled,
+    or_bundled,
+)
 from .console import percent, print_json
+
+_MEASURES = ("top1", "top5", "loss")
 
 
 class SplitName(StrEnum):
-    """Which images of the source."""
+    """Which images of the dataset."""
 
     test = "test"
     train = "train"
@@ -20,7 +29,7 @@ class SplitName(StrEnum):
 
 
 class Views(StrEnum):
-    """Of each image, at test time."""
+    """Test-time augmentation: the views of each image."""
 
     none = "none"
     flip = "flip"
@@ -28,78 +37,77 @@ class Views(StrEnum):
 
 
 def evaluate(
-    data: Annotated[
-        str,
-        typer.Option(help="Labelled images: digits, cifar10:PATH, folder:PATH, ..."),
-    ],
+    data: LabelledImages,
     checkpoint: WeightsOrBundled = None,
     split: Annotated[
-        SplitName, typer.Option(help="test: those held out of training.")
+        SplitName,
+        typer.Option(help="test: the test split, or the images held out of training."),
     ] = SplitName.test,
     tta: Annotated[
         Views,
         typer.Option(
-            help="Views of each image to average: flip, or shift: flips and pixels."
+            help="Test-time augmentation, averaged: flip; or shift: flip and shift by "
+            "pixels."
         ),
     ] = Views.none,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    batch_size: BatchSize = 256,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> int:
     """Measure top-1 and top-5 accuracy of a checkpoint."""
     from ..data.imagenet import conditions
     from ..devices import pick_device
     from ..evaluation import evaluate_checkpoint
     from ..weights import load
-    from ..weights.catalog import BUNDLED
 
-    target = pick_device(device)
-    loaded = load(BUNDLED if checkpoint is None else checkpoint)
-    name = BUNDLED.stem if checkpoint is None else checkpoint
+    place = pick_device(device)
+    source, name = or_bundled(checkpoint)
+    loaded = load(source)
     found: list[dict[str, Any]] = []
+    # A benchmark such as ImageNet-C is several test sets.
     for spec in conditions(data):
         chosen, result = evaluate_checkpoint(
             loaded,
             spec,
             split.value,
             batch_size=batch_size,
-            device=target,
+            device=place,
             tta=tta.value,
         )
-        measured = {
+        row = {
+            "data": spec,
+            "split": chosen.split,
+            "among": chosen.among,
+            "n": result.n,
             "top1": result.top1,
             "top5": result.top5,
             "loss": result.loss,
             "tta": tta.value,
         }
-        found.append(
-            {
-                "data": spec,
-                "split": chosen.split,
-                "among": chosen.among,
-                "n": result.n,
-                **measured,
-            }
-        )
+        found.append(row)
         if not as_json:
             print(
-                f"{name} on {spec}, {chosen.split}: top-1 {percent(result.top1)}, top-5 {percent(result.top5)}, "
-                f"loss {result.loss:.4f}, n = {result.n:,}"
+                f"{name} on {spec}, {chosen.split}: top-1 {percent(result.top1)}, "
+                f"top-5 {percent(result.top5)}, loss {result.loss:.4f}, n = {result.n:,}"
             )
-    mean: dict[str, Any] = {
-        key: sum(row[key] for row in found) / len(found)
-        for key in ("top1", "top5", "loss")
-    }
+    if len(found) == 1:
+        if as_json:
+            print_json({"checkpoint": name, **found[0]})
+        return 0
+    mean = {key: sum(row[key] for row in found) / len(found) for key in _MEASURES}
     if as_json:
-        several = {
-            "data": data,
-            "n": sum(row["n"] for row in found),
-            **mean,
-            "conditions": found,
-        }
-        print_json({"checkpoint": name, **(found[0] if len(found) == 1 else several)})
-    elif len(found) > 1:
+        print_json(
+            {
+                "checkpoint": name,
+                "data": data,
+                "n": sum(row["n"] for row in found),
+                **mean,
+                "conditions": found,
+            }
+        )
+    else:
         print(
-            f"mean of {len(found)} conditions: top-1 {percent(mean['top1'])}, top-5 {percent(mean['top5'])}"
+            f"mean of {len(found)} conditions: top-1 {percent(mean['top1'])}, "
+            f"top-5 {percent(mean['top5'])}"
         )
     return 0

@@ -1,4 +1,4 @@
-"""`mlp-mixer explain`: why does a network answer so?"""
+"""`mlp-mixer explain`: why does a network give this answer?"""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from . import complete
+from .arguments import Device, introduce_bundled, or_bundled, split_arguments
 from .console import percent
-from .predict import introduce_box, split_arguments
 
 
 def explain(
@@ -18,14 +18,15 @@ def explain(
         typer.Argument(
             metavar="[CHECKPOINT] IMAGE",
             autocompletion=complete.weights,
-            help="Weights (none: the small model in the package), then a picture: a path or a URL.",
+            help="Checkpoint (default: the bundled CIFAR-10 model), then a picture: a "
+            "path or a URL.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="The .png file to write.")],
     data: Annotated[
         str | None,
         typer.Option(
-            help="What it was trained on (digits, folder:PATH, ...): adds the nearest images."
+            help="The training images (digits, folder:PATH, ...): adds the nearest ones."
         ),
     ] = None,
     name: Annotated[
@@ -36,21 +37,20 @@ def explain(
         str,
         typer.Option(help="occlusion: cover parts of the image; gradient; or both."),
     ] = "both",
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
+    device: Device = "auto",
 ) -> int:
-    """Draw what in an image speaks for a class, the best five classes, and the training
-    images that look alike.
+    """Draw which parts of an image support a class.
+
+    Beside them: the best five classes, and the training images that look alike.
     """
     from ..analysis.explain import METHODS, draw, maps, nearest
     from ..analysis.token_units import to_png
-    from ..devices import pick_device
     from ..errors import UserError, unknown
     from ..evaluation import eval_split
     from ..files import write_bytes
     from ..images.decode import decode_image
-    from ..inference.pictures import source
-    from ..inference.predictor import Predictor
-    from ..weights.catalog import BUNDLED
+    from ..inference import Predictor
+    from ..inference.pictures import fetched
     from ..weights.labels import class_numbers
 
     if out.suffix.lower() != ".png":
@@ -62,40 +62,35 @@ def explain(
     checkpoint, images = split_arguments(paths, None)
     if len(images) != 1:
         raise UserError(
-            f"one picture is explained at a time, after its weights; got {len(images)}: {images}"
+            "one picture is explained at a time, after its weights; got "
+            f"{len(images)}: {images}"
         )
-    (image,) = images
-    predictor = Predictor(
-        BUNDLED if checkpoint is None else checkpoint, device=str(pick_device(device))
-    )
+    image = images[0]
+    source, _ = or_bundled(checkpoint)
+    predictor = Predictor(source, device=device)
     if checkpoint is None:
-        introduce_box(predictor.labels)
+        introduce_bundled(predictor.labels)
     numbers = class_numbers(predictor.labels)
-    known = predictor.checkpoint
     if name is not None and name not in numbers:
         raise unknown("class", name, numbers)
     answer = predictor(image)
     label = answer.pred_label if name is None else numbers[name]
-    pixels = decode_image(source(image), channels=known.preprocess.channels)
+
+    known = predictor.checkpoint
+    pixels = decode_image(fetched(image), channels=known.preprocess.channels)
     x_BCHW = known.preprocess(pixels)[None].to(predictor.device)
-    near = (
-        nearest(known, x_BCHW, eval_split(data, known.provenance, "train").images)
-        if data
-        else []
-    )
-    heat = {
-        one: maps(predictor.model, x_BCHW, label, one)
-        for one in METHODS
-        if method in (one, "both")
-    }
-    top = [(one.name, one.score) for one in answer.top]
-    write_bytes(
-        out,
-        to_png(
-            draw(known.preprocess.fit(pixels), heat, predictor.labels[label], top, near)
-        ),
-    )
-    print(
-        f"{out}: {answer.pred_class} {percent(answer.pred_score)}, maps of {predictor.labels[label]}"
-    )
+    near = []
+    if data:
+        trained_on = eval_split(data, known.provenance, "train").images
+        near = nearest(known, x_BCHW, trained_on)
+    heat = {}
+    for one in METHODS:
+        if method in (one, "both"):
+            heat[one] = maps(predictor.model, x_BCHW, label, one)
+    top = [(candidate.name, candidate.score) for candidate in answer.top]
+    explained = predictor.labels[label]
+    drawn = draw(known.preprocess.fit(pixels), heat, explained, top, near)
+    write_bytes(out, to_png(drawn))
+    score = percent(answer.pred_score)
+    print(f"{out}: {answer.pred_class} {score}, maps of {explained}")
     return 0

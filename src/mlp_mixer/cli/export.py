@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from . import complete
+from .arguments import Json, OverwriteFile, Weights
 from .console import percent, print_json, print_table
 
 
 def export(
-    checkpoint: Annotated[
-        str,
-        typer.Argument(
-            metavar="CKPT",
-            help="A file, a folder, or a name.",
-            autocompletion=complete.weights,
-        ),
-    ],
+    checkpoint: Weights,
     out: Annotated[
         Path, typer.Argument(help="The file to write; a folder for timm and hf.")
     ],
@@ -34,7 +27,8 @@ def export(
         bool, typer.Option("--int8", help="Matrix products in int8 (onnx, openvino).")
     ] = False,
     calibrate: Annotated[
-        Path | None, typer.Option(help="A folder of images to fix int8's ranges on.")
+        Path | None,
+        typer.Option(help="A folder of images that fix the ranges of int8."),
     ] = None,
     opset: Annotated[
         int | None, typer.Option(help="Of ONNX: 13 to 20; TensorRT 8 takes up to 17.")
@@ -42,63 +36,60 @@ def export(
     preprocess: Annotated[
         str | None,
         typer.Option(
-            help="inside: uint8 images come in (the default); beside: the network's floats."
+            help="inside (default): the graph normalises uint8 images; beside: you pass "
+            "normalised floats."
         ),
     ] = None,
     check: Annotated[
         Path | None,
         typer.Option(help="A folder of images to compare on, best one per class."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    overwrite: OverwriteFile = False,
+    as_json: Json = False,
 ) -> int:
-    """Write weights for another runtime, have it read them back, and compare its
-    answers with torch's.
-    """
-    from ..exporting import export as run
+    """Write a checkpoint for another runtime.
 
-    how = {
-        "int8": int8,
-        "calibrate": calibrate,
-        "opset": opset,
-        "preprocess": preprocess,
-        "check": check,
-    }
-    report = run(checkpoint, out, to, overwrite=overwrite, **how)  # type: ignore[arg-type]
+    The runtime reads the file back, and its answers are compared with torch's.
+    """
+    from .. import api
+
+    report = api.export(
+        checkpoint,
+        out,
+        to,
+        int8=int8,
+        calibrate=calibrate,
+        opset=opset,
+        preprocess=preprocess,
+        check=check,
+        overwrite=overwrite,
+    )
     if as_json:
         print_json(report)
         return 0
     for note in report["notes"]:
         print(f"note: {note}", file=sys.stderr)
-    titles = [
-        "runtime",
-        "MiB",
-        "ms/image, 1 at once",
-        "8 at once",
-        "largest difference",
-        "same top-1",
-        "accuracy",
-    ]
-    rows = [
-        (
-            row["runtime"],
-            f"{row['mib']:.2f}",
-            f"{row['ms_batch_1']:.3g}",
-            f"{row['ms_batch_8']:.3g}",
-            f"{row['difference']:.1e}",
-            percent(row["same_top1"]),
-            "" if row["top1"] is None else percent(row["top1"]),
-        )
-        for row in report["rows"]
-    ]
-    print_table(
-        {
-            title: "right" if position else "left"
-            for position, title in enumerate(titles)
-        },
-        rows,
-    )
+    headings = {
+        "runtime": "left",
+        "MiB": "right",
+        "ms/image, 1 at once": "right",
+        "8 at once": "right",
+        "largest difference": "right",
+        "same top-1": "right",
+        "accuracy": "right",
+    }
+    print_table(headings, [_texts(row) for row in report["rows"]])
     print(f"{out}: compared with torch on {report['images']}")
     return 0
+
+
+def _texts(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["runtime"],
+        f"{row['mib']:.2f}",
+        f"{row['ms_batch_1']:.3g}",
+        f"{row['ms_batch_8']:.3g}",
+        f"{row['difference']:.1e}",
+        percent(row["same_top1"]),
+        "" if row["top1"] is None else percent(row["top1"]),
+    )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .complete import Weights
+from .arguments import BatchSize, Device, Json, LabelledImages, Weights
 from .console import percent, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..evaluation import FewShot
 
 
 class ResizeName(StrEnum):
-    """How an image comes to the size of the crop."""
+    """How an image is brought to the size of the crop."""
 
     resmall = "resmall"
     resize = "resize"
@@ -20,15 +23,12 @@ class ResizeName(StrEnum):
 
 def fewshot(
     checkpoint: Weights,
-    data: Annotated[
-        str,
-        typer.Option(help="Labelled images: digits, cifar10:PATH, folder:PATH, ..."),
-    ],
+    data: LabelledImages,
     shots: Annotated[
         str, typer.Option(help="Images per class to learn from.")
     ] = "1,5,10,25",
-    seeds: Annotated[str, typer.Option(help="Which images.")] = "0,1,2",
-    l2: Annotated[float, typer.Option(help="Strength of the ridge.")] = 1024,
+    seeds: Annotated[str, typer.Option(help="Each draws other images.")] = "0,1,2",
+    l2: Annotated[float, typer.Option(help="Strength of the ridge penalty.")] = 1024,
     knn: Annotated[
         int | None,
         typer.Option(min=1, help="Also a vote of this many nearest neighbours."),
@@ -36,15 +36,17 @@ def fewshot(
     resize: Annotated[
         ResizeName | None,
         typer.Option(
-            help="resize squashes, as big_vision does; default: the checkpoint's way."
+            help="resize ignores the aspect ratio, as big_vision does; resmall keeps it; "
+            "default: the checkpoint's preprocessing."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 256,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    batch_size: BatchSize = 256,
+    device: Device = "auto",
+    as_json: Json = False,
 ) -> int:
-    """Fit a linear classifier to the features of a few images per class (the paper's
-    "linear 5-shot").
+    """Measure linear few-shot accuracy (the paper's "linear 5-shot").
+
+    A ridge regression learns from the features of a few images per class.
     """
     from ..devices import pick_device
     from ..evaluation import evaluate_fewshot
@@ -61,43 +63,54 @@ def fewshot(
         batch_size=batch_size,
         device=pick_device(device),
     )
-    mean = {n: sum(each.values()) / len(each) for n, each in result.accuracies.items()}
-    images = result.eval_split.images
     if as_json:
-        by_shots = {
-            n: {"mean": mean[n], "seeds": each} for n, each in result.accuracies.items()
-        }
-        facts = {
-            "checkpoint": checkpoint,
-            "data": data,
-            "split": result.eval_split.split,
-            "n": len(images),
-        }
         how = {
-            "classes": result.classes,
             "l2": l2,
             "resize": resize.value if resize else "as the checkpoint",
         }
-        print_json({**facts, **how, "shots": by_shots, "knn": result.neighbours})
+        print_json({"checkpoint": checkpoint, "data": data, **how, **_plain(result)})
         return 0
+    chosen = result.eval_split
     print(
-        f"{checkpoint} on {data}, {result.eval_split.split}: n = {len(images):,}, {result.classes} classes, l2 = {l2:g}"
+        f"{checkpoint} on {data}, {chosen.split}: n = {len(chosen.images):,}, "
+        f"{result.classes} classes, l2 = {l2:g}"
     )
-    columns = [f"seed {seed}" for seed in next(iter(result.accuracies.values()))]
-    rows = [
-        (str(n), percent(mean[n]), *map(percent, each.values()))
-        for n, each in result.accuracies.items()
-    ]
-    print_table(
-        {"shots": "right", "mean": "right", **dict.fromkeys(columns, "right")}, rows
-    )
+    _print_accuracies(result.accuracies)
     if result.neighbours is not None:
         print(f"{knn} nearest neighbours: {percent(result.neighbours)}")
     return 0
 
 
+def _mean(by_seed: dict[int, float]) -> float:
+    return sum(by_seed.values()) / len(by_seed)
+
+
+def _plain(result: FewShot) -> dict[str, Any]:
+    by_shots = {}
+    for count, by_seed in result.accuracies.items():
+        by_shots[count] = {"mean": _mean(by_seed), "seeds": by_seed}
+    return {
+        "split": result.eval_split.split,
+        "n": len(result.eval_split.images),
+        "classes": result.classes,
+        "shots": by_shots,
+        "knn": result.neighbours,
+    }
+
+
+def _print_accuracies(accuracies: dict[int, dict[int, float]]) -> None:
+    headings = {"shots": "right", "mean": "right"}
+    for seed in next(iter(accuracies.values())):
+        headings[f"seed {seed}"] = "right"
+    rows = []
+    for count, by_seed in accuracies.items():
+        each = [percent(accuracy) for accuracy in by_seed.values()]
+        rows.append((str(count), percent(_mean(by_seed)), *each))
+    print_table(headings, rows)
+
+
 def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:
-    """Whole numbers between commas, each once, in the order given."""
+    """Return the whole numbers between commas, each once, in the order given."""
     from ..errors import UserError
 
     try:

@@ -1,4 +1,4 @@
-"""`mlp-mixer figures`: what a Mixer's weights look like."""
+"""`mlp-mixer figures`: the weights of a Mixer as pictures."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Annotated
 
 import typer
 
-from .complete import WeightsOrBundled
+from .arguments import WeightsOrBundled, or_bundled
 
 
 def figures(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     checkpoint: WeightsOrBundled = None,
 ) -> int:
-    """Draw token_units.png, token_units_all.png and embeddings.png: Figures 5 to 7 of
-    the paper, of these weights.
+    """Draw Figures 5 to 7 of the paper from these weights.
+
+    Writes token_units.png, token_units_all.png and embeddings.png.
     """
     from ..analysis.figures import weight_figures
     from ..analysis.token_units import to_png
     from ..files import make_folder, write_bytes
     from ..weights import load
-    from ..weights.catalog import BUNDLED
 
     folder = make_folder(out)
-    for name, picture in weight_figures(
-        load(BUNDLED if checkpoint is None else checkpoint).model
-    ).items():
-        write_bytes(folder / f"{name}.png", to_png(picture))
-        print(folder / f"{name}.png")
+    source, _ = or_bundled(checkpoint)
+    for name, picture in weight_figures(load(source).model).items():
+        path = folder / f"{name}.png"
+        write_bytes(path, to_png(picture))
+        print(path)
     return 0

@@ -1,25 +1,32 @@
-"""`mlp-mixer finetune`: from weights to a classifier of other images."""
+"""`mlp-mixer finetune`: from pretrained weights to a classifier of other images."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import complete
-from .train import FindBatchSize, Track, run_training
+from .arguments import (
+    FindBatchSize,
+    LabelledImages,
+    OverwriteRun,
+    Resume,
+    Settings,
+    Track,
+)
 
 if TYPE_CHECKING:
     from ..training.config import TrainConfig
+    from ..training.journal import JournalRow, Report
 
-SCRATCH = "scratch"
 _PRICE = (
-    "without pretrained weights a Mixer needs many images: on 1,800 photos of ten classes it reached 32 % (README), "
-    "and on CIFAR-10 the best published from scratch is 90.8 %, where B/16 fine-tuned from ImageNet has 96.7 %"
+    "without pretrained weights a Mixer needs many images: on 1,800 photos of ten "
+    "classes it reached 32 % (README), and on CIFAR-10 the best published from scratch "
+    "is 90.8 %, where B/16 fine-tuned from ImageNet has 96.7 %"
 )
 
 
@@ -27,13 +34,12 @@ def finetune(
     weights: Annotated[
         str,
         typer.Argument(
-            help="A file, a folder, a name (`mlp-mixer models --weights`); scratch if there are none.",
+            help="Checkpoint, run folder, or name (`mlp-mixer models --weights`); "
+            "scratch: random weights.",
             autocompletion=complete.weights,
         ),
     ],
-    data: Annotated[
-        str, typer.Option(help="Labelled images: folder:PATH, cifar10:PATH, ...")
-    ],
+    data: LabelledImages,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run (default: runs/finetune-DATE-TIME)."),
@@ -41,127 +47,81 @@ def finetune(
     recipe: Annotated[
         str, typer.Option(help="auto, paper, or the name of a recipe.")
     ] = "auto",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="FIELD=VALUE: train.epochs=2")
-    ] = None,
+    settings: Settings = None,
     frozen: Annotated[
         bool,
-        typer.Option("--frozen", help="Only a new head, on frozen features: seconds."),
+        typer.Option(
+            "--frozen",
+            help="Train only a new head (linear probe). Takes seconds.",
+        ),
     ] = False,
     sweep: Annotated[
         str | None,
-        typer.Option(help="FIELD=A,B,C: one run each, the best on validation wins."),
+        typer.Option(
+            help="FIELD=A,B,C: one run for each value; the best on validation wins."
+        ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest saved state.")
-    ] = False,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Train anew in a folder that holds a run."),
-    ] = False,
+    resume: Resume = False,
+    overwrite: OverwriteRun = False,
     find_batch_size: FindBatchSize = False,
     track: Track = None,
 ) -> int:
-    """Fine-tune weights of any lineage: a new head of zeros, rows kept for classes that
-    the weights know by name.
-    """
-    from ..config import override
-    from ..errors import UserError
+    """Fine-tune weights of any lineage on other images.
 
-    if weights == SCRATCH:
-        if frozen:
-            raise UserError(
-                "--frozen needs weights whose features are good; name some, or train without --frozen"
-            )
+    The new head is zero, except for classes that the weights know by name: they keep
+    their rows.
+    """
+    from .. import api
+    from ..recipes.resolve import sweep_runs
+    from .console import percent
+    from .progress import watch
+
+    if weights == api.SCRATCH and not frozen:
         print(_PRICE, file=sys.stderr)
-    config = override(_settings(weights, data, recipe), settings or [])
     folder = out or Path("runs") / f"finetune-{time.strftime('%Y%m%d-%H%M%S')}"
     if frozen:
-        if resume or sweep or find_batch_size or track:
-            raise UserError(
-                "--frozen takes seconds and no steps: leave out --resume, --sweep, --find-batch-size, --track"
+        best = api.finetune(
+            weights,
+            data,
+            folder,
+            recipe=recipe,
+            settings=settings or (),
+            frozen=True,
+            sweep=sweep,
+            resume=resume,
+            overwrite=overwrite,
+            find_batch_size=find_batch_size,
+            track=track,
+            report=lambda row: print(row["text"], file=sys.stderr),
+        )
+        about = ""
+        if "top1" in best:
+            about = f" (validation top-1 {percent(best['top1'])})"
+        print(f"best checkpoint: {folder / 'best.safetensors'}{about}")
+        return 0
+
+    def run(config: TrainConfig, place: Path) -> JournalRow:
+        def start(report: Report) -> JournalRow:
+            return api.train(
+                config,
+                place,
+                resume=resume,
+                overwrite=overwrite,
+                find_batch_size=find_batch_size,
+                track=track,
+                report=report,
             )
-        return _frozen(config, folder, overwrite)
-    how: dict[str, Any] = {
-        "resume": resume,
-        "overwrite": overwrite,
-        "find_batch_size": find_batch_size,
-        "track": track,
-    }
+
+        return watch(start, place)
+
+    config = api.finetune_config(weights, data, recipe, settings or ())
     if sweep is None:
-        return run_training(config, folder, **how)
-    field, separator, values = sweep.partition("=")
-    if not separator or not values:
-        raise UserError(
-            f"cannot read the sweep {sweep!r}: expected FIELD=A,B,C, such as optim.lr=0.003,0.01,0.03"
-        )
-    found = {}
-    for value in values.split(","):
-        run = folder / f"{field}={value}"
-        if code := run_training(override(config, [f"{field}={value}"]), run, **how):
-            return code
-        found[run] = _validation(run)
-    best = max(found, key=lambda run: found[run])
-    print(f"best of {len(found)}: {best} (validation top-1 {100 * found[best]:.2f} %)")
+        run(config, folder)
+        return 0
+    rows = {}
+    for place, one in sweep_runs(config, folder, sweep):
+        rows[place] = run(one, place)
+    best_run = api.best_run(rows)
+    top1 = percent(rows[best_run].get("top1", 0.0))
+    print(f"best of {len(rows)}: {best_run} (validation top-1 {top1})")
     return 0
-
-
-def _frozen(config: TrainConfig, folder: Path, overwrite: bool) -> int:
-    from ..training.extras.linear_probe import fit_head
-    from .console import percent
-
-    best = fit_head(
-        config,
-        folder,
-        overwrite=overwrite,
-        report=lambda row: print(row["text"], file=sys.stderr),
-    )
-    accuracy = f" (validation top-1 {percent(best['top1'])})" if "top1" in best else ""
-    print(f"best checkpoint: {folder / 'best.safetensors'}{accuracy}")
-    return 0
-
-
-def _settings(weights: str, data: str, recipe: str) -> TrainConfig:
-    import torch
-
-    from ..config import override
-    from ..data import ArraySet
-    from ..data.registry import open_dataset
-    from ..errors import UserError
-    from ..recipes import get_recipe
-    from ..recipes.finetune import finetune_auto
-
-    if recipe == "auto":
-        images = open_dataset(data).train
-        small = isinstance(images, ArraySet) and max(images.images.shape[1:3]) <= 64
-        if weights == SCRATCH:
-            scratch = (
-                "fashion_mnist"
-                if small and images.channels == 1
-                else "cifar10"
-                if small
-                else "photos"
-            )
-            return override(get_recipe(scratch), [f"data.source={json.dumps(data)}"])
-        return finetune_auto(
-            weights, data, len(images), small=small, gpu=torch.cuda.is_available()
-        )
-    if weights == SCRATCH:
-        raise UserError(
-            f"{SCRATCH!r} goes with --recipe auto; or `mlp-mixer train RECIPE --data ...` with any other"
-        )
-    config = get_recipe("finetune_small" if recipe == "paper" else recipe)
-    return override(
-        config, [f"model.init={json.dumps(weights)}", f"data.source={json.dumps(data)}"]
-    )
-
-
-def _validation(run: Path) -> float:
-    """The best validation accuracy of a finished run."""
-    from ..training.journal import read_journal
-
-    return max(
-        float(row.get("top1", 0.0))
-        for row in read_journal(run)
-        if row.get("kind") == "eval"
-    )

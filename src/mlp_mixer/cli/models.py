@@ -1,6 +1,4 @@
-"""`mlp-mixer models`: the architectures and what they cost, or the weights in the
-package and of others.
-"""
+"""`mlp-mixer models`: the architectures and their cost, or the known weights."""
 
 from __future__ import annotations
 
@@ -11,7 +9,21 @@ from typing import Annotated, Any
 import typer
 
 from . import complete
+from .arguments import Json
 from .console import print_json, print_table
+
+_NARROW = 110  # columns of a terminal, below which less is shown
+
+_ABOUT_COSTS = """
+GMACs: multiply-accumulates of all matrix products, in 1e9; twice that are FLOPs.
+mmpretrain: as its get_flops counts (no head; norms, stem bias and pooling added).
+fvcore: as timm's tables count (5 per norm element added).
+MiB: activations that a training step keeps for one image in fp32."""
+
+_ABOUT_WEIGHTS = """
+top-1: published accuracy on ImageNet-1k in percent, measured by others.
+MiB: published size of the file. here: downloaded, or bundled with the package.
+`--json` adds sources, other names, and what is in doubt."""
 
 
 def models(
@@ -31,20 +43,24 @@ def models(
         bool,
         typer.Option("--weights", help="List weights instead, by any of their names."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Json = False,
 ) -> int:
-    """List architectures with parameters and multiply-accumulates in the conventions
-    people quote, or weights.
+    """List architectures with their parameters and multiply-accumulates, or weights.
+
+    Multiply-accumulates are counted in each of the conventions that people quote.
     """
     from ..errors import UserError
-    from ..models import variants
 
     if weights:
         if image_size is not None or classes != 1000:
             raise UserError(
-                "--image-size and --classes belong to architectures; leave them out beside --weights"
+                "--image-size and --classes belong to architectures; leave them out "
+                "beside --weights"
             )
         return _list_weights(pattern, as_json)
+
+    from ..models import variants
+
     names = variants(pattern)
     if not names:
         raise UserError(f"no model matches {pattern!r}; `mlp-mixer models` lists all")
@@ -52,7 +68,7 @@ def models(
     if as_json:
         print_json(rows)
     else:
-        _print(rows)
+        _print_costs(rows)
     return 0
 
 
@@ -74,29 +90,24 @@ def _row(name: str, image_size: int | None, classes: int) -> dict[str, Any]:
     }
 
 
-def _print(rows: list[dict[str, Any]]) -> None:
+def _print_costs(rows: list[dict[str, Any]]) -> None:
     numbers = ("image", "patch", "params", "GMACs", "mmpretrain", "fvcore", "MiB")
-    print_table(
-        {"name": "left"} | dict.fromkeys(numbers, "right"),
-        [
+    texts = []
+    for row in rows:
+        side = "x".join(map(str, row["image_size"]))
+        gmacs = [row["gmacs"], row["gmacs_mmpretrain"], row["gmacs_fvcore"]]
+        texts.append(
             (
                 row["name"],
-                "x".join(map(str, row["image_size"])),
+                side,
                 str(row["patch_size"]),
                 f"{row['params']:,}",
-                f"{row['gmacs']:.3f}",
-                f"{row['gmacs_mmpretrain']:.3f}",
-                f"{row['gmacs_fvcore']:.3f}",
+                *(f"{count:.3f}" for count in gmacs),
                 f"{row['activation_mib']:,.1f}",
             )
-            for row in rows
-        ],
-    )
-    print(
-        "\nGMACs: multiply-accumulates of all matrix products, in 1e9; twice that are FLOPs. mmpretrain: as its\n"
-        "get_flops counts (no head; norms, stem bias and pooling added). fvcore: as timm's tables count (5 per\n"
-        "norm element added). MiB: activations that a training step keeps for one image in fp32."
-    )
+        )
+    print_table({"name": "left"} | dict.fromkeys(numbers, "right"), texts)
+    print(_ABOUT_COSTS)
 
 
 def _list_weights(pattern: str, as_json: bool) -> int:
@@ -104,15 +115,17 @@ def _list_weights(pattern: str, as_json: bool) -> int:
     from ..errors import UserError
     from ..weights.catalog import CATALOG, cached_path, list_models
 
-    records = [CATALOG[name] for name in list_models(pattern, weights=True)]
-    if not records:
+    names = list_models(pattern, weights=True)
+    if not names:
         raise UserError(
-            f"no published weights match {pattern!r}; `mlp-mixer models --weights` lists all"
+            f"no published weights match {pattern!r}; `mlp-mixer models --weights` "
+            "lists all"
         )
-    rows = [
-        to_dict(record) | {"cached": cached_path(record) is not None}
-        for record in records
-    ]
+    rows = []
+    for name in names:
+        record = CATALOG[name]
+        cached = cached_path(record) is not None
+        rows.append(to_dict(record) | {"cached": cached})
     if as_json:
         print_json(rows)
     else:
@@ -121,8 +134,23 @@ def _list_weights(pattern: str, as_json: bool) -> int:
 
 
 def _print_weights(rows: list[dict[str, Any]]) -> None:
-    table = [
-        {
+    headings = {
+        "name": "left",
+        "model": "left",
+        "classes": "right",
+        "top-1": "right",
+        "MiB": "right",
+        "licence": "left",
+        "here": "left",
+        "trained on": "left",
+    }
+    # The names must stay whole, so a narrow terminal gets fewer columns.
+    if sys.stdout.isatty() and shutil.get_terminal_size().columns < _NARROW:
+        for title in ("model", "MiB", "licence"):
+            del headings[title]
+    texts = []
+    for row in rows:
+        values = {
             "name": row["name"],
             "model": row["architecture"],
             "classes": f"{row['num_classes']:,}",
@@ -130,26 +158,9 @@ def _print_weights(rows: list[dict[str, Any]]) -> None:
             "MiB": "-" if row["mib"] is None else f"{row['mib']:.2f}",
             "licence": row["licence"],
             "here": "yes" if row["cached"] else "no",
+            # Evidence and doubts follow the first semicolon.
             "trained on": row["trained_on"].partition(";")[0],
         }
-        for row in rows
-    ]
-    narrow = (
-        sys.stdout.isatty() and shutil.get_terminal_size().columns < 110
-    )  # it must not cut the names
-    headings = [
-        title
-        for title in table[0]
-        if not (narrow and title in ("model", "MiB", "licence"))
-    ]
-    print_table(
-        {
-            title: "right" if title in ("classes", "top-1", "MiB") else "left"
-            for title in headings
-        },
-        [tuple(row[title] for title in headings) for row in table],
-    )
-    print(
-        "\ntop-1: published accuracy on ImageNet-1k in percent, measured by others. MiB: published size of the file.\n"
-        "here: downloaded, or in the package. `--json` adds sources, other names, and what is in doubt."
-    )
+        texts.append(tuple(values[title] for title in headings))
+    print_table(headings, texts)
+    print(_ABOUT_WEIGHTS)

@@ -1,30 +1,156 @@
-"""How a training run looks to a person: a live line on a terminal, plain lines
-elsewhere.
-"""
+"""Show how work advances: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shlex
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import typer
 from rich import progress as bars
 from rich.console import Console
 
-from .console import percent
+from .console import percent, stderr
+
+if TYPE_CHECKING:
+    from ..training.journal import JournalRow, Report
+
+QUIET_SECONDS = 15.0
+"""Between two plain lines, where stderr is no terminal."""
 
 _NOTABLE_WAIT = 0.05  # share of the time that a step waits for its images
-_QUIET_SECONDS = 15.0  # between two plain lines that are not evaluations
+
+
+class QuietLine:
+    """Tell when another plain line is due, so that a log of hours stays short."""
+
+    def __init__(self) -> None:
+        """Start the clock: the first line is due after the first pause."""
+        self.last = time.monotonic()
+
+    def due(self) -> bool:
+        """Return whether the last line is long ago."""
+        return time.monotonic() - self.last > QUIET_SECONDS
+
+    def said(self) -> None:
+        """Start the clock again, after a line."""
+        self.last = time.monotonic()
+
+
+class Count(Protocol):
+    """What `counted` gives to the work."""
+
+    def __call__(self, done: int, total: int | None = None) -> None:
+        """Show how many are done.
+
+        Args:
+            done: How many.
+            total: Of how many, where that is known.
+        """
+
+
+@contextlib.contextmanager
+def counted(unit: str) -> Iterator[Count]:
+    """Show a count while the block works.
+
+    Args:
+        unit: What is counted, in the plural, such as "images".
+
+    Yields:
+        A function to call with each new count.
+    """
+    console = stderr()
+    quiet = QuietLine()
+    started = time.monotonic()
+    bar = bars.Progress(
+        bars.BarColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    task = bar.add_task("", total=None)
+
+    def report(done: int, total: int | None = None) -> None:
+        if console.is_terminal:
+            text = f"{done:,}/{total:,} {unit}" if total else f"{done:,} {unit}"
+            bar.update(task, completed=done, total=total, description=text)
+        elif (total is not None and done == total) or quiet.due():
+            quiet.said()
+            if total is None:
+                rate = done / max(time.monotonic() - started, 1e-9)
+                console.print(f"{done:,} {unit}, {rate:,.0f}/s", soft_wrap=True)
+            else:
+                console.print(f"{done:,} of {total:,} {unit}", soft_wrap=True)
+
+    with bar:
+        yield report
+
+
+def watch(start: Callable[[Report], JournalRow], folder: Path) -> JournalRow:
+    """Train, show the rows of the journal, and print where the best checkpoint is.
+
+    Of several processes the first one speaks.
+
+    Args:
+        start: Trains with this report, and returns the row of the best evaluation.
+        folder: Of the run.
+
+    Returns:
+        What `start` returns.
+
+    Raises:
+        typer.Exit: A signal stopped the run; the exit code names the signal.
+    """
+    from ..devices import keep_memory
+    from ..training import Interrupted
+
+    # This process trains and does nothing else.
+    keep_memory()
+    speaks = os.environ.get("RANK", "0") == "0"
+    with Progress(stderr(), quiet=not speaks) as progress:
+        try:
+            best = start(progress)
+        except Interrupted as stopped:
+            config = str(folder / "config.json")
+            words = ["mlp-mixer", "train", config, "--out", str(folder), "--resume"]
+            progress.note(
+                f"stopped at step {stopped.step}, the state is saved; go on with: "
+                + shlex.join(words)
+            )
+            raise typer.Exit(128 + stopped.signal_number) from None
+    if speaks:
+        about = f"epoch {best['epoch']:g}"
+        if "top1" in best:
+            about += f", validation top-1 {percent(best['top1'])}"
+        print(f"best checkpoint: {folder / 'best.safetensors'} ({about})")
+    return best
 
 
 class Progress:
-    """Takes the rows of `train(report=...)` and shows them."""
+    """Show the rows that `train` reports.
+
+    Attributes:
+        console: Where to print.
+        live: Whether there is a terminal, which gets a bar.
+    """
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        """Prepare the bar, which appears when the object is entered.
+
+        Args:
+            console: Where to print.
+            quiet: Print nothing, as all processes but the first do.
+        """
         self.console = console
         console.quiet = quiet
         self.live = console.is_terminal and not quiet
-        self.bar = bars.Progress(
+        self._bar = bars.Progress(
             bars.TextColumn("{task.description}"),
             bars.BarColumn(),
             bars.TaskProgressColumn(),
@@ -33,16 +159,18 @@ class Progress:
             console=console,
             disable=not self.live,
         )
-        self.task = self.bar.add_task("training", total=None, facts="")
-        self.train_row: dict[str, Any] = {}
-        self.pending: dict[str, Any] | None = (
-            None  # a line that an evaluation of the same step would repeat
-        )
-        self.last_line = self.started = time.monotonic()
-        self.first_step = self.total_steps = 0
+        self._task = self._bar.add_task("training", total=None, facts="")
+        self._train_row: dict[str, Any] = {}
+        # A line that waits for the next row: an evaluation of the same step repeats it.
+        self._pending: dict[str, Any] | None = None
+        self._quiet = QuietLine()
+        self._started = time.monotonic()
+        self._first_step = 0
+        self._total_steps = 0
 
     def __enter__(self) -> Progress:
-        self.bar.__enter__()
+        """Show the bar."""
+        self._bar.__enter__()
         return self
 
     def __exit__(
@@ -51,70 +179,92 @@ class Progress:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        self.bar.__exit__(kind, error, tb)
+        """Leave the bar as it is."""
+        self._bar.__exit__(kind, error, tb)
 
     def __call__(self, row: dict[str, Any]) -> None:
-        pending = self.pending
-        self.pending = None
+        """Show a row.
+
+        Args:
+            row: Of the journal, or of the kinds "start" and "note".
+        """
+        pending = self._pending
+        self._pending = None
         if pending and row["kind"] != "eval":
-            self._line(pending, "")
-        getattr(self, f"_{row['kind']}")(row)
+            self._print_line(pending, "")
+        show = {
+            "start": self._show_start,
+            "note": self._show_note,
+            "train": self._show_train,
+            "eval": self._show_eval,
+        }
+        show[row["kind"]](row)
 
     def note(self, text: str) -> None:
-        """A sentence that stays on the screen."""
+        """Print a sentence that stays on the screen.
+
+        Args:
+            text: The sentence.
+        """
         self.console.print(text, soft_wrap=True, markup=False)
 
-    def _note(self, row: dict[str, Any]) -> None:
+    def _show_note(self, row: dict[str, Any]) -> None:
         self.note(row["text"])
 
-    def _start(self, row: dict[str, Any]) -> None:
-        self.started = time.monotonic()
-        self.first_step = row["step"]
-        self.total_steps = row["total_steps"]
-        self.bar.update(self.task, total=self.total_steps, completed=self.first_step)
-        resumed = f"; resumed at step {row['step']:,}" if row["step"] else ""
-        self.note(
-            f"{row['model']} ({row['parameters']:,} parameters) on {row['source']} ({row['classes']} classes): "
-            f"{row['n_train']:,} images to train, {row['n_val']:,} to validate; "
-            f"{row['epochs']:.4g} epochs = {row['total_steps']:,} steps on {row['device']}"
-            f"{' in ' + str(row['processes']) + ' processes' if row['processes'] > 1 else ''}{resumed}"
+    def _show_start(self, row: dict[str, Any]) -> None:
+        self._started = time.monotonic()
+        self._first_step = row["step"]
+        self._total_steps = row["total_steps"]
+        self._bar.update(
+            self._task, total=self._total_steps, completed=self._first_step
         )
-
-    def _train(self, row: dict[str, Any]) -> None:
-        self.train_row = row
-        self.bar.update(self.task, completed=row["step"], facts=self._facts(row))
-        if not self.live and time.monotonic() - self.last_line > _QUIET_SECONDS:
-            self.pending = row
-
-    def _eval(self, row: dict[str, Any]) -> None:
-        measured = (
-            f"  val top-1 {percent(row['top1'])}  val loss {row['loss']:.4f}"
-            if "top1" in row
-            else ""
+        text = (
+            f"{row['model']} ({row['parameters']:,} parameters) on {row['source']} "
+            f"({row['classes']} classes): {row['n_train']:,} images to train, "
+            f"{row['n_val']:,} to validate; {row['epochs']:.4g} epochs = "
+            f"{row['total_steps']:,} steps on {row['device']}"
         )
-        self._line(row, measured)
+        if row["processes"] > 1:
+            text += f" in {row['processes']} processes"
+        if row["step"]:
+            text += f"; resumed at step {row['step']:,}"
+        self.note(text)
 
-    def _line(self, row: dict[str, Any], measured: str) -> None:
-        self.last_line = time.monotonic()
+    def _show_train(self, row: dict[str, Any]) -> None:
+        self._train_row = row
+        self._bar.update(self._task, completed=row["step"], facts=_facts(row))
+        if not self.live and self._quiet.due():
+            self._pending = row
+
+    def _show_eval(self, row: dict[str, Any]) -> None:
+        measured = ""
+        # Without validation images an evaluation only marks the end of an epoch.
+        if "top1" in row:
+            measured = f"  val top-1 {percent(row['top1'])}  val loss {row['loss']:.4f}"
+        self._print_line(row, measured)
+
+    def _print_line(self, row: dict[str, Any], measured: str) -> None:
+        self._quiet.said()
+        # A bar shows the time that is left itself.
         left = "" if self.live else f"  {self._time_left(row['step'])} left"
-        self.note(
-            f"epoch {row['epoch']:6.2f}  {self._facts(self.train_row)}{measured}{left}"
-        )
-
-    def _facts(self, row: dict[str, Any]) -> str:
-        wait = (
-            f"  waiting {row['data_wait']:.0%}"
-            if row["data_wait"] > _NOTABLE_WAIT
-            else ""
-        )
-        accuracy = f"top-1 {percent(row['train_top1'])}"
-        memory = (
-            f"  {row['memory_mib'] / 1024:.1f} GiB" if row.get("memory_mib") else ""
-        )
-        speed = f"{row['images_per_second']:,.0f} img/s{memory}{wait}"
-        return f"loss {row['loss']:.4f}  {accuracy}  lr {row['lr']:.2e}  {speed}"
+        facts = _facts(self._train_row)
+        self.note(f"epoch {row['epoch']:6.2f}  {facts}{measured}{left}")
 
     def _time_left(self, step: int) -> str:
-        rate = (time.monotonic() - self.started) / max(1, step - self.first_step)
-        seconds = round(rate * (self.total_steps - step))
+        steps = max(1, step - self._first_step)
+        rate = (time.monotonic() - self._started) / steps
+        seconds = round(rate * (self._total_steps - step))
         return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
+
+
+def _facts(row: dict[str, Any]) -> str:
+    """Return the numbers of a training row."""
+    text = (
+        f"loss {row['loss']:.4f}  top-1 {percent(row['train_top1'])}  "
+        f"lr {row['lr']:.2e}  {row['images_per_second']:,.0f} img/s"
+    )
+    if row.get("memory_mib"):
+        text += f"  {row['memory_mib'] / 1024:.1f} GiB"
+    if row["data_wait"] > _NOTABLE_WAIT:
+        text += f"  waiting {row['data_wait']:.0%}"
+    return text

@@ -11,15 +11,17 @@ import typer
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a training run.")],
     data: Annotated[
-        str | None, typer.Option(help="Judge it on other images than the run's own.")
+        str | None,
+        typer.Option(help="Evaluate on these images instead of the run's own."),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(help="The page (default: report.html in the run's folder)."),
     ] = None,
 ) -> int:
-    """Write a self-contained page: curves, confusion matrix, sample predictions,
-    token-mixing weights.
+    """Write a self-contained page about a run.
+
+    It shows curves, the confusion matrix, sample predictions and token-mixing weights.
     """
     from ..report import build_report, write_report
 

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import typer
 
-from . import complete
+from .arguments import Input, OverwriteFile, parse_size
 
 
 def resize(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="IN",
-            help="A file, a folder, or a name (`mlp-mixer models --weights`).",
-            autocompletion=complete.weights,
-        ),
-    ],
+    source: Input,
     out: Annotated[
         Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")
     ],
@@ -28,30 +21,33 @@ def resize(
     method: Annotated[
         str,
         typer.Option(
-            help="block_diagonal: exact, for whole multiples; interpolate: any size, no wider."
+            help="block_diagonal: exact, for whole multiples; interpolate: any size, "
+            "same width."
         ),
     ] = "block_diagonal",
     patch_size: Annotated[
         int | None, typer.Option(help="Another patch side, in pixels.")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace OUT.")
-    ] = False,
+    overwrite: OverwriteFile = False,
 ) -> int:
-    """Change the image size or patch size of weights; fine-tune the result to profit
-    from it.
+    """Change the image size or patch size of weights.
+
+    Fine-tune the result to profit from it.
     """
     from ..models.cost import cost
     from ..weights.resize import resize_file
-    from .convert import parse_size
 
-    chosen: Any = method  # resize_file refuses an unknown one
-    size = cast("tuple[int, int]", parse_size(image_size))
     config = resize_file(
-        source, out, size, method=chosen, patch_size=patch_size, overwrite=overwrite
+        source,
+        out,
+        parse_size(image_size),
+        method=method,  # type: ignore[arg-type] # it refuses an unknown one
+        patch_size=patch_size,
+        overwrite=overwrite,
     )
     height, width = config.image_size
     print(
-        f"{out}: {height}x{width} in patches of {config.patch_size}, {cost(config).params:,} parameters"
+        f"{out}: {height}x{width} in patches of {config.patch_size}, "
+        f"{cost(config).params:,} parameters"
     )
     return 0

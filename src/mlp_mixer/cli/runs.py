@@ -1,13 +1,17 @@
-"""`mlp-mixer runs`: training runs beside each other."""
+"""`mlp-mixer runs`: compare training runs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .arguments import Json
 from .console import percent, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..report.compare import RunSummary
 
 
 def runs(
@@ -19,33 +23,35 @@ def runs(
         Path | None,
         typer.Option(help="Also write a page with their curves: FILE.html."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Json = False,
 ) -> int:
-    """Compare runs: a row each, and with --out their curves on one page."""
-    from ..report.compare import find_runs, plain, write_comparison
+    """Compare runs: a row for each, and with --out their curves on one page."""
+    from ..report.compare import find_runs, write_comparison
 
     found = find_runs(folders or [Path("runs")])
     if as_json:
-        print_json([plain(run) for run in found])
+        print_json([run.to_dict() for run in found])
     else:
-        numbers = ("epochs", "val top-1", "loss", "img/s", "minutes")
-        rows = [
-            (
-                run.name,
-                run.recipe,
-                f"{run.epochs:.1f}",
-                "-" if run.best_top1 is None else percent(run.best_top1),
-                "-" if run.train_loss is None else f"{run.train_loss:.4f}",
-                "-"
-                if run.images_per_second is None
-                else f"{run.images_per_second:,.0f}",
-                f"{run.seconds / 60:.1f}",
-            )
-            for run in found
-        ]
-        print_table(
-            {"run": "left", "recipe": "left"} | dict.fromkeys(numbers, "right"), rows
-        )
+        headings = {
+            "run": "left",
+            "recipe": "left",
+            "epochs": "right",
+            "val top-1": "right",
+            "loss": "right",
+            "img/s": "right",
+            "minutes": "right",
+        }
+        print_table(headings, [_texts(run) for run in found])
     if out is not None:
         print(f"comparison: {write_comparison(found, out)}")
     return 0
+
+
+def _texts(run: RunSummary) -> tuple[str, ...]:
+    top1 = "-" if run.best_top1 is None else percent(run.best_top1)
+    loss = "-" if run.train_loss is None else f"{run.train_loss:.4f}"
+    speed = "-"
+    if run.images_per_second is not None:
+        speed = f"{run.images_per_second:,.0f}"
+    minutes = f"{run.seconds / 60:.1f}"
+    return run.name, run.recipe, f"{run.epochs:.1f}", top1, loss, speed, minutes

@@ -6,8 +6,14 @@ from typing import Annotated
 
 import typer
 
-from .complete import WeightsOrBundled
-from .predict import introduce_box
+from .arguments import (
+    BatchSize,
+    Device,
+    Engine,
+    WeightsOrBundled,
+    introduce_bundled,
+    or_bundled,
+)
 
 
 def serve(
@@ -15,49 +21,41 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            help="Where to listen; 0.0.0.0 for all who can reach this machine."
+            help="The address to listen on; 0.0.0.0 for all who can reach this machine."
         ),
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="0 takes a free one.")
     ] = 8000,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")] = "auto",
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="What computes: torch, plain, onnxruntime, openvino or auto."
-        ),
-    ] = "auto",
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Pictures computed at once.")
-    ] = 32,
-    max_mib: Annotated[float, typer.Option(min=0.001, help="Of one request.")] = 20,
+    device: Device = "auto",
+    engine: Engine = "auto",
+    batch_size: BatchSize = 32,
+    max_mib: Annotated[
+        float, typer.Option(min=0.001, help="The size of a request at most.")
+    ] = 20,
     max_megapixels: Annotated[
-        float, typer.Option(min=0.001, max=64, help="Of one picture.")
+        float, typer.Option(min=0.001, max=64, help="The size of a picture at most.")
     ] = 50,
     timeout: Annotated[
         float,
         typer.Option(
-            min=0.1, help="Seconds for a request to come, and for its answer."
+            min=0.1, help="Seconds for a request to arrive, and for its answer."
         ),
     ] = 30,
 ) -> int:
-    """Answer POST /predict with what is on a picture, and show a page at /. Ctrl-C:
-    finish, then stop.
+    """Answer POST /predict with what is in a picture, and show a page at /.
+
+    Ctrl-C answers the waiting requests, then stops.
     """
     import torch
 
-    from ..devices import pick_device
     from ..errors import UserError
-    from ..inference.predictor import Predictor
+    from ..inference import Predictor
     from ..runtime.engines import fastest
     from ..training.stop import StopRequest
-    from ..weights import load
-    from ..weights.catalog import BUNDLED
 
     try:
-        from ..serve import Limits, create_app, server
-        from ..serve.limits import listen
+        from ..serve import Limits, create_app, listen, server
     except ModuleNotFoundError as error:
         raise UserError(
             f"{error.name} is not installed; pip install 'mlp-mixer[serve]'"
@@ -69,26 +67,27 @@ def serve(
         seconds=timeout,
         batch=batch_size,
     )
-    loaded = load(BUNDLED if checkpoint is None else checkpoint)
-    where = str(pick_device(device))
-    if engine == "auto":  # tried now, and not when the first clients wait
-        config = loaded.model.config
-        images = torch.zeros(8, config.in_channels, *config.image_size, device=where)
-        engine = fastest(loaded.model.to(where).eval(), images)[0]
-    predictor = Predictor(loaded, device=where, engine=engine)
+    source, name = or_bundled(checkpoint)
+    first = "plain" if engine == "auto" else engine
+    predictor = Predictor(source, device=device, engine=first)
+    if engine == "auto":
+        # Engines are tried now: the first clients should not wait for that.
+        config = predictor.model.config
+        shape = (8, config.in_channels, *config.image_size)
+        images = torch.zeros(shape, device=predictor.device)
+        best, _ = fastest(predictor.model, images)
+        predictor = Predictor(predictor.checkpoint, device=device, engine=best)
     app = create_app(predictor, limits)
     if checkpoint is None:
-        introduce_box(loaded.labels)
+        introduce_bundled(predictor.labels)
     with listen(host, port) as listener, StopRequest() as stop:
-        name = f"[{host}]" if ":" in host else host
-        what = BUNDLED.stem if checkpoint is None else checkpoint
-        print(
-            f"serving {what} at http://{name}:{listener.getsockname()[1]}/ (Ctrl-C stops)",
-            flush=True,
-        )
+        # An IPv6 address has colons of its own.
+        shown = f"[{host}]" if ":" in host else host
+        address = f"http://{shown}:{listener.getsockname()[1]}/"
+        print(f"serving {name} at {address} (Ctrl-C stops)", flush=True)
         if host not in ("127.0.0.1", "::1", "localhost"):
             print(
-                "anyone who can reach this address may use it: put what asks for a password before it",
+                "no authentication: put a reverse proxy with a password in front",
                 flush=True,
             )
         server(app, limits).run(sockets=[listener])

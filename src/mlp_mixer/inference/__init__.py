@@ -1,14 +1,9 @@
-"""From pictures to answers: the predictor, and files of its answers that a killed run can continue."""
+"""From pictures to answers: the predictor, and answer files that survive a kill."""
 
-from .predictor import (
-    SCORES,
-    Candidate,
-    Failure,
-    Features,
-    Prediction,
-    Predictor,
-    inference_model,
-)
+from .answers import Written, features_to_file, predict_to_file
+from .mmpretrain import inference_model
+from .predictor import Predictor
+from .results import SCORES, Candidate, Failure, Features, Prediction
 
 __all__ = [
     "SCORES",
@@ -17,5 +12,8 @@ __all__ = [
     "Features",
     "Prediction",
     "Predictor",
+    "Written",
+    "features_to_file",
     "inference_model",
+    "predict_to_file",
 ]

@@ -1,265 +1,276 @@
-"""Answers in a file, whole or absent: CSV, JSON, JSON lines or Parquet, features as
-NumPy's `.npz`.
+"""Write the answers for many pictures to a file, and continue after a kill.
 
-Until all are there, answers are lines of `FILE.unfinished`, from which a run that was
-killed goes on.
+The file appears when all answers are there. Until then they are lines of
+`FILE.unfinished`, from which a run that was stopped continues.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 import json
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import Any
 
-if TYPE_CHECKING:
-    from .predictor import Failure, Features, Prediction
-
-    Answers: TypeAlias = Iterable[Prediction | Failure]
-
-Rows: TypeAlias = "Iterable[dict[str, Any]]"
-
-# What the first bytes of our own files hold; no other file is replaced.
-_HOLDS = {
-    ".csv": b"path,pred_label", ".json": b'[\n{"path"', ".jsonl": b'{"path"', ".parquet": b"PAR1", ".npz": b"paths.npy"
-}  # fmt: skip
-_ROW_GROUP = 4096  # rows of Parquet in memory
+from ..config import to_dict
+from ..errors import UserError
+from ..files import PathLike, locked_folder, make_folder
+from ..weights.checkpoint import fingerprint
+from .formats import check_out, write_answers, write_features
+from .pictures import Picture
+from .predictor import Predictor
+from .results import Failure, Features, Prediction
 
 
-def check(out: Path, *, features: bool) -> None:
-    """Refuse, before any work, a file that cannot or should not be written; `UserError`
-    says why.
+def _ignore(answer: object) -> None:
+    """The default report: nobody listens."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a file of answers or features holds.
+
+    Attributes:
+        out: The file.
+        pictures: How many pictures were asked for.
+        failed: How many of them could not be read.
     """
-    from ..errors import UserError
 
-    what = "features" if features else "answers"
-    suffix = out.suffix.lower()
-    wanted = [known for known in _HOLDS if (known == ".npz") is features]
-    if suffix not in wanted:
-        raise UserError(
-            f"cannot write {what} to {str(out)!r}: expected a name that ends in {' or '.join(wanted)}"
-        )
-    if out.is_dir():
-        raise UserError(
-            f"cannot write {what} to {str(out)!r}: it is a folder; give the name of a file in it"
-        )
-    if out.is_file() and out.stat().st_size and not _is_ours(out, _HOLDS[suffix]):
-        raise UserError(
-            f"{str(out)!r} was not written by this command; move it, or choose another name"
-        )
-    if suffix == ".parquet":
+    out: Path
+    pictures: int
+    failed: int
+
+
+def predict_to_file(
+    predictor: Predictor,
+    pictures: Iterable[Picture],
+    out: PathLike,
+    *,
+    resume: bool = False,
+    batch_size: int = 32,
+    report: Callable[[Prediction | Failure], None] = _ignore,
+) -> Written:
+    """Classify pictures and write the answers to a file, which a killed run continues.
+
+    Args:
+        predictor: What answers.
+        pictures: As for `Predictor.predict`.
+        out: A .csv, .json, .jsonl or .parquet file; an older file of answers is
+            replaced.
+        resume: Continue from the answers that a stopped run with this `out` has kept,
+            or start if there are none.
+        batch_size: How many pictures to read and compute at a time.
+        report: Is called with every new answer as soon as it is kept.
+
+    Returns:
+        How many pictures there were, and how many failed: earlier runs included.
+
+    Raises:
+        UserError: The file cannot be written, another process writes it, or it was
+            begun with other weights, settings or pictures.
+    """
+    path = Path(out)
+    check_out(path)
+    # The folder is locked for this file only: others may be written beside it.
+    with locked_folder(make_folder(path.parent), f".{path.name}.claimed"):
+        unfinished = Unfinished(path, identity(predictor), resume=resume)
         try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError as error:
-            raise UserError(
-                f'{str(out)!r} needs pyarrow: pip install "mlp-mixer[parquet]"'
-            ) from error
+            answers = predictor.predict(
+                pictures, batch_size=batch_size, answered=unfinished.answered()
+            )
+            for answer in answers:
+                unfinished.add(answer)
+                report(answer)
+            unfinished.finish(predictor.top)
+        finally:
+            unfinished.close()
+    return Written(path, unfinished.pictures, unfinished.failed)
 
 
-def _is_ours(path: Path, holds: bytes) -> bool:
-    try:
-        with path.open("rb") as file:
-            return holds in file.read(64)
-    except OSError:
-        return False
+def features_to_file(
+    predictor: Predictor,
+    pictures: Iterable[Picture],
+    name: str,
+    out: PathLike,
+    *,
+    batch_size: int = 32,
+    report: Callable[[Features | Failure], None] = _ignore,
+) -> Written:
+    """Write one feature of each picture to an .npz file.
+
+    Args:
+        predictor: What computes them.
+        pictures: As for `Predictor.features`.
+        name: The feature, such as "pre_logits"; its array in the file is float32
+            (N, ...), beside the array `paths` (N,). Failures are in neither.
+        out: The .npz file; an older file of features is replaced.
+        batch_size: How many pictures to read and compute at a time.
+        report: Is called with what was computed for each picture.
+
+    Returns:
+        How many pictures there were, and how many failed.
+
+    Raises:
+        UserError: The file cannot be written, or there is no such feature.
+    """
+    path = Path(out)
+    check_out(path, features=True)
+    found = []
+    failed = 0
+    for answer in predictor.features(pictures, name, batch_size=batch_size):
+        report(answer)
+        if isinstance(answer, Features):
+            found.append(answer)
+        else:
+            failed += 1
+    write_features(path, name, found)
+    return Written(path, len(found) + failed, failed)
+
+
+def identity(predictor: Predictor) -> dict[str, Any]:
+    """Return what must be the same for a run to continue another one.
+
+    Args:
+        predictor: What answers.
+
+    Returns:
+        The fingerprint of the weights, and the settings that change answers.
+    """
+    return {
+        "weights": fingerprint(predictor.model),
+        "preprocess": to_dict(predictor.checkpoint.preprocess),
+        "top": predictor.top,
+        "larger": predictor.larger,
+    }
 
 
 class Unfinished:
-    """The answers so far, a line each, after one that says which weights and settings
-    gave them.
+    """The answers so far: lines of `FILE.unfinished`, below one that identifies the run.
+
+    Attributes:
+        out: The file that will hold the answers.
+        path: The file of the lines.
+        pictures: How many answers there are, those of earlier runs included.
+        failed: How many of them are failures.
     """
 
     def __init__(self, out: Path, identity: dict[str, Any], *, resume: bool) -> None:
-        """identity: what must be the same for a run to go on. `UserError` if that, or
-        an unfinished run, forbids.
-        """
-        from ..errors import UserError
+        """Open the lines of a stopped run, or begin new ones.
 
+        Args:
+            out: The file that will hold the answers.
+            identity: What must be the same for a run to continue.
+            resume: Whether to continue a stopped run.
+
+        Raises:
+            UserError: There are answers of another run, or of one that should not be
+                continued.
+        """
         self.out = out
         self.path = out.with_name(f"{out.name}.unfinished")
-        self.head = _line({"mlp_mixer predict": identity})
-        self.counts = Counter(pictures=0, failed=0)
-        head = answer = b""
-        with contextlib.suppress(FileNotFoundError), self.path.open("rb") as file:
-            head = file.readline()
-            answer = file.readline()
-        if answer and not resume:
+        self.pictures = 0
+        self.failed = 0
+        self._head = _line({"mlp_mixer predict": identity})
+        head, has_answers = self._first_lines()
+        if has_answers and not resume:
             raise UserError(
-                f"{str(self.path)!r} holds the answers of a run that did not end: add --resume to go on, or delete it"
+                f"{str(self.path)!r} holds the answers of a run that did not end: add "
+                "--resume (resume=True) to continue it, or delete it"
             )
-        if answer and head != self.head:
+        if has_answers and head != self._head:
             raise UserError(
-                f"{str(self.path)!r} was begun with other weights or settings: give those again, or delete it"
+                f"{str(self.path)!r} was begun with other weights or settings: give "
+                "those again, or delete it"
             )
-        if not answer:
-            self.path.write_bytes(self.head)
+        if not has_answers:
+            self.path.write_bytes(self._head)
+        self._remove_damaged_end()
+        self._earlier = self.pictures
+        # Unbuffered: a kill loses no answer that was added.
+        self._file = self.path.open("ab", buffering=0)
 
-    def done(self) -> Iterator[str]:
-        """The names of the pictures that are answered. A line that a kill has cut, and
-        all after it, is removed.
+    def answered(self) -> Iterator[str]:
+        """Yield the names of the pictures that earlier runs have answered, in order.
+
+        They are read from the file again, so that a million of them need no memory.
         """
-        with self.path.open("r+b") as file:
-            whole = len(file.readline())
-            for line in file:
-                try:
-                    answer = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
-                    answer = None
-                if answer is None:
-                    break
-                whole += len(line)
-                self._count(answer)
-                yield answer["path"]
-            file.truncate(whole)
+        for row in itertools.islice(self._rows(), self._earlier):
+            yield row["path"]
 
-    def add(self, answers: Answers) -> Iterator[Prediction | Failure]:
-        """The same answers, each kept before it is passed on."""
-        file: BinaryIO | None = None
-        try:
-            for answer in answers:
-                file = file or self.path.open(
-                    "ab", buffering=0
-                )  # after done(), which the first answer has waited for
-                row = answer.to_dict()
-                file.write(_line(row))
-                self._count(row)
-                yield answer
-        finally:
-            if file:
-                file.close()
+    def add(self, answer: Prediction | Failure) -> None:
+        """Keep an answer.
+
+        Args:
+            answer: For the next picture.
+        """
+        row = answer.to_dict()
+        self._file.write(_line(row))
+        self._count(row)
 
     def finish(self, top: int) -> None:
-        """Write the file itself, whose columns in .csv and .parquet hold `top`
-        candidates, and forget the lines.
-        """
-        from ..files import atomic_file
+        """Write the file itself, and remove the lines.
 
-        write = {".csv": _csv, ".json": _json, ".jsonl": _jsonl, ".parquet": _parquet}[
-            self.out.suffix.lower()
-        ]
-        with self.path.open("rb") as lines, atomic_file(self.out) as file:
-            lines.readline()
-            write(file, top, map(json.loads, lines))
+        Args:
+            top: How many candidates the columns of .csv and .parquet hold.
+        """
+        write_answers(self.out, self._rows(), top)
+        # Windows removes no open file.
+        self._file.close()
         self.path.unlink()
 
-    def give_up(self) -> None:
-        """Forget the lines if there is no answer among them, so that nothing is left of
-        a run that did not begin.
+    def close(self) -> None:
+        """Close the lines, and remove them if no picture was answered.
+
+        So a run that did not begin leaves nothing behind.
         """
+        self._file.close()
         with contextlib.suppress(FileNotFoundError):
-            if self.path.stat().st_size <= len(self.head):
+            if self.path.stat().st_size <= len(self._head):
                 self.path.unlink()
 
-    def _count(self, answer: dict[str, Any]) -> None:
-        self.counts.update(pictures=1, failed=int("error" in answer))
+    def _first_lines(self) -> tuple[bytes, bool]:
+        """Return the line that identifies the run, and whether anything follows it."""
+        try:
+            with self.path.open("rb") as file:
+                return file.readline(), bool(file.readline())
+        except FileNotFoundError:
+            return b"", False
+
+    def _remove_damaged_end(self) -> None:
+        """Count the answers, and cut off the line that a kill has torn and all after it."""
+        with self.path.open("r+b") as file:
+            intact = len(file.readline())
+            for line in file:
+                row = _parsed(line)
+                if row is None:
+                    break
+                intact += len(line)
+                self._count(row)
+            file.truncate(intact)
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        with self.path.open("rb") as lines:
+            # The line that identifies the run is no answer.
+            lines.readline()
+            yield from map(json.loads, lines)
+
+    def _count(self, row: dict[str, Any]) -> None:
+        self.pictures += 1
+        self.failed += "error" in row
 
 
 def _line(value: dict[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def save_features(out: Path, name: str, answers: Iterable[Features | Failure]) -> None:
-    """Write `.npz` with the arrays `paths` (N,) and `name`, float32 (N, ...), of the N
-    pictures that could be read.
-    """
-    import numpy as np
-
-    from ..files import atomic_file
-    from .predictor import Features
-
-    found = [answer for answer in answers if isinstance(answer, Features)]
-    stacked = (
-        np.stack([features.values[name] for features in found])
-        if found
-        else np.empty((0,), np.float32)
-    )
-    paths = np.array([features.path for features in found], dtype=np.str_)
-    with atomic_file(out) as file:
-        np.savez(file, allow_pickle=False, **{"paths": paths, name: stacked})
-
-
-def _utf8(text: str) -> bytes:
-    r"""What is not UTF-8 in the name of a file becomes an escape such as \udcff, which
-    JSON reads back.
-    """
-    return text.encode("utf-8", "backslashreplace")
-
-
-def escaped(text: str) -> str:
-    """The text as any stream of UTF-8 can take it."""
-    return _utf8(text).decode()
-
-
-def _columns(top: int) -> dict[str, str]:
-    """Names and Arrow types; the best candidate's columns are `pred_*`, the others are
-    numbered from 2.
-    """
-    best = {
-        "pred_label": "int64",
-        "pred_class": "string",
-        "pred_score": "float32",
-        "score_kind": "string",
-    }
-    others = {
-        f"top{rank}_{key}": best[f"pred_{key}"]
-        for rank in range(2, top + 1)
-        for key in ("class", "score")
-    }
-    return {"path": "string", **best, **others, "error": "string"}
-
-
-def _flat(answer: dict[str, Any]) -> dict[str, Any]:
-    row = dict(answer)
-    for rank, candidate in enumerate(row.pop("top", ())[1:], start=2):
-        row |= {
-            f"top{rank}_class": candidate["name"],
-            f"top{rank}_score": candidate["score"],
-        }
-    return row
-
-
-def _csv(file: BinaryIO, top: int, answers: Rows) -> None:
-    text = SimpleNamespace(write=lambda line: file.write(_utf8(line)))
-    table = csv.DictWriter(text, list(_columns(top)), lineterminator="\n")
-    table.writeheader()
-    table.writerows(map(_flat, answers))
-
-
-def _jsonl(file: BinaryIO, top: int, answers: Rows, between: str = "\n") -> None:
-    for position, answer in enumerate(answers):
-        file.write(
-            _utf8(
-                (between if position else "") + json.dumps(answer, ensure_ascii=False)
-            )
-        )
-    file.write(b"\n")
-
-
-def _json(file: BinaryIO, top: int, answers: Rows) -> None:
-    file.write(b"[\n")
-    _jsonl(file, top, answers, between=",\n")
-    file.write(b"]\n")
-
-
-def _parquet(file: BinaryIO, top: int, answers: Rows) -> None:
-    import pyarrow
-    from pyarrow.parquet import ParquetWriter
-
-    schema = pyarrow.schema(
-        [(name, getattr(pyarrow, kind)()) for name, kind in _columns(top).items()]
-    )
-    rows = (
-        {
-            key: escaped(value) if isinstance(value, str) else value
-            for key, value in _flat(answer).items()
-        }
-        for answer in answers
-    )
-    with ParquetWriter(file, schema) as writer:
-        while group := list(itertools.islice(rows, _ROW_GROUP)):
-            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """Return the answer of a line, or None if the line is not complete."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None

@@ -1,6 +1,4 @@
-"""What people name when they have pictures, one after another: paths, folders,
-patterns, URLs, videos, lists.
-"""
+"""Find the pictures that a user names: paths, folders, patterns, addresses, videos."""
 
 from __future__ import annotations
 
@@ -8,7 +6,6 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, TypeAlias, TypeGuard
 
@@ -17,93 +14,115 @@ from PIL import Image
 
 from ..errors import UserError
 from ..images.decode import image_extensions
+from .results import Failure
 
 Picture: TypeAlias = (
     "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
 )
-"""A path, an http(s) URL, a folder (for its images), a pattern, a video, encoded bytes,
-a Pillow image, uint8 array.
+"""A path, an http(s) address, a folder (for its images), a pattern, a video, encoded
+bytes, a Pillow image, or a uint8 array.
 """
 
-VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
-_SECONDS = 1.0  # of a video, between two frames that are looked at
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A picture that could not be read, and why."""
-
-    path: str
-    error: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
-
-
 NamedPicture: TypeAlias = "tuple[str, Picture | Failure]"
-"""What to call a picture, and itself."""
+"""The name of a picture, and the picture."""
+
+VIDEOS = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi")
+_SECONDS_BETWEEN_FRAMES = 1.0
+_CHUNK = 1 << 16  # bytes of a list of paths that are read at a time
 
 
 def expand(pictures: Iterable[Picture]) -> Iterator[NamedPicture]:
-    """Each picture with its name, in order, found while it is asked for: a million of
-    them need no memory.
+    """Yield each picture with its name, in order.
 
-    A folder stands for the images in it and below, sorted, without hidden ones; a
-    pattern such as "photos/**/*.jpg" for what it matches, if no file has that name; a
-    video for one frame of every second, called PATH#t=SECONDS.
+    Folders and patterns are read when their turn comes, so a million pictures need no
+    memory.
+
+    Args:
+        pictures: A folder stands for the images in it and below it, sorted, without
+            hidden ones. A pattern such as "photos/**/*.jpg" stands for the files it
+            matches, if no file has that name. A video stands for one frame of every
+            second, named PATH#t=SECONDS.
     """
     for position, picture in enumerate(pictures):
-        if isinstance(picture, (str, os.PathLike)) and not is_url(picture):
+        if is_url(picture):
+            yield picture, picture
+        elif isinstance(picture, (str, os.PathLike)):
             yield from _below(os.fspath(picture))
         else:
-            yield picture if is_url(picture) else f"image {position}", picture
+            yield f"image {position}", picture
 
 
-def without(
-    found: Iterator[NamedPicture], done: Iterable[str]
+def skip_answered(
+    found: Iterator[NamedPicture], answered: Iterable[str]
 ) -> Iterator[NamedPicture]:
-    """What comes after the pictures of those names; `UserError` unless they come first
-    and in that order.
+    """Yield the pictures that follow those of an earlier run.
+
+    Args:
+        found: All pictures.
+        answered: The names of the first pictures, in the same order.
+
+    Raises:
+        UserError: The first pictures have other names.
     """
-    for position, name in enumerate(done, start=1):
-        now = next(found, ("nothing", b""))[0]
+    for position, name in enumerate(answered, start=1):
+        now, _ = next(found, ("nothing", b""))
         if now != name:
             raise UserError(
-                f"the pictures have changed: number {position:,} was {name!r} and is {now!r} now; start anew, without "
-                "resuming"
+                f"the pictures have changed: number {position:,} was {name!r} and is "
+                f"{now!r} now; start anew, without resuming"
             )
     yield from found
 
 
-def listed(file: IO[bytes]) -> Iterator[str]:
-    """The paths and URLs in a list: one a line, or between null bytes as `find -print0`
-    writes them.
+def read_list(file: IO[bytes]) -> Iterator[str]:
+    """Yield the paths and addresses in a list, each as soon as it has been read.
+
+    Args:
+        file: One path a line, or null bytes between them as `find -print0` writes.
     """
-    text = b""
+    rest = b""
     separator = None
-    while (
-        chunk := file.read1(1 << 16) if hasattr(file, "read1") else file.read(1 << 16)
-    ):
-        text += chunk
-        if separator is None and (b"\0" in text or b"\n" in text):
-            separator = b"\0" if b"\0" in text else b"\n"
-        *whole, text = text.split(separator) if separator else [text]
-        yield from (os.fsdecode(line.rstrip(b"\r")) for line in whole if line.strip())
-    if text.strip():
-        yield os.fsdecode(text.rstrip(b"\r"))
+    while chunk := _read_some(file):
+        rest += chunk
+        # A name may contain a line break, but never a null byte, so null bytes decide.
+        if separator is None and (b"\0" in rest or b"\n" in rest):
+            separator = b"\0" if b"\0" in rest else b"\n"
+        if separator is None:
+            continue
+        *complete, rest = rest.split(separator)
+        for line in complete:
+            if line.strip():
+                yield _path_of(line)
+    if rest.strip():
+        yield _path_of(rest)
+
+
+def _read_some(file: IO[bytes]) -> bytes:
+    # read1 returns what a pipe holds now; read would wait for a full chunk.
+    read = getattr(file, "read1", file.read)
+    chunk: bytes = read(_CHUNK)
+    return chunk
+
+
+def _path_of(line: bytes) -> str:
+    return os.fsdecode(line.rstrip(b"\r"))
 
 
 def is_url(picture: object) -> TypeGuard[str]:
-    """Whether this is an address to fetch."""
-    return isinstance(picture, str) and picture.lower().startswith(
-        ("http://", "https://")
-    )
+    """Return whether this is an address to fetch."""
+    if not isinstance(picture, str):
+        return False
+    return picture.lower().startswith(("http://", "https://"))
 
 
-def source(picture: Picture) -> Path | bytes | Image.Image | np.ndarray[Any, Any]:
-    """What `decode_image` takes; `UserError` if the URL does not answer, or for another
-    kind of value.
+def fetched(picture: Picture) -> Path | bytes | Image.Image | np.ndarray[Any, Any]:
+    """Return a picture in a form that `decode_image` takes.
+
+    Args:
+        picture: A single picture; an address is fetched.
+
+    Raises:
+        UserError: The address does not answer, or the value is no picture.
     """
     if is_url(picture):
         from ..web import fetch_bytes
@@ -114,50 +133,76 @@ def source(picture: Picture) -> Path | bytes | Image.Image | np.ndarray[Any, Any
     if isinstance(picture, (bytes, Image.Image, np.ndarray)):
         return picture
     raise UserError(
-        f"cannot read a {type(picture).__name__} as a picture: expected a path, URL, bytes or an image"
+        f"cannot read a {type(picture).__name__} as a picture: expected a path, URL, "
+        "bytes or an image"
     )
 
 
 def _below(path: str) -> Iterator[NamedPicture]:
-    if os.path.isdir(path):  # noqa: PTH112 - it never raises
-        images = _images_below(Path(path))
-        first = next(images, None)
-        name = str(Path(path))
-        yield first or (name, Failure(name, f"the folder {path!r} holds no images"))
-        yield from images
+    # os.path asks instead of Path: it never raises, whatever a name contains.
+    if os.path.isdir(path):  # noqa: PTH112
+        yield from _in_folder(path)
     elif path.lower().endswith(VIDEOS):
         yield from _frames(path)
-    elif re.search(r"[*?[]", path) and "\0" not in path and not os.path.lexists(path):
-        matches = sorted(glob.glob(path, recursive=True))  # noqa: PTH207 - it takes absolute patterns
-        for match in matches:
-            if not os.path.isdir(match):  # noqa: PTH112
-                yield from _below(match)
-        if not matches:
-            yield (
-                path,
-                Failure(
-                    path,
-                    f"nothing matches {path!r}; check the pattern and the folder it begins in",
-                ),
-            )
+    elif _is_pattern(path):
+        yield from _matches(path)
     else:
         yield str(Path(path)), Path(path)
+
+
+def _is_pattern(path: str) -> bool:
+    """A file whose name contains [ is a file, and no pattern."""
+    signs = re.search(r"[*?[]", path)
+    return signs is not None and "\0" not in path and not os.path.lexists(path)
+
+
+def _in_folder(path: str) -> Iterator[NamedPicture]:
+    name = str(Path(path))
+    empty = True
+    for picture in _images_below(Path(path)):
+        empty = False
+        yield picture
+    if empty:
+        yield name, Failure(name, f"the folder {path!r} holds no images")
+
+
+def _matches(pattern: str) -> Iterator[NamedPicture]:
+    # Path.glob refuses absolute patterns.
+    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+    for match in matches:
+        # `**` matches folders too; the images in them are matches of their own.
+        if not os.path.isdir(match):  # noqa: PTH112
+            yield from _below(match)
+    if not matches:
+        sentence = f"nothing matches {pattern!r}; check the pattern and the folder it begins in"
+        yield pattern, Failure(pattern, sentence)
 
 
 def _images_below(
     folder: Path, above: frozenset[str] = frozenset()
 ) -> Iterator[NamedPicture]:
-    """The images in a folder and in its folders, by name; `above` ends links that lead
-    back up.
+    """Yield the images in a folder and in its folders, sorted by name.
+
+    `above` holds the real paths of the folders around it: a link back to one of them
+    would never end.
     """
     real = os.path.realpath(folder)
+    if real in above:
+        return
     try:
-        names = sorted(os.listdir(folder)) if real not in above else []  # noqa: PTH208 - a million paths are large
+        # Names only: a million Path objects would need much memory.
+        names = sorted(os.listdir(folder))  # noqa: PTH208
     except OSError as error:
-        sentence = f"cannot look into the folder {str(folder)!r}: {error.strerror}; check its rights"
+        sentence = (
+            f"cannot look into the folder {str(folder)!r}: {error.strerror}; check its "
+            "rights"
+        )
         yield str(folder), Failure(str(folder), sentence)
         return
-    for path in (folder / name for name in names if not name.startswith(".")):
+    for name in names:
+        if name.startswith("."):
+            continue
+        path = folder / name
         if os.path.isdir(path):  # noqa: PTH112
             yield from _images_below(path, above | {real})
         elif path.suffix.lower() in image_extensions():
@@ -165,31 +210,24 @@ def _images_below(
 
 
 def _frames(path: str) -> Iterator[NamedPicture]:
-    """One frame of every second, decoded one after another; what is broken ends the
-    video with a failure.
-    """
+    """Yield one frame of every second; a damaged video ends with a failure."""
     try:
         import av
     except ImportError:
-        yield (
-            path,
-            Failure(
-                path,
-                f'{path!r} is a video, which needs PyAV: pip install "mlp-mixer[video]"',
-            ),
+        sentence = (
+            f'{path!r} is a video, which needs PyAV: pip install "mlp-mixer[video]"'
         )
+        yield path, Failure(path, sentence)
         return
     due = 0.0
     try:
         with av.open(path) as video:
             for frame in video.decode(video=0):
                 seconds = frame.time or 0.0
+                # Times are sums of fractions: the frame of second 1 may say 0.9999999.
                 if seconds + 1e-6 >= due:
                     yield f"{path}#t={seconds:.2f}", frame.to_ndarray(format="rgb24")
-                    due = max(due, seconds) + _SECONDS
-    except (
-        OSError,
-        ValueError,
-        IndexError,
-    ) as error:  # PyAV's errors are kinds of these
+                    due = max(due, seconds) + _SECONDS_BETWEEN_FRAMES
+    # The classes of PyAV's own errors are derived from these.
+    except (OSError, ValueError, IndexError) as error:
         yield path, Failure(path, f"cannot read the video {path!r}: {error}")

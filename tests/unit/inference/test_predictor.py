@@ -31,7 +31,7 @@ from mlp_mixer import (
     load,
     save,
 )
-from mlp_mixer.inference.predictor import Features, inference_model
+from mlp_mixer.inference import Features, inference_model
 
 
 @pytest.fixture
@@ -254,7 +254,7 @@ def test_folders_are_read_when_their_turn_comes(
         listed.append(folder.name)
         return real(folder)
 
-    monkeypatch.setattr(mlp_mixer.inference.predictor.os, "listdir", listdir)
+    monkeypatch.setattr(os, "listdir", listdir)
     answers = Predictor(checkpoint).predict([tree, tree / "z"], batch_size=1)
     assert listed == []
     next(answers)
@@ -274,7 +274,7 @@ def test_an_empty_and_a_closed_folder_are_failures(
             raise PermissionError(13, "Permission denied")
         return real(folder)
 
-    monkeypatch.setattr(mlp_mixer.inference.predictor.os, "listdir", listdir)
+    monkeypatch.setattr(os, "listdir", listdir)
     answers = list(
         Predictor(checkpoint).predict([tree / "empty", tree / "b", tree / "z"])
     )
@@ -470,10 +470,8 @@ def test_the_result_of_inference_model(
         assert [
             type(answer[key]) for key in ("pred_label", "pred_score", "pred_class")
         ] == [int, float, str]
-        assert (answer["pred_label"], answer["pred_class"]) == (
-            expected.pred_label,
-            expected.pred_class,
-        )
+        assert answer["pred_label"] == expected.pred_label
+        assert answer["pred_class"] == expected.pred_class
         assert (
             answer["pred_score"] == expected.pred_score == answer["pred_scores"].max()
         )

@@ -24,8 +24,13 @@ from mlp_mixer import (
     save,
 )
 from mlp_mixer.cli import run
-from mlp_mixer.inference import answers as results
-from mlp_mixer.inference.predictor import Features
+from mlp_mixer.inference import Features, answers
+
+
+def call(*arguments: object) -> int:
+    """Run the command and return its exit code."""
+    return run([str(argument) for argument in arguments])
+
 
 RNG = np.random.default_rng(0)
 
@@ -191,26 +196,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     Image.fromarray(photo(64, 64)).save(tmp_path / "p.png")
     outs = [tmp_path / f"{larger}.jsonl" for larger in ("resize", "tile")]
     for out in outs:
-        assert (
-            run(
-                [
-                    "predict",
-                    str(path),
-                    str(tmp_path / "p.png"),
-                    "--larger",
-                    out.stem,
-                    "--out",
-                    str(out),
-                ]
-            )
-            == 0
+        code = call(
+            "predict", path, tmp_path / "p.png", "--larger", out.stem, "--out", out
         )
+        assert code == 0
     first, second = (out.read_text() for out in outs)
     assert first != second
     expected = Predictor(checkpoint, larger="tile")(tmp_path / "p.png")
     assert f"{expected.pred_score:.6f}"[:6] in second
     capsys.readouterr()
-    assert run(["predict", str(path), str(tmp_path / "p.png"), "--larger", "grow"]) == 2
+    assert call("predict", path, tmp_path / "p.png", "--larger", "grow") == 2
     assert "unknown way with larger pictures 'grow'" in capsys.readouterr().err
 
 
@@ -229,12 +224,12 @@ def test_a_run_with_tiles_does_not_go_on_where_one_without_was_stopped(
         str(tmp_path / "a.jsonl"),
     ]
 
-    def stop(self: results.Unfinished, top: int) -> None:
+    def stop(self: answers.Unfinished, top: int) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(results.Unfinished, "finish", stop)
+        patch.setattr(answers.Unfinished, "finish", stop)
         assert run(command) == 130
-    assert run([*command, "--resume", "--larger", "tile"]) == 2
+    assert call(*command, "--resume", "--larger", "tile") == 2
     assert "was begun with other weights or settings" in capsys.readouterr().err
-    assert run([*command, "--resume"]) == 0
+    assert call(*command, "--resume") == 0

@@ -1,0 +1,22 @@
+"""The verbs of the command line as functions: `mm.train("digits", "runs/digits")`.
+
+Each function does what the command of its name does, takes its options by name, and
+returns values instead of printing them. `import mlp_mixer as mm` exports them.
+"""
+
+# No file here has the name of a verb: importing a file `train.py` would replace the
+# function `train` by the module.
+
+from .learn import SCRATCH, best_run, finetune, finetune_config, train
+from .use import evaluate, export, predict
+
+__all__ = [
+    "SCRATCH",
+    "best_run",
+    "evaluate",
+    "export",
+    "finetune",
+    "finetune_config",
+    "predict",
+    "train",
+]

@@ -1,0 +1,189 @@
+"""Use a checkpoint: what `mlp-mixer evaluate`, `predict` and `export` do."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from ..data import Dataset
+from ..devices import pick_device
+from ..errors import unknown
+from ..evaluation import Evaluation, evaluate_checkpoint
+from ..evaluation.accuracy import Tta
+from ..evaluation.splits import Split
+from ..exporting import export as export_file
+from ..files import PathLike
+from ..inference import Failure, Prediction, Predictor
+from ..inference.pictures import Picture
+from ..weights import Checkpoint, load, save
+from ..weights.catalog import BUNDLED
+
+
+def evaluate(
+    checkpoint: Checkpoint | PathLike,
+    data: str | Dataset,
+    *,
+    split: Split = "test",
+    tta: Tta = "none",
+    batch_size: int = 256,
+    device: str = "auto",
+) -> Evaluation:
+    """Measure the accuracy of a checkpoint on labelled images it was not trained on.
+
+        import mlp_mixer as mm
+
+        result = mm.evaluate("runs/digits", "digits")
+        print(f"{result.top1:.2%} of {result.n} images ({result.split})")
+
+    Args:
+        checkpoint: What `load` takes, or a loaded `Checkpoint`.
+        data: A name or path as `open_dataset` takes it, or an open `Dataset`.
+        split: "test", "train", or "all" where the dataset has no test split.
+        tta: Test-time augmentation: "none", "flip" or "shift".
+        batch_size: Images at a time.
+        device: "auto" is a GPU if there is one.
+
+    Returns:
+        `.top1`, `.top5` (fractions), `.loss` (nats), `.n` (images), `.split` (which
+        images, in words), and every answer.
+
+    Raises:
+        UserError: The checkpoint or the data cannot be used, or the data has classes
+            that the model does not know.
+    """
+    if split not in get_args(Split):
+        raise unknown("split", split, get_args(Split))
+    if tta not in get_args(Tta):
+        raise unknown("test-time augmentation", tta, get_args(Tta))
+    # Before the weights are read, which may take minutes.
+    place = pick_device(device)
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
+    chosen, result = evaluate_checkpoint(
+        loaded, data, split, batch_size=batch_size, device=place, tta=tta
+    )
+    return dataclasses.replace(result, split=chosen.split)
+
+
+def predict(
+    checkpoint: Checkpoint | PathLike | Picture | Iterable[Picture],
+    pictures: Picture | Iterable[Picture] | None = None,
+    *,
+    top: int = 5,
+    batch_size: int = 32,
+    device: str = "auto",
+    engine: str = "auto",
+    larger: str = "resize",
+) -> list[Prediction | Failure]:
+    """Classify pictures; a picture that cannot be read gives a `Failure` in its place.
+
+        import mlp_mixer as mm
+
+        for answer in mm.predict("runs/digits", ["a.png", "b.png"]):
+            print(answer.path, answer.pred_class, answer.pred_score)
+
+    `mm.predict(pictures)` uses the bundled CIFAR-10 model. For many pictures, or for
+    several calls, `Predictor` loads the model once and answers one by one.
+
+    Args:
+        checkpoint: What `load` takes, or a loaded `Checkpoint`; the pictures, if they
+            are the only argument.
+        pictures: A path, address, array or `PIL.Image`, or several of them; folders,
+            patterns and videos stand for the pictures in them.
+        top: How many candidates to report for each picture.
+        batch_size, device, engine, larger: As for `Predictor`.
+
+    Returns:
+        A `Prediction` or `Failure` for each picture, in order.
+
+    Raises:
+        UserError: The checkpoint cannot be loaded, or an option is wrong.
+    """
+    model: Any = checkpoint
+    wanted: Any = pictures
+    if pictures is None:
+        model = BUNDLED
+        wanted = checkpoint
+    if _is_one_picture(wanted):
+        wanted = [wanted]
+    predictor = Predictor(model, device=device, top=top, engine=engine, larger=larger)
+    return list(predictor.predict(wanted, batch_size=batch_size))
+
+
+def _is_one_picture(pictures: Any) -> bool:
+    if isinstance(pictures, (str, bytes)):
+        return True
+    # An array is one picture, although it can be iterated.
+    return hasattr(pictures, "shape") or not isinstance(pictures, Iterable)
+
+
+def export(
+    checkpoint: Checkpoint | PathLike,
+    path: PathLike,
+    to: str = "onnx",
+    *,
+    int8: bool = False,
+    calibrate: PathLike | None = None,
+    opset: int | None = None,
+    preprocess: str | None = None,
+    check: PathLike | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a checkpoint for another runtime, which reads it back and is compared.
+
+        import mlp_mixer as mm
+
+        report = mm.export("runs/digits", "digits.onnx", to="onnx")
+        print(report["rows"][-1]["difference"])
+
+    Args:
+        checkpoint: What `load` takes, or a loaded `Checkpoint`.
+        path: The file to write; a folder for "timm" and "hf".
+        to: "onnx", "openvino", "torch-export", "aoti", "executorch", "timm" or "hf".
+        int8: Compute matrix products in int8 ("onnx" for Mixers, "openvino").
+        calibrate: A folder of images that fix the ranges of int8.
+        opset: Of the ONNX graph, 13 to 20.
+        preprocess: "inside": the graph normalises uint8 images (the default where it
+            can); "beside": it takes normalised floats.
+        check: A folder of images to compare on, best one folder per class.
+        overwrite: Replace `path`.
+
+    Returns:
+        What was compared, as `mlp_mixer.exporting.export` says: `path`; `rows` of torch
+        and of the export; `images`; `notes`.
+
+    Raises:
+        UserError: An option is wrong, a package is missing, or the export answers
+            otherwise than torch; then nothing is written.
+    """
+    with _as_file(checkpoint) as source:
+        return export_file(
+            source,
+            path,
+            to,
+            int8=int8,
+            calibrate=calibrate,
+            opset=opset,
+            preprocess=preprocess,
+            check=check,
+            overwrite=overwrite,
+        )
+
+
+@contextlib.contextmanager
+def _as_file(checkpoint: Checkpoint | PathLike) -> Iterator[PathLike]:
+    """Yield what `load` takes: an export is read back in another process."""
+    if not isinstance(checkpoint, Checkpoint):
+        yield checkpoint
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield save(
+            Path(folder) / "checkpoint.safetensors",
+            checkpoint.model,
+            preprocess=checkpoint.preprocess,
+            labels=checkpoint.labels,
+            provenance=checkpoint.provenance,
+        )

@@ -1,0 +1,213 @@
+"""Arguments that several verbs share, and what they mean."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import complete
+
+_SUFFIXES_OF_WEIGHTS = (
+    ".safetensors",
+    ".npz",
+    ".pt",
+    ".pth",
+    ".bin",
+    ".h5",
+    ".keras",
+)
+# In the folder of a run, and in a folder from the Hugging Face hub.
+_FILES_OF_WEIGHTS = ("best.safetensors", "model.safetensors")
+
+Weights = Annotated[
+    str,
+    typer.Argument(
+        help="Checkpoint, run folder, or name (`mlp-mixer models --weights`).",
+        autocompletion=complete.weights,
+    ),
+]
+WeightsOrBundled = Annotated[
+    str | None,
+    typer.Argument(
+        help="Checkpoint, run folder or name. Default: the bundled CIFAR-10 model.",
+        autocompletion=complete.weights,
+    ),
+]
+Input = Annotated[
+    str,
+    typer.Argument(
+        metavar="IN",
+        help="Checkpoint, run folder, or name (`mlp-mixer models --weights`).",
+        autocompletion=complete.weights,
+    ),
+]
+LabelledImages = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="Labelled images: digits, cifar10:PATH, folder:PATH, ...",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="FIELD=VALUE, such as train.epochs=2."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue from the newest saved state.")
+]
+OverwriteRun = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Train anew in a folder that holds a run."),
+]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")]
+FindBatchSize = Annotated[
+    bool,
+    typer.Option(
+        "--find-batch-size",
+        help="Compute each batch in the parts that fit into memory and are fastest.",
+    ),
+]
+Track = Annotated[
+    str | None,
+    typer.Option(help="Also follow the run in tensorboard, wandb or trackio."),
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images computed at a time.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
+Engine = Annotated[
+    str,
+    typer.Option(help="What computes: torch, plain, onnxruntime, openvino or auto."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def or_bundled(checkpoint: str | None) -> tuple[str | Path, str]:
+    """Return what to load where no checkpoint may be named, and its name.
+
+    Args:
+        checkpoint: As typed.
+    """
+    from ..weights.catalog import BUNDLED
+
+    if checkpoint is None:
+        return BUNDLED, BUNDLED.stem
+    return checkpoint, checkpoint
+
+
+def introduce_bundled(labels: tuple[str, ...] | None) -> None:
+    """Print on stderr, where nobody named weights, what the bundled model knows.
+
+    Args:
+        labels: The names of its classes.
+    """
+    print(
+        f"The bundled model knows {', '.join(labels or ())}, and nothing else. For other "
+        "classes name published weights (`mlp-mixer models --weights`), or train on your "
+        "own pictures (`mlp-mixer finetune`).",
+        file=sys.stderr,
+    )
+
+
+def split_arguments(
+    arguments: list[str], model: str | None
+) -> tuple[str | None, list[str]]:
+    """Separate `[CHECKPOINT] PICTURE...`.
+
+    The first argument is a picture only if it looks like one. So a mistyped checkpoint
+    is refused by its name, instead of becoming a picture that cannot be read while the
+    bundled model answers for all others.
+
+    Args:
+        arguments: As typed, at least one.
+        model: The checkpoint, if an option named it: then all arguments are pictures.
+
+    Returns:
+        The checkpoint (None: the bundled one) and the pictures.
+
+    Raises:
+        UserError: One of the pictures is a checkpoint.
+    """
+    from ..errors import UserError
+
+    first = arguments[0]
+    only_pictures = model is None and not is_model(first) and _is_pictures(first)
+    if model is not None or only_pictures:
+        checkpoint, pictures = model, arguments
+    else:
+        checkpoint, pictures = first, arguments[1:]
+    for picture in pictures:
+        # A folder of pictures may hold a config.json, so that does not count here.
+        if is_model(picture, _FILES_OF_WEIGHTS):
+            advice = f"only one is used, and that is {checkpoint!r}"
+            if only_pictures:
+                advice = "put it first"
+            raise UserError(f"{picture!r} is a checkpoint, not a picture; {advice}")
+    return checkpoint, pictures
+
+
+def is_model(
+    argument: str, inside: tuple[str, ...] = ("config.json", *_FILES_OF_WEIGHTS)
+) -> bool:
+    """Return whether an argument names a checkpoint.
+
+    That is a known name, a repository of the Hugging Face hub, a file with the suffix
+    of weights, or a folder that holds one of some files.
+
+    Args:
+        argument: As typed.
+        inside: The files that make a folder a checkpoint.
+    """
+    from ..inference.pictures import is_url
+    from ..weights.catalog import find, list_models
+
+    if argument.startswith("hf-hub:") or argument in list_models() or find(argument):
+        return True
+    # The address of a file may end in a query, such as ?download=true.
+    path = Path(argument.partition("?")[0] if is_url(argument) else argument)
+    if path.suffix.lower() in _SUFFIXES_OF_WEIGHTS:
+        return True
+    # os.path.isfile never raises, whatever a name contains.
+    return any(os.path.isfile(path / name) for name in inside)  # noqa: PTH113
+
+
+def _is_pictures(argument: str) -> bool:
+    """Whether it looks like a picture or several, even if nothing is there."""
+    from ..images.decode import image_extensions
+    from ..inference.pictures import VIDEOS, is_url
+
+    if argument == "-" or is_url(argument):
+        return True
+    if any(sign in argument for sign in "*?["):
+        return True
+    ending = Path(argument).suffix.lower()
+    if ending in image_extensions() or ending in VIDEOS:
+        return True
+    if os.path.isdir(argument):  # noqa: PTH112
+        return True
+    # Pictures on some systems have no ending.
+    return not ending and os.path.isfile(argument)  # noqa: PTH113
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Return the height and width of "224" or "224x320".
+
+    Args:
+        text: As typed: a side, or height x width.
+
+    Raises:
+        UserError: It is something else.
+    """
+    from ..errors import UserError
+
+    match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
+    if match is None:
+        raise UserError(
+            f"cannot read the image size {text!r}: expected a side or HxW, such as 224 "
+            "or 224x320"
+        )
+    height, width = match.groups()
+    return int(height), int(width or height)

@@ -1,0 +1,201 @@
+"""Files of answers: CSV, JSON, JSON lines or Parquet; features as NumPy's .npz."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+
+from ..errors import UserError
+from ..files import atomic_file
+from .results import Features
+
+Row: TypeAlias = "dict[str, Any]"
+
+# How our own files begin; no other file is ever replaced.
+_BEGINNING = {
+    ".csv": b"path,pred_label",
+    ".json": b'[\n{"path"',
+    ".jsonl": b'{"path"',
+    ".parquet": b"PAR1",
+    ".npz": b"paths.npy",
+}
+_ROW_GROUP = 4096  # rows of Parquet in memory
+
+
+def check_out(out: Path, *, features: bool = False) -> None:
+    """Check, before any work, that a file can and may be written.
+
+    Args:
+        out: The file; its name ends in the format.
+        features: Whether it is for features, and not for answers.
+
+    Raises:
+        UserError: The format is unknown or needs a package, or something else has that
+            name.
+    """
+    what = "features" if features else "answers"
+    suffix = out.suffix.lower()
+    known = [".npz"] if features else [".csv", ".json", ".jsonl", ".parquet"]
+    if suffix not in known:
+        raise UserError(
+            f"cannot write {what} to {str(out)!r}: expected a name that ends in "
+            f"{' or '.join(known)}"
+        )
+    if out.is_dir():
+        raise UserError(
+            f"cannot write {what} to {str(out)!r}: it is a folder; give the name of a "
+            "file in it"
+        )
+    if out.is_file() and out.stat().st_size and not _is_ours(out, suffix):
+        raise UserError(
+            f"{str(out)!r} was not written by `mlp-mixer predict`; move it, or choose "
+            "another name"
+        )
+    if suffix == ".parquet":
+        try:
+            import pyarrow.parquet  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f'{str(out)!r} needs pyarrow: pip install "mlp-mixer[parquet]"'
+            ) from error
+
+
+def _is_ours(path: Path, suffix: str) -> bool:
+    try:
+        with path.open("rb") as file:
+            # Not startswith: an .npz is a zip, whose header comes before the name.
+            return _BEGINNING[suffix] in file.read(64)
+    except OSError:
+        return False
+
+
+def write_answers(out: Path, rows: Iterable[Row], top: int) -> None:
+    """Write answers to a file, which appears when it is complete.
+
+    Args:
+        out: The file; its name ends in the format.
+        rows: Answers as `to_dict` returns them.
+        top: How many candidates the columns of .csv and .parquet hold.
+    """
+    write = _WRITERS[out.suffix.lower()]
+    with atomic_file(out) as file:
+        write(file, top, rows)
+
+
+def write_features(out: Path, name: str, found: Sequence[Features]) -> None:
+    """Write features to an .npz file.
+
+    Args:
+        out: The file.
+        name: Of the feature, and of its array, float32 (N, ...); the array `paths` (N,)
+            stands beside it.
+        found: The features of N pictures.
+    """
+    arrays = [features.values[name] for features in found]
+    stacked = np.stack(arrays) if arrays else np.empty((0,), np.float32)
+    paths = np.array([features.path for features in found], dtype=np.str_)
+    with atomic_file(out) as file:
+        np.savez(file, allow_pickle=False, **{"paths": paths, name: stacked})
+
+
+def _utf8(text: str) -> bytes:
+    r"""Encode text; a byte of a file's name that is not UTF-8 becomes \udcff.
+
+    JSON reads such an escape back.
+    """
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _columns(top: int) -> dict[str, str]:
+    """Return names and Arrow types of the columns.
+
+    Those of the best candidate begin with pred_, the others are numbered from 2.
+    """
+    columns = {
+        "path": "string",
+        "pred_label": "int64",
+        "pred_class": "string",
+        "pred_score": "float32",
+        "score_kind": "string",
+    }
+    for rank in range(2, top + 1):
+        columns[f"top{rank}_class"] = "string"
+        columns[f"top{rank}_score"] = "float32"
+    columns["error"] = "string"
+    return columns
+
+
+def _flat(answer: Row) -> Row:
+    """Return an answer as one row of `_columns`."""
+    row = dict(answer)
+    candidates = row.pop("top", ())
+    for rank, candidate in enumerate(candidates[1:], start=2):
+        row[f"top{rank}_class"] = candidate["name"]
+        row[f"top{rank}_score"] = candidate["score"]
+    return row
+
+
+def _write_csv(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+    # csv writes text, and TextIOWrapper would close the file below it.
+    text = SimpleNamespace(write=lambda line: file.write(_utf8(line)))
+    table = csv.DictWriter(text, list(_columns(top)), lineterminator="\n")
+    table.writeheader()
+    table.writerows(map(_flat, rows))
+
+
+def _write_jsonl(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+    _write_json_rows(file, rows, between=b"\n")
+
+
+def _write_json(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+    file.write(b"[\n")
+    _write_json_rows(file, rows, between=b",\n")
+    file.write(b"]\n")
+
+
+def _write_json_rows(file: BinaryIO, rows: Iterable[Row], between: bytes) -> None:
+    for position, row in enumerate(rows):
+        if position:
+            file.write(between)
+        file.write(_utf8(json.dumps(row, ensure_ascii=False)))
+    file.write(b"\n")
+
+
+def _write_parquet(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    columns = _columns(top).items()
+    schema = pyarrow.schema(
+        [(name, getattr(pyarrow, kind)()) for name, kind in columns]
+    )
+    waiting = _utf8_rows(rows)
+    with ParquetWriter(file, schema) as writer:
+        # In groups: a table of a million rows would stand in memory twice.
+        while group := list(itertools.islice(waiting, _ROW_GROUP)):
+            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
+
+
+def _utf8_rows(rows: Iterable[Row]) -> Iterator[Row]:
+    """Yield flat rows whose texts are valid UTF-8, as Arrow demands."""
+    for answer in rows:
+        row = _flat(answer)
+        for name, value in row.items():
+            if isinstance(value, str):
+                row[name] = _utf8(value).decode()
+        yield row
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, int, Iterable[Row]], None]] = {
+    ".csv": _write_csv,
+    ".json": _write_json,
+    ".jsonl": _write_jsonl,
+    ".parquet": _write_parquet,
+}
