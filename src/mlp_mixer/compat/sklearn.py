@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.linear_model import LogisticRegression
 from sklearn.utils import check_random_state, multiclass, validation
 
 from ..config import override
@@ -19,10 +18,11 @@ from ..data import ArraySet, Dataset
 from ..devices import cpu_threads, pick_device
 from ..errors import UserError
 from ..evaluation.accuracy import outputs
-from ..models import MlpMixer
+from ..models import IsotropicMlp
 from ..recipes import get_recipe
 from ..recipes.finetune import finetune_auto
 from ..training import Run, TrainConfig, prepare
+from ..training.extras.linear_probe import fit_logistic
 from ..training.optim.build import Ema, build_optimizer
 from ..training.step import Stepper
 from ..weights import Checkpoint
@@ -175,7 +175,7 @@ class MixerClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
             [*(f"{name}={value}" for name, value in settings.items()), *self.settings],
         )
 
-    def _learn(self, run: Run) -> MlpMixer:
+    def _learn(self, run: Run) -> IsotropicMlp:
         """The average of the weights as it was after its best epoch, of equals the
         later.
         """
@@ -211,22 +211,19 @@ class MixerClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
                 break
         return kept
 
-    def _probe(self, run: Run) -> MlpMixer:
+    def _probe(self, run: Run) -> IsotropicMlp:
         """The network with a head that logistic regression has learnt from the pooled
         features of all images.
         """
         model = run.model
         model.reset_classifier(0)
         x_NC = outputs(model, model, run.source.train, run.preprocess).double().numpy()
-        fitted = LogisticRegression(max_iter=1000).fit(x_NC, run.source.train.labels)
-        head = np.column_stack([fitted.coef_, fitted.intercept_])
-        head = (
-            np.vstack([-head, head]) / 2 if len(head) == 1 else head
-        )  # two classes have one row between them
-        model.reset_classifier(len(head))
-        model.head.load_state_dict(
-            {"weight": torch.tensor(head[:, :-1]), "bias": torch.tensor(head[:, -1])}
-        )
+        labels = run.source.train.labels
+        fitted = fit_logistic(x_NC, labels, strength=1.0, most_steps=1000)
+        model.reset_classifier(len(fitted.classes))
+        weight = torch.tensor(fitted.weight)
+        bias = torch.tensor(fitted.bias)
+        model.head.load_state_dict({"weight": weight, "bias": bias})
         return model
 
 

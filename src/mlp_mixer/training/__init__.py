@@ -1,4 +1,4 @@
-"""From a configuration and a data set to a trained checkpoint, resumable at any step."""
+"""From a configuration and a dataset to a trained checkpoint, resumable at any step."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Interrupted", "Run", "TrainConfig", "prepare", "train"]
 
-# Recipes need `TrainConfig` alone; the rest loads torch, so it waits until it is used.
+# Recipes need `TrainConfig` alone. The rest loads torch, which takes two seconds, so it
+# waits until somebody asks for it.
 _LATER = {"train": "loop", "Run": "run", "prepare": "run", "Interrupted": "stop"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    module = importlib.import_module(f".{_LATER[name]}", __name__)
+    value = getattr(module, name)
     globals()[name] = value
     return value

@@ -1,9 +1,11 @@
-"""Everything that decides a training run, as one frozen value: recipes return it,
-`--set a.b=c` changes it.
+"""Everything that decides a training run, as one frozen value.
+
+Recipes return a `TrainConfig`, and `--set a.b=c` changes it. No torch is needed.
 """
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,21 +16,27 @@ from ..images.settings import Augment, Mix
 
 @dataclass(frozen=True)
 class ModelChoice:
-    """A variant by name; a field left at none keeps the variant's value, classes and
-    channels come from the data.
+    """Names a variant, and what is to differ from it.
+
+    A field that is None keeps the variant's value. Classes and channels come from the
+    data.
     """
 
     name: str = "mixer_s16"
-    init: str | None = (
-        None  # weights to start from (what `load` takes), with their architecture and preprocessing
-    )
+
+    # Weights to start from: what `load` takes. They bring their own architecture and
+    # preprocessing, so of the fields below only the image and patch size and the noise
+    # (dropout, drop path) can be set beside them.
+    init: str | None = None
+
     image_size: int | tuple[int, int] | None = None
-    stem: Literal["random", "whitened"] = (
-        "random"  # of fresh weights; whitened: by the training images' patches
-    )
-    resize: ResizeMethod = (
-        "block_diagonal"  # how the weights of init come to another image size
-    )
+
+    # How the stem of fresh weights begins; whitened: by the training images' patches.
+    stem: Literal["random", "whitened"] = "random"
+
+    # How the weights of `init` come to another image size.
+    resize: ResizeMethod = "block_diagonal"
+
     patch_size: int | None = None
     num_blocks: int | None = None
     hidden_dim: int | None = None
@@ -44,32 +52,43 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class DataChoice:
-    """Where the images come from and how they are split; a test split is never read in
-    training.
+    """Says where the images come from and how they are split.
+
+    A test split is never read in training.
+
+    Raises:
+        UserError: A field is out of range.
     """
 
     source: str = "digits"
-    val_fraction: float = (
-        0.1  # of the training images, stratified: chooses the best checkpoint
-    )
-    test_fraction: float = 0.2  # held out where the source has no test split of its own
+
+    # Share of the training images that choose the best checkpoint, of each class alike.
+    val_fraction: float = 0.1
+
+    # Share that is held out where the dataset has no test split of its own.
+    test_fraction: float = 0.2
+
     split_seed: int = 0
-    # of each image in a batch, each time augmented differently (repeated augmentation)
+
+    # Copies of each image in a batch, each augmented differently (repeated
+    # augmentation, Hoffer et al. 2020, arXiv 1901.09335).
     repeats: int = 1
-    workers: int | None = None  # none: as many as are worth having
+
+    # Processes that prepare batches; None: as many as are worth having.
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         _within("data.val_fraction", self.val_fraction, least=0, below=1)
         _within("data.test_fraction", self.test_fraction, above=0, below=1)
         _within("data.repeats", self.repeats, least=1)
-        if self.workers is not None:
-            _within("data.workers", self.workers, least=0)
+        _within("data.workers", self.workers, least=0)
 
 
 @dataclass(frozen=True)
 class PreprocessChoice:
-    """The preprocessing record that the checkpoint will carry (its size is the
-    model's).
+    """Says how an image becomes the network's input; the checkpoint will carry it.
+
+    The image size is the model's. See `images.preprocess.Preprocess` for the fields.
     """
 
     resize: Literal["resmall", "resize", "none"] = "resmall"
@@ -81,98 +100,125 @@ class PreprocessChoice:
 
 @dataclass(frozen=True)
 class OptimChoice:
-    """The optimiser. Weight decay applies to kernels only, never to biases and norms.
+    """Says how gradients become new weights.
 
-    adamw, lion and muon take `lr * weight_decay` of a kernel at each step, sgd adds
-    `weight_decay * kernel` to the gradient. `optim.decay_of_big_vision` translates the
-    `wd` of google-research/big_vision.
+    Weight decay applies to kernels only, never to biases and norms. adamw, lion and muon
+    take `lr * weight_decay` of a kernel at each step, sgd adds `weight_decay * kernel`
+    to the gradient. `optim.build.decay_of_big_vision` translates the `wd` of
+    google-research/big_vision.
+
+    Raises:
+        UserError: A field is out of range.
     """
 
     name: Literal["adamw", "sgd", "lion", "muon"] = "adamw"
+
+    # The peak learning rate.
     lr: float = 1e-3
     weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.999)  # adamw, and what muon leaves to it
-    momentum: float = 0.9  # sgd
-    nesterov: bool = False  # sgd
-    clip_norm: float | None = 1.0  # of the gradient over all parameters
-    layer_decay: float = (
-        1.0  # the head learns at lr, each layer below it at this share of the one above
-    )
-    momentum_dtype: Literal["fp32", "bf16"] = "fp32"  # sgd; bf16: as vit_jax fine-tunes
+
+    # Of adamw, and of what muon leaves to it.
+    betas: tuple[float, float] = (0.9, 0.999)
+
+    # Of sgd.
+    momentum: float = 0.9
+    nesterov: bool = False
+
+    # Longest gradient, over all parameters together; None: any length.
+    clip_norm: float | None = 1.0
+
+    # The head learns at lr, each layer below it at this share of the layer above.
+    layer_decay: float = 1.0
+
+    # Of sgd; bf16: as vit_jax fine-tunes.
+    momentum_dtype: Literal["fp32", "bf16"] = "fp32"
+
     lion_betas: tuple[float, float] = (0.9, 0.99)
+
     muon_momentum: float = 0.95
     muon_nesterov: bool = True
+    # Steps and dtype of the Newton-Schulz iteration; auto: bf16 on a GPU.
     muon_ns_steps: int = 5
-    muon_ns_dtype: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 on a GPU
-    muon_adjust_lr: Literal["match_rms_adamw", "original"] = (
-        "match_rms_adamw"  # the first takes AdamW's lr and decay
-    )
-    # of what is no kernel of a block, relative to lr; original wants about 0.015
+    muon_ns_dtype: Literal["auto", "fp32", "bf16"] = "auto"
+    # match_rms_adamw: updates as large as AdamW's, whose lr and decay then suit it.
+    muon_adjust_lr: Literal["match_rms_adamw", "original"] = "match_rms_adamw"
+    # Learning rate of what is not a kernel of a block, relative to lr. With
+    # muon_adjust_lr=original about 0.015 suits it.
     muon_adamw_lr: float = 1.0
-    # length of SAM's ascent step at the peak learning rate; 0: no sharpness-aware
-    # minimisation
+
+    # Sharpness-aware minimisation. Length of the ascent step at the peak learning rate;
+    # 0: plain gradients.
     rho: float = 0.0
-    rho_min: float | None = (
-        None  # and where the learning rate has fallen to schedule.final (GSAM); none: rho
-    )
-    alpha: float = 0.0  # how strongly GSAM closes the surrogate gap
-    sam_images: int | None = (
-        None  # m, the images that share an ascent step; none: all that a process has
-    )
+    # GSAM: its length where the learning rate has fallen to schedule.final; None: rho.
+    rho_min: float | None = None
+    # GSAM: how strongly it closes the surrogate gap.
+    alpha: float = 0.0
+    # m, the images that share an ascent step; None: all that a process has.
+    sam_images: int | None = None
 
     def __post_init__(self) -> None:
         _within("optim.lr", self.lr, above=0)
         _within("optim.weight_decay", self.weight_decay, least=0)
-        for name in ("momentum", "muon_momentum"):
-            _within(f"optim.{name}", getattr(self, name), least=0, below=1)
-        for name in ("betas", "lion_betas"):
-            for beta in getattr(self, name):
-                _within(f"optim.{name}", beta, least=0, below=1)
-        if self.clip_norm is not None:
-            _within("optim.clip_norm", self.clip_norm, above=0)
+        _within("optim.momentum", self.momentum, least=0, below=1)
+        _within("optim.muon_momentum", self.muon_momentum, least=0, below=1)
+        for beta in self.betas:
+            _within("optim.betas", beta, least=0, below=1)
+        for beta in self.lion_betas:
+            _within("optim.lion_betas", beta, least=0, below=1)
+        _within("optim.clip_norm", self.clip_norm, above=0)
         _within("optim.layer_decay", self.layer_decay, above=0, most=1)
         _within("optim.muon_ns_steps", self.muon_ns_steps, least=1, below=100)
         _within("optim.muon_adamw_lr", self.muon_adamw_lr, above=0)
-        for name in ("rho", "rho_min", "alpha"):
-            if getattr(self, name) is not None:
-                _within(f"optim.{name}", getattr(self, name), least=0)
-        if self.sam_images is not None:
-            _within("optim.sam_images", self.sam_images, above=0)
+        _within("optim.rho", self.rho, least=0)
+        _within("optim.rho_min", self.rho_min, least=0)
+        _within("optim.alpha", self.alpha, least=0)
+        _within("optim.sam_images", self.sam_images, above=0)
         if self.nesterov and self.momentum == 0:
             raise UserError(
-                "optim.nesterov needs a momentum: set optim.momentum above 0, or optim.nesterov=false"
+                "optim.nesterov needs a momentum: set optim.momentum above 0, or "
+                "optim.nesterov=false"
             )
 
 
 @dataclass(frozen=True)
 class ScheduleChoice:
-    """Linear warm-up, then decay to `final` times the peak; `schedule.lr_factor` states
-    the formulas and sources.
+    """Says how the learning rate rises and falls, in units of its peak.
+
+    `optim.schedule.lr_factor` states the formulas and their sources.
+
+    Raises:
+        UserError: A field is out of range, or the warm-up is stated twice.
     """
 
     decay: Literal["cosine", "linear", "rsqrt", "constant"] = "cosine"
+
+    # The warm-up is linear. It is stated in epochs, or instead in steps, or instead as
+    # a share of the whole run, which follows train.epochs.
     warmup_epochs: float = 1.0
-    warmup_steps: int | None = None  # instead of warmup_epochs
-    warmup_share: float | None = (
-        None  # of the whole run, instead of warmup_epochs: follows train.epochs
-    )
-    warmup_from: Literal["one", "zero"] = (
-        "one"  # zero: the first step learns nothing, as in big_vision and vit_jax
-    )
-    timescale: float = 10_000.0  # rsqrt: steps after which the rate is 1 / sqrt(2)
-    cooldown_steps: int = 0  # at the end, linearly to zero
+    warmup_steps: int | None = None
+    warmup_share: float | None = None
+
+    # zero: the first step learns nothing, as in big_vision and vit_jax.
+    warmup_from: Literal["one", "zero"] = "one"
+
+    # Of rsqrt: steps after which the rate is 1 / sqrt(2).
+    timescale: float = 10_000.0
+
+    # Steps at the end over which the rate falls linearly to zero.
+    cooldown_steps: int = 0
+
+    # Where the decay ends.
     final: float = 0.0
 
     def __post_init__(self) -> None:
         _within("schedule.warmup_epochs", self.warmup_epochs, least=0)
-        if self.warmup_steps is not None:
-            _within("schedule.warmup_steps", self.warmup_steps, least=0)
-        if self.warmup_share is not None:
-            _within("schedule.warmup_share", self.warmup_share, least=0, most=1)
-            if self.warmup_steps is not None:
-                raise UserError(
-                    "schedule.warmup_steps and schedule.warmup_share exclude each other; set one to none"
-                )
+        _within("schedule.warmup_steps", self.warmup_steps, least=0)
+        _within("schedule.warmup_share", self.warmup_share, least=0, most=1)
+        if self.warmup_steps is not None and self.warmup_share is not None:
+            raise UserError(
+                "schedule.warmup_steps and schedule.warmup_share exclude each other; set "
+                "one to none"
+            )
         _within("schedule.timescale", self.timescale, above=0)
         _within("schedule.cooldown_steps", self.cooldown_steps, least=0)
         _within("schedule.final", self.final, least=0, most=1)
@@ -180,74 +226,87 @@ class ScheduleChoice:
 
 @dataclass(frozen=True)
 class LoopChoice:
-    """The loop itself."""
+    """Says how long to train, on what, with which loss, and how often to look.
+
+    Raises:
+        UserError: A field is out of range.
+    """
 
     epochs: float = 10.0
-    steps: int | None = None  # instead of epochs: how the paper states fine-tuning
-    batch_size: int = 128  # over all processes
-    # parts of a process's share that are computed one after the other, for less memory
+    # Instead of epochs: how the paper states fine-tuning.
+    steps: int | None = None
+
+    # Over all processes.
+    batch_size: int = 128
+    # Parts of a process's share that are computed one after the other, to save memory.
     accumulate: int = 1
+
     seed: int = 0
-    loss: Literal["softmax", "sigmoid"] = (
-        "softmax"  # sigmoid: one yes or no per class, as big_vision's recipe
-    )
-    head_bias: float = 0.0  # of a new head: -6.9 there, so that sigmoids begin near 0
+
+    # sigmoid: a yes or no for each class, as in big_vision's recipe.
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    # Of a fresh head; -6.9 in big_vision's recipe, so that sigmoids begin near 0.
+    head_bias: float = 0.0
     label_smoothing: float = 0.0
-    # decay of an exponential moving average of the weights, which is then what is
-    # saved; 0: none
+
+    # Decay of an exponential moving average of the weights, which is then what is
+    # evaluated and saved; 0: no average.
     ema: float = 0.0
-    precision: Precision = "auto"  # auto: bf16 on a GPU that has it
+
+    # auto: bf16 on a GPU that has it.
+    precision: Precision = "auto"
     device: str = "auto"
-    threads: int | None = (
-        None  # of the CPU; none: torch's choice. Tiny models are faster, and steadier, with one
-    )
+    # Of the CPU; None: torch's choice. Tiny models are faster with one, and steadier.
+    threads: int | None = None
+
     grad_checkpointing: bool = False
-    # token mixing fused on a GPU; auto: where it passes its check there, else plain
+    # Token mixing on a GPU; auto: fused where it passes its check there, else plain.
     kernels: Kernels = "auto"
-    compile: bool = False  # the forward and backward pass by torch.compile
-    parallel: Literal["ddp", "fsdp"] = (
-        "ddp"  # several processes: whole weights in each, or a part
-    )
-    nonfinite: Literal["stop", "rollback"] = (
-        "stop"  # at a loss or gradient that is no number; rollback: skip the step
-    )
+    # Forward and backward pass by torch.compile.
+    compile: bool = False
+    # Several processes have the whole weights each, or a part of them (FSDP2).
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+
+    # What follows a loss or gradient that is not finite; rollback: go back to the newest
+    # state and leave the step out.
+    nonfinite: Literal["stop", "rollback"] = "stop"
+
     eval_every_epochs: float = 1.0
-    patience: int | None = (
-        None  # evaluations in a row that are not better than the best, after which the run ends
-    )
+    # Evaluations in a row that are not better than the best, after which the run ends.
+    patience: int | None = None
     log_every_steps: int = 20
-    save_every_steps: int | None = None  # none: a state is saved with every evaluation
+    # A state is saved with every evaluation, and as often as this says.
+    save_every_steps: int | None = None
 
     def __post_init__(self) -> None:
-        positive = (
-            "epochs",
-            "steps",
-            "eval_every_epochs",
-            "batch_size",
-            "accumulate",
-            "log_every_steps",
-        )
-        for name in (*positive, "save_every_steps", "threads", "patience"):
-            if getattr(self, name) is not None:
-                _within(f"train.{name}", getattr(self, name), above=0)
+        _within("train.epochs", self.epochs, above=0)
+        _within("train.steps", self.steps, above=0)
+        _within("train.eval_every_epochs", self.eval_every_epochs, above=0)
+        _within("train.batch_size", self.batch_size, above=0)
+        _within("train.accumulate", self.accumulate, above=0)
+        _within("train.log_every_steps", self.log_every_steps, above=0)
+        _within("train.save_every_steps", self.save_every_steps, above=0)
+        _within("train.threads", self.threads, above=0)
+        _within("train.patience", self.patience, above=0)
         _within("train.label_smoothing", self.label_smoothing, least=0, below=1)
         _within("train.ema", self.ema, least=0, below=1)
 
 
 @dataclass(frozen=True)
 class DistillChoice:
-    """A teacher: (1 - weight) of the loss is the labels', weight T^2 the divergence
-    from its answers.
+    """Names a teacher, a network whose answers are learned, and its part of the loss.
 
-    Both networks' logits are divided by the temperature T for it; T^2 keeps the
-    gradient's size (arXiv 1503.02531).
+    The loss is (1 - weight) that of the labels and weight T^2 the divergence from the
+    teacher's answers. Both networks' logits are divided by the temperature T for it; T^2
+    keeps the gradient's size (Hinton et al. 2015, arXiv 1503.02531).
+
+    Raises:
+        UserError: A field is out of range.
     """
 
-    teacher: str | None = (
-        # weights (what `load` takes) that know all classes of the images by name; none:
-        # labels
-        None
-    )
+    # Weights that know all classes of the images by name: what `load` takes. None: the
+    # labels alone.
+    teacher: str | None = None
     temperature: float = 1.0
     weight: float = 1.0
 
@@ -258,7 +317,20 @@ class DistillChoice:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A complete training run."""
+    """Holds a complete training run.
+
+    Attributes:
+        recipe: The name of the recipe that it comes from.
+        model: The network.
+        data: The images.
+        preprocess: How an image becomes the network's input.
+        augment: What happens to a training image before.
+        mix: Mixup and CutMix.
+        distill: A teacher.
+        optim: The optimiser.
+        schedule: The learning rate.
+        train: The loop.
+    """
 
     recipe: str = ""
     model: ModelChoice = field(default_factory=ModelChoice)
@@ -274,28 +346,27 @@ class TrainConfig:
 
 def _within(
     name: str,
-    value: float,
+    value: float | None,
     *,
     above: float | None = None,
     least: float | None = None,
     below: float | None = None,
     most: float | None = None,
 ) -> None:
-    """`UserError` naming the field unless the value keeps all given bounds."""
-    limits = (
-        ("above", above),
-        ("at least", least),
-        ("below", below),
-        ("at most", most),
+    """Raise `UserError` unless a value is None or keeps all bounds that are given."""
+    if value is None:
+        return
+    bounds = (
+        ("above", above, operator.gt),
+        ("at least", least, operator.ge),
+        ("below", below, operator.lt),
+        ("at most", most, operator.le),
     )
-    kept = (
-        (above is None or value > above)
-        and (least is None or value >= least)
-        and (below is None or value < below)
-        and (most is None or value <= most)
-    )
+    wanted = []
+    kept = True
+    for word, limit, holds in bounds:
+        if limit is not None:
+            wanted.append(f"{word} {limit:g}")
+            kept = kept and holds(value, limit)
     if not kept:
-        wanted = " and ".join(
-            f"{word} {limit:g}" for word, limit in limits if limit is not None
-        )
-        raise UserError(f"{name} must be {wanted}, got {value}")
+        raise UserError(f"{name} must be {' and '.join(wanted)}, got {value}")

@@ -1,5 +1,4 @@
-"""The training loop: a run is a function of its configuration and its data, and of
-nothing else.
+"""The training loop: a run is a function of its configuration and its data alone.
 
 Every random number of step t comes from (seed, t) or from (seed, epoch, image), so a
 run that was killed and resumed ends with the same bytes as one that was not (same
@@ -11,33 +10,43 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from ..config import to_dict
 from ..data.dataset import Dataset
 from ..data.loader import Batch, stream
 from ..devices import cpu_threads
-from ..distributed import all_reduce_max, barrier, is_main, process_group, restarts
-from ..errors import UserError
-from ..evaluation import evaluate
-from ..files import locked_folder, make_folder, remove_leftovers, write_json
-from ..models import MlpMixer
+from ..distributed import (
+    all_reduce_max,
+    barrier,
+    check_same_on_all_ranks,
+    is_main,
+    process_group,
+    restarts,
+)
+from ..errors import UserError, listed
+from ..files import locked_folder, make_folder, remove_leftovers
 from ..randomness import batch_positions
-from ..weights import save
+from .artifacts import (
+    holds_run,
+    measure,
+    write_checkpoints,
+    write_settings,
+    write_split,
+)
 from .config import TrainConfig
 from .extras.micro_batch import with_fitting_parts
-from .journal import Journal, JournalRow, environment
+from .journal import Journal, JournalRow, Report, ignore_row
 from .meter import Meter
 from .optim.build import Ema, build_optimizer
-from .parallel import check_same_on_all_ranks, shard, wrap
+from .parallel import gathered, shard, wrap
 from .resume import find_state, made_with, start_row
-from .run import Run, prepare, write_split
+from .run import Run, prepare
 from .state import (
     RunState,
     StateSaver,
@@ -49,10 +58,8 @@ from .state import (
 from .step import Stepper
 from .stop import Interrupted, StopRequest
 
-Report = Callable[[JournalRow], None]
-_MOST_SKIPPED = (
-    20  # steps whose gradient was no number, before a run that rolls back gives up
-)
+# Steps left out, after which a run that rolls back gives up: something else is wrong.
+_MOST_SKIPPED = 20
 
 
 def train(
@@ -64,78 +71,103 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     find_batch_size: bool = False,
-    report: Report = lambda row: None,
+    report: Report = ignore_row,
     notes: Sequence[str] = (),
 ) -> JournalRow:
-    """Train; leave best.safetensors, last.safetensors, metrics.jsonl, config.json,
-    split.csv and state/ in `out`.
+    """Train a network, and leave its checkpoints, journal and state in a folder.
 
-    Under torchrun, every process calls this with the same arguments; the first one
-    writes and reports, and a restart by torchrun resumes by itself.
+    The folder then has best.safetensors, last.safetensors, metrics.jsonl, config.json
+    and state/, and split.csv where we split the images ourselves. Under torchrun every
+    process calls this with the same arguments; the main process writes and reports.
 
-    source: the images, instead of those that `config.data.source` names (such as arrays
-        in memory).
-    teacher: a network whose answers are learned as `config.distill` says: the student's
-        normalised images (B, C, H, W)
-    -> logits (B, K). It is set to evaluation, and moved to the device.
-    resume: go on from the newest readable state, or start anew if there is none.
-        overwrite: forget an earlier run.
-    find_batch_size: compute each batch in as many parts as fit into memory and are
-        fastest here, found by trying.
-    report: is called with every journal row, and with rows of kind "start" and "note"
-        that only people need.
-    notes: sentences for the journal, such as what was rescaled.
-    Returns the evaluation row of the best checkpoint. Raises `UserError` for what a
-    user can mend, and `Interrupted` after a SIGINT or SIGTERM, when the state is saved.
+    Args:
+        config: The configuration.
+        out: The folder; it is created.
+        source: The images, instead of those that `config.data.source` names.
+        teacher: A network whose answers are learned as `config.distill` says: the
+            student's normalised images (B, C, H, W) to logits (B, K). It is moved to
+            the device and set to evaluation.
+        resume: Continue from the newest readable state, or start if there is none. A
+            restart by torchrun resumes without it.
+        overwrite: Train anew in a folder that holds a run.
+        find_batch_size: Compute each batch in as many parts as fit into memory and are
+            fastest here, found by trying.
+        report: Is called with every row of the journal, and with rows of the kinds
+            "start" and "note" that only people need.
+        notes: Sentences for the journal, such as what was rescaled.
+
+    Returns:
+        The evaluation row of the best checkpoint.
+
+    Raises:
+        UserError: The settings, images or weights cannot be used, `out` holds a run
+            already, or the loss was not finite.
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     with process_group(), contextlib.ExitStack() as stack:
+        # torchrun restarts its workers with their old arguments. After a restart there
+        # is something to resume, with or without --resume.
         resume = resume or restarts() > 0
-        check_same_on_all_ranks(
-            (out / "config.json").exists(), "whether --out holds a run"
-        )
-        if not resume and not overwrite and (out / "config.json").exists():
+
+        # All processes must see one folder. A worker with a disk of its own would find
+        # no state there, and begin at step 0 beside others that go on.
+        taken = holds_run(out)
+        check_same_on_all_ranks(taken, "whether --out holds a run")
+        if taken and not (resume or overwrite):
             raise UserError(
-                f"{str(out)!r} already holds a run; add --resume, --overwrite, or choose another --out"
+                f"{str(out)!r} already holds a run; add --resume, --overwrite, or choose "
+                "another --out"
             )
+
         run = prepare(config, source, teacher)
         run = replace(run, notes=(*notes, *run.notes))
-        report = report if is_main() else lambda row: None
+        if not is_main():
+            report = ignore_row
+
+        # Workers can outlive a torchrun that was killed. The lock keeps a second run out
+        # of the folder, and only then is it safe to remove what dead writers left.
         if is_main():
             stack.enter_context(locked_folder(make_folder(out)))
             remove_leftovers(out)
             remove_leftovers(out / "state")
         barrier()
-        if find_batch_size and config.augment.sides:
-            raise UserError(
-                "--find-batch-size tries one size only: set train.accumulate by hand for augment.sides"
-            )
+
         if find_batch_size:
             run = with_fitting_parts(run, newest_state(out)[0] if resume else None)
+
+        # States after the one we go on from are of a future that will not be.
         state = find_state(out, run, report) if resume else None
+        saved_step = state.step if state else None
         check_same_on_all_ranks(
-            (state.step if state else None, run.fingerprint),
-            "the saved state or the images",
+            (saved_step, run.fingerprint), "the saved state or the images"
         )
         if is_main():
-            forget_states(out, after=state.step if state else -1)
-        report(start_row(run, state.step if state else 0))
+            forget_states(out, after=-1 if saved_step is None else saved_step)
+        report(start_row(run, saved_step or 0))
+
+        # A step seeds torch's generator and some runs set the number of threads: both
+        # are put back for the program that called us.
         with (
             StopRequest() as stop,
             torch.random.fork_rng(devices=[]),
             cpu_threads(config.train.threads),
         ):
             if is_main():
-                settings = {
-                    "config": to_dict(run.config),
-                    "environment": environment(run.device),
-                }
-                write_json(out / "config.json", settings | {"notes": list(run.notes)})
-                write_split(run, out / "split.csv")
-            return _Loop(run, out, state, report).go(stop)
+                write_settings(run, out)
+                write_split(run, out)
+            return _Loop(run, out, state, report).run_to_end(stop)
+
+
+class _NonFiniteError(Exception):
+    """Says that the loss of a step or its gradient was infinite or not a number."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
 
 
 class _Loop:
-    """One run in progress: `go` is the loop, the rest its parts in order of use."""
+    """Holds one run in progress. `take_steps` is the loop; its parts follow it."""
 
     def __init__(
         self, run: Run, out: Path, state: RunState | None, report: Report
@@ -144,204 +176,177 @@ class _Loop:
         self.out = out
         self.report = report
         self.choice = run.config.train
+
         self.model = run.model.train()
         self.model.set_grad_checkpointing(self.choice.grad_checkpointing)
-        self.judged = (
-            copy.deepcopy(self.model).eval() if self.choice.ema else self.model
-        )  # is evaluated and saved
-        for model in {self.model, self.judged}:
-            shard(model, run.config)
+        self.modules: dict[str, nn.Module] = {"model": self.model}
+
+        # What is evaluated and saved: the average of the weights, if there is one.
+        self.eval_model = self.model
+        if self.choice.ema:
+            self.eval_model = copy.deepcopy(self.model).eval()
+            self.modules["ema"] = self.eval_model
+
+        # Sharding replaces the parameters, so the optimiser and the average must take
+        # hold of them only after it.
+        shard(self.model, run.config)
+        if self.choice.ema:
+            shard(self.eval_model, run.config)
         self.optimizer = build_optimizer(self.model, run.config.optim)
-        ema = Ema(self.model, self.judged, self.choice.ema) if self.choice.ema else None
-        self.modules: dict[str, nn.Module] = {
-            "model": self.model,
-            **({"ema": self.judged} if ema else {}),
-        }
-        self.stepper = Stepper(run, wrap(self.model, run.config), self.optimizer, ema)
+        ema = None
+        if self.choice.ema:
+            ema = Ema(self.model, self.eval_model, self.choice.ema)
+        network = wrap(self.model, run.config)
+        self.stepper = Stepper(run, network, self.optimizer, ema)
+
         self.saver = StateSaver(out)
         self.step = 0
-        self.skipped = list[int]()
+        self.skipped: list[int] = []
         self.best: JournalRow | None = None
-        self.begin_at(state)
-        self.journal = Journal(out, from_step=self.step) if is_main() else None
-        for text in run.notes if self.step == 0 else ():
-            self.record({"kind": "note", "text": text})
-
-    def begin_at(self, state: RunState | None) -> None:
         if state:
-            restore(state, self.modules, self.optimizer)
-            self.step = state.step
-            self.best = state.best
-            self.skipped = list(state.skipped)
+            self.continue_from(state)
+        self.journal = Journal(out, from_step=self.step) if is_main() else None
+        # A resumed run has its notes in the journal already.
+        if self.step == 0:
+            for text in run.notes:
+                self.record({"kind": "note", "text": text})
 
-    def go(self, stop: StopRequest) -> JournalRow:
-        meter = Meter(self.run.device)
+    def continue_from(self, state: RunState) -> None:
+        restore(state, self.modules, self.optimizer)
+        self.step = state.step
+        self.best = state.best
+        self.skipped = list(state.skipped)
+
+    def run_to_end(self, stop: StopRequest) -> JournalRow:
+        """Train until the end, and return the evaluation row of the best checkpoint."""
         try:
-            while self.step < self.run.total_steps and not self.given_up():
-                self.some_steps(meter, stop)
+            self.take_steps_with_rollback(stop)
         finally:
+            # Also after an error: the thread must not write into a folder that is no
+            # longer locked.
             self.saver.wait()
+        # The last parts of other processes may have come after the last pruning.
         barrier()
-        if (
-            is_main()
-        ):  # the last parts of the other processes may have come after the last pruning
+        if is_main():
             prune_states(self.out)
         assert self.best is not None
         return self.best
 
-    def some_steps(self, meter: Meter, stop: StopRequest) -> None:
-        """Steps until the end of the run, or until it was set back."""
-        for batch in meter.waiting_for(self.batches()):
-            if self.step not in self.skipped:
-                meter.add(self.stepper(batch, self.step), len(batch.labels), self.step)
-            self.step += 1
-            asked_to_stop = all_reduce_max(
-                stop.signal_number or 0
-            )  # read once: a later signal waits for the next step
-            if (self.log_due() or asked_to_stop) and not self.log(meter):
+    def take_steps_with_rollback(self, stop: StopRequest) -> None:
+        """Take all steps; start the loop again from a saved state after a bad one."""
+        while True:
+            try:
+                self.take_steps(stop)
                 return
+            except _NonFiniteError as bad:
+                self.roll_back(bad.step)
+
+    def take_steps(self, stop: StopRequest) -> None:
+        """Take the steps that are left; raise `_NonFiniteError` after a bad one."""
+        # The state of a run that ended early may be resumed: there is nothing to do.
+        if self.out_of_patience():
+            return
+        meter = Meter(self.run.device)
+        for batch in meter.waiting_for(self.batches()):
+            # One step of the optimiser. A step that a rollback left out is counted but
+            # not taken, so that all later ones keep their numbers and random numbers.
+            if self.step not in self.skipped:
+                result = self.stepper(batch, self.step)
+                meter.add(result, len(batch.labels), self.step)
+            self.step += 1
+
+            # The scheduler signals processes at different moments; they must agree, or
+            # some would wait for ever in the next all_reduce. Asked once: a signal that
+            # comes from here on is answered after the next step.
+            signal_number = all_reduce_max(stop.signal_number or 0)
+
+            # Log before saving: reading the meter tells whether the losses were finite,
+            # and no state may hold weights of which that is not known.
+            if self.log_due() or signal_number:
+                self.log(meter)
+
+            # Evaluate before saving: the state holds the best row so far.
             if self.evaluation_due():
                 self.evaluate()
-            if self.save_due() or asked_to_stop:
+
+            if self.save_due() or signal_number:
                 self.save_state()
-            if asked_to_stop and self.step < self.run.total_steps:
-                raise Interrupted(self.step, asked_to_stop)
-            if self.given_up():
-                self.record(
-                    {
-                        "kind": "note",
-                        "text": f"ended early: not better since step {self.best_step():,}",
-                    }
-                )
+
+            # A signal during the last step finds a run that is complete.
+            if signal_number and self.step < self.run.total_steps:
+                raise Interrupted(self.step, signal_number)
+
+            if self.out_of_patience():
+                best = self.best_step()
+                text = f"ended early: not better since step {best:,}"
+                self.record({"kind": "note", "text": text})
                 return
+
+            # Images per second are those of training, without evaluating and saving.
             meter.start_clock_if_empty()
 
     def batches(self) -> Iterator[Batch]:
-        return stream(
-            self.run.batches(),
-            range(self.step, self.run.total_steps),
-            workers=self.run.workers,
-        )
+        """Return the batches of the steps that are left."""
+        steps = range(self.step, self.run.total_steps)
+        return stream(self.run.batches(), steps, workers=self.run.workers)
 
     def log_due(self) -> bool:
-        """Also before whatever is saved, so that no state holds weights whose loss was
-        not seen to be finite.
-        """
         return self.step % self.choice.log_every_steps == 0 or self.save_due()
 
     def evaluation_due(self) -> bool:
-        """At the last step, and whenever a multiple of `eval_every_epochs` has just
-        been passed.
-        """
-        now, before = (
-            math.floor(self.run.epoch(s) / self.choice.eval_every_epochs)
-            for s in (self.step, self.step - 1)
-        )
-        return now > before or self.step == self.run.total_steps
-
-    def given_up(self) -> bool:
-        """Whether as many evaluations as `patience` have come since the best one: known
-        from the steps alone.
-        """
-        if self.choice.patience is None or self.best is None:
-            return False
-        every = self.choice.eval_every_epochs
-        now, best = (
-            math.floor(self.run.epoch(step) / every)
-            for step in (self.step, self.best_step())
-        )
-        return now - best >= self.choice.patience
-
-    def best_step(self) -> int:
-        return int((self.best or {})["step"])
+        """Whether the last step passed a multiple of `eval_every_epochs`, or is the end."""
+        passed = self.evaluations(self.step) > self.evaluations(self.step - 1)
+        return passed or self.step == self.run.total_steps
 
     def save_due(self) -> bool:
         every = self.choice.save_every_steps
         return self.evaluation_due() or (every is not None and self.step % every == 0)
 
-    def log(self, meter: Meter) -> bool:
-        """Record what was measured since the last time; False if the run was set back
-        because of a bad step.
-        """
+    def out_of_patience(self) -> bool:
+        """Whether there were `patience` evaluations since the best one."""
+        if self.choice.patience is None or self.best is None:
+            return False
+        # Computed from the steps alone instead of counted: a resumed run has no counter
+        # to restore.
+        since = self.evaluations(self.step) - self.evaluations(self.best_step())
+        return since >= self.choice.patience
+
+    def evaluations(self, step: int) -> int:
+        """Return how many multiples of `eval_every_epochs` the steps have passed."""
+        return math.floor(self.run.epoch(step) / self.choice.eval_every_epochs)
+
+    def best_step(self) -> int:
+        assert self.best is not None
+        return int(self.best["step"])
+
+    def log(self, meter: Meter) -> None:
+        """Record what was measured since the last time."""
         measured, bad_step = meter.read()
         if bad_step is not None:
-            self.set_back(bad_step)
-            return False
+            raise _NonFiniteError(bad_step)
+        # There is nothing to record if every step since then was left out.
         if measured:
-            self.record(
-                {"kind": "train", **measured, "lr": self.stepper.lr(self.step - 1)}
-            )
-        return True
-
-    def set_back(self, bad_step: int) -> None:
-        """Go back to the newest state and leave out the step whose loss or gradient was
-        no number; or stop.
-        """
-        choice = self.choice
-        data = self.run.config.data
-        _, indices = batch_positions(
-            bad_step, choice.batch_size, len(self.run.train), choice.seed, data.repeats
-        )
-        trouble = f"the loss or its gradient was no number at step {bad_step} (images {_few(sorted(indices.tolist()))})"
-        self.saver.wait()
-        barrier()
-        state = newest_state(self.out)[0]
-        if (
-            choice.nonfinite == "stop"
-            or state is None
-            or len(self.skipped) >= _MOST_SKIPPED
-        ):
-            raise UserError(
-                f"{trouble}; start anew with a lower optim.lr (now {self.run.config.optim.lr}) or optim.clip_norm, "
-                "or set train.nonfinite=rollback, which goes back to a saved state and leaves such steps out"
-            )
-        skipped = [*self.skipped, bad_step]
-        self.begin_at(state)
-        self.skipped = sorted({*self.skipped, *skipped})
-        text = f"{trouble}: back to step {state.step}, and without that step"
-        self.report({"kind": "note", "text": text})
-        if self.journal:
-            self.journal = Journal(self.out, from_step=self.step)
-            self.journal.append({"kind": "note", "text": text, "step": self.step})
+            lr = self.stepper.lr(self.step - 1)
+            self.record({"kind": "train", **measured, "lr": lr})
 
     def evaluate(self) -> None:
-        """Measure on the validation split, write `last`, and `best` if it is the best
-        so far.
-        """
-        run = self.run
-        row: JournalRow = {"kind": "eval", "split": "val"}
-        if run.val is not None:
-            result = evaluate(self.judged, run.val, run.preprocess, workers=run.workers)
-            row |= {
-                "top1": result.top1,
-                "top5": result.top5,
-                "loss": result.loss,
-                "n": result.n,
-            }
-        row = self.record(row)
-        better = self.best is None or row.get("top1", 0.0) >= self.best.get(
-            "top1", 0.0
-        )  # of equals, the later
-        self.best = row if better else self.best
-        self.write_checkpoints(["last", "best"] if better else ["last"], row)
-
-    def write_checkpoints(self, names: list[str], row: JournalRow) -> None:
-        run = self.run
-        provenance = run.provenance() | {
-            "measured": {key: value for key, value in row.items() if key != "kind"}
-        }
-        whole = _whole(self.judged)
-        for name in names if is_main() else ():
-            path = self.out / f"{name}.safetensors"
-            save(
-                path,
-                whole,
-                preprocess=run.preprocess,
-                labels=run.train.classes,
-                provenance=provenance,
-            )
+        """Measure on the validation split; write `last`, and `best` if it is the best."""
+        measured = measure(self.run, self.eval_model)
+        row = self.record({"kind": "eval", "split": "val", **measured})
+        # Of equals the later one: it has seen more images. Without validation images
+        # every row is equal, and the last checkpoint is the best.
+        top1 = row.get("top1", 0.0)
+        names = ["last"]
+        if self.best is None or top1 >= self.best.get("top1", 0.0):
+            self.best = row
+            names.append("best")
+        # Every process must take part in gathering what is sharded.
+        whole = gathered(self.eval_model)
+        if is_main():
+            write_checkpoints(self.run, whole, self.out, names, row)
 
     def save_state(self) -> None:
+        """Begin to write what a resumed run needs."""
         header = {
             "config": to_dict(self.run.config),
             "fingerprint": self.run.fingerprint,
@@ -354,32 +359,48 @@ class _Loop:
         )
 
     def record(self, row: JournalRow) -> JournalRow:
-        row = {**row, "step": self.step, "epoch": round(self.run.epoch(self.step), 4)}
+        """Write a row into the journal with the step and epoch, report and return it."""
+        epoch = round(self.run.epoch(self.step), 4)
+        row = {**row, "step": self.step, "epoch": epoch}
         if self.journal:
             self.journal.append(row)
         self.report(row)
         return row
 
+    def roll_back(self, bad_step: int) -> None:
+        """Go back to the newest state, and leave the bad step out from then on."""
+        trouble = self.describe(bad_step)
+        # The newest state may still be on its way to the disk.
+        self.saver.wait()
+        barrier()
+        state, _ = newest_state(self.out)
+        allowed = self.choice.nonfinite == "rollback"
+        if not allowed or state is None or len(self.skipped) >= _MOST_SKIPPED:
+            raise UserError(
+                f"{trouble}; start anew with a lower optim.lr (now "
+                f"{self.run.config.optim.lr}) or optim.clip_norm, or set "
+                "train.nonfinite=rollback, which goes back to a saved state and leaves "
+                "such steps out"
+            )
+        # The state may be older than steps that were left out before.
+        skipped = {*self.skipped, *state.skipped, bad_step}
+        self.continue_from(state)
+        self.skipped = sorted(skipped)
 
-def _whole(model: MlpMixer) -> MlpMixer:
-    """The model itself; or, where its parts lie with several processes, a copy for the
-    first one, which writes it.
-    """
-    state = model.state_dict()
-    if not any(isinstance(tensor, DTensor) for tensor in state.values()):
-        return model
-    with torch.device("meta"):
-        whole = MlpMixer(model.config)
-    for name, tensor in state.items():
-        full = (
-            tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        )  # every process takes part
-        if is_main():
-            whole.load_state_dict({name: full.cpu()}, strict=False, assign=True)
-    return whole.eval()
+        text = f"{trouble}: back to step {state.step}, and without that step"
+        self.report({"kind": "note", "text": text})
+        if self.journal:
+            # Opened anew at the state's step, it forgets the rows after it.
+            self.journal = Journal(self.out, from_step=self.step)
+            self.journal.append({"kind": "note", "text": text, "step": self.step})
 
-
-def _few(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:6])) + (
-        f" and {len(numbers) - 6} more" if len(numbers) > 6 else ""
-    )
+    def describe(self, bad_step: int) -> str:
+        """Return a sentence that names a bad step and the images of its batch."""
+        choice = self.choice
+        images = len(self.run.train)
+        repeats = self.run.config.data.repeats
+        _, indices = batch_positions(
+            bad_step, choice.batch_size, images, choice.seed, repeats
+        )
+        names = listed([str(index) for index in sorted(indices.tolist())], 6, ", ")
+        return f"the loss or its gradient was not finite at step {bad_step} (images {names})"

@@ -15,31 +15,40 @@ from .step import StepResult
 
 
 class Meter:
-    """Mean loss and accuracy, throughput, the share of time spent waiting for data,
-    memory, since the last reading.
+    """Sums up loss, accuracy, speed, waiting time and memory since the last reading.
 
-    Losses stay on the device until then, so measuring does not hold up the queue of a
-    GPU.
+    The losses stay on the device until they are read. A `.item()` in every step would
+    make the processor wait for the GPU, and the GPU then for the processor.
     """
 
     def __init__(self, device: torch.device) -> None:
+        """Start to measure.
+
+        Args:
+            device: The device of the losses.
+        """
         self.device = device
-        self.sums = torch.zeros(3, device=device)  # loss, right, norm
-        self.first_bad = torch.full(
-            (), -1, device=device
-        )  # the first step with a loss or gradient that is no number
-        self.steps = self.images = 0
+        # Loss, share of right answers, norm of the gradient.
+        self.sums = torch.zeros(3, device=device)
+        # The first step with a loss or gradient that is not finite, -1 before one.
+        self.first_bad = torch.full((), -1, device=device)
+        self.steps = 0
+        self.images = 0
         self.waited = 0.0
         self.started = time.perf_counter()
 
     def start_clock_if_empty(self) -> None:
-        """After a reading, leave out the time that evaluating and saving took."""
+        """Leave out the time that evaluating and saving took after a reading."""
         if self.steps == 0:
             self.started = time.perf_counter()
             self.waited = 0.0
 
     def waiting_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The same batches, with the time it takes until each is there."""
+        """Yield the same batches, and measure how long each one takes to arrive.
+
+        Args:
+            batches: The batches of the run.
+        """
         while True:
             before = time.perf_counter()
             batch = next(batches, None)
@@ -48,24 +57,37 @@ class Meter:
                 return
             yield batch
 
-    def add(self, done: StepResult, images: int, step: int) -> None:
-        """Take in one step of one process's share of images."""
-        values = torch.stack([done.loss, done.right, done.grad_norm])
+    def add(self, result: StepResult, images: int, step: int) -> None:
+        """Add one step.
+
+        Args:
+            result: What the step measured on this process's share of the batch.
+            images: How many images that share has.
+            step: Its number, counted from 0.
+        """
+        values = torch.stack([result.loss, result.right, result.grad_norm])
+        # `torch.where` instead of `if`: the comparison stays on the device too.
         bad = ~torch.isfinite(values).all()
         self.first_bad = torch.where((self.first_bad < 0) & bad, step, self.first_bad)
         self.sums += values
-        self.steps = self.steps + 1
-        self.images = self.images + images
+        self.steps += 1
+        self.images += images
 
     def read(self) -> tuple[JournalRow, int | None]:
-        """The row, empty if there was no step, and the first bad step if there was one;
-        then begin anew.
+        """Return what was measured over all processes, and begin anew.
+
+        Returns:
+            The row, empty if there was no step; the first step with a loss or gradient
+            that was not finite, None without one.
         """
         seconds = time.perf_counter() - self.started
         steps = self.steps
         images = self.images * world_size()
+        # A gradient that is not finite in one process is so in all after it was
+        # averaged; a loss is not.
         bad = [step for step in all_gather(int(self.first_bad.item())) if step >= 0]
-        loss, right, norm = (all_reduce_mean(self.sums) / max(1, steps)).tolist()
+        means = all_reduce_mean(self.sums) / max(1, steps)
+        loss, right, norm = means.tolist()
         row = {
             "loss": round(loss, 6),
             "train_top1": round(right, 4),
@@ -77,17 +99,19 @@ class Meter:
         }
         self.sums.zero_()
         self.first_bad.fill_(-1)
-        self.steps = self.images = 0
-        return (row if steps else {}), min(bad) if bad else None
+        self.steps = 0
+        self.images = 0
+        return (row if steps else {}), min(bad, default=None)
 
 
 def _memory(device: torch.device) -> int:
-    """The most bytes that this process has held: on a GPU, or of the machine's memory."""
+    """Return the most bytes that this process has held: on a GPU, or of main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return 0
     import resource
 
+    # In bytes on macOS, in KiB elsewhere (getrusage(2)).
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024

@@ -2,78 +2,109 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-import torch.distributed as dist
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ..distributed import active, world_size
+from ..distributed import active, is_main, world_size
 from ..errors import UserError
-from ..models import MlpMixer
+from ..models import IsotropicMlp, build_network
 from .config import TrainConfig
 from .extras.elastic import Elastic
 
 
 def check_parallel(config: TrainConfig) -> None:
-    """`UserError` for what cannot be shared out evenly, or at all."""
+    """Check that the batch can be shared out evenly over the processes.
+
+    This is the only place that tells users; the loader and the mixing assert it.
+
+    Args:
+        config: The run; the number of processes is that of the process group.
+
+    Raises:
+        UserError: A size does not divide another, or an option needs whole weights.
+    """
     choice = config.train
+    optim = config.optim
+    batch = choice.batch_size
     processes = world_size()
-    if choice.batch_size % processes:
-        nearest = max(1, round(choice.batch_size / processes)) * processes
+    if batch % processes:
+        nearest = max(1, round(batch / processes)) * processes
         raise UserError(
-            f"train.batch_size {choice.batch_size} cannot be shared evenly by {processes} processes; use {nearest}"
+            f"train.batch_size {batch} cannot be shared evenly by {processes} processes; "
+            f"use {nearest}"
         )
-    share = choice.batch_size // processes
+    if batch % config.data.repeats:
+        raise UserError(
+            f"train.batch_size {batch} must be a multiple of the {config.data.repeats} "
+            "repeats of each image; change it or data.repeats"
+        )
+    share = batch // processes
     if config.mix.active and share % config.mix.group:
         raise UserError(
-            f"each process has {share} images of a batch, no multiple of mix.group={config.mix.group}; "
-            "use another batch size or number of processes"
+            f"mix.group {config.mix.group} does not divide the {share} images that each "
+            "process has of a batch; change train.batch_size or mix.group"
         )
-    if config.optim.rho and config.optim.sam_images and share % config.optim.sam_images:
+    if not optim.rho:
+        return
+    if optim.sam_images and share % optim.sam_images:
         raise UserError(
-            f"each process has {share} images of a batch, no multiple of optim.sam_images={config.optim.sam_images}; "
-            "every ascent step must have as many"
+            f"optim.sam_images {optim.sam_images} does not divide the {share} images that "
+            "each process has of a batch; every ascent step must have as many"
         )
-    if config.optim.rho and choice.parallel == "fsdp":
+    if choice.parallel == "fsdp":
         raise UserError(
-            "sharpness-aware minimisation needs whole weights in each process: use train.parallel=ddp"
+            "sharpness-aware minimisation needs whole weights in each process: use "
+            "train.parallel=ddp"
         )
 
 
-def shard(model: MlpMixer, config: TrainConfig) -> None:
-    """Split the parameters of each block, and of the rest, over the processes, in
-    place, if the run asks for it.
+def shard(model: IsotropicMlp, config: TrainConfig) -> None:
+    """Split the parameters of a model over the processes, in place.
+
+    Nothing happens unless the run asks for FSDP and there are several processes.
+
+    Args:
+        model: The network, on its device; its parameters become `DTensor`s.
+        config: The run.
     """
     if config.train.parallel != "fsdp" or not active():
         return
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(model.stem.proj.weight.device.type, (world_size(),))
-    for module in (
-        *model.blocks,
-        model,
-    ):  # all let go of what they gathered, or an average is judged by old weights
+    device = model.stem.proj.weight.device
+    mesh = init_device_mesh(device.type, (world_size(),))
+    # The root module would keep what it gathered after a forward pass, because a
+    # backward pass needs it at once. An average has no backward pass: its next
+    # evaluation would use the gathered weights of the last one.
+    for module in (*model.blocks, model):
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
-def wrap(model: MlpMixer, config: TrainConfig) -> nn.Module:
-    """What the training step calls: the model, or a wrapper that averages gradients
-    over the processes.
+def wrap(model: IsotropicMlp, config: TrainConfig) -> nn.Module:
+    """Return what the training step calls: a network that averages its gradients.
 
-    DDP rearranges its buckets after the first backward pass, and with them the order of
-    sums. Two passes before the first step let it do so where nothing depends on it; a
-    resumed run then adds in the same order as one never stopped.
+    Args:
+        model: The network, on its device, sharded if the run asks for it.
+        config: The run.
+
+    Returns:
+        The model itself for one process and for FSDP, else the model in DDP.
     """
     if not active() or config.train.parallel == "fsdp":
         return model
     device = model.stem.proj.weight.device
-    network = Elastic(model, config.augment.sides) if config.augment.sides else model
-    wrapped = DistributedDataParallel(
-        network, device_ids=[device.index] if device.type == "cuda" else None
-    )
+    network: nn.Module = model
+    if config.augment.sides:
+        network = Elastic(model, config.augment.sides)
+    device_ids = [device.index] if device.type == "cuda" else None
+    wrapped = DistributedDataParallel(network, device_ids=device_ids)
+
+    # DDP rearranges its buckets after the first backward pass, and with them the order
+    # of sums. Two passes before the first step let it do so where nothing depends on
+    # it; a resumed run then adds in the same order as one that was never stopped.
     size = (model.config.in_channels, *model.config.image_size)
     for _ in range(2):
         wrapped(torch.zeros(1, *size, device=device)).sum().backward()
@@ -81,14 +112,26 @@ def wrap(model: MlpMixer, config: TrainConfig) -> nn.Module:
     return wrapped
 
 
-def check_same_on_all_ranks(value: Any, what: str) -> None:
-    """`UserError` unless all processes have the same value: they would train different
-    things.
+def gathered(model: IsotropicMlp) -> IsotropicMlp:
+    """Return a model with whole weights, which the main process can write.
+
+    All processes must call this.
+
+    Args:
+        model: The network, sharded or not.
+
+    Returns:
+        The model itself if it is not sharded, else a copy on the CPU in evaluation
+        mode; only that of the main process has weights.
     """
-    if active():
-        values: list[Any] = [None] * world_size()
-        dist.all_gather_object(values, value)
-        if any(other != values[0] for other in values):
-            raise UserError(
-                f"the processes disagree about {what} ({values}); give them the same data and an --out that all share"
-            )
+    state = model.state_dict()
+    if not any(isinstance(tensor, DTensor) for tensor in state.values()):
+        return model
+    with torch.device("meta"):
+        whole = build_network(model.config)
+    # One tensor at a time: the whole network never lies on a device beside its part.
+    for name, tensor in state.items():
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if is_main():
+            whole.load_state_dict({name: full.cpu()}, strict=False, assign=True)
+    return whole.eval()

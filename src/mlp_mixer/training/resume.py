@@ -1,11 +1,10 @@
-"""Going on with a run: which state, and whether it belongs to these settings, images
-and machine.
-"""
+"""Resuming a run: from which state, and whether it belongs to this run and machine."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -13,103 +12,137 @@ from ..config import from_dict, to_dict
 from ..distributed import world_size
 from ..errors import UserError
 from .config import TrainConfig
-from .journal import JournalRow
+from .journal import JournalRow, Report
 from .run import Run
 from .state import RunState, newest_state
 
-if TYPE_CHECKING:
-    from .loop import Report
-
+# Settings that no weight depends on.
 _FREE_TO_CHANGE = {
     "train.save_every_steps",
     "train.log_every_steps",
     "train.device",
     "train.parallel",
     "data.workers",
+    # The images themselves are compared instead, by their fingerprint.
     "data.source",
-    "distill.teacher",  # its weights are compared instead
+    # Likewise the weights of the teacher.
+    "distill.teacher",
 }
 
 
 def find_state(out: Path, run: Run, report: Report) -> RunState | None:
-    """The newest readable state; `UserError` if none of several can be read, or it is
-    of another run.
+    """Find the newest readable state of a run, and check that it belongs to the run.
+
+    Args:
+        out: The folder of the run.
+        run: The run as it would start now.
+        report: Is told about damaged states, and about what may change the last bits.
+
+    Returns:
+        The state; None if there is none, and the run starts anew.
+
+    Raises:
+        UserError: None of several states can be read, or the state has other settings,
+            images or another teacher.
     """
     state, complaints = newest_state(out)
     if state is None and complaints:
         raise UserError(
-            f"no saved state can be read: {'; '.join(complaints)}; use --overwrite to start anew"
+            f"no saved state can be read: {'; '.join(complaints)}; use --overwrite to "
+            "start anew"
         )
     for complaint in complaints:
-        report({"kind": "note", "text": f"{complaint}: using the state before it"})
+        report(_note(f"{complaint}: using the state before it"))
     if state is None:
-        report(
-            {"kind": "note", "text": f"no saved state in {str(out)!r}: starting anew"}
-        )
+        report(_note(f"no saved state in {str(out)!r}: starting anew"))
         return None
-    try:  # a field that this version added has its default there
-        then = to_dict(from_dict(TrainConfig, state.config))
-    except UserError:
-        then = state.config
-    changed = _changes(then, to_dict(run.config))
-    if changed:
-        raise UserError(
-            f"{str(out)!r} has other settings: {'; '.join(changed)}; use the old ones or a new --out"
-        )
-    if state.fingerprint != run.fingerprint:
-        raise UserError(
-            f"the images of {run.source.spec!r} are not those that {str(out)!r} began with; use a new --out"
-        )
-    now = made_with(run)
-    if state.made_with.get("teacher") != now.get("teacher"):
-        raise UserError(
-            f"the teacher is not the one that {str(out)!r} began with: give that one, or use a new --out"
-        )
-    if other := [
-        f"{key} was {old}, is now {now[key]}"
-        for key, old in state.made_with.items()
-        if old != now.get(key)
-    ]:
+    _check_same_run(state, run, out)
+    if differences := _differences(state.made_with, made_with(run)):
         report(
-            {
-                "kind": "note",
-                "text": f"the last bits may differ from those of an unbroken run: {'; '.join(other)}",
-            }
+            _note(
+                "the last bits may differ from those of an unbroken run: "
+                + "; ".join(differences)
+            )
         )
     return state
 
 
+def _note(text: str) -> JournalRow:
+    return {"kind": "note", "text": text}
+
+
+def _check_same_run(state: RunState, run: Run, out: Path) -> None:
+    """Raise `UserError` if a state has other settings, images or another teacher."""
+    before = state.config
+    # A field that this version added gets its default, which is what was done then. A
+    # field that this version no longer has stays, and is named among the changes.
+    with contextlib.suppress(UserError):
+        before = to_dict(from_dict(TrainConfig, state.config))
+    changed = _changes(before, to_dict(run.config))
+    if changed:
+        raise UserError(
+            f"{str(out)!r} has other settings: {'; '.join(changed)}; use the old ones or "
+            "a new --out"
+        )
+    if state.fingerprint != run.fingerprint:
+        raise UserError(
+            f"the images of {run.source.spec!r} are not those that {str(out)!r} began "
+            "with; use a new --out"
+        )
+    if state.made_with.get("teacher") != made_with(run).get("teacher"):
+        raise UserError(
+            f"the teacher is not the one that {str(out)!r} began with: give that one, or "
+            "use a new --out"
+        )
+
+
 def made_with(run: Run) -> dict[str, Any]:
-    """What may change the order of sums, and so the last bits; and which teacher, if
-    there is one.
+    """Return what may change the order of sums, and so the last bits of a run.
+
+    Args:
+        run: The run.
+
+    Returns:
+        JSON values by name, with the fingerprint of the teacher if there is one.
     """
-    teacher = {"teacher": run.teacher.fingerprint} if run.teacher else {}
-    return teacher | {
-        "threads": run.config.train.threads or torch.get_num_threads(),
-        "processes": world_size(),
-        "device": run.device.type,
-        "torch": torch.__version__,
-    }
+    facts: dict[str, Any] = {}
+    if run.teacher:
+        facts["teacher"] = run.teacher.fingerprint
+    facts["threads"] = run.config.train.threads or torch.get_num_threads()
+    facts["processes"] = world_size()
+    facts["device"] = run.device.type
+    facts["torch"] = torch.__version__
+    return facts
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    found = []
+    for key, old in before.items():
+        if old != now.get(key):
+            found.append(f"{key} was {old}, is now {now.get(key)}")
+    return found
 
 
 def _changes(old: Any, new: Any, where: str = "") -> list[str]:
-    """The settings that differ and would bend the run, as `a.b was 1, is now 2`."""
+    """Return the settings that would change the run, as "a.b was 1, is now 2"."""
     if isinstance(old, dict) and isinstance(new, dict):
         inside = f"{where}." if where else ""
-        return [
-            text
-            for key in old | new
-            for text in _changes(old.get(key), new.get(key), inside + key)
-        ]
-    return (
-        []
-        if old == new or where in _FREE_TO_CHANGE
-        else [f"{where} was {old}, is now {new}"]
-    )
+        found = []
+        for key in old | new:
+            found += _changes(old.get(key), new.get(key), inside + key)
+        return found
+    if old == new or where in _FREE_TO_CHANGE:
+        return []
+    return [f"{where} was {old}, is now {new}"]
 
 
 def start_row(run: Run, step: int) -> JournalRow:
-    """What a person is told before the first step."""
+    """Return what a person is told before the first step, as a row of kind "start".
+
+    Args:
+        run: The run.
+        step: How many steps are done already.
+    """
     return {
         "kind": "start",
         "model": run.model_name,

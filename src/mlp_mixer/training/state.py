@@ -1,16 +1,16 @@
 """The state of a run: what, beside its configuration, decides every later bit of it.
 
-Weights, their average, the optimiser's moments, the step, and which steps were skipped.
-No random generator is among
-them: data order, augmentation, mixing, dropout and stochastic depth are functions of
-    (seed, step) or of (seed, epoch,
-image). A state is one safetensors file under a new name, written atomically; the newest
-few are kept, so that a damaged one has a predecessor.
+It holds the weights, their average, the optimiser's moments, the step, and which steps
+were left out. No random generator is among them: data order, augmentation, mixing,
+dropout and stochastic depth are functions of (seed, step) or of (seed, epoch, image).
 
-Where weights lie in parts with several processes (FSDP2), each writes its own part into
-a file of its own, and a state counts once all its files are there; nobody waits for
-anybody. Parts are slices of the first axis, so any number of processes puts them
-together again, one tensor at a time.
+A state is one safetensors file under a new name, written atomically. The newest two are
+kept, so that a damaged one has a predecessor.
+
+With sharded weights (FSDP2) each process writes its own part into a file of its own,
+and a state counts once all its files are there; no process waits for another. Parts are
+slices of the first axis, so any number of processes puts them together again, one
+tensor at a time.
 """
 
 from __future__ import annotations
@@ -36,33 +36,44 @@ from ..weights.checkpoint import opened
 
 _KEY = "mlp_mixer_state"
 _KEEP = 2
+# The step; then, of sharded weights, which part of how many.
 _NAME = re.compile(r"step-(\d+)(?:\.part-(\d+)-of-(\d+))?\.safetensors")
 
 
 @dataclass(frozen=True)
 class RunState:
-    """What was read back: `step` steps were done, `best` is the evaluation row of the
-    best checkpoint so far.
+    """Holds a state that was read back.
+
+    Attributes:
+        step: How many steps are done.
+        config: The configuration, as JSON values.
+        fingerprint: That of the training images.
+        best: The evaluation row of the best checkpoint so far, None before one.
+        tensors: The tensors by name, each read when it is asked for.
+        files: The file of the state, or those of its parts.
+        skipped: Steps that are left out since their loss or gradient was not finite.
+        made_with: What may change bits: threads, processes, versions, the teacher.
     """
 
     step: int
     config: dict[str, Any]
-    fingerprint: str  # of the data
+    fingerprint: str
     best: dict[str, Any] | None
     tensors: Mapping[str, Tensor]
     files: tuple[Path, ...]
-    skipped: list[int] = field(
-        default_factory=list
-    )  # steps left out after a loss that was no number
-    made_with: dict[str, Any] = field(
-        default_factory=dict
-    )  # what may change bits: threads, processes, versions
+    skipped: list[int] = field(default_factory=list)
+    made_with: dict[str, Any] = field(default_factory=dict)
 
 
 class Stored(Mapping[str, Tensor]):
-    """The whole tensors of a state, each read when asked for."""
+    """Maps names to the whole tensors of a state, and reads each when it is asked for."""
 
     def __init__(self, files: Sequence[Path]) -> None:
+        """Read the names.
+
+        Args:
+            files: The file of the state, or those of its parts in their order.
+        """
         self.where: dict[str, list[Path]] = {}
         for path in files:
             with opened(path, _KEY) as (_, file):
@@ -84,15 +95,17 @@ class Stored(Mapping[str, Tensor]):
 
 
 class StateSaver:
-    """Saves states of a run without holding it up: copies what is to be saved, and lets
-    a thread write the copy.
+    """Saves states without holding the run up: a thread writes a copy.
 
-    One save is under way at most; an error of the disk is raised by the next call. With
-    several processes all must call `save`: the first one writes what all have, and each
-    its part of what is sharded.
+    One save is under way at most. An error of the disk is raised by the next call.
     """
 
     def __init__(self, out: Path) -> None:
+        """Save nothing yet.
+
+        Args:
+            out: The folder of the run.
+        """
         self.out = out
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -105,37 +118,45 @@ class StateSaver:
         modules: Mapping[str, nn.Module],
         optimizer: Optimizer,
     ) -> None:
-        """Begin to write the state after `step` steps into `out/state/`; all but the
-        newest two are then removed.
+        """Begin to write a state into `out/state/`; older ones but one are then removed.
+
+        All processes must call this. The main process writes what all have, and each
+        its part of what is sharded.
+
+        Args:
+            header: JSON values that go beside the tensors.
+            step: How many steps are done.
+            modules: The network and its average, by name.
+            optimizer: The optimiser.
+
+        Raises:
+            UserError: The save before this one failed.
         """
-        tensors = {
-            f"{n}.{key}": value
-            for n, module in modules.items()
-            for key, value in module.state_dict().items()
-        }
-        for index, moments in optimizer.state_dict()["state"].items():
-            tensors |= {
-                f"optimizer.{index}.{key}": torch.as_tensor(value)
-                for key, value in moments.items()
-            }
+        tensors = _tensors(modules, optimizer)
         sharded = any(isinstance(tensor, DTensor) for tensor in tensors.values())
-        copies = {
-            name: copy
-            for name, tensor in tensors.items()
-            if (copy := _my_part(tensor)) is not None
-        }
+        # The thread gets copies: the next step changes the tensors in place.
+        copies = {}
+        for name, tensor in tensors.items():
+            copy = _my_part(tensor)
+            if copy is not None:
+                copies[name] = copy
         self.wait()
-        if is_main() or sharded:
-            part = f".part-{rank()}-of-{world_size()}" if sharded else ""
-            path = self.out / "state" / f"step-{step:09d}{part}.safetensors"
-            described = json.dumps({"format_version": 1, "step": step, **header})
-            self._thread = threading.Thread(
-                target=self._write, args=(path, copies, described), name="save-state"
-            )
-            self._thread.start()
+        if not (is_main() or sharded):
+            return
+        part = f".part-{rank()}-of-{world_size()}" if sharded else ""
+        path = self.out / "state" / f"step-{step:09d}{part}.safetensors"
+        described = json.dumps({"format_version": 1, "step": step, **header})
+        self._thread = threading.Thread(
+            target=self._write, args=(path, copies, described), name="save-state"
+        )
+        self._thread.start()
 
     def wait(self) -> None:
-        """Until the last save is on disk; raises what it ran into."""
+        """Wait until the last save is on the disk.
+
+        Raises:
+            UserError: The disk refused.
+        """
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -149,112 +170,155 @@ class StateSaver:
             write_bytes(path, safetensors.torch.save(tensors, {_KEY: described}))
             if is_main():
                 prune_states(self.out)
-        except BaseException as error:  # a thread has nobody to raise it to
+        except BaseException as error:
+            # Raised in this thread, it would only be printed: `wait` raises it.
             self._error = error
 
 
+def _tensors(
+    modules: Mapping[str, nn.Module], optimizer: Optimizer
+) -> dict[str, Tensor]:
+    """Return all tensors of a state, the optimiser's numbers by parameter among them."""
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        for key, tensor in module.state_dict().items():
+            tensors[f"{name}.{key}"] = tensor
+    for index, moments in optimizer.state_dict()["state"].items():
+        for key, value in moments.items():
+            tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+    return tensors
+
+
 def _my_part(tensor: Tensor) -> Tensor | None:
-    """What this process writes of a tensor, on the CPU, in memory of its own; None if
-    another one writes it.
-    """
+    """Return a copy on the CPU of what this process writes, None if another writes it."""
     tensor = tensor.detach()
+    mine = is_main()
     if isinstance(tensor, DTensor):
         tensor = tensor.to_local()
+        # A bias shorter than the number of processes leaves some of them nothing.
         mine = tensor.numel() > 0
-    else:
-        mine = is_main()
     return tensor.to("cpu", copy=True).contiguous() if mine else None
 
 
 def newest_state(out: Path) -> tuple[RunState | None, list[str]]:
-    """The newest readable state under `out`, and a sentence for each damaged one that
-    was passed over.
+    """Return the newest readable state of a run.
+
+    Args:
+        out: The folder of the run.
+
+    Returns:
+        The state, None without one; a sentence for each damaged one that is newer.
     """
-    complaints = list[str]()
+    complaints: list[str] = []
     for files in _states(out):
         try:
-            with opened(files[0], _KEY) as (header, _):
-                found = {
-                    key: header[key]
-                    for key in ("step", "config", "fingerprint", "best")
-                }
-            more = {
-                key: header[key] for key in ("skipped", "made_with") if key in header
-            }
-            return RunState(
-                **found, tensors=Stored(files), files=files, **more
-            ), complaints
+            return _read(files), complaints
         except (UserError, KeyError) as error:
             complaints.append(str(error))
     return None, complaints
 
 
-def restore(
-    state: RunState, modules: Mapping[str, nn.Module], optimizer: Optimizer
-) -> None:
-    """Put the state's tensors into the modules and the optimiser, sharded as those are."""
-    for name, module in modules.items():
-        prefix = f"{name}."
-        own = module.state_dict()
-        module.load_state_dict(
-            {key: _like(own[key], state.tensors[prefix + key]) for key in own}
-        )
-    parameters = [
-        parameter for group in optimizer.param_groups for parameter in group["params"]
-    ]
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in state.tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            parameter = parameters[int(index)]
-            moments.setdefault(int(index), {})[name] = (
-                _like(parameter, value) if value.ndim else value
-            )
-    optimizer.load_state_dict(
-        {"state": moments, "param_groups": optimizer.state_dict()["param_groups"]}
+def _read(files: tuple[Path, ...]) -> RunState:
+    with opened(files[0], _KEY) as (header, _):
+        pass
+    return RunState(
+        step=header["step"],
+        config=header["config"],
+        fingerprint=header["fingerprint"],
+        best=header["best"],
+        tensors=Stored(files),
+        files=files,
+        # States of early versions lack these two.
+        skipped=header.get("skipped", []),
+        made_with=header.get("made_with", {}),
     )
 
 
-def _like(own: Tensor, whole: Tensor) -> Tensor:
-    """This process's part, if its own tensor is one; all have read the same file, so
-    nothing is sent.
+def restore(
+    state: RunState, modules: Mapping[str, nn.Module], optimizer: Optimizer
+) -> None:
+    """Put the tensors of a state into the modules and the optimiser.
+
+    Args:
+        state: The state.
+        modules: The network and its average, by name, sharded or not.
+        optimizer: The optimiser over the network's parameters.
     """
-    if isinstance(own, DTensor):
-        parts = distribute_tensor(
-            whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None
-        )
-        return parts.clone()  # or the part would keep the whole in memory
-    return whole
+    for name, module in modules.items():
+        own = module.state_dict()
+        tensors = {}
+        for key, tensor in own.items():
+            tensors[key] = _like(tensor, state.tensors[f"{name}.{key}"])
+        module.load_state_dict(tensors)
+
+    parameters = []
+    for group in optimizer.param_groups:
+        parameters += group["params"]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in state.tensors.items():
+        if not key.startswith("optimizer."):
+            continue
+        _, number, name = key.split(".", 2)
+        index = int(number)
+        # Numbers such as AdamW's count of steps are whole in every process.
+        if value.ndim:
+            value = _like(parameters[index], value)
+        moments.setdefault(index, {})[name] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _like(own: Tensor, whole: Tensor) -> Tensor:
+    """Return this process's part of a tensor, if its own one is sharded."""
+    if not isinstance(own, DTensor):
+        return whole
+    # All processes have read the same file (src_data_rank=None), so nothing is sent.
+    part = distribute_tensor(
+        whole.to(own.device), own.device_mesh, own.placements, src_data_rank=None
+    )
+    # Without the copy, the part is a view that keeps the whole tensor in memory.
+    return part.clone()
 
 
 def forget_states(out: Path, *, after: int = -1) -> None:
-    """Remove the states after that step: of a run that starts anew, or that goes on
-    from an earlier one.
+    """Remove the states after a step: another run wrote them, or one that went on.
+
+    Args:
+        out: The folder of the run.
+        after: The newest step to keep; -1 removes all states.
     """
     for path in (out / "state").glob("step-*.safetensors"):
-        if (match := _NAME.fullmatch(path.name)) and int(match[1]) > after:
+        match = _NAME.fullmatch(path.name)
+        if match and int(match[1]) > after:
             path.unlink(missing_ok=True)
 
 
 def prune_states(out: Path) -> None:
-    """Keep the newest states that are whole; of a state whose parts are still being
-    written, nothing is removed.
+    """Remove all but the newest two complete states.
+
+    Nothing is removed of a state whose parts are still being written.
+
+    Args:
+        out: The folder of the run.
     """
-    for old in _states(out)[_KEEP:]:
-        for file in old:
-            file.unlink(missing_ok=True)
+    for files in _states(out)[_KEEP:]:
+        for path in files:
+            path.unlink(missing_ok=True)
 
 
 def _states(out: Path) -> list[tuple[Path, ...]]:
-    """The files of each state that was written to its end, newest first."""
+    """Return the files of each complete state, the newest first."""
+    # (step, number of parts) -> part -> file. The number belongs to the key: runs with
+    # other numbers of processes may have left parts of the same step.
     found: dict[tuple[int, int], dict[int, Path]] = {}
     for path in (out / "state").glob("step-*.safetensors"):
-        if match := _NAME.fullmatch(path.name):
-            step = int(match[1])
-            part = int(match[2] or 0)
-            parts = int(match[3] or 1)
-            found.setdefault((step, parts), {})[part] = path
-    whole = sorted(
-        (key for key, files in found.items() if len(files) == key[1]), reverse=True
-    )
-    return [tuple(path for _, path in sorted(found[key].items())) for key in whole]
+        match = _NAME.fullmatch(path.name)
+        if match:
+            key = int(match[1]), int(match[3] or 1)
+            found.setdefault(key, {})[int(match[2] or 0)] = path
+    complete = []
+    for key in sorted(found, reverse=True):
+        parts = found[key]
+        if len(parts) == key[1]:
+            complete.append(tuple(parts[number] for number in sorted(parts)))
+    return complete

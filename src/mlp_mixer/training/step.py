@@ -1,5 +1,7 @@
-"""One optimiser step: from a batch to new weights, as a function of (configuration,
-step) and nothing else.
+"""One optimiser step: from a batch to new weights.
+
+It is a function of the configuration, the weights, the batch and the number of the
+step; nothing else is remembered from the step before.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from ..data.loader import Batch
 from ..devices import autocast
 from ..distributed import rank, world_size
 from ..images.mix import apply, mix_plan, soft_targets
-from ..models import MlpMixer
+from ..models import IsotropicMlp
 from ..randomness import batch_positions, drop_path_uniforms, torch_seed
 from .extras.distill import Teacher
 from .extras.elastic import Elastic, at_a_side
@@ -29,12 +31,17 @@ from .optim.sam import rho_at, sharpness_gradients
 from .optim.schedule import lr_factor
 from .run import Run
 
-Chunk = tuple[Tensor, Tensor, Tensor | None]
+# Images, targets, and the numbers for stochastic depth, as `Stepper.inputs` gives them.
+Inputs = tuple[Tensor, Tensor, Tensor | None]
 
 
 class StepResult(NamedTuple):
-    """What a step measured, on its device: mean loss, share of right answers, norm of
-    the gradient before clipping.
+    """Holds what a step measured on this process's images, still on their device.
+
+    Attributes:
+        loss: The mean loss.
+        right: The share of right answers.
+        grad_norm: The norm of the gradient before clipping.
     """
 
     loss: Tensor
@@ -43,134 +50,167 @@ class StepResult(NamedTuple):
 
 
 class Stepper:
-    """Forward, loss, backward, clipping, optimiser, average: the parts of a step, in
-    order of use.
-    """
+    """Takes a step: inputs, loss, gradients, clipping, optimiser, average of weights."""
 
     def __init__(
         self, run: Run, network: nn.Module, optimizer: Optimizer, ema: Ema | None
     ) -> None:
-        """network: the model as it is called (wrapped for several processes, compiled)."""
-        sides = run.config.augment.sides
-        self.network = (
-            Elastic(network, sides)
-            if sides and isinstance(network, MlpMixer)
-            else network
-        )
+        """Keep what all steps share.
+
+        Args:
+            run: The run; its model holds the weights.
+            network: The model as it is called, wrapped where there are several
+                processes.
+            optimizer: The optimiser over the model's parameters.
+            ema: The average that follows the weights, if there is one.
+        """
         self.run = run
+        self.network = network
         self.optimizer = optimizer
         self.ema = ema
         self.choice = run.config.train
-        self.loss_of: Callable[..., tuple[Tensor, Tensor]] = (
-            torch.compile(self._loss) if self.choice.compile else self._loss
-        )
+        # In DDP, `parallel.wrap` has made the network elastic already.
+        sides = run.config.augment.sides
+        if sides and isinstance(network, IsotropicMlp):
+            self.network = Elastic(network, sides)
+        self.loss_of: Callable[..., tuple[Tensor, Tensor]] = self._loss
+        if self.choice.compile:
+            self.loss_of = torch.compile(self._loss)
 
     def __call__(self, batch: Batch, step: int) -> StepResult:
-        """Update the weights."""
-        run = self.run
+        """Update the weights.
+
+        Args:
+            batch: This process's share of the batch of the step.
+            step: Its number, counted from 0.
+        """
+        # Dropout draws from torch's generator. Seeded anew in each step, the generator
+        # need not be saved, and a resumed run draws what an unbroken one would.
         torch.manual_seed(torch_seed(self.choice.seed, step))
         images, targets, draws = self.inputs(batch, step)
+
         self.optimizer.zero_grad()
         loss, right = self.backward(images, targets, draws, step)
-        parameters = list(run.model.parameters())
-        norm = torch.nn.utils.get_total_norm(
-            [p.grad for p in parameters if p.grad is not None]
-        )
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-        if run.config.optim.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(
-                parameters, run.config.optim.clip_norm, norm
-            )
+        grad_norm = self.clip()
+
         set_lr(self.optimizer, self.lr(step))
         self.optimizer.step()
         if self.ema:
             self.ema.update(step)
-        return StepResult(loss, right, norm)
+        return StepResult(loss, right, grad_norm)
 
-    def inputs(self, batch: Batch, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Normalised and mixed images, targets, stochastic depth's draws.
+    def inputs(self, batch: Batch, step: int) -> Inputs:
+        """Turn a batch into what the network and the loss take, on the run's device.
 
-        Targets are class numbers (B,), or shares of the classes (B, K); with a
-        teacher's (B, 2, K).
+        Args:
+            batch: This process's share of the batch.
+            step: The number of the step.
+
+        Returns:
+            Images (B, C, H, W), normalised and mixed; targets, either class numbers (B,)
+            or shares of the classes (B, K), with a teacher (B, 2, K): the labels' and
+            the teacher's; numbers (B, L, 2) for stochastic depth, or None.
         """
         run = self.run
         choice = self.choice
+        classes = run.model.config.num_classes
         batch = batch.to(run.device)
         images = run.preprocess.normalize(batch.images)
         targets = batch.labels
-        classes = run.model.config.num_classes
+
         if run.config.mix.active:
-            plan = mix_plan(
-                run.config.mix, choice.seed, step, run.preprocess.image_size
-            )
-            images, targets = apply(
-                plan, images, targets, classes, run.config.mix.group
-            )
-            targets = (
-                targets * (1 - choice.label_smoothing)
-                + choice.label_smoothing / classes
-            )
+            images, targets = self._mixed(images, targets, step)
         elif choice.loss == "sigmoid":
             targets = soft_targets(targets, classes, choice.label_smoothing)
+
+        # After mixing: a CutMix box is drawn in pixels of the model's own size.
         if run.config.augment.sides:
             images = at_a_side(images, run.config.augment.sides, choice.seed, step)
+
+        # Last, because a teacher answers to the very images that the student sees; this
+        # is what Beyer et al. 2021 (arXiv 2106.05237) found to matter.
         if run.teacher:
-            hard = (
-                soft_targets(targets, classes, choice.label_smoothing)
-                if targets.ndim == 1
-                else targets
-            )
-            targets = torch.stack([hard, self.taught(run.teacher, images)], dim=1)
+            if targets.ndim == 1:
+                targets = soft_targets(targets, classes, choice.label_smoothing)
+            answers = self.teacher_shares(run.teacher, images)
+            targets = torch.stack([targets, answers], dim=1)
         return images, targets, self.depth_draws(step)
 
-    def taught(self, teacher: Teacher, images: Tensor) -> Tensor:
-        """(B, K): the shares that the teacher gives the classes, computed in as many
-        parts as the student's answers.
+    def _mixed(
+        self, images: Tensor, labels: Tensor, step: int
+    ) -> tuple[Tensor, Tensor]:
+        """Mix images and labels as the configuration says, and smooth the labels."""
+        mix = self.run.config.mix
+        classes = self.run.model.config.num_classes
+        size = self.run.preprocess.image_size
+        plan = mix_plan(mix, self.choice.seed, step, size)
+        images, shares = apply(plan, images, labels, classes, mix.group)
+        smoothing = self.choice.label_smoothing
+        return images, shares * (1 - smoothing) + smoothing / classes
+
+    def teacher_shares(self, teacher: Teacher, images: Tensor) -> Tensor:
+        """Return the shares (B, K) that a teacher gives the classes.
+
+        Args:
+            teacher: The network that answers.
+            images: The student's images (B, C, H, W).
         """
+        # In as many parts as the student computes: a large teacher must fit as well.
+        parts = images.chunk(self.choice.accumulate)
         with autocast(self.choice.precision, self.run.device):
-            logits = torch.cat(
-                [teacher(part) for part in images.chunk(self.choice.accumulate)]
-            )
+            logits = torch.cat([teacher(part) for part in parts])
         return (logits / self.run.config.distill.temperature).softmax(1)
 
     def depth_draws(self, step: int) -> Tensor | None:
-        """(B, L, 2): each sample's own numbers for stochastic depth, the same in
-        however many processes.
+        """Return uniform numbers (B, L, 2) for stochastic depth, None without it.
+
+        They belong to the image and its visit, so they are the same for any number of
+        processes.
+
+        Args:
+            step: The number of the step.
         """
         config = self.run.model.config
         if config.drop_path == 0:
             return None
         seed = self.choice.seed
         size = self.choice.batch_size
+        repeats = self.run.config.data.repeats
         epochs, indices = batch_positions(
-            step, size, len(self.run.train), seed, self.run.config.data.repeats
+            step, size, len(self.run.train), seed, repeats
         )
         share = size // world_size()
         mine = slice(rank() * share, (rank() + 1) * share)
-        draws = drop_path_uniforms(
-            seed, epochs[mine], indices[mine], 2 * config.num_blocks
-        )
-        return (
-            torch.from_numpy(draws.astype(np.float32))
-            .reshape(len(draws), -1, 2)
-            .to(self.run.device)
-        )
+        count = 2 * config.num_blocks
+        draws = drop_path_uniforms(seed, epochs[mine], indices[mine], count)
+        draws_BL2 = torch.from_numpy(draws.astype(np.float32)).reshape(share, -1, 2)
+        return draws_BL2.to(self.run.device)
 
     def backward(
         self, images: Tensor, targets: Tensor, draws: Tensor | None, step: int
     ) -> tuple[Tensor, Tensor]:
-        """Gradients of the mean loss in `.grad`, from `accumulate` parts; gives loss
-        and share of right answers.
+        """Put the gradient of the mean loss into `.grad`.
+
+        Args:
+            images: From `inputs`.
+            targets: From `inputs`.
+            draws: From `inputs`.
+            step: The number of the step.
+
+        Returns:
+            The mean loss, and the share of right answers.
         """
         if self.run.config.optim.rho:
             return self._sharp_backward(images, targets, draws, step)
-        total = right = torch.zeros((), device=images.device)
-        chunks = _split(
-            images, targets, draws, -(-len(images) // self.choice.accumulate)
-        )
+        total = torch.zeros((), device=images.device)
+        right = torch.zeros((), device=images.device)
+        size = -(-len(images) // self.choice.accumulate)
+        chunks = _split(images, targets, draws, size)
         for number, chunk in enumerate(chunks, start=1):
-            with self._gradients_stay_here(number < len(chunks)):
+            last = number == len(chunks)
+            with nullcontext() if last else self._no_exchange():
                 loss, correct = self.loss_of(*chunk)
+                # Weighted by its size, because the last part may be smaller.
                 loss = loss * (len(chunk[0]) / len(images))
                 loss.backward()  # type: ignore[no-untyped-call]
             total = total + loss.detach()
@@ -180,17 +220,15 @@ class Stepper:
     def _sharp_backward(
         self, images: Tensor, targets: Tensor, draws: Tensor | None, step: int
     ) -> tuple[Tensor, Tensor]:
-        """As `backward`, for SAM and GSAM, with an ascent step for every `sam_images`
-        images.
-        """
+        """Do as `backward`, for SAM and GSAM: an ascent step for each `sam_images`."""
         run = self.run
-        optim = self.run.config.optim
+        optim = run.config.optim
         chunks = _split(images, targets, draws, optim.sam_images or len(images))
         correct: list[Tensor] = []
 
-        def loss_of(chunk: Chunk) -> Tensor:
+        def loss_of(chunk: Inputs) -> Tensor:
             loss, right = self.loss_of(*chunk)
-            correct.append(right)  # twice for each chunk: before and after the ascent
+            correct.append(right)
             return loss
 
         factor = lr_factor(step, run.total_steps, run.warmup_steps, run.config.schedule)
@@ -198,65 +236,91 @@ class Stepper:
         loss = sharpness_gradients(
             self.network, loss_of, chunks, rho=rho, alpha=optim.alpha
         )
-        return loss, torch.stack(correct[::2]).sum() / len(images)
+        # Each chunk is computed twice; the answers before its ascent step count.
+        before_ascent = torch.stack(correct[::2])
+        return loss, before_ascent.sum() / len(images)
 
     def _loss(
         self, images: Tensor, targets: Tensor, draws: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Mean loss in fp32, and how many answers are right (mixed images count for
-        their larger part).
+        """Return the mean loss in fp32, and the number of right answers.
+
+        A mixed image counts as right if the answer is the class of its larger part.
         """
         with autocast(self.choice.precision, self.run.device):
             logits = self.network(images, draws)
+        # In bf16, the softmax of many classes would not add up to one.
         logits = logits.float()
-        teaching = self.run.config.distill
-        targets, taught = (
-            (targets[:, 0], targets[:, 1]) if targets.ndim == 3 else (targets, None)
-        )
+
+        answers = None
+        if targets.ndim == 3:
+            answers = targets[:, 1]
+            targets = targets[:, 0]
         labels = targets if targets.ndim == 1 else targets.argmax(1)
         correct = (logits.detach().argmax(1) == labels).sum()
-        if (
-            self.choice.loss == "sigmoid"
-        ):  # summed over the classes, as big_vision's sigmoid_xent
-            return F.binary_cross_entropy_with_logits(
+
+        if self.choice.loss == "sigmoid":
+            losses = F.binary_cross_entropy_with_logits(
                 logits, targets, reduction="none"
-            ).sum(1).mean(), correct
+            )
+            # Summed over the classes, as big_vision's sigmoid_xent.
+            return losses.sum(1).mean(), correct
+
+        # Shares of classes are smoothed already.
         smoothing = self.choice.label_smoothing if targets.ndim == 1 else 0.0
         loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-        if taught is not None:
-            T = teaching.temperature
-            own = (logits / teaching.temperature).log_softmax(1)
-            loss = (
-                loss * (1 - teaching.weight)
-                + T**2 * F.kl_div(own, taught, reduction="batchmean") * teaching.weight
-            )
+        if answers is not None:
+            loss = self._distilled(loss, logits, answers)
         return loss, correct
 
-    def _gradients_stay_here(self, wanted: bool) -> AbstractContextManager[Any]:
-        """Inside, several processes do not exchange gradients: the last part of a batch
-        does it for all.
-        """
-        if wanted and isinstance(self.network, DistributedDataParallel):
+    def _distilled(self, loss: Tensor, logits: Tensor, answers: Tensor) -> Tensor:
+        """Mix the loss of the labels with the divergence from the teacher's answers."""
+        choice = self.run.config.distill
+        T = choice.temperature
+        own = (logits / T).log_softmax(1)
+        divergence = F.kl_div(own, answers, reduction="batchmean")
+        # A gradient through logits / T is smaller by 1 / T^2: T^2 gives the two losses
+        # the same scale (Hinton et al. 2015, arXiv 1503.02531).
+        return loss * (1 - choice.weight) + T**2 * divergence * choice.weight
+
+    def _no_exchange(self) -> AbstractContextManager[Any]:
+        """Keep gradients in this process for the block; the last part exchanges all."""
+        if isinstance(self.network, DistributedDataParallel):
             return self.network.no_sync()
         return nullcontext()
 
+    def clip(self) -> Tensor:
+        """Clip the gradient over all parameters; return its norm before that."""
+        parameters = list(self.run.model.parameters())
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if isinstance(norm, DTensor):
+            norm = norm.full_tensor()
+        # Measured even if nothing is clipped: the norm is the first number to look at
+        # when a loss diverges.
+        most = self.run.config.optim.clip_norm
+        if most is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, most, norm)
+        return norm
+
     def lr(self, step: int) -> float:
-        """The learning rate of a step."""
-        config = self.run.config
-        return config.optim.lr * lr_factor(
-            step, self.run.total_steps, self.run.warmup_steps, config.schedule
-        )
+        """Return the learning rate of a step.
+
+        Args:
+            step: Its number, counted from 0.
+        """
+        run = self.run
+        factor = lr_factor(step, run.total_steps, run.warmup_steps, run.config.schedule)
+        return run.config.optim.lr * factor
 
 
 def _split(
     images: Tensor, targets: Tensor, draws: Tensor | None, size: int
-) -> list[Chunk]:
-    parts = range(0, len(images), size)
-    return [
-        (
-            images[i : i + size],
-            targets[i : i + size],
-            None if draws is None else draws[i : i + size],
-        )
-        for i in parts
-    ]
+) -> list[Inputs]:
+    """Cut the inputs into parts of `size` images; the last may be smaller."""
+    parts: list[Inputs] = []
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        draws_of_part = None if draws is None else draws[part]
+        parts.append((images[part], targets[part], draws_of_part))
+    return parts

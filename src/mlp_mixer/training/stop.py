@@ -1,6 +1,4 @@
-"""A polite stop: Ctrl-C or SIGTERM finishes the step at hand, saves, and only then ends
-the run.
-"""
+"""A polite stop: Ctrl-C or SIGTERM finishes the step, saves, and then ends the run."""
 
 from __future__ import annotations
 
@@ -11,17 +9,25 @@ from typing import Any
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """The run was stopped by a signal after saving the state of `step`."""
+    """Says that a signal stopped the run after a state was saved."""
 
     def __init__(self, step: int, signal_number: int) -> None:
+        """Remember where the run stopped.
+
+        Args:
+            step: How many steps are done and saved.
+            signal_number: The signal, such as `signal.SIGTERM`.
+        """
         super().__init__(f"stopped at step {step}")
         self.step = step
         self.signal_number = signal_number
 
 
 class StopRequest:
-    """While open, remembers the first SIGINT or SIGTERM in `signal_number`; a second
-    one acts as usual.
+    """Remembers the first SIGINT or SIGTERM inside its block; a second acts as usual.
+
+    Attributes:
+        signal_number: The signal that came, None before one came.
     """
 
     def __init__(self) -> None:
@@ -29,6 +35,8 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
+        # Python lets only the main thread set handlers; in another thread a signal acts
+        # as it would without us.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._remember)
@@ -44,6 +52,7 @@ class StopRequest:
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
+        # A second Ctrl-C must end a program that hangs.
         self._restore()
 
     def _restore(self) -> None:

@@ -1,6 +1,4 @@
-"""The rows of a run's journal, also handed to a tracker that people keep open beside
-it.
-"""
+"""Hand the numbers of a run's journal to a tracker that people keep open beside it."""
 
 from __future__ import annotations
 
@@ -13,89 +11,98 @@ from typing import Any
 from ..config import to_dict
 from ..errors import UserError, unknown
 from .config import TrainConfig
-from .journal import JournalRow
-from .loop import Report
+from .journal import JournalRow, Report
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
+
+# The kind of a row -> the group of its numbers in the tracker.
+_GROUPS = {"train": "train", "eval": "val"}
 
 
 @contextlib.contextmanager
 def tracking(name: str, config: TrainConfig, out: Path) -> Iterator[Report]:
-    """A `report` for `train` that writes each number by its name: `train/loss`,
-    `val/top1`, ...
+    """Give a `report` for `train` that writes each number under a name.
 
-    name: "tensorboard" writes into `out/tensorboard`; "wandb" and "trackio" are called
-        as both understand it, with
-    the folder's name as the run's and their own environment variables for all the rest,
-    such as `WANDB_MODE=offline`. Raises `UserError` for another name, or if the tracker
-    is not installed or does not begin.
+    The names are `train/loss`, `val/top1` and so on.
+
+    Args:
+        name: "tensorboard" writes into `out/tensorboard`. "wandb" and "trackio" are
+            called as both understand it; the folder's name is the run's, and all else
+            is set by their own environment variables, such as `WANDB_MODE=offline`.
+        config: The run.
+        out: Its folder.
+
+    Yields:
+        The report.
+
+    Raises:
+        UserError: There is no such tracker, it is not installed, or it does not start.
     """
     if name not in TRACKERS:
         raise unknown("tracker", name, TRACKERS)
+    module_name = "torch.utils.tensorboard" if name == "tensorboard" else name
     try:
-        module = importlib.import_module(
-            "torch.utils.tensorboard" if name == "tensorboard" else name
-        )
+        module = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(
             f"the tracker {name} is not installed ({error}); run: pip install {name}"
         ) from error
     if name == "tensorboard":
-        with _Board(module, out / "tensorboard") as board:
-            yield board
+        with contextlib.closing(_Board(module, out / "tensorboard")) as board:
+            yield board.add
         return
+    project = "mlp-mixer"
     try:
-        module.init(
-            project="mlp-mixer", name=out.resolve().name, config=to_dict(config)
-        )
-    except Exception as error:  # a tracker's own classes, a network that is not there
+        module.init(project=project, name=out.resolve().name, config=to_dict(config))
+    except Exception as error:
+        # Each tracker has its own classes of errors, for a network that is not there or
+        # a login that is missing.
         raise UserError(
-            f"the tracker {name} does not begin: {error}; check its settings or leave out --track"
+            f"the tracker {name} does not begin: {error}; check its settings or leave out "
+            "--track"
         ) from error
+
+    def report(row: JournalRow) -> None:
+        if numbers := _numbers(row):
+            module.log(numbers, step=row["step"])
+
     try:
-        yield lambda row: _log(module, row)
+        yield report
     finally:
         module.finish()
 
 
 class _Board:
-    """TensorBoard's event files; a resumed run takes back what came after its state."""
+    """Writes TensorBoard's event files, from the start row on."""
 
     def __init__(self, module: Any, folder: Path) -> None:
         self.module = module
         self.folder = folder
         self.writer: Any = None
 
-    def __enter__(self) -> _Board:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.writer:
-            self.writer.close()
-
-    def __call__(self, row: JournalRow) -> None:
+    def add(self, row: JournalRow) -> None:
         if row["kind"] == "start":
-            self.writer = self.module.SummaryWriter(
-                str(self.folder), purge_step=row["step"] + 1 if row["step"] else None
-            )
+            # A resumed run takes back what was written after the state it goes on from.
+            step = row["step"]
+            purge = step + 1 if step else None
+            self.writer = self.module.SummaryWriter(str(self.folder), purge_step=purge)
         for name, value in _numbers(row).items():
             self.writer.add_scalar(name, value, row["step"])
         if row["kind"] == "eval":
             self.writer.flush()
 
-
-def _log(module: Any, row: JournalRow) -> None:
-    if numbers := _numbers(row):
-        module.log(numbers, step=row["step"])
+    def close(self) -> None:
+        if self.writer:
+            self.writer.close()
 
 
 def _numbers(row: JournalRow) -> dict[str, float]:
-    """What a row measured, by group and name; nothing for rows that only people read."""
-    group = {"train": "train", "eval": "val"}.get(row["kind"])
+    """Return what a row measured by group and name; {} for rows that people read."""
+    group = _GROUPS.get(row["kind"])
     if group is None:
         return {}
-    return {
-        f"{group}/{name.removeprefix('train_')}": float(value)
-        for name, value in row.items()
-        if isinstance(value, (int, float)) and name not in ("step", "n")
-    }
+    numbers = {}
+    for name, value in row.items():
+        if isinstance(value, (int, float)) and name not in ("step", "n"):
+            numbers[f"{group}/{name.removeprefix('train_')}"] = float(value)
+    return numbers

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from mlp_mixer import UserError
-from mlp_mixer.training.journal import Journal, environment, read_journal
+from mlp_mixer.training.journal import Journal, read_journal
 
 
 def test_rows_are_on_disk_at_once_and_later_ones_are_forgotten(tmp_path: Path) -> None:
@@ -38,10 +37,3 @@ def test_a_journal_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> Non
     journal.path.mkdir()
     with pytest.raises(UserError, match="cannot write .*metrics.jsonl"):
         journal.append({"step": 1})
-
-
-def test_the_environment_says_where_a_run_took_place() -> None:
-    record = environment(torch.device("cpu"))
-    assert record["torch"] == torch.__version__
-    assert record["threads"] == torch.get_num_threads()
-    assert record["device"].startswith("cpu (")

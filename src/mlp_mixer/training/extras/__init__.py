@@ -1,1 +1,1 @@
-"""What a training run can do besides the plain loop: teachers, several image sizes, a linear probe, and others."""
+"""What a run can do besides the plain loop: a teacher, several image sizes, and others."""

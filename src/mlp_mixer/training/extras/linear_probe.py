@@ -1,33 +1,83 @@
-"""A new head on frozen features: one look at each image, then logistic regression.
-Seconds instead of hours.
-"""
+"""A linear probe: logistic regression on frozen features, in seconds instead of hours."""
 
 from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from ...config import to_dict
 from ...data.dataset import Dataset
 from ...errors import UserError
-from ...evaluation import evaluate
 from ...evaluation.fewshot import pooled_features
-from ...files import locked_folder, make_folder, write_json
-from ...weights import save
+from ...files import locked_folder, make_folder
+from ..artifacts import (
+    holds_run,
+    measure,
+    write_checkpoints,
+    write_settings,
+    write_split,
+)
 from ..config import TrainConfig
-from ..journal import Journal, JournalRow, environment
-from ..run import Run, prepare, write_split
+from ..journal import Journal, JournalRow, Report, ignore_row
+from ..run import Run, prepare
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Inverse strengths of the penalty (scikit-learn's C, on standardised features); the
-validation images choose.
+"""Inverse strengths of the penalty (scikit-learn's C, on standardised features).
+
+The validation images choose; without validation images it is `UNCHOSEN`.
 """
+
+UNCHOSEN = 0.1
+
+# The logit bias of a class without an image to learn from: it is never the answer.
+_NEVER = -1e4
+
+
+@dataclass(frozen=True, eq=False)
+class Logistic:
+    """Holds the rows of a linear head, one for each class that has images.
+
+    Attributes:
+        classes: int64 (K,), the classes in rising order.
+        weight: float64 (K, D).
+        bias: float64 (K,).
+    """
+
+    classes: NDArray[np.int64]
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+
+
+def fit_logistic(
+    x: NDArray[np.floating], y: NDArray[np.int64], *, strength: float, most_steps: int
+) -> Logistic:
+    """Fit logistic regression with a penalty on the weights, by scikit-learn.
+
+    Args:
+        x: Features (N, D).
+        y: Their classes (N,), at least two.
+        strength: C, the inverse strength of the penalty.
+        most_steps: Iterations after which it ends, converged or not.
+
+    Returns:
+        A row for each class.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=strength, max_iter=most_steps).fit(x, y)
+    weight = fitted.coef_
+    bias = fitted.intercept_
+    # Two classes have a single row, the difference of their logits: half of it each.
+    if len(weight) == 1:
+        weight = np.concatenate([-weight, weight]) / 2
+        bias = np.concatenate([-bias, bias]) / 2
+    return Logistic(fitted.classes_, weight, bias)
 
 
 def fit_head(
@@ -36,125 +86,116 @@ def fit_head(
     *,
     source: Dataset | None = None,
     overwrite: bool = False,
-    report: Callable[[JournalRow], None] = lambda row: None,
+    report: Report = ignore_row,
 ) -> JournalRow:
-    """Learn only the head of `config.model.init`, and leave in `out` what `train`
-    leaves, but for a state.
+    """Train only the head of `config.model.init`, on features that are computed once.
 
-    The penalty is the one that does best on the validation split; without one it is C =
-    0.1. Augmentation, optimiser and schedule of the configuration play no part. Returns
-    the evaluation row; raises `UserError` as `train` does.
+    The penalty is the one that does best on the validation split. Augmentation,
+    optimiser and schedule of the configuration play no part.
+
+    Args:
+        config: The configuration; `model.init` names the weights.
+        out: The folder; it gets what `train` leaves there, but for a state.
+        source: The images, instead of those that `config.data.source` names.
+        overwrite: Replace a run that the folder holds.
+        report: Is called with the notes.
+
+    Returns:
+        The evaluation row.
+
+    Raises:
+        UserError: As for `train`, or there are no weights to take features from.
     """
     if config.model.init is None:
         raise UserError(
-            "frozen features need weights to come from: set model.init, or train from scratch"
+            "frozen features need weights to come from: set model.init, or train from "
+            "scratch"
         )
     if config.distill.teacher is not None:
         raise UserError(
-            "a new head on frozen features is fitted to the labels: leave out distill.teacher"
+            "a new head on frozen features is fitted to the labels: leave out "
+            "distill.teacher"
         )
-    if not overwrite and (out / "config.json").exists():
+    if holds_run(out) and not overwrite:
         raise UserError(
             f"{str(out)!r} already holds a run; add --overwrite, or choose another --out"
         )
-    config = dataclasses.replace(
-        config, train=dataclasses.replace(config.train, epochs=1.0, steps=None)
-    )
-    run = prepare(config, source)
+    # Every image is seen once, whatever the recipe's length: the checkpoint says so.
+    once = dataclasses.replace(config.train, epochs=1.0, steps=None)
+    run = prepare(dataclasses.replace(config, train=once), source)
     if len(np.unique(run.train.labels)) < 2:
         raise UserError(
-            f"{run.source.spec}: the images to learn from are of one class; a classifier needs two"
+            f"{run.source.spec}: the images to learn from are of one class; a classifier "
+            "needs two"
         )
     with locked_folder(make_folder(out)):
-        x = pooled_features(run.model, run.train, run.preprocess)
-        mean = x.mean(axis=0)
-        std = x.std(axis=0) + 1e-6
+        best, note = _best_head(run, report)
+        run = dataclasses.replace(run, notes=(*run.notes, note))
         journal = Journal(out, from_step=0)
-        best = JournalRow()
-        chosen = 0.0
-        for strength in STRENGTHS if run.val else (0.1,):
-            row = _judged(run, (x - mean) / std, mean, std, strength)
-            report({"kind": "note", "text": f"C = {strength:g}: " + _words(row)})
-            if not best or row.get("top1", 0.0) > best.get("top1", 0.0):
-                best = row
-                chosen = strength
-                kept = {
-                    name: tensor.clone()
-                    for name, tensor in run.model.head.state_dict().items()
-                }
-        run.model.head.load_state_dict(kept)
-        notes = (
-            *run.notes,
-            f"only the head was learnt, by logistic regression on frozen features with C = {chosen:g}",
-        )
-        for text in notes:
+        for text in run.notes:
             journal.append({"kind": "note", "text": text, "step": 0})
             report({"kind": "note", "text": text})
         journal.append(best)
-        settings = {
-            "config": to_dict(run.config),
-            "environment": environment(run.device),
-            "notes": list(notes),
-        }
-        write_split(run, out / "split.csv")
-        provenance = run.provenance() | {
-            "measured": {key: value for key, value in best.items() if key != "kind"}
-        }
-        for name in ("last", "best"):
-            path = out / f"{name}.safetensors"
-            save(
-                path,
-                run.model,
-                preprocess=run.preprocess,
-                labels=run.train.classes,
-                provenance=provenance,
-            )
-        write_json(out / "config.json", settings)
+        write_split(run, out)
+        write_checkpoints(run, run.model, out, ["last", "best"], best)
+        # Last, because its presence says that the folder holds a run.
+        write_settings(run, out)
     return best
 
 
-def _judged(
-    run: Run, x: np.ndarray, mean: np.ndarray, std: np.ndarray, strength: float
-) -> JournalRow:
-    """Fit the head to standardised features, fold the standardising into it, and judge
-    it on the validation split.
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
+def _best_head(run: Run, report: Report) -> tuple[JournalRow, str]:
+    """Give the run's model the best head; return its evaluation row and a note."""
+    x = pooled_features(run.model, run.train, run.preprocess)
+    best: JournalRow = {}
+    chosen = 0.0
+    kept: dict[str, torch.Tensor] = {}
+    for strength in STRENGTHS if run.val else (UNCHOSEN,):
+        _fit(run, x, strength)
+        row = {"kind": "eval", "split": "val", "step": 0, "epoch": 1.0}
+        row |= measure(run, run.model)
+        report({"kind": "note", "text": f"C = {strength:g}: {_words(row)}"})
+        # Of equals the earlier one, whose penalty is stronger.
+        if not best or row.get("top1", 0.0) > best.get("top1", 0.0):
+            best = row
+            chosen = strength
+            state = run.model.head.state_dict()
+            kept = {name: tensor.clone() for name, tensor in state.items()}
+    run.model.head.load_state_dict(kept)
+    note = (
+        "only the head was learnt, by logistic regression on frozen features with C = "
+        f"{chosen:g}"
+    )
+    return best, note
 
+
+def _fit(run: Run, x: NDArray[np.float32], strength: float) -> None:
+    """Fit the head of the run's model to features (N, D) of the training images."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    mean = x.mean(axis=0)
+    std = x.std(axis=0) + 1e-6
+    labels = run.train.labels
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # the last iterations hardly move an answer
-        fitted = LogisticRegression(C=strength, max_iter=500).fit(x, run.train.labels)
-    weight = fitted.coef_
-    bias = fitted.intercept_
-    if len(weight) == 1:  # two classes: one row for the second, none for the first
-        weight = np.concatenate([-weight, weight]) / 2
-        bias = np.concatenate([-bias, bias]) / 2
+        # The last iterations hardly move an answer.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = fit_logistic(
+            (x - mean) / std, labels, strength=strength, most_steps=500
+        )
+    # The network gives features as they are, so the standardising goes into the head.
+    weight = fitted.weight / std
+    bias = fitted.bias - fitted.weight @ (mean / std)
+
     head = run.model.head
     assert isinstance(head, nn.Linear)
+    rows = torch.from_numpy(fitted.classes)
     with torch.no_grad():
         head.weight.zero_()
-        head.bias.fill_(-1e4)  # of classes without an image to learn from
-        rows = torch.from_numpy(fitted.classes_)
-        head.weight[rows] = torch.from_numpy(weight / std).to(head.weight)
-        head.bias[rows] = torch.from_numpy(bias - weight @ (mean / std)).to(head.bias)
-    row: JournalRow = {"kind": "eval", "split": "val", "step": 0, "epoch": 1.0}
-    if run.val is not None:
-        result = evaluate(run.model, run.val, run.preprocess, workers=run.workers)
-        row |= {
-            "top1": result.top1,
-            "top5": result.top5,
-            "loss": result.loss,
-            "n": result.n,
-        }
-    return row
+        head.bias.fill_(_NEVER)
+        head.weight[rows] = torch.from_numpy(weight).to(head.weight)
+        head.bias[rows] = torch.from_numpy(bias).to(head.bias)
 
 
 def _words(row: JournalRow) -> str:
-    return (
-        f"validation top-1 {100 * row['top1']:.2f} %"
-        if "top1" in row
-        else "no validation images"
-    )
+    if "top1" not in row:
+        return "no validation images"
+    return f"validation top-1 {100 * row['top1']:.2f} %"

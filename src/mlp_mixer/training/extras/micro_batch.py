@@ -1,5 +1,4 @@
-"""How many images to compute at a time: what fits into memory and is fastest, found by
-trying.
+"""How many images to compute at a time: what fits and is fastest, found by trying.
 
 The batch that the weights see stays the recipe's; it is only computed in
 `train.accumulate` parts.
@@ -21,19 +20,32 @@ from ...devices import cpu_threads
 from ...distributed import all_gather, world_size
 from ...errors import UserError
 from ...models import cost
+from ..config import TrainConfig
 from ..optim.build import build_optimizer
 from ..run import Run
 from ..state import RunState
 from ..step import Stepper
 
-_WORTH = 1.03  # a larger part must be this much faster: memory is worth something too
-_TIMED = 2  # steps, after one that warms up
-_MEMORY_SHARE = 0.7  # of the machine's free memory: a CPU does not refuse, it kills
+# A larger part must be this much faster: memory is worth something too.
+_WORTH = 1.03
+
+# Steps that are timed, after one that warms up.
+_TIMED = 2
+
+# Share of the machine's free memory that is used. A CPU does not refuse more: Linux
+# kills the process.
+_MEMORY_SHARE = 0.7
+
+# Parts of up to this many images are not halved again.
+_SMALL_PART = 8
 
 
 class Trial(NamedTuple):
-    """A size of the parts, and how fast it was; 0 images per second where memory was
-    too small.
+    """Holds a size of the parts and its speed.
+
+    Attributes:
+        images: The size.
+        images_per_second: 0 where memory was too small.
     """
 
     images: int
@@ -41,76 +53,101 @@ class Trial(NamedTuple):
 
 
 def with_fitting_parts(run: Run, state: RunState | None) -> Run:
-    """The run with the `train.accumulate` that is fastest here, and a note that says
-    what was tried.
+    """Choose `train.accumulate` so that the parts fit into memory and are fastest here.
 
-    state: of a run to go on with, which keeps its parts, since others would add in
-        another order. With several
-    processes all try, and the smallest part that one of them can take is everyone's.
-    Raises `UserError` for runs whose parts are settled otherwise, or if memory is too
-    small for the smallest.
+    With several processes all try, and the smallest part that one of them can take is
+    everyone's.
+
+    Args:
+        run: The run.
+        state: That of a run to go on with, which keeps its parts: others would add in
+            another order.
+
+    Returns:
+        The run with these parts, and a note that says what was tried.
+
+    Raises:
+        UserError: Other settings decide about the parts, or memory is too small for the
+            smallest.
     """
     config = run.config
+    if config.augment.sides:
+        raise UserError(
+            "--find-batch-size tries one size only: set train.accumulate by hand for "
+            "augment.sides"
+        )
     if state is not None:
-        parts = state.config["train"]["accumulate"]
         return replace(
-            run, config=replace(config, train=replace(config.train, accumulate=parts))
+            run, config=_in_parts(config, state.config["train"]["accumulate"])
         )
     if config.optim.rho:
         raise UserError(
-            "the parts of a sharpness-aware step are optim.sam_images; leave out --find-batch-size"
+            "the parts of a sharpness-aware step are optim.sam_images; leave out "
+            "--find-batch-size"
         )
     if config.train.parallel == "fsdp":
         raise UserError(
-            "--find-batch-size needs whole weights in each process; set train.accumulate by hand for fsdp"
+            "--find-batch-size needs whole weights in each process; set train.accumulate "
+            "by hand for fsdp"
         )
     share = config.train.batch_size // world_size()
+    group = config.mix.group if config.mix.active else 1
     with cpu_threads(config.train.threads):
-        trials = try_sizes(
-            run, _sizes(share, config.mix.group if config.mix.active else 1)
-        )
+        trials = try_sizes(run, _sizes(share, group))
+
     fitting = [trial for trial in trials if trial.images_per_second]
-    best = _best(fitting).images if fitting else 0
-    best = min(all_gather(best))
-    if best == 0:
+    largest = _best(fitting).images if fitting else 0
+    size = min(all_gather(largest))
+    if size == 0:
         raise UserError(
-            f"memory is too small for {trials[0].images} images at a time; use a smaller model or image"
+            f"memory is too small for {trials[0].images} images at a time; use a smaller "
+            "model or image"
         )
-    accumulate = -(-share // best)
-    tried = ", ".join(
-        f"{trial.images}: {f'{trial.images_per_second:.1f} images/s' if trial.images_per_second else 'too large'}"
-        for trial in trials
+    parts = -(-share // size)
+    tried = ", ".join(_described(trial) for trial in trials)
+    note = (
+        f"parts of {size} of {share} images fit best (train.accumulate {parts}; tried "
+        f"{tried})"
     )
-    note = f"parts of {best} of {share} images fit best (train.accumulate {accumulate}; tried {tried})"
-    chosen = replace(config, train=replace(config.train, accumulate=accumulate))
-    return replace(run, config=chosen, notes=(*run.notes, note))
+    return replace(run, config=_in_parts(config, parts), notes=(*run.notes, note))
+
+
+def _in_parts(config: TrainConfig, parts: int) -> TrainConfig:
+    return replace(config, train=replace(config.train, accumulate=parts))
+
+
+def _described(trial: Trial) -> str:
+    if trial.images_per_second == 0:
+        return f"{trial.images}: too large"
+    return f"{trial.images}: {trial.images_per_second:.1f} images/s"
 
 
 def try_sizes(run: Run, sizes: list[int]) -> list[Trial]:
-    """Train a copy of the model on noise with parts of each size, until memory is too
-    small or speed falls.
+    """Train a copy of the model on noise with parts of each size.
+
+    Args:
+        run: The run; nothing of it changes.
+        sizes: In rising order.
+
+    Returns:
+        The trials, up to the first for which memory was too small or speed fell.
     """
     trials: list[Trial] = []
     for images in sizes:
-        speed = (
-            0.0
-            if images * _bytes_per_image(run) > _free_bytes(run.device)
-            else _speed(run, images)
-        )
+        speed = 0.0
+        if images * _bytes_per_image(run) <= _free_bytes(run.device):
+            speed = _speed(run, images)
         trials.append(Trial(images, speed))
-        if speed == 0 or speed * _WORTH < max(
-            trial.images_per_second for trial in trials
-        ):
+        fastest = max(trial.images_per_second for trial in trials)
+        if speed == 0 or speed * _WORTH < fastest:
             break
     return trials
 
 
 def _sizes(share: int, group: int) -> list[int]:
-    """The share of a process, halved as often as it and the mixing groups allow,
-    smallest first.
-    """
+    """Halve a process's share as often as the mixing groups allow; smallest first."""
     sizes = [share]
-    while sizes[-1] % (2 * group) == 0 and sizes[-1] > 8:
+    while sizes[-1] % (2 * group) == 0 and sizes[-1] > _SMALL_PART:
         sizes.append(sizes[-1] // 2)
     return sizes[::-1]
 
@@ -118,60 +155,56 @@ def _sizes(share: int, group: int) -> list[int]:
 def _best(trials: list[Trial]) -> Trial:
     best = trials[0]
     for trial in trials[1:]:
-        best = (
-            trial if trial.images_per_second > best.images_per_second * _WORTH else best
-        )
+        if trial.images_per_second > best.images_per_second * _WORTH:
+            best = trial
     return best
 
 
 def _speed(run: Run, images: int) -> float:
-    """Images per second of whole training steps of that size; 0 if the device has no
-    memory for them.
-    """
-    choice = replace(run.config.train, batch_size=images * world_size(), accumulate=1)
-    model = copy.deepcopy(run.model).train()
-    model.set_grad_checkpointing(choice.grad_checkpointing)
-    trial = replace(run, config=replace(run.config, train=choice), model=model)
-    shape = (images, model.config.in_channels, *model.config.image_size)
-    noise = Batch(
-        torch.randint(256, shape, dtype=torch.uint8),
-        torch.arange(images) % max(1, model.config.num_classes),
-        torch.arange(images),
-    )
+    """Return images per second of training steps of a size; 0 without the memory."""
     try:
-        stepper = Stepper(
-            trial, model, build_optimizer(model, trial.config.optim), None
-        )
-        stepper(noise, 0).loss.item()
-        start = time.perf_counter()
-        for step in range(1, 1 + _TIMED):
-            stepper(noise, step).loss.item()
-        return _TIMED * images / (time.perf_counter() - start)
+        return _timed(run, images)
     except torch.OutOfMemoryError:
         return 0.0
     finally:
-        del model, trial
+        # The next size must find the memory of this one free.
         gc.collect()
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
+def _timed(run: Run, images: int) -> float:
+    choice = replace(run.config.train, batch_size=images * world_size(), accumulate=1)
+    model = copy.deepcopy(run.model).train()
+    model.set_grad_checkpointing(choice.grad_checkpointing)
+    trial = replace(run, config=replace(run.config, train=choice), model=model)
+    optimizer = build_optimizer(model, trial.config.optim)
+    stepper = Stepper(trial, model, optimizer, None)
+
+    shape = (images, model.config.in_channels, *model.config.image_size)
+    numbers = torch.arange(images)
+    classes = max(1, model.config.num_classes)
+    pixels = torch.randint(256, shape, dtype=torch.uint8)
+    noise = Batch(pixels, numbers % classes, numbers)
+
+    # `.item()` waits for the GPU; the first step also compiles and allocates.
+    stepper(noise, 0).loss.item()
+    start = time.perf_counter()
+    for step in range(1, 1 + _TIMED):
+        stepper(noise, step).loss.item()
+    return _TIMED * images / (time.perf_counter() - start)
+
+
 def _bytes_per_image(run: Run) -> float:
-    """What autograd keeps for one image, in fp32."""
+    """Return what autograd keeps for one image, in fp32."""
     return 4.0 * cost(run.model.config).activations
 
 
 def _free_bytes(device: torch.device) -> float:
-    """Memory that a CPU may use; a GPU says itself when it is full."""
-    if (
-        device.type != "cpu"
-        or not hasattr(os, "sysconf")
-        or "SC_AVPHYS_PAGES" not in os.sysconf_names
-    ):
+    """Return the memory that a CPU may use; a GPU says itself when it is full."""
+    if device.type != "cpu" or not hasattr(os, "sysconf"):
         return float("inf")
-    return (
-        _MEMORY_SHARE
-        * os.sysconf("SC_AVPHYS_PAGES")
-        * os.sysconf("SC_PAGE_SIZE")
-        / world_size()
-    )
+    if "SC_AVPHYS_PAGES" not in os.sysconf_names:
+        return float("inf")
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return _MEMORY_SHARE * free / world_size()

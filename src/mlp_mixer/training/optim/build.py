@@ -1,4 +1,4 @@
-"""Optimisers over a Mixer's parameters."""
+"""The optimiser of a run, with its groups of parameters, and the average of weights."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ _DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build_optimizer(model: nn.Module, choice: OptimChoice) -> Optimizer:
-    """The chosen optimiser over the parameters that learn; kernels (two or more axes)
-    decay, biases and norms do not.
+    """Return the chosen optimiser over the parameters that learn.
 
-    Muon takes the kernels of the blocks. The stem maps pixels, the head makes logits:
-    both stay with AdamW, as its author advises for embeddings and heads.
+    Kernels (two or more axes) decay, biases and norms do not. Muon takes the kernels of
+    the blocks. The stem maps pixels, the head makes logits: both stay with AdamW, as
+    its author advises for embeddings and heads.
+
+    Args:
+        model: The network, before it is wrapped: names tell its parts.
+        choice: The settings.
     """
     groups = _groups(model, choice)
     optimizer: Optimizer
@@ -51,25 +55,36 @@ def build_optimizer(model: nn.Module, choice: OptimChoice) -> Optimizer:
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every group this learning rate, times its own `lr_scale` where it has one."""
+    """Give every group this learning rate, times its own `lr_scale` where it has one.
+
+    Args:
+        optimizer: The optimiser.
+        lr: The learning rate of the head.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def decay_of_big_vision(decay: float, lr: float) -> float:
-    """`weight_decay` for the `wd` of a google-research/big_vision configuration with
-    learning rate `lr`.
+    """Translate the `wd` of a big_vision configuration into `weight_decay`.
 
     Its chain (`optax.py`) adds `wd * kernel` after the learning rate and before the
     schedule, torch's AdamW multiplies by both: 1e-4 at 1e-3 is the paper's 0.1. The two
     agree at every step as long as `lr` stays what it was here.
+
+    Args:
+        decay: Its `wd`.
+        lr: Its learning rate.
     """
     return decay / lr
 
 
 def _groups(model: nn.Module, choice: OptimChoice) -> list[dict[str, Any]]:
-    """Groups of equal treatment: matrices for Muon, then other kernels, then the rest;
-    within each from the stem up.
+    """Return groups of parameters that are treated alike.
+
+    Matrices for Muon come first, then other kernels, then the rest; within each, layers
+    with a learning rate of their own from the stem up. A saved state has the
+    optimiser's moments in this order.
     """
     heights = _heights(model)
     top = max(heights.values())
@@ -84,46 +99,58 @@ def _groups(model: nn.Module, choice: OptimChoice) -> list[dict[str, Any]]:
             continue
         kernel = parameter.ndim >= 2
         matrix = muon and parameter.ndim == 2 and name.startswith("blocks.")
-        below = top - heights[name] if by_height else 0
-        group = {
-            "params": [],
-            "weight_decay": choice.weight_decay if kernel else 0.0,
-            "lr_scale": choice.layer_decay**below
-            * (choice.muon_adamw_lr if muon and not matrix else 1.0),
-            "matrices": matrix,
-        }
-        groups.setdefault((0 if matrix else 1 if kernel else 2, -below), group)[
-            "params"
-        ].append(parameter)
-    return [group for _, group in sorted(groups.items())]
+        kind = 2
+        if kernel:
+            kind = 0 if matrix else 1
+        below_top = top - heights[name] if by_height else 0
+        lr_scale = choice.layer_decay**below_top
+        if muon and not matrix:
+            lr_scale *= choice.muon_adamw_lr
+        key = (kind, -below_top)
+        if key not in groups:
+            groups[key] = {
+                "params": [],
+                "weight_decay": choice.weight_decay if kernel else 0.0,
+                "lr_scale": lr_scale,
+                "matrices": matrix,
+            }
+        groups[key]["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
 
 
 def _heights(model: nn.Module) -> dict[str, int]:
-    """As timm counts for layer decay: stem 0, block i at i + 1, the last norm with the
-    last block, the head above.
+    """Return the height of each parameter's layer, as timm counts for layer decay.
+
+    The stem is at 0, block i at i + 1, the last norm with the last block, and the head
+    one above.
     """
-    names = [name for name, _ in model.named_parameters()]
-    blocks = {
-        name: 1 + int(name.split(".")[1])
-        for name in names
-        if name.startswith("blocks.")
-    }
-    last = max(blocks.values(), default=0)
-    rooms = {"stem": 0, "norm": last}
-    return {
-        name: blocks.get(name, rooms.get(name.split(".")[0], last + 1))
-        for name in names
-    }
+    heights = {}
+    for name, _ in model.named_parameters():
+        if name.startswith("blocks."):
+            heights[name] = 1 + int(name.split(".")[1])
+    last_block = max(heights.values(), default=0)
+    others = {"stem": 0, "norm": last_block}
+    for name, _ in model.named_parameters():
+        if name not in heights:
+            part = name.split(".")[0]
+            heights[name] = others.get(part, last_block + 1)
+    return heights
 
 
 class Ema:
-    """Exponential moving average of the weights; young averages forget faster: decay
-    min(d, (1 + t) / (10 + t)).
+    """Keeps an exponential moving average of the weights.
+
+    The decay at step t is min(d, (1 + t) / (10 + t)): a young average forgets faster,
+    so that the random weights of the beginning are not in it for long.
     """
 
     def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
-        """model: whose weights are followed; average: a copy of it that will hold their
-        average.
+        """Follow the weights of a model.
+
+        Args:
+            model: The network that learns.
+            average: A copy of it, which will hold the average.
+            decay: d.
         """
         self.decay = decay
         self.online: list[Tensor] = list(model.parameters())
@@ -131,8 +158,11 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move the average towards the weights after optimiser step number `step`
-        (counted from 0).
+        """Move the average towards the weights after a step of the optimiser.
+
+        Args:
+            step: Its number, counted from 0.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
+        # One call for all tensors: a loop over them would be slower than the step.
         torch._foreach_lerp_(self.average, self.online, 1 - decay)

@@ -1,16 +1,16 @@
-"""Optimisers that torch lacks, or that suit a Mixer better: Lion, Muon on stacked
-matrices, SGD with a bf16 momentum.
+"""Optimisers that torch lacks, or that suit a Mixer better.
 
-What they remember of a parameter is plain tensors in `state`, so that a run can be
-saved and restored bit for bit. Of torch's `_foreach` functions only those are used that
-torch 2.11 can apply to sharded weights.
+Lion, Muon on stacked matrices, and SGD with a bf16 momentum. What they remember of a
+parameter is plain tensors in `state`, so that a run can be saved and restored bit for
+bit. Of torch's `_foreach` functions only those are used that torch 2.11 can apply to
+sharded weights.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -20,26 +20,19 @@ from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
 Group = dict[str, Any]
-_NS_COEFFICIENTS = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # steep at zero: Keller Jordan's, and torch.optim.Muon's
+
+# Keller Jordan's, and torch.optim.Muon's: steep at zero, so that small singular values
+# grow fast; the iteration then wanders around one instead of converging.
+_NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _EPS = 1e-7
-_SCALES: dict[str, Callable[[int, int], float]] = {
-    "original": lambda rows, columns: math.sqrt(max(1, rows / columns)),
-    "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
-}
 
 
 class _Optimizer(Optimizer, ABC):
-    """What those here have in common: a step changes every parameter that has a
-    gradient, and needs no closure.
-    """
+    """An optimiser whose step changes every parameter that has a gradient."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step, as in torch."""
+        """Take one step, as in torch, but without a closure."""
         assert closure is None
         self.update()
 
@@ -49,19 +42,21 @@ class _Optimizer(Optimizer, ABC):
     def remembered(
         self, parameters: list[Tensor], name: str, dtype: torch.dtype | None = None
     ) -> list[Tensor]:
-        """What is kept of each parameter under this name: zeros at first."""
+        """Return what is kept of each parameter under a name: zeros at first."""
+        kept = []
         for parameter in parameters:
-            if name not in self.state[parameter]:
-                self.state[parameter][name] = torch.zeros_like(parameter, dtype=dtype)
-        return [self.state[parameter][name] for parameter in parameters]
+            state = self.state[parameter]
+            if name not in state:
+                state[name] = torch.zeros_like(parameter, dtype=dtype)
+            kept.append(state[name])
+        return kept
 
 
 class Lion(_Optimizer):
-    """Lion (Chen et al., 2023, arXiv 2302.06675, Algorithm 2): the sign of an
-    interpolated momentum.
+    """Lion: the sign of an interpolated momentum.
 
-    For gradient g and momentum m: p -= lr * (sign(b1 m + (1 - b1) g) + weight_decay p),
-        then m = b2 m + (1 - b2) g.
+    Chen et al. 2023 (arXiv 2302.06675, Algorithm 2). For gradient g and momentum m:
+    p -= lr * (sign(b1 m + (1 - b1) g) + weight_decay p), then m = b2 m + (1 - b2) g.
     """
 
     def __init__(
@@ -72,11 +67,19 @@ class Lion(_Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(
-            groups, {"lr": lr, "betas": betas, "weight_decay": weight_decay}
-        )
+        """Prepare the groups.
+
+        Args:
+            groups: As torch's optimisers take them.
+            lr: The learning rate.
+            betas: b1 and b2.
+            weight_decay: The share of a parameter, times lr, that each step takes.
+        """
+        defaults = {"lr": lr, "betas": betas, "weight_decay": weight_decay}
+        super().__init__(groups, defaults)
 
     def update(self) -> None:
+        """Change all parameters that have a gradient."""
         for group, parameters, gradients in _with_gradients(self.param_groups):
             momenta = self.remembered(parameters, "momentum")
             signs = _mixed(momenta, gradients, 1 - group["betas"][0])
@@ -88,8 +91,7 @@ class Lion(_Optimizer):
 
 
 class LowPrecisionSGD(_Optimizer):
-    """`torch.optim.SGD` with a momentum that is kept in `dtype` between steps, as
-    vit_jax fine-tunes.
+    """`torch.optim.SGD` with a momentum of fewer bits, as vit_jax fine-tunes.
 
     As in `optax.trace(accumulator_dtype=...)`, the step itself uses the new momentum
     before it is rounded, and the factor of the old one has as few bits as what it
@@ -106,6 +108,16 @@ class LowPrecisionSGD(_Optimizer):
         weight_decay: float = 0.0,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
+        """Prepare the groups.
+
+        Args:
+            groups: As torch's optimisers take them.
+            lr: The learning rate.
+            momentum: The factor of the old momentum.
+            nesterov: Look one step ahead.
+            weight_decay: Times the parameter, is added to its gradient.
+            dtype: Of the momentum between steps.
+        """
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -116,60 +128,48 @@ class LowPrecisionSGD(_Optimizer):
         super().__init__(groups, defaults)
 
     def update(self) -> None:
+        """Change all parameters that have a gradient."""
         for group, parameters, gradients in _with_gradients(self.param_groups):
             kept = self.remembered(parameters, "momentum", group["dtype"])
-            if group["weight_decay"]:
-                gradients = list(
-                    torch._foreach_add(
-                        gradients, parameters, alpha=group["weight_decay"]
-                    )
-                )
-            momenta = [
-                momentum.to(gradient.dtype)
-                for momentum, gradient in zip(kept, gradients, strict=True)
-            ]
-            torch._foreach_mul_(
-                momenta, torch.tensor(group["momentum"], dtype=group["dtype"]).item()
-            )
+            decay = group["weight_decay"]
+            if decay:
+                decayed = torch._foreach_add(gradients, parameters, alpha=decay)
+                gradients = list(decayed)
+            momenta = []
+            for old, gradient in zip(kept, gradients, strict=True):
+                momenta.append(old.to(gradient.dtype))
+            rounded = torch.tensor(group["momentum"], dtype=group["dtype"]).item()
+            torch._foreach_mul_(momenta, rounded)
             torch._foreach_add_(momenta, gradients)
-            steps = (
-                torch._foreach_add(gradients, momenta, alpha=group["momentum"])
-                if group["nesterov"]
-                else momenta
-            )
+            steps: list[Tensor] | tuple[Tensor, ...] = momenta
+            if group["nesterov"]:
+                steps = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
             torch._foreach_add_(parameters, steps, alpha=-group["lr"])
             for old, new in zip(kept, momenta, strict=True):
                 old.copy_(new)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in torch, which gives the momentum the dtype of the weights; here it keeps
-        its own.
+        """Load a state, as in torch, but keep the momentum's own dtype.
+
+        Args:
+            state_dict: From `state_dict()`.
         """
+        # torch gives what it loads the dtype of the weights.
         super().load_state_dict(state_dict)
         for group in self.param_groups:
-            for remembered in (
-                self.state[parameter]
-                for parameter in group["params"]
-                if parameter in self.state
-            ):
-                remembered["momentum"] = remembered["momentum"].to(group["dtype"])
+            for parameter in group["params"]:
+                if parameter in self.state:
+                    state = self.state[parameter]
+                    state["momentum"] = state["momentum"].to(group["dtype"])
 
 
 class Muon(_Optimizer):
-    """Muon (kellerjordan.github.io/posts/muon) for the groups with `matrices`, AdamW
-    for the others.
+    """Muon for the groups with `matrices`, AdamW for the others.
 
-    The same update as `torch.optim.Muon`, which orthogonalises one matrix at a time.
-    All blocks of a Mixer have the same shapes, so here they are stacked: two batched
-    iterations, whatever the depth.
-
-    groups: `matrices` (bool: all parameters have two axes, and Muon takes them) beside
-        what torch's optimisers take.
-    adjust_lr: "original" multiplies the orthogonal update by sqrt(max(1, rows /
-        columns)), "match_rms_adamw" by
-    0.2 sqrt(max(rows, columns)), after which the learning rates and weight decays of
-    AdamW suit it (arXiv 2502.16982).
-    dtype: of the orthogonalisation; none: bf16, and fp32 on a CPU.
+    Keller Jordan's optimiser (kellerjordan.github.io/posts/muon), with the same update
+    as `torch.optim.Muon`, which orthogonalises one matrix at a time. All blocks of a
+    Mixer have the same shapes, so here they are stacked: two batched iterations,
+    whatever the depth.
     """
 
     def __init__(
@@ -185,71 +185,92 @@ class Muon(_Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
     ) -> None:
-        assert adjust_lr in _SCALES, adjust_lr
+        """Prepare the groups.
+
+        Args:
+            groups: As torch's optimisers take them; `matrices` (bool) says that all
+                parameters have two axes, and Muon takes them.
+            lr: The learning rate.
+            momentum: Of the matrices.
+            nesterov: Look one step ahead, for the matrices.
+            ns_steps: Newton-Schulz iterations.
+            adjust_lr: "original" multiplies the orthogonal update by
+                sqrt(max(1, rows / columns)), "match_rms_adamw" by
+                0.2 sqrt(max(rows, columns)), after which the learning rates and weight
+                decays of AdamW suit it (arXiv 2502.16982).
+            dtype: Of the orthogonalisation; None: bf16, and fp32 on a CPU.
+            betas: Of AdamW.
+            weight_decay: The share of a parameter, times lr, that each step takes.
+        """
+        assert adjust_lr in ("original", "match_rms_adamw"), adjust_lr
         defaults = {
             "lr": lr,
             "momentum": momentum,
             "nesterov": nesterov,
             "betas": betas,
             "weight_decay": weight_decay,
+            "ns_steps": ns_steps,
+            "adjust_lr": adjust_lr,
+            "dtype": dtype,
+            "matrices": False,
+            # `fused` tells torch's load_state_dict where the number of steps belongs:
+            # on the device, as fused AdamW wants.
+            "fused": True,
         }
-        defaults |= {"ns_steps": ns_steps, "adjust_lr": adjust_lr, "dtype": dtype}
-        # `fused` tells torch's load_state_dict where the number of steps belongs: on
-        # the device, as fused AdamW wants.
-        super().__init__(groups, defaults | {"matrices": False, "fused": True})
-        assert all(
-            p.ndim == 2
-            for group in self.param_groups
-            if group["matrices"]
-            for p in group["params"]
-        )
+        super().__init__(groups, defaults)
+        for group in self.param_groups:
+            if group["matrices"]:
+                assert all(parameter.ndim == 2 for parameter in group["params"])
 
     def update(self) -> None:
-        self._step_matrices([group for group in self.param_groups if group["matrices"]])
-        self._step_others(
-            [group for group in self.param_groups if not group["matrices"]]
-        )
+        """Change all parameters that have a gradient."""
+        matrices = [group for group in self.param_groups if group["matrices"]]
+        others = [group for group in self.param_groups if not group["matrices"]]
+        self._step_matrices(matrices)
+        self._step_others(others)
 
     def _step_matrices(self, groups: list[Group]) -> None:
-        """Momentum and learning rate by group; the orthogonalisation over all groups at
-        once.
-        """
+        """Take Muon's step."""
         directions: list[Tensor] = []
         for group, parameters, gradients in _with_gradients(groups):
             momenta = self.remembered(parameters, "momentum")
             torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-            directions += (
-                _mixed(gradients, momenta, group["momentum"])
-                if group["nesterov"]
-                else momenta
-            )
-        updates = iter(
-            orthogonalize(directions, self.defaults["ns_steps"], self.defaults["dtype"])
-        )
+            if group["nesterov"]:
+                directions += _mixed(gradients, momenta, group["momentum"])
+            else:
+                directions += momenta
+
+        # Momentum and learning rate belong to a group; the orthogonalisation goes over
+        # all groups at once, because layers of all groups have the same shapes.
+        ns_steps = self.defaults["ns_steps"]
+        updates = iter(orthogonalize(directions, ns_steps, self.defaults["dtype"]))
         for group, parameters, _ in _with_gradients(groups):
-            scales = [
-                _SCALES[group["adjust_lr"]](*parameter.shape)
-                for parameter in parameters
-            ]
+            own = list(islice(updates, len(parameters)))
+            scales = []
+            for parameter in parameters:
+                scales.append(_scale(group["adjust_lr"], *parameter.shape))
             torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-            steps = torch._foreach_mul(list(islice(updates, len(parameters))), scales)
+            steps = torch._foreach_mul(own, scales)
             torch._foreach_add_(parameters, steps, alpha=-group["lr"])
 
     def _step_others(self, groups: list[Group]) -> None:
-        """AdamW, by torch."""
+        """Take AdamW's step, by torch."""
         for group, parameters, gradients in _with_gradients(groups):
+            counts = []
             for parameter in parameters:
-                if "step" not in self.state[parameter]:
-                    self.state[parameter]["step"] = torch.zeros(
+                state = self.state[parameter]
+                if "step" not in state:
+                    state["step"] = torch.zeros(
                         (), dtype=torch.float32, device=parameter.device
                     )
+                counts.append(state["step"])
             adamw(
                 parameters,
                 gradients,
                 self.remembered(parameters, "exp_avg"),
                 self.remembered(parameters, "exp_avg_sq"),
                 [],
-                [self.state[parameter]["step"] for parameter in parameters],
+                counts,
                 fused=True,
                 amsgrad=False,
                 maximize=False,
@@ -264,56 +285,73 @@ class Muon(_Optimizer):
 def orthogonalize(
     matrices: list[Tensor], steps: int = 5, dtype: torch.dtype | None = None
 ) -> list[Tensor]:
-    """For each matrix U S V^T about U V^T, in its own dtype, by `steps` of the quintic
-    iteration.
+    """Replace each matrix U S V^T by about U V^T.
 
-    Singular values above a hundredth of the Frobenius norm end in [0.68, 1.14] or so
-    after five steps.
+    The quintic Newton-Schulz iteration. Singular values above a hundredth of the
+    Frobenius norm end in [0.68, 1.14] or so after five steps.
 
-    Matrices of equal shape, lying or standing, are iterated as one stack. dtype: to
-    compute in; none: bf16, and fp32 on a CPU.
+    Args:
+        matrices: Those of equal shape, upright or not, are iterated as one stack.
+        steps: Iterations.
+        dtype: To compute in; None: bf16, and fp32 on a CPU.
+
+    Returns:
+        The matrices in their own shapes and dtypes.
     """
+    # The two shapes of a block's MLP, (D, 4 D) and (4 D, D), go into one stack: lying
+    # on their side they are equal, and the product with the transpose is the small one.
     stacks: dict[tuple[int, ...], list[int]] = {}
     for index, matrix in enumerate(matrices):
-        stacks.setdefault(tuple(sorted(matrix.shape)), []).append(index)
+        shape = tuple(sorted(matrix.shape))
+        stacks.setdefault(shape, []).append(index)
     out = list(matrices)
     for indices in stacks.values():
-        lying = [
-            matrices[i].mT if _stands(matrices[i]) else matrices[i] for i in indices
-        ]
-        working = dtype or (
-            torch.float32 if lying[0].device.type == "cpu" else torch.bfloat16
-        )
-        result = _newton_schulz(torch.stack(lying).to(working), steps).to(
-            lying[0].dtype
-        )
+        lying = [_turned(matrices[i], _is_upright(matrices[i])) for i in indices]
+        own = lying[0].dtype
+        working = dtype
+        if working is None:
+            on_cpu = lying[0].device.type == "cpu"
+            working = torch.float32 if on_cpu else torch.bfloat16
+        result = _newton_schulz(torch.stack(lying).to(working), steps).to(own)
         for i, matrix in zip(indices, result, strict=True):
-            out[i] = matrix.mT if _stands(matrices[i]) else matrix
+            out[i] = _turned(matrix, _is_upright(matrices[i]))
     return out
 
 
 def _newton_schulz(x: Tensor, steps: int) -> Tensor:
-    """Singular values of stacked matrices (rows <= columns) move towards one: x <- (a +
-    b xx' + c (xx')^2) x.
+    """Move the singular values of stacked matrices (rows <= columns) towards one.
+
+    Each step is x <- (a + b xx' + c (xx')^2) x.
     """
     a, b, c = _NS_COEFFICIENTS
+    # The iteration needs singular values of at most one; the Frobenius norm bounds them.
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=_EPS)
     for _ in range(steps):
         gram = x @ x.mT
-        x = torch.baddbmm(
-            x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a
-        )
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a)
     return x
 
 
-def _stands(matrix: Tensor) -> bool:
+def _scale(adjust_lr: str, rows: int, columns: int) -> float:
+    """Return the factor of an orthogonal update of that shape."""
+    if adjust_lr == "original":
+        return math.sqrt(max(1, rows / columns))
+    return 0.2 * math.sqrt(max(rows, columns))
+
+
+def _is_upright(matrix: Tensor) -> bool:
     return matrix.shape[0] > matrix.shape[1]
+
+
+def _turned(matrix: Tensor, turn: bool) -> Tensor:
+    return matrix.mT if turn else matrix
 
 
 def _mixed(
     first: list[Tensor], second: list[Tensor], share: float
 ) -> tuple[Tensor, ...]:
-    """(1 - share) first + share second, in new tensors."""
+    """Return (1 - share) first + share second, in new tensors."""
     mixed = torch._foreach_mul(first, 1)
     torch._foreach_lerp_(mixed, second, share)
     return mixed
@@ -322,12 +360,8 @@ def _mixed(
 def _with_gradients(
     groups: list[Group],
 ) -> Iterator[tuple[Group, list[Tensor], list[Tensor]]]:
-    """Each group with those of its parameters that have a gradient, and these; groups
-    without any are left out.
-    """
+    """Yield each group with its parameters that have a gradient, and the gradients."""
     for group in groups:
-        parameters = [
-            parameter for parameter in group["params"] if parameter.grad is not None
-        ]
+        parameters = [p for p in group["params"] if p.grad is not None]
         if parameters:
-            yield group, parameters, [parameter.grad for parameter in parameters]
+            yield group, parameters, [p.grad for p in parameters]

@@ -10,27 +10,31 @@ from ..config import ScheduleChoice
 def lr_factor(
     step: int, total_steps: int, warmup_steps: int, schedule: ScheduleChoice
 ) -> float:
-    """The share of the peak learning rate at `step` (counted from 0) of a warm-up of w
-    and a run of T steps.
+    """Return the share of the peak learning rate at a step.
 
-    Warm-up is linear and reaches the peak at step w: (step + 1) / (w + 1) from "one",
-    step / w from "zero". Then, with p = (step - w) / (T - w), the rate falls from 1 to
-    `final` as
+    With a warm-up of w steps and a run of T: the warm-up is linear and reaches the peak
+    at step w: (step + 1) / (w + 1) from "one", step / w from "zero". Then, with
+    p = (step - w) / (T - w), the rate falls from 1 to `final` as
 
         cosine     (1 + cos(pi p)) / 2
         linear     1 - p
         rsqrt      1 / sqrt(1 + (step - w) / timescale), for any T
         constant   1, whatever `final` is
 
-    which it would reach at the last step's successor, so that no step is spent at a
-    rate of zero. Over the last `cooldown_steps` c, everything is multiplied by (T -
-    step) / c.
+    The final value is reached one step after the last, so no step has rate 0. Over the
+    last `cooldown_steps` c, everything is multiplied by (T - step) / c.
 
-    "zero" makes all of them what `create_learning_rate_schedule` of
-    google-research/big_vision gives (`utils.py`; its `linear_end` is `final`, its
-    cosine and rsqrt have a `final` of 0), and cosine what vit_jax's does (`utils.py` of
-    google-research/vision_transformer, the fine-tuning of the paper), and timm's with
+    With "zero", all of them are what `create_learning_rate_schedule` of
+    google-research/big_vision gives (`utils.py`; its `linear_end` is `final`, its cosine
+    and rsqrt have a `final` of 0), and cosine is also that of vit_jax (`utils.py` of
+    google-research/vision_transformer, the fine-tuning of the paper) and of timm with
     `warmup_prefix`.
+
+    Args:
+        step: Counted from 0.
+        total_steps: T.
+        warmup_steps: w.
+        schedule: The other settings.
     """
     if step >= warmup_steps:
         factor = _decay(step - warmup_steps, total_steps - warmup_steps, schedule)
@@ -44,7 +48,8 @@ def lr_factor(
 
 
 def _decay(step: int, total_steps: int, schedule: ScheduleChoice) -> float:
-    """The share of the peak at `step` of the `total_steps` that follow the warm-up."""
+    """Return the share of the peak at a step of the `total_steps` after the warm-up."""
+    # A warm-up may be as long as the run.
     progress = step / max(1, total_steps)
     if schedule.decay == "constant":
         return 1.0
@@ -60,8 +65,13 @@ def _decay(step: int, total_steps: int, schedule: ScheduleChoice) -> float:
 def warmup_length(
     schedule: ScheduleChoice, total_steps: int, images: int, batch_size: int
 ) -> int:
-    """The warm-up in steps, however it is stated, for a run of `total_steps` over
-    `images` training images.
+    """Return the warm-up in steps, however it is stated.
+
+    Args:
+        schedule: States it in steps, as a share of the run, or in epochs.
+        total_steps: Steps of the run.
+        images: Images of the training set.
+        batch_size: Images of a batch over all processes.
     """
     if schedule.warmup_steps is not None:
         return schedule.warmup_steps

@@ -1,0 +1,69 @@
+"""Facts about the machine and the program: what numbers are worth depends on them.
+
+A run writes them beside its results, a benchmark beside its times, and `mlp-mixer
+doctor` prints them for a bug report.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ._version import __version__
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Return where a program runs: versions, hardware, threads and its command.
+
+    Args:
+        device: The device that it computes on.
+
+    Returns:
+        JSON values by name; "commit" is None unless the package lies in a checkout.
+    """
+    name = f"{device.type} ({cpu_name()})"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "mlp_mixer": __version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "platform": platform.platform(terse=True),
+        "device": name,
+        "cpu_count": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "command": " ".join(["mlp-mixer", *sys.argv[1:]]),
+    }
+
+
+def commit() -> str | None:
+    """Return the commit of the checkout that holds this package, None without one."""
+    here = str(Path(__file__).parent)
+    command = ["git", "-C", here, "rev-parse", "--short=12", "HEAD"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=5
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def cpu_name() -> str:
+    """Return the name of the processor, such as "AMD EPYC 7763"."""
+    # Linux has the name only there: platform.processor() is "x86_64" or empty.
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,121 @@
+"""What a run leaves in its folder: settings, split, and checkpoints with their numbers."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..config import to_dict
+from ..evaluation import evaluate
+from ..files import write_bytes, write_json
+from ..machine import environment
+from ..models import IsotropicMlp
+from ..weights import save
+from .journal import JournalRow
+from .run import Run
+
+# Images of a training set, beyond which a list would be longer than anyone reads.
+_MOST_LISTED = 200_000
+
+
+def holds_run(out: Path) -> bool:
+    """Return whether a folder holds a run.
+
+    Args:
+        out: The folder; it need not exist.
+    """
+    return (out / "config.json").exists()
+
+
+def write_settings(run: Run, out: Path) -> None:
+    """Write `config.json`: the configuration, the machine and the notes.
+
+    Args:
+        run: The run.
+        out: Its folder.
+    """
+    settings = {
+        "config": to_dict(run.config),
+        "environment": environment(run.device),
+        "notes": list(run.notes),
+    }
+    write_json(out / "config.json", settings)
+
+
+def write_split(run: Run, out: Path) -> None:
+    """Write `split.csv`: path, label and split of each image, as `list:` reads them.
+
+    Nothing is written if the dataset came with its splits, or is too large to list.
+
+    Args:
+        run: The run.
+        out: Its folder.
+    """
+    source = run.source
+    split_off_test = source.held_out is not None
+    split_off_val = run.val is not None and source.val is None
+    if not (split_off_test or split_off_val) or len(source.train) > _MOST_LISTED:
+        return
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["path", "label", "split"])
+    for split, images in (
+        ("train", run.train),
+        ("val", run.val),
+        ("test", source.test),
+    ):
+        if images is None:
+            continue
+        for index in range(len(images)):
+            label = images.classes[images.labels[index]]
+            table.writerow([images.name(index), label, split])
+    # File names are bytes on Linux; those that are not UTF-8 are written as they are.
+    write_bytes(out / "split.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def measure(run: Run, model: IsotropicMlp) -> dict[str, float]:
+    """Evaluate a network on the validation split.
+
+    Args:
+        run: The run.
+        model: The network, on the run's device.
+
+    Returns:
+        "top1" and "top5" (fractions of the images), "loss" and "n"; {} without
+        validation images.
+    """
+    if run.val is None:
+        return {}
+    result = evaluate(model, run.val, run.preprocess, workers=run.workers)
+    return {
+        "top1": result.top1,
+        "top5": result.top5,
+        "loss": result.loss,
+        "n": result.n,
+    }
+
+
+def write_checkpoints(
+    run: Run, model: IsotropicMlp, out: Path, names: Sequence[str], row: JournalRow
+) -> None:
+    """Write a network as `NAME.safetensors`, with where it comes from and its numbers.
+
+    Args:
+        run: The run.
+        model: The network, with whole weights.
+        out: The folder of the run.
+        names: "last", "best" or both.
+        row: What the network measured, a row of kind "eval".
+    """
+    measured = {key: value for key, value in row.items() if key != "kind"}
+    provenance = run.provenance() | {"measured": measured}
+    for name in names:
+        save(
+            out / f"{name}.safetensors",
+            model,
+            preprocess=run.preprocess,
+            labels=run.train.classes,
+            provenance=provenance,
+        )

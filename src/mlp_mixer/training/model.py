@@ -1,0 +1,152 @@
+"""The network of a run and its preprocessing: fresh, or from pretrained weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..data.image_set import ImageSet
+from ..errors import UserError
+from ..images.preprocess import Preprocess
+from ..models import IsotropicMlp, build_network, create_model
+from ..weights import load
+from ..weights.labels import class_numbers
+from ..weights.resize import resize
+from .config import ModelChoice, PreprocessChoice, TrainConfig
+from .extras.whiten import whiten
+
+Built = tuple[IsotropicMlp, Preprocess, tuple[str, ...]]
+
+# What may differ from the pretrained weights: noise in training has no weights.
+_NOISE = ("dropout", "drop_path", "drop_path_rule")
+# Settings that say where the network comes from; the others describe its layers.
+_ORIGIN = {"name", "init", "image_size", "patch_size", "resize", "stem"}
+
+
+def build_model(config: TrainConfig, images: ImageSet) -> Built:
+    """Build the network for the classes and channels of a training set.
+
+    Args:
+        config: The run. Without `model.init` the network is fresh, and fields that are
+            None keep the variant's values. With `model.init` it has the checkpoint's
+            weights and preprocessing, resized if another image size is asked for, and a
+            new head that keeps the rows of the classes it knows by name.
+        images: The training set.
+
+    Returns:
+        The network on the CPU, its preprocessing, and notes for the journal.
+
+    Raises:
+        UserError: The settings, the weights and the images do not fit together.
+    """
+    if config.model.init is None:
+        return _fresh(config, images)
+    return _pretrained(config.model, config.model.init, images)
+
+
+def _fresh(config: TrainConfig, images: ImageSet) -> Built:
+    fields = _given(config.model)
+    del fields["resize"]
+    del fields["stem"]
+    model = create_model(
+        num_classes=len(images.classes), in_channels=images.channels, **fields
+    )
+    preprocess = _preprocess(config.preprocess, model)
+    if config.model.stem == "whitened":
+        whiten(model.stem, images, preprocess, config.train.seed)
+    # With the sigmoid loss every class begins improbable: see `train.head_bias`.
+    if isinstance(model.head, nn.Linear) and config.train.head_bias:
+        nn.init.constant_(model.head.bias, config.train.head_bias)
+    return model, preprocess, ()
+
+
+def _given(choice: ModelChoice) -> dict[str, Any]:
+    """Return the fields of a choice that are not None."""
+    fields = dataclasses.asdict(choice)
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _preprocess(choice: PreprocessChoice, model: IsotropicMlp) -> Preprocess:
+    channels = model.config.in_channels
+    for name in ("mean", "std"):
+        count = len(getattr(choice, name))
+        if count not in (1, channels):
+            raise UserError(
+                f"preprocess.{name} has {count} numbers, and the images have {channels} "
+                f"channels: give one for all, such as --set preprocess.{name}=0.5, or one "
+                "for each"
+            )
+    size = model.config.image_size
+    return Preprocess(image_size=size, channels=channels, **dataclasses.asdict(choice))
+
+
+def _pretrained(choice: ModelChoice, init: str, images: ImageSet) -> Built:
+    checkpoint = load(init)
+    old = checkpoint.model.config
+    if choice.image_size or choice.patch_size:
+        checkpoint = resize(
+            checkpoint,
+            choice.image_size or old.image_size,
+            method=choice.resize,
+            patch_size=choice.patch_size,
+        )
+    model = _with_noise(checkpoint.model, choice).train()
+    notes = [_new_head(model, checkpoint.labels, images)]
+    new = model.config
+    if new.image_size != old.image_size:
+        before = "x".join(map(str, old.image_size))
+        now = "x".join(map(str, new.image_size))
+        notes.insert(0, f"weights resized from {before} to {now} ({choice.resize})")
+    return model, checkpoint.preprocess, tuple(notes)
+
+
+def _with_noise(model: IsotropicMlp, choice: ModelChoice) -> IsotropicMlp:
+    """Return the same weights with the dropout and stochastic depth of the choice."""
+    noise = {}
+    for name, value in _given(choice).items():
+        if name in _NOISE:
+            noise[name] = value
+        elif name not in _ORIGIN:
+            raise UserError(
+                f"model.{name} is settled by the weights of model.init; leave it out"
+            )
+    noisy = build_network(dataclasses.replace(model.config, **noise))
+    noisy.load_state_dict(model.state_dict(), assign=True)
+    return noisy
+
+
+def _new_head(
+    model: IsotropicMlp, labels: tuple[str, ...] | None, images: ImageSet
+) -> str:
+    """Give a network a head for the images' classes, and return a note about it.
+
+    The new head is zero, as in the paper's fine-tuning, but for the classes that the
+    old one knows by name: those keep their rows.
+    """
+    if images.channels != model.config.in_channels:
+        raise UserError(
+            f"the images have {images.channels} channels, these weights take "
+            f"{model.config.in_channels}"
+        )
+    old = model.get_classifier()
+    old_rows = class_numbers(labels or ())
+    # New row -> old row, of the classes that both heads have.
+    kept = {}
+    for row, name in enumerate(images.classes):
+        if name in old_rows:
+            kept[row] = old_rows[name]
+
+    count = len(images.classes)
+    model.reset_classifier(count)
+    assert isinstance(model.head, nn.Linear)
+    if not kept or not isinstance(old, nn.Linear):
+        return f"new head of zeros for {count} classes"
+    with torch.no_grad():
+        model.head.weight[list(kept)] = old.weight[list(kept.values())]
+        model.head.bias[list(kept)] = old.bias[list(kept.values())]
+    return (
+        f"the head keeps {len(kept)} of {count} classes that the weights know by name"
+    )

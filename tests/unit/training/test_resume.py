@@ -1,0 +1,145 @@
+"""Resuming: with the same bytes, from the newest state, and only the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+
+from mlp_mixer import UserError
+from mlp_mixer.config import override
+from mlp_mixer.training import Interrupted, prepare, train
+from mlp_mixer.training.journal import ignore_row, read_journal
+from mlp_mixer.training.resume import find_state
+from mlp_mixer.training.state import _KEY, newest_state
+from mlp_mixer.weights.checkpoint import opened
+
+
+@pytest.mark.parametrize("steps", [(2,), (4, 9), (8, 8, 12, 16)])
+def test_a_crashed_and_resumed_run_ends_with_the_same_bytes(
+    steps: tuple[int, ...],
+    unbroken: Path,
+    tmp_path: Path,
+    tiny: Any,
+    digests: Any,
+    crash_at: Any,
+    crash: type[Exception],
+) -> None:
+    for step in steps:
+        with pytest.raises(crash):
+            train(tiny(), tmp_path, resume=True, report=crash_at(step))
+    train(tiny(), tmp_path, resume=True)
+    assert digests(tmp_path) == digests(unbroken)
+    logged = [(row["kind"], row["step"]) for row in read_journal(tmp_path)]
+    assert logged == [(row["kind"], row["step"]) for row in read_journal(unbroken)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_run_can_go_on(
+    number: signal.Signals, unbroken: Path, tmp_path: Path, tiny: Any, digests: Any
+) -> None:
+    def interrupt(row: dict[str, Any]) -> None:
+        if row["kind"] == "train" and row["step"] == 8:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as stopped:
+        train(tiny(), tmp_path, report=interrupt)
+    assert stopped.value.signal_number == number
+    state, complaints = newest_state(tmp_path)
+    assert state is not None
+    assert (state.step, complaints) == (stopped.value.step, [])
+    assert signal.getsignal(number) == before
+    train(tiny(), tmp_path, resume=True)
+    last = "last.safetensors"
+    assert digests(tmp_path)[last] == digests(unbroken)[last]
+
+
+def test_a_damaged_state_is_named_and_the_one_before_it_used(
+    unbroken: Path,
+    tmp_path: Path,
+    tiny: Any,
+    digests: Any,
+    crash_at: Any,
+    crash: type[Exception],
+) -> None:
+    with pytest.raises(crash):
+        train(tiny(), tmp_path, report=crash_at(12))
+    newest = max((tmp_path / "state").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-100])
+    notes: list[str] = []
+
+    def report(row: dict[str, Any]) -> None:
+        notes.append(row.get("text", ""))
+
+    train(tiny(), tmp_path, resume=True, report=report)
+    assert any(newest.name in note and "state before it" in note for note in notes)
+    assert digests(tmp_path) == digests(unbroken)
+
+
+def test_only_damaged_states_are_an_error(tmp_path: Path, tiny: Any) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "step-000000003.safetensors").write_bytes(b"garbage")
+    with pytest.raises(UserError, match="no saved state can be read.*step-000000003"):
+        train(tiny(), tmp_path, resume=True)
+
+
+def test_resume_without_a_state_starts_anew_and_says_so(
+    tmp_path: Path, tiny: Any
+) -> None:
+    rows: list[dict[str, Any]] = []
+    train(tiny(epochs=0.2), tmp_path, resume=True, report=rows.append)
+    assert "starting anew" in rows[0]["text"]
+
+
+def test_resume_refuses_other_settings_by_name(unbroken: Path, tiny: Any) -> None:
+    changed = override(tiny(), ["optim.lr=0.5", "data.workers=1"])
+    with pytest.raises(UserError, match=r"optim.lr was 0.01, is now 0.5; use the old"):
+        train(changed, unbroken, resume=True)
+
+
+def test_resume_refuses_other_images(tmp_path: Path, tiny: Any, noise: Any) -> None:
+    config = tiny(epochs=1, batch_size=16)
+    train(config, tmp_path, source=noise(60, classes=3))
+    with pytest.raises(UserError, match="are not those that .* began with"):
+        train(config, tmp_path, source=noise(60, classes=4), resume=True)
+
+
+def test_what_may_change_the_last_bits_is_said(tmp_path: Path, tiny: Any) -> None:
+    config = tiny(epochs=0.2)
+    train(config, tmp_path)
+    state, _ = newest_state(tmp_path)
+    assert state is not None
+    rows: list[dict[str, Any]] = []
+    with opened(state.files[0], _KEY) as (header, file):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header["made_with"]["processes"] = 8
+    text = json.dumps(header)
+    state.files[0].write_bytes(safetensors.torch.save(tensors, {_KEY: text}))
+    assert find_state(tmp_path, prepare(config), rows.append) is not None
+    assert rows[0]["text"].endswith("unbroken run: processes was 8, is now 1")
+
+
+def test_a_state_of_an_older_version_lacks_new_settings_and_is_still_resumed(
+    tmp_path: Path, tiny: Any
+) -> None:
+    config = tiny(epochs=0.2)
+    train(config, tmp_path)
+    state, _ = newest_state(tmp_path)
+    assert state is not None
+    with opened(state.files[0], _KEY) as (header, file):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["config"]["optim"]["rho"]
+    del header["config"]["mix"]
+    del header["made_with"]
+    del header["skipped"]
+    text = json.dumps(header)
+    state.files[0].write_bytes(safetensors.torch.save(tensors, {_KEY: text}))
+    found = find_state(tmp_path, prepare(config), ignore_row)
+    assert found is not None
+    assert found.step == state.step
