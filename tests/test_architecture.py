@@ -44,7 +44,7 @@ LAW: dict[str, set[str]] = {
     "analysis": {"data", "evaluation", "images", "models", "weights"},
     "training": {"data", "evaluation", "images", "kernels", "models", "weights"},
     "recipes": {"images", "training"},
-    "bench": {"images", "kernels", "models", "runtime", "training", "weights"},
+    "bench": {"images", "kernels", "models", "runtime", "weights"},
     "report": {
         "analysis", "data", "evaluation", "images", "models", "training", "weights",
     },

@@ -65,11 +65,13 @@ def _facts() -> dict[str, dict[str, Any]]:
 def _system() -> dict[str, str]:
     import torch
 
-    from .._version import __version__
+    from ..machine import environment
 
+    here = environment(torch.device("cpu"))
     return {
-        "mlp-mixer": __version__,
-        "python": f"{sys.version.split()[0]} ({sys.executable})",
+        "mlp-mixer": here["mlp_mixer"],
+        "commit": here["commit"] or "not in a checkout",
+        "python": f"{here['python']} ({sys.executable})",
         "system": platform.platform(),
         "memory": _memory(),
         "CUDA of torch": torch.version.cuda or "none",
@@ -79,10 +81,13 @@ def _system() -> dict[str, str]:
 def _devices() -> dict[str, str]:
     import torch
 
+    from ..machine import cpu_name
+
     # The instruction set decides how fast a CPU computes: "AVX512", "DEFAULT", ...
     instructions = torch.backends.cpu.get_cpu_capability()
     threads = torch.get_num_threads()
-    devices = {"cpu": f"{os.cpu_count()} cores, {threads} threads, {instructions}"}
+    processor = f"{cpu_name()}, {os.cpu_count()} cores, {threads} threads"
+    devices = {"cpu": f"{processor}, {instructions}"}
     for number in range(torch.cuda.device_count()):
         facts = torch.cuda.get_device_properties(number)
         devices[f"cuda:{number}"] = (
