@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..data.folder import is_image_name
 from ..errors import UserError
 from ..images.decode import FORMATS, decode_image
 from .findings import Finding, FolderFile, Picture
-from .walk import is_image
 
 # What `decode_image` says of a file, by words of its sentence.
 _REFUSALS = {
@@ -50,7 +50,7 @@ def examine(root: str, file: FolderFile) -> tuple[list[Finding], Picture | None]
         if not stat.S_ISREG(path.stat().st_mode):
             message = "is a pipe or a device, not a file"
             return [Finding("unreadable", file.path, message)], None
-        pixels = decode_image(path) if is_image(file.path) else None
+        pixels = decode_image(path) if is_image_name(file.path) else None
     except OSError as error:
         return [_refusal(file, f"cannot open it: {error.strerror}")], None
     except UserError as error:

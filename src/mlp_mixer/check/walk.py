@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..data.folder import SPLIT_NAMES
-from ..images.decode import image_extensions
+from ..data.folder import SPLIT_NAMES, is_image_name
 from .findings import Finding, FolderFile
 
 # What operating systems leave in folders, as beginnings of names in lower case.
@@ -61,23 +60,13 @@ def walk(root: Path) -> Layout:
         for name, split in splits.items():
             _add_classes(layout, listing, f"{name}/", split)
         return layout
-    if any(map(is_image, files)) and not _any_class_has_images(listing, folders):
+    if any(map(is_image_name, files)) and not _any_class_has_images(listing, folders):
         message = "has no sub folder of images per class, which training needs"
         layout.find("no-classes", "", message)
         layout.files = [FolderFile(name, "train", "") for name in files]
         return layout
     _add_classes(layout, listing, "", "train")
     return layout
-
-
-def is_image(name: str) -> bool:
-    """Return whether a file has the ending of an image that can be decoded.
-
-    Args:
-        name: The file's name or path.
-    """
-    # os.path: Path is slow for a million names.
-    return os.path.splitext(name)[1].lower() in image_extensions()  # noqa: PTH122
 
 
 class _Listing:
@@ -127,7 +116,7 @@ def _leads_back_up(folder: Path, name: str) -> bool:
 def _any_class_has_images(listing: _Listing, folders: Sequence[str]) -> bool:
     for folder in folders:
         _, files = listing.inside(f"{folder}/")
-        if any(map(is_image, files)):
+        if any(map(is_image_name, files)):
             return True
     return False
 
@@ -151,7 +140,7 @@ def _add_classes(layout: Layout, listing: _Listing, place: str, split: str) -> N
     folders, files = listing.inside(place)
     for name in files:
         path = f"{place}{name}"
-        kind = "stray" if is_image(name) else "other-file"
+        kind = "stray" if is_image_name(name) else "other-file"
         layout.find(kind, path, "lies outside of any class")
         if kind == "stray":
             layout.files.append(FolderFile(path, split, ""))

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from mlp_mixer.data import ArraySet, Dataset, open_dataset, stratified_split
+from mlp_mixer.data.dataset import public_name
 from mlp_mixer.errors import UserError
 
 
@@ -19,7 +20,7 @@ def test_split_takes_the_fraction_of_every_class():
     assert rest.dtype == held.dtype == np.int64
 
 
-def test_split_never_takes_a_whole_class():
+def test_split_never_takes_all_of_a_class():
     labels = np.repeat([0, 1], [2, 3])
     rest, _ = stratified_split(labels, 0.99, 0)
     assert set(labels[rest]) == {0, 1}
@@ -27,15 +28,17 @@ def test_split_never_takes_a_whole_class():
 
 def test_split_follows_the_seed():
     labels = np.arange(200) % 4
-    first, again, other = (stratified_split(labels, 0.3, seed)[1] for seed in (1, 1, 2))
+    _, first = stratified_split(labels, 0.3, 1)
+    _, again = stratified_split(labels, 0.3, 1)
+    _, other = stratified_split(labels, 0.3, 2)
     np.testing.assert_array_equal(first, again)
     assert set(first) != set(other)
-    assert stratified_split(np.arange(20) % 2, 0.2, 0)[1].tolist() == [
-        5,
-        8,
-        12,
-        19,
-    ]  # for ever
+
+
+def test_split_stays_the_same_for_ever():
+    """Checkpoints are evaluated on the images that were held out years before."""
+    _, held = stratified_split(np.arange(20) % 2, 0.2, 0)
+    assert held.tolist() == [5, 8, 12, 19]
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])
@@ -44,48 +47,47 @@ def test_senseless_fractions(fraction):
         stratified_split(np.array([0, 1]), fraction, 0)
 
 
-def test_a_flat_source_is_split_and_remembered():
+def test_a_flat_dataset_is_split_and_remembered():
     images, labels = flat()
-    source = Dataset.from_arrays(images, labels, split_seed=3, test_fraction=0.4)
-    assert (len(source.train), source.val, len(source.test)) == (30, None, 20)
-    assert source.held_out == (0.4, 3)
-    np.testing.assert_array_equal(source.all().images[..., 0], images)
-    assert not {source.train.name(i) for i in range(30)} & {
-        source.test.name(i) for i in range(20)
-    }
+    dataset = Dataset.from_arrays(images, labels, split_seed=3, test_fraction=0.4)
+    assert (len(dataset.train), len(dataset.test)) == (30, 20)
+    assert dataset.val is None
+    assert dataset.held_out == (0.4, 3)
+    np.testing.assert_array_equal(dataset.all().images[..., 0], images)
+    train = {dataset.train.name(index) for index in range(30)}
+    test = {dataset.test.name(index) for index in range(20)}
+    assert not train & test
 
 
 def test_fingerprint_ignores_the_split_and_sees_the_data():
     images, labels = flat()
-    print_of = Dataset.from_arrays(images, labels).fingerprint()
-    assert len(print_of) == 16
-    assert (
-        Dataset.from_arrays(
-            images, labels, split_seed=9, test_fraction=0.5
-        ).fingerprint()
-        == print_of
-    )
-    assert Dataset.from_arrays(images, labels[::-1]).fingerprint() != print_of
-    assert Dataset.from_arrays(images, labels, list("abcde")).fingerprint() != print_of
-    assert Dataset.from_arrays(images[:-1], labels[:-1]).fingerprint() != print_of
+
+    def fingerprint(*arrays, **split) -> str:
+        return Dataset.from_arrays(*arrays, **split).fingerprint()
+
+    mine = fingerprint(images, labels)
+    assert len(mine) == 16
+    assert fingerprint(images, labels, split_seed=9, test_fraction=0.5) == mine
+    assert fingerprint(images, labels[::-1]) != mine
+    assert fingerprint(images, labels, list("abcde")) != mine
+    assert fingerprint(images[:-1], labels[:-1]) != mine
 
 
 def test_val_without_test_is_the_test():
-    images, labels = flat(10)
-    part = ArraySet(images, labels)
-    lone = Dataset.from_splits("x", {"train": part, "val": part.subset([1])})
+    train = ArraySet(*flat(10))
+    val = train.subset([1])
+    lone = Dataset.from_splits("x", {"train": train, "val": val})
     assert (lone.val, len(lone.test), lone.held_out) == (None, 1, None)
-    both = Dataset.from_splits(
-        "x", {"train": part, "val": part.subset([1]), "test": part.subset([2, 3])}
-    )
+    splits = {"train": train, "val": val, "test": train.subset([2, 3])}
+    both = Dataset.from_splits("x", splits)
     assert (len(both.val), len(both.test)) == (1, 2)
     with pytest.raises(UserError, match="test split of its own"):
         both.all()
 
 
 def test_one_image_per_class_leaves_nothing_to_hold_out():
-    source = Dataset.from_arrays(*flat(3, 3))
-    assert (len(source.train), source.test, source.held_out) == (3, None, None)
+    dataset = Dataset.from_arrays(*flat(3, 3))
+    assert (len(dataset.train), dataset.test, dataset.held_out) == (3, None, None)
 
 
 def test_no_images_at_all():
@@ -93,6 +95,19 @@ def test_no_images_at_all():
         Dataset.from_arrays(np.zeros((0, 2, 2), np.uint8), np.zeros(0, int))
 
 
-def test_a_source_passes_through():
-    source = Dataset.from_arrays(*flat())
-    assert open_dataset(source) is source
+def test_a_dataset_passes_through():
+    dataset = Dataset.from_arrays(*flat())
+    assert open_dataset(dataset) is dataset
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("digits", "digits"),
+        ("folder:/home/me/photos", "folder:photos"),
+        ("/home/me/photos", "photos"),
+        ("shards:https://host/sets/photos", "shards:photos"),
+    ],
+)
+def test_public_names_have_no_folders(spec, name):
+    assert public_name(spec) == name

@@ -1,5 +1,4 @@
 import gzip
-import os
 import struct
 from pathlib import Path
 
@@ -9,18 +8,11 @@ import pytest
 from mlp_mixer.data import open_dataset
 from mlp_mixer.errors import UserError
 
-SHARED = (
-    Path(os.environ.get("MLP_MIXER_SHARED", Path(__file__).parents[4] / "shared"))
-    / "data/fashion_mnist"
-)
-
 
 def idx(array: np.ndarray) -> bytes:
-    return (
-        bytes([0, 0, 8, array.ndim])
-        + struct.pack(f">{array.ndim}I", *array.shape)
-        + array.tobytes()
-    )
+    kind = bytes([0, 0, 8, array.ndim])
+    lengths = struct.pack(f">{array.ndim}I", *array.shape)
+    return kind + lengths + array.tobytes()
 
 
 @pytest.fixture
@@ -47,13 +39,14 @@ def write(folder: Path, arrays: dict[str, np.ndarray]) -> None:
 @pytest.mark.parametrize("inside", ["", "raw", "FashionMNIST/raw"])
 def test_plain_and_gzipped_files_in_every_place(tmp_path, arrays, inside):
     write(tmp_path / inside, arrays)
-    source = open_dataset(f"fashion_mnist:{tmp_path}")
-    assert (len(source.train), len(source.test), source.train.size) == (12, 3, (5, 6))
-    assert source.train.classes[9] == "Ankle boot"
-    np.testing.assert_array_equal(
-        source.train.images[..., 0], arrays["train-images-idx3-ubyte"]
-    )
-    np.testing.assert_array_equal(source.test.labels, arrays["t10k-labels-idx1-ubyte"])
+    dataset = open_dataset(f"fashion_mnist:{tmp_path}")
+    assert (len(dataset.train), len(dataset.test)) == (12, 3)
+    assert dataset.train.size == (5, 6)
+    assert dataset.train.classes[9] == "Ankle boot"
+    images = arrays["train-images-idx3-ubyte"]
+    np.testing.assert_array_equal(dataset.train.images[..., 0], images)
+    labels = arrays["t10k-labels-idx1-ubyte"]
+    np.testing.assert_array_equal(dataset.test.labels, labels)
 
 
 def test_mnist_from_the_cache_needs_no_network(tmp_path, arrays, monkeypatch):
@@ -68,10 +61,7 @@ def test_mnist_from_the_cache_needs_no_network(tmp_path, arrays, monkeypatch):
         (lambda data: data[:-1], "has 359 bytes after its header: expected 360"),
         (lambda data: data + b"0", "has 361 bytes"),
         (lambda data: b"", "is not an idx file"),
-        (
-            lambda data: b"\0\0\x0d" + data[3:],
-            "is not an idx file of 3-dimensional uint8",
-        ),
+        (lambda data: b"\0\0\x0d" + data[3:], "is not an idx file of 3-dimensional"),
         (lambda data: data[:10], "is not an idx file"),
         (lambda data: gzip.compress(data, mtime=0)[:-9], "cannot read"),
         (lambda data: b"\x1f\x8bnonsense", "cannot read"),
@@ -89,19 +79,17 @@ def test_broken_files(tmp_path, arrays, break_it, message):
 def test_a_missing_file(tmp_path, arrays):
     write(tmp_path, arrays)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
-    with pytest.raises(
-        UserError, match=r"no t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte\.gz"
-    ):
+    message = r"no t10k-labels-idx1-ubyte or t10k-labels-idx1-ubyte\.gz"
+    with pytest.raises(UserError, match=message):
         open_dataset(f"mnist:{tmp_path}")
 
 
-@pytest.mark.skipif(
-    not SHARED.is_dir(),
-    reason=f"there is no Fashion-MNIST in {SHARED} (set MLP_MIXER_SHARED)",
-)
-def test_the_real_fashion_mnist():
-    source = open_dataset(f"fashion_mnist:{SHARED}")
-    assert (len(source.train), len(source.test)) == (60_000, 10_000)
-    assert np.bincount(source.train.labels).tolist() == [6000] * 10
-    assert source.test.labels[:5].tolist() == [9, 2, 1, 1, 6]
-    assert source.train.images.mean() / 255 == pytest.approx(0.2860, abs=1e-4)
+def test_the_real_fashion_mnist(shared):
+    folder = shared / "data" / "fashion_mnist"
+    if not folder.is_dir():
+        pytest.skip(f"no Fashion-MNIST at {folder}")
+    dataset = open_dataset(f"fashion_mnist:{folder}")
+    assert (len(dataset.train), len(dataset.test)) == (60_000, 10_000)
+    assert np.bincount(dataset.train.labels).tolist() == [6000] * 10
+    assert dataset.test.labels[:5].tolist() == [9, 2, 1, 1, 6]
+    assert dataset.train.images.mean() / 255 == pytest.approx(0.2860, abs=1e-4)

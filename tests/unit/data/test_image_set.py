@@ -9,21 +9,16 @@ from mlp_mixer.images.decode import Part
 
 def test_array_set_in_all_layouts():
     gray = ArraySet(np.zeros((3, 4, 5), np.uint8), [0, 1, 0])
-    assert (gray.channels, gray.size, gray.classes, len(gray)) == (
-        1,
-        (4, 5),
-        ("0", "1"),
-        3,
-    )
+    assert (len(gray), gray.size, gray.channels) == (3, (4, 5), 1)
+    assert gray.classes == ("0", "1")
     assert gray.image(0).shape == (4, 5, 1)
     assert gray.labels.dtype == np.int64
-    many = ArraySet(
-        np.zeros((3, 4, 5, 7), np.uint8),
-        np.array([2, 1, 0], np.uint8),
-        "abc",
-        origin="test",
-    )
-    assert (many.channels, many.classes, many.name(2)) == (7, ("a", "b", "c"), "test/2")
+    pixels = np.zeros((3, 4, 5, 7), np.uint8)
+    labels = np.array([2, 1, 0], np.uint8)
+    many = ArraySet(pixels, labels, "abc", origin="test")
+    assert many.channels == 7
+    assert many.classes == ("a", "b", "c")
+    assert many.name(2) == "test/2"
 
 
 def test_arrays_are_not_copied():
@@ -32,9 +27,8 @@ def test_arrays_are_not_copied():
 
 
 def test_subset_keeps_order_names_and_classes():
-    whole = ArraySet(
-        np.arange(5, dtype=np.uint8).reshape(5, 1, 1), [0, 1, 2, 0, 1], origin="digits"
-    )
+    pixels = np.arange(5, dtype=np.uint8).reshape(5, 1, 1)
+    whole = ArraySet(pixels, [0, 1, 2, 0, 1], origin="digits")
     part = whole.subset([4, 1, 0]).subset(np.array([1, 2]))
     assert [part.name(i) for i in range(2)] == ["digits/1", "digits/0"]
     assert part.images.ravel().tolist() == [1, 0]
@@ -60,18 +54,16 @@ def test_arrays_that_do_not_fit(images, labels, message):
 
 
 def test_labels_beyond_the_classes():
-    with pytest.raises(
-        UserError, match="labels go from 0 to 2 but there are 2 classes"
-    ):
+    message = "labels go from 0 to 2 but there are 2 classes"
+    with pytest.raises(UserError, match=message):
         ArraySet(np.zeros((2, 3, 3), np.uint8), [0, 2], ["a", "b"])
 
 
 def test_file_set_decodes_on_access(tmp_path):
     (tmp_path / "a").mkdir()
     Image.new("RGB", (3, 2), "red").save(tmp_path / "a/1.png")
-    files = FileSet(
-        tmp_path, ["a/1.png", str(tmp_path / "a/2.png")], [0, 1], ["x", "y"]
-    )
+    names = ["a/1.png", str(tmp_path / "a/2.png")]
+    files = FileSet(tmp_path, names, [0, 1], ["x", "y"])
     assert files.image(0).tolist() == [[[255, 0, 0]] * 3] * 2
     assert (files.name(0), files.size, files.channels) == ("a/1.png", None, 3)
     with pytest.raises(UserError, match=r"a/2\.png"):
@@ -89,9 +81,8 @@ def test_parts_are_those_of_the_images(tmp_path):
     part = Part(lambda height, width: (height // 3, width // 4, 5, 6), (5, 6))
     for images in (ArraySet(pixels, [0, 1]), files, gray):
         for index in (0, 1):
-            np.testing.assert_array_equal(
-                images.part(index, part), images.image(index)[3:8, 3:9]
-            )
+            expected = images.image(index)[3:8, 3:9]
+            np.testing.assert_array_equal(images.part(index, part), expected)
 
 
 def test_a_broken_file_has_its_name_for_a_part_too(tmp_path):

@@ -7,16 +7,12 @@ from mlp_mixer.errors import UserError
 
 
 def test_digits():
-    source = open_dataset("digits", split_seed=1)
-    assert (
-        len(source.train),
-        len(source.test),
-        source.train.size,
-        source.train.channels,
-    ) == (1438, 359, (8, 8), 1)
-    images = source.all().images
+    dataset = open_dataset("digits", split_seed=1)
+    assert (len(dataset.train), len(dataset.test)) == (1438, 359)
+    assert (dataset.train.size, dataset.train.channels) == ((8, 8), 1)
+    images = dataset.all().images
     assert (images.min(), images.max(), images.dtype) == (0, 255, np.uint8)
-    assert np.bincount(source.test.labels).min() >= 34
+    assert np.bincount(dataset.test.labels).min() >= 34
     with pytest.raises(UserError, match="takes no path"):
         open_dataset("digits:here")
 
@@ -38,7 +34,7 @@ def test_specs_that_mean_nothing(spec, message):
         open_dataset(spec)
 
 
-def test_every_local_source_says_what_is_missing(tmp_path):
+def test_every_local_dataset_says_what_is_missing(tmp_path):
     for name in DATASETS.keys() - {"digits"}:
         with pytest.raises(UserError):
             open_dataset(f"{name}:{tmp_path / 'absent'}")
@@ -48,11 +44,8 @@ def test_bare_paths(tmp_path, monkeypatch):
     for name in ("cat", "dog"):
         (tmp_path / "pets here" / name).mkdir(parents=True)
         Image.new("RGB", (2, 2)).save(tmp_path / "pets here" / name / "1.png")
-    np.savez(
-        tmp_path / "some.npz",
-        x_train=np.zeros((4, 2, 2), np.uint8),
-        y_train=[0, 1, 0, 1],
-    )
+    pixels = np.zeros((4, 2, 2), np.uint8)
+    np.savez(tmp_path / "some.npz", x_train=pixels, y_train=[0, 1, 0, 1])
     monkeypatch.chdir(tmp_path)
     assert open_dataset("pets here").train.classes == ("cat", "dog")
     assert open_dataset(str(tmp_path / "some.npz")).train.channels == 1
@@ -80,14 +73,12 @@ def arrays() -> dict[str, np.ndarray]:
 def test_npz(tmp_path, arrays):
     path = tmp_path / "d.npz"
     np.savez_compressed(path, classes=np.array(["low", "high"]), **arrays)
-    source = open_dataset(f"npz:{path}")
-    assert (source.train.classes, source.train.channels, source.held_out) == (
-        ("low", "high"),
-        2,
-        None,
-    )
-    np.testing.assert_array_equal(source.test.image(1), arrays["x_test"][1])
-    assert source.test.name(1) == "test/1"
+    dataset = open_dataset(f"npz:{path}")
+    assert dataset.train.classes == ("low", "high")
+    assert dataset.train.channels == 2
+    assert dataset.held_out is None
+    np.testing.assert_array_equal(dataset.test.image(1), arrays["x_test"][1])
+    assert dataset.test.name(1) == "test/1"
     np.savez(path, x_train=arrays["x_train"], y_train=arrays["y_train"])
     assert open_dataset(f"npz:{path}").held_out == (0.2, 0)
 
@@ -99,22 +90,14 @@ def test_npz(tmp_path, arrays):
         ({"y_test": None}, "it has x_test but no y_test"),
         ({"y_test": np.array([0, 2])}, "labels go from 0 to 2"),
         ({"x_train": np.zeros((4, 3, 3))}, "images are float64"),
-        (
-            {"y_train": np.array([0, 1, None, 1])},
-            "cannot read .* as an .npz file: Object arrays",
-        ),
+        ({"y_train": np.array([0, 1, None])}, "cannot read .* as an .npz file: Object"),
     ],
 )
 def test_npz_that_does_not_fit(tmp_path, arrays, change, message):
     path = tmp_path / "d.npz"
-    np.savez(
-        path,
-        **{
-            name: array
-            for name, array in (arrays | change).items()
-            if array is not None
-        },
-    )
+    changed = arrays | change
+    kept = {name: array for name, array in changed.items() if array is not None}
+    np.savez(path, **kept)
     with pytest.raises(UserError, match=message):
         open_dataset(f"npz:{path}")
 
@@ -122,13 +105,10 @@ def test_npz_that_does_not_fit(tmp_path, arrays, change, message):
 def test_npz_that_is_none(tmp_path, arrays):
     path = tmp_path / "d.npz"
     np.savez_compressed(path, **arrays)
-    whole = path.read_bytes()
-    for data in (
-        b"",
-        b"hello",
-        whole[: len(whole) // 2],
-        whole[:60] + b"????" + whole[64:],
-    ):
+    complete = path.read_bytes()
+    half = complete[: len(complete) // 2]
+    damaged = complete[:60] + b"????" + complete[64:]
+    for data in (b"", b"hello", half, damaged):
         path.write_bytes(data)
         with pytest.raises(UserError, match=r"d\.npz"):
             open_dataset(f"npz:{path}")

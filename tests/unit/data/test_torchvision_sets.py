@@ -15,25 +15,19 @@ class Planes:
 
     def __init__(self, root: str, split: str, download: bool) -> None:
         n = 20 if split == "train" else 10
-        self.data = (
-            np.arange(n * 3 * 4 * 4, dtype=np.int64)
-            .astype(np.uint8)
-            .reshape(n, 3, 4, 4)
-        )
+        values = np.arange(n * 3 * 4 * 4).astype(np.uint8)
+        self.data = values.reshape(n, 3, 4, 4)
         self.labels = np.arange(n) % 10
 
 
 @pytest.mark.parametrize(("spec", "name"), [("svhn", "SVHN"), ("stl10", "STL10")])
 def test_sets_in_memory(tmp_path, monkeypatch, spec, name):
     monkeypatch.setattr(torchvision.datasets, name, Planes)
-    source = open_dataset(f"{spec}:{tmp_path}")
-    assert (
-        len(source.train),
-        len(source.test),
-        source.train.size,
-        len(source.train.classes),
-    ) == (20, 10, (4, 4), 10)
-    assert source.train.image(1)[0, 0].tolist() == [48, 64, 80]
+    dataset = open_dataset(f"{spec}:{tmp_path}")
+    assert (len(dataset.train), len(dataset.test)) == (20, 10)
+    assert dataset.train.size == (4, 4)
+    assert len(dataset.train.classes) == 10
+    assert dataset.train.image(1)[0, 0].tolist() == [48, 64, 80]
 
 
 def test_oxford_pets_as_torchvision_reads_it(tmp_path):
@@ -42,17 +36,15 @@ def test_oxford_pets_as_torchvision_reads_it(tmp_path):
     (base / "annotations").mkdir()
     for name in ("Abyssinian_1", "beagle_1", "beagle_2"):
         Image.new("RGB", (5, 4)).save(base / f"images/{name}.jpg")
-    (base / "annotations/trainval.txt").write_text(
-        "Abyssinian_1 1 1 1\nbeagle_1 2 2 1\n"
-    )
-    (base / "annotations/test.txt").write_text("Abyssinian_1 1 1 1\nbeagle_2 2 2 1\n")
-    source = open_dataset(f"pets:{tmp_path}")
-    assert source.train.classes == ("Abyssinian", "Beagle")
-    assert (source.test.name(1), source.test.labels.tolist()) == (
-        "oxford-iiit-pet/images/beagle_2.jpg",
-        [0, 1],
-    )
-    assert source.test.image(1).shape == (4, 5, 3)
+    train = "Abyssinian_1 1 1 1\nbeagle_1 2 2 1\n"
+    test = "Abyssinian_1 1 1 1\nbeagle_2 2 2 1\n"
+    (base / "annotations/trainval.txt").write_text(train)
+    (base / "annotations/test.txt").write_text(test)
+    dataset = open_dataset(f"pets:{tmp_path}")
+    assert dataset.train.classes == ("Abyssinian", "Beagle")
+    assert dataset.test.name(1) == "oxford-iiit-pet/images/beagle_2.jpg"
+    assert dataset.test.labels.tolist() == [0, 1]
+    assert dataset.test.image(1).shape == (4, 5, 3)
 
 
 def test_flowers_as_torchvision_reads_them(tmp_path, monkeypatch):
@@ -62,15 +54,12 @@ def test_flowers_as_torchvision_reads_them(tmp_path, monkeypatch):
     (base / "jpg").mkdir(parents=True)
     savemat(base / "imagelabels.mat", {"labels": np.array([1, 102, 1, 102, 1, 102])})
     savemat(base / "setid.mat", {"trnid": [1, 2], "valid": [3, 4], "tstid": [5, 6]})
-    monkeypatch.setattr(
-        torchvision.datasets.flowers102, "check_integrity", lambda *_: True
-    )
-    source = open_dataset(f"flowers:{tmp_path}")
-    assert (source.val.labels.tolist(), source.test.name(0)) == (
-        [0, 101],
-        "flowers-102/jpg/image_00005.jpg",
-    )
-    assert source.train.classes[101] == "102"
+    module = torchvision.datasets.flowers102
+    monkeypatch.setattr(module, "check_integrity", lambda *_: True)
+    dataset = open_dataset(f"flowers:{tmp_path}")
+    assert dataset.val.labels.tolist() == [0, 101]
+    assert dataset.test.name(0) == "flowers-102/jpg/image_00005.jpg"
+    assert dataset.train.classes[101] == "102"
 
 
 def test_what_is_not_there_ends_in_a_sentence(tmp_path):
@@ -80,9 +69,8 @@ def test_what_is_not_there_ends_in_a_sentence(tmp_path):
         ("flowers", "Flowers102"),
         ("stl10", "STL10"),
     ):
-        with pytest.raises(
-            UserError, match=f"cannot open {name} in .*; or give .*:PATH"
-        ):
+        message = f"cannot open {name} in .*; or give .*:PATH"
+        with pytest.raises(UserError, match=message):
             open_dataset(f"{spec}:{tmp_path}")
 
 
@@ -96,10 +84,8 @@ def test_a_failed_download_ends_in_a_sentence(tmp_path, monkeypatch, spec, name)
 
     monkeypatch.setenv("MLP_MIXER_CACHE", str(tmp_path))
     monkeypatch.setattr(torchvision.datasets, name, refuse)
-    with pytest.raises(
-        UserError,
-        match=f"cannot download {name} in .*data': no network; or give {spec}:PATH",
-    ):
+    message = f"cannot download {name} in .*data': no network; or give {spec}:PATH"
+    with pytest.raises(UserError, match=message):
         open_dataset(spec)
 
 
@@ -115,8 +101,8 @@ def test_a_broken_torchvision_harms_only_those_who_need_it(tmp_path, monkeypatch
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setattr(builtins, "__import__", broken)
     assert len(open_dataset("digits").train) == 1438
-    with pytest.raises(
-        UserError,
-        match=r"torchvision cannot be imported .*nms.*install the one made for your torch",
-    ):
+    message = (
+        "torchvision cannot be imported .*nms.*install the one made for your torch"
+    )
+    with pytest.raises(UserError, match=message):
         open_dataset(f"svhn:{tmp_path}")
