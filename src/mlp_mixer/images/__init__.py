@@ -1,3 +1,1 @@
-"""Pixels: decode any image to uint8, bring it to the size and range of a network,
-augment it.
-"""
+"""Pixels: decode any image to uint8, fit it to a network, augment it."""

@@ -1,28 +1,30 @@
-"""Augmentation policies: a few random operations per image, chosen by uniform numbers
-that belong to that image.
+"""Augmentation policies: a few random operations per image.
 
-What is chosen (`plan`) and what is done (`operate`) are two things. Pixels are
-Pillow's, as in torchvision and timm.
+Uniform numbers that belong to the image choose them, so the same image in the same epoch
+looks the same whatever the number of workers, and after a resume.
 
 "randaugment_bv" is the RandAugment of the paper's authors (google-research/big_vision,
-pp/archive/autoaugment.py) as it runs, which is not quite as it reads: every layer
-always acts (the probabilities it draws are never used); the threshold of Solarize is an
-8-bit number and wraps around, so that magnitude 15 means 128, and 10 and 20 invert the
-image. One thing is ours: translations and Cutout are theirs at 224 pixels (150 and a
-square of 120 at magnitude 15) and grow and shrink with the image, since on one of 32
-theirs would leave nothing to see. Measured against TensorFlow 2.12 on 24 photos and
-noise, magnitudes 1 to 20: Color, Contrast and Sharpness differ by up to 2 levels of 255
-at 15 and 3 at 20, AutoContrast by 1, rotations and shears where two neighbours are
-equally near (up to 0.1 and 4 % of pixels), all others nowhere.
+pp/archive/autoaugment.py) as it runs, which is not quite as it reads. Every layer always
+acts: the probabilities it draws are never used. The threshold of Solarize is an 8-bit
+number and wraps around, so that magnitude 15 means 128, and 10 and 20 invert the image.
+One thing is ours: translations and Cutout are theirs at 224 pixels (150 and a square of
+120 at magnitude 15) and grow and shrink with the image, since on one of 32 theirs would
+leave nothing to see. What is chosen (`plan`) and what is done (`operate`) are two things.
+Pixels are Pillow's. Measured against TensorFlow 2.12 on 24 photos and noise, magnitudes
+1 to 20: Color, Contrast and Sharpness differ by up to 2 levels of 255 at 15 and 3 at 20,
+AutoContrast by 1, rotations and shears where two neighbours are equally near (up to 0.1
+and 4 % of pixels), all others nowhere.
 
-The others follow the tables and defaults of torchvision.transforms.v2: nearest
-neighbours, black for what moves in.
+The other policies are the classes of torchvision.transforms.v2 with their defaults:
+nearest neighbours, black for what moves in. torchvision is imported when one of them is
+first used.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,114 +33,45 @@ from PIL import Image, ImageEnhance, ImageOps
 from ..choices import Policy
 from ..errors import UserError
 from .decode import Pixels
-from .settings import BINS
 
-SLOT = 4  # uniform numbers that one operation owns: which one, its sign, and two more
+# Uniform numbers that an operation of big_vision owns: which one, its sign, and two that
+# say where Cutout goes.
+SLOT = 4
 
-# Each in the order of its source.
-_TORCHVISION = (
-    *(
-        "Identity",
-        "ShearX",
-        "ShearY",
-        "TranslateX",
-        "TranslateY",
-        "Rotate",
-        "Brightness",
-        "Color",
-        "Contrast",
-    ),
-    *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"),
-)
+_GRAY = 128  # what moves in with big_vision, and what Cutout leaves
+
+# In the order of big_vision, which a draw counts through.
 _BIG_VISION = (
-    *(
-        "AutoContrast",
-        "Equalize",
-        "Invert",
-        "Rotate",
-        "Posterize",
-        "Solarize",
-        "Color",
-        "Contrast",
-        "Brightness",
-    ),
-    *(
-        "Sharpness",
-        "ShearX",
-        "ShearY",
-        "TranslateX",
-        "TranslateY",
-        "Cutout",
-        "SolarizeAdd",
-    ),
-)
-
-# Cubuk et al. 2019 (arXiv 1805.09501), appendix: operation, probability, magnitude of
-# ten; two make a sub-policy.
-_SUB_POLICIES = {
-    "autoaugment_imagenet": """
-        Posterize .4 8 Rotate .6 9 | Solarize .6 5 AutoContrast .6 - | Equalize .8 - Equalize .6 -
-        Posterize .6 7 Posterize .6 6 | Equalize .4 - Solarize .2 4 | Equalize .4 - Rotate .8 8
-        Solarize .6 3 Equalize .6 - | Posterize .8 5 Equalize 1 - | Rotate .2 3 Solarize .6 8
-        Equalize .6 - Posterize .4 6 | Rotate .8 8 Color .4 0 | Rotate .4 9 Equalize .6 -
-        Equalize 0 - Equalize .8 - | Invert .6 - Equalize 1 - | Color .6 4 Contrast 1 8
-        Rotate .8 8 Color 1 2 | Color .8 8 Solarize .8 7 | Sharpness .4 7 Invert .6 -
-        ShearX .6 5 Equalize 1 - | Color .4 0 Equalize .6 - | Equalize .4 - Solarize .2 4
-        Solarize .6 5 AutoContrast .6 - | Invert .6 - Equalize 1 - | Color .6 4 Contrast 1 8
-        Equalize .8 - Equalize .6 -""",
-    "autoaugment_cifar10": """
-        Invert .1 - Contrast .2 6 | Rotate .7 2 TranslateX .3 9 | Sharpness .8 1 Sharpness .9 3
-        ShearY .5 8 TranslateY .7 9 | AutoContrast .5 - Equalize .9 - | ShearY .2 7 Posterize .3 7
-        Color .4 3 Brightness .6 7 | Sharpness .3 9 Brightness .7 9 | Equalize .6 - Equalize .5 -
-        Contrast .6 7 Sharpness .6 5 | Color .7 7 TranslateX .5 8 | Equalize .3 - AutoContrast .4 -
-        TranslateY .4 3 Sharpness .2 6 | Brightness .9 6 Color .2 8 | Solarize .5 2 Invert 0 -
-        Equalize .2 - AutoContrast .6 - | Equalize .2 - Equalize .6 - | Color .9 9 Equalize .6 -
-        AutoContrast .8 - Solarize .2 8 | Brightness .1 3 Color .7 0 | Solarize .4 5 AutoContrast .9 -
-        TranslateY .9 9 TranslateY .7 9 | AutoContrast .9 - Solarize .8 3 | Equalize .8 - Invert .1 -
-        TranslateY .7 9 AutoContrast .9 -""",
-    "autoaugment_svhn": """
-        ShearX .9 4 Invert .2 - | ShearY .9 8 Invert .7 - | Equalize .6 - Solarize .6 6
-        Invert .9 - Equalize .6 - | Equalize .6 - Rotate .9 3 | ShearX .9 4 AutoContrast .8 -
-        ShearY .9 8 Invert .4 - | ShearY .9 5 Solarize .2 6 | Invert .9 - AutoContrast .8 -
-        Equalize .6 - Rotate .9 3 | ShearX .9 4 Solarize .3 3 | ShearY .8 8 Invert .7 -
-        Equalize .9 - TranslateY .6 6 | Invert .9 - Equalize .6 - | Contrast .3 3 Rotate .8 4
-        Invert .8 - TranslateY 0 2 | ShearY .7 6 Solarize .4 8 | Invert .6 - Rotate .8 4
-        ShearY .3 7 TranslateX .9 3 | ShearX .1 6 Invert .6 - | Solarize .7 2 TranslateY .6 7
-        ShearY .8 4 Invert .8 - | ShearX .7 9 TranslateY .8 3 | ShearY .8 5 AutoContrast .7 -
-        ShearX .7 2 Invert .1 -""",
-}
+    "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color",
+    "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY",
+    "Cutout", "SolarizeAdd",
+)  # fmt: skip
 
 
 class Step(NamedTuple):
-    """An operation and its numbers: degrees, a factor, a threshold, bits, pixels, or
-    (pad, row, column) of Cutout.
+    """An operation of big_vision's RandAugment and its numbers.
+
+    Attributes:
+        name: As in big_vision.
+        values: Degrees, a factor, a threshold, bits, pixels, or (pad, row, column) of
+            Cutout.
     """
 
     name: str
     values: tuple[float, ...] = ()
 
 
-SubPolicies = list[list[tuple[str, float, int | None]]]
+def policy_draws(policy: Policy, layers: int) -> int:
+    """Return how many uniform numbers of its own an image needs for a policy.
 
-
-def _parsed(table: str) -> SubPolicies:
-    words = table.replace("|", " ").split()
-    found = [
-        (name, float(probability), None if magnitude == "-" else int(magnitude))
-        for name, probability, magnitude in zip(*[iter(words)] * 3, strict=True)
-    ]
-    return [found[start : start + 2] for start in range(0, len(found), 2)]
-
-
-SUB_POLICIES = {name: _parsed(table) for name, table in _SUB_POLICIES.items()}
-
-
-def slots(policy: Policy, layers: int) -> int:
-    """How many operations of SLOT draws each a policy can take; only the RandAugments
-    ask for `layers`.
+    Args:
+        policy: Its name.
+        layers: Operations on an image; only the RandAugments ask for it.
     """
-    fixed = {"none": 0, "trivialaugment": 1} | dict.fromkeys(SUB_POLICIES, 2)
-    return fixed.get(policy, layers)
+    if policy == "none":
+        return 0
+    # torchvision draws all it needs from one generator, and a single number seeds it.
+    return SLOT * layers if policy == "randaugment_bv" else 1
 
 
 def apply_policy(
@@ -148,218 +81,210 @@ def apply_policy(
     layers: int = 2,
     magnitude: float = 10,
 ) -> Pixels:
-    """The policy on one image.
+    """Return what a policy makes of an image.
 
     Args:
         image: uint8 (H, W, 1) or (H, W, 3).
-        draws: at least SLOT * slots(policy, layers) numbers in [0, 1).
-        layers, magnitude: of the two RandAugments; for torchvision's, a whole magnitude
-            of 0 to 30.
+        draws: At least `policy_draws(policy, layers)` numbers in [0, 1).
+        policy: Its name.
+        layers: Operations on the image, of the two RandAugments.
+        magnitude: Of the two RandAugments; for torchvision's a whole number of 0 to 30.
 
     Raises:
-        UserError: the image has another number of channels.
+        UserError: The image has another number of channels, or the policy is
+            torchvision's, which cannot be imported.
     """
-    if image.shape[2] not in (1, 3):
+    channels = image.shape[2]
+    if channels not in (1, 3):
         raise UserError(
-            f"augment.policy needs images of 1 or 3 channels, got {image.shape[2]}; set augment.policy=none"
+            f"augment.policy needs images of 1 or 3 channels, got {channels}; "
+            "set augment.policy=none"
         )
-    picture = Image.fromarray(
-        np.ascontiguousarray(image.squeeze(2) if image.shape[2] == 1 else image)
-    )
-    fill = 128 if policy == "randaugment_bv" else 0
-    for step in plan(policy, draws, image.shape[:2], layers, magnitude):
-        picture = operate(picture, step, fill)
+    if policy == "none":
+        return image
+    pixels = image[..., 0] if channels == 1 else image
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    if policy == "randaugment_bv":
+        for step in plan(draws, image.shape[:2], layers, magnitude):
+            picture = operate(picture, step)
+    else:
+        transform = _torchvision_transform(policy, layers, int(magnitude))
+        picture = _seeded(transform, picture, draws[0])
     return np.asarray(picture).reshape(image.shape)
 
 
+@functools.cache
+def _torchvision_transform(
+    policy: Policy, layers: int, magnitude: int
+) -> Callable[[Image.Image], Image.Image]:
+    """Return torchvision's object for a policy."""
+    try:
+        from torchvision.transforms import v2
+    # An installation for another torch raises RuntimeError from inside.
+    except Exception as error:
+        raise UserError(
+            f"augment.policy={policy} is torchvision's, which cannot be imported "
+            f"({error}): install the one made for your torch, or set "
+            "augment.policy=randaugment_bv"
+        ) from error
+    if policy == "randaugment":
+        transform: Any = v2.RandAugment(num_ops=layers, magnitude=magnitude)
+    elif policy == "trivialaugment":
+        transform = v2.TrivialAugmentWide()
+    else:
+        table = policy.removeprefix("autoaugment_")
+        transform = v2.AutoAugment(v2.AutoAugmentPolicy(table))
+    return transform
+
+
+def _seeded(
+    transform: Callable[[Image.Image], Image.Image], picture: Image.Image, draw: float
+) -> Image.Image:
+    """Apply a transform whose random numbers all follow from one draw in [0, 1)."""
+    # torchvision draws from torch's global CPU generator. The fork puts its state back
+    # afterwards, so dropout and the order of images go on as if nothing had happened.
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that one would also seed the GPUs, which the fork does
+        # not put back. A draw has 53 random bits, and all of them count.
+        torch.default_generator.manual_seed(int(draw * 2**53))
+        return transform(picture)
+
+
 def plan(
-    policy: Policy,
-    draws: np.ndarray,
-    size: tuple[int, ...],
-    layers: int = 2,
-    magnitude: float = 10,
+    draws: np.ndarray, size: tuple[int, ...], layers: int = 2, magnitude: float = 10
 ) -> list[Step]:
-    """What the policy does to an image of `size` (H, W) with these draws."""
-    own = draws[: SLOT * slots(policy, layers)].reshape(-1, SLOT)
-    if policy in SUB_POLICIES:
-        choices = SUB_POLICIES[policy]
-        chosen = choices[int(own[0, 0] * len(choices))]
-        return [
-            _torchvision(name, bin_ or 0, 10, sign < 0.5, size)
-            for (name, probability, bin_), (_, sign, gate, _) in zip(
-                chosen, own, strict=True
-            )
-            if gate < probability
-        ]
+    """Return what big_vision's RandAugment does to an image with these draws.
+
+    Args:
+        draws: At least SLOT * layers numbers in [0, 1).
+        size: (H, W) of the image.
+        layers: How many operations.
+        magnitude: 10 is the largest intended, 15 the paper's.
+    """
+    own = draws[: SLOT * layers].reshape(-1, SLOT)
     steps = []
-    for which, sign, third, fourth in own:
-        if policy == "randaugment_bv":
-            name = _BIG_VISION[int(which * len(_BIG_VISION))]
-            steps.append(
-                _big_vision(name, magnitude / 10, sign < 0.5, size, (third, fourth))
-            )
-        else:
-            name = _TORCHVISION[int(which * len(_TORCHVISION))]
-            wide = policy == "trivialaugment"
-            steps.append(
-                _torchvision(
-                    name,
-                    int(third * BINS if wide else magnitude),
-                    BINS,
-                    sign < 0.5,
-                    size,
-                    wide,
-                )
-            )
+    for which, sign, row, column in own:
+        name = _BIG_VISION[int(which * len(_BIG_VISION))]
+        steps.append(_step(name, magnitude / 10, sign < 0.5, size, (row, column)))
     return steps
 
 
-def _big_vision(
+def _step(
     name: str,
     level: float,
     negative: bool,
     size: tuple[int, ...],
     place: tuple[float, float],
 ) -> Step:
-    """The operation at a level of which 1 is the largest intended; negative turns what
-    has a direction around.
+    """Return the operation at a level of which 1 is the largest intended.
+
+    `negative` turns what has a direction around.
     """
+    height, width = size
     sign = -1.0 if negative else 1.0
     match name:
         case "Rotate":
             return Step(name, (sign * level * 30,))
         case "ShearX" | "ShearY":
             shear = sign * level * 0.3
-            return Step(
-                name, (shear, -shear / 2)
-            )  # about the middle of the first pixel
-        case "TranslateX" | "TranslateY":
-            return Step(name, (sign * level * 100 * size[name == "TranslateX"] / 224,))
+            # About the middle of the first pixel, so the first line stays in place.
+            return Step(name, (shear, -shear / 2))
+        case "TranslateX":
+            return Step(name, (sign * level * 100 * width / 224,))
+        case "TranslateY":
+            return Step(name, (sign * level * 100 * height / 224,))
         case "Color" | "Contrast" | "Brightness" | "Sharpness":
             return Step(name, (level * 1.8 + 0.1,))
-        # TensorFlow shifts uint8 by at most 7 bits, and takes a negative shift for a
-        # large one
         case "Posterize":
-            return Step(name, (8 - min((8 - int(level * 4)) % 256, 7),))
+            # TensorFlow shifts uint8 by at most 7 bits, and takes a negative shift for a
+            # large one.
+            lost = min((8 - int(level * 4)) % 256, 7)
+            return Step(name, (8 - lost,))
         case "Solarize":
             return Step(name, (int(level * 256) % 256,))
         case "SolarizeAdd":
             return Step(name, (int(level * 110),))
         case "Cutout":
             pad = int(level * 40 * min(size) / 224)
-            return Step(name, (pad, int(place[0] * size[0]), int(place[1] * size[1])))
+            row = int(place[0] * height)
+            column = int(place[1] * width)
+            return Step(name, (pad, row, column))
     return Step(name)
 
 
-def _torchvision(
-    name: str,
-    bin_: int,
-    bins: int,
-    negative: bool,
-    size: tuple[int, ...],
-    wide: bool = False,
-) -> Step:
-    """The operation at a magnitude of that many bins, in the ranges of RandAugment or
-    of TrivialAugmentWide.
+def operate(picture: Image.Image, step: Step) -> Image.Image:
+    """Return what one operation makes of a gray or RGB picture.
+
+    Args:
+        picture: Mode L or RGB; it is not changed.
+        step: From `plan`.
     """
-
-    def directed(largest: float) -> float:
-        value = float(
-            torch.linspace(0.0, largest, bins)[bin_]
-        )  # float32, as in torchvision
-        return -value if negative else value
-
-    match name:
-        case "ShearX" | "ShearY":
-            return Step(name, (directed(0.99 if wide else 0.3), 0.0))
-        case "TranslateX" | "TranslateY":
-            side = size[1] if name == "TranslateX" else size[0]
-            return Step(name, (int(directed(32.0 if wide else 150.0 / 331.0 * side)),))
-        case "Rotate":
-            return Step(name, (directed(135.0 if wide else 30.0),))
-        case "Color" | "Contrast" | "Brightness" | "Sharpness":
-            return Step(name, (1 + directed(0.99 if wide else 0.9),))
-        case "Posterize":
-            return Step(name, (round(8 - bin_ / ((bins - 1) / (6 if wide else 4))),))
-        case "Solarize":
-            return Step(name, (255 * float(torch.linspace(1.0, 0.0, bins)[bin_]),))
-    return Step(name)
+    return _OPERATIONS[step.name](picture, *step.values)
 
 
-def operate(picture: Image.Image, step: Step, fill: int = 0) -> Image.Image:
-    """One operation on a gray or RGB picture; `fill` is the gray of what moves in, and
-    of Cutout.
-    """
-    return _OPERATIONS[step.name](picture, fill, *step.values)
+def _moved(picture: Image.Image, matrix: Sequence[float]) -> Image.Image:
+    """Show input (ax + by + c, dx + ey + f) at output (x, y).
 
-
-def _moved(picture: Image.Image, fill: int, matrix: Sequence[float]) -> Image.Image:
-    """Output (x, y) shows input (ax + by + c, dx + ey + f), with pixel centres at
-    halves.
+    Pixel centres are at halves.
     """
     return picture.transform(
         picture.size,
         Image.Transform.AFFINE,
         matrix,
         Image.Resampling.NEAREST,
-        fillcolor=_colour(picture, fill),
+        fillcolor=_gray(picture),
     )
 
 
-def _colour(picture: Image.Image, gray: int) -> tuple[int, ...]:
-    return (gray,) * len(picture.getbands())
+def _gray(picture: Image.Image) -> tuple[int, ...]:
+    return (_GRAY,) * len(picture.getbands())
 
 
-def _table(picture: Image.Image, values: Sequence[int]) -> Image.Image:
-    return picture.point(list(values) * len(picture.getbands()))
+def _rotated(picture: Image.Image, degrees: float) -> Image.Image:
+    return picture.rotate(degrees, Image.Resampling.NEAREST, fillcolor=_gray(picture))
 
 
-def _cutout(
-    picture: Image.Image, fill: int, pad: float, row: float, column: float
+def _cut_out(
+    picture: Image.Image, pad: float, row: float, column: float
 ) -> Image.Image:
-    """A square of side 2 * pad, cut off at the borders."""
+    """Cover a square of side 2 * pad, cut off at the borders."""
     covered = picture.copy()
     box = (int(column - pad), int(row - pad), int(column + pad), int(row + pad))
-    covered.paste(_colour(picture, fill), box)
+    covered.paste(_gray(picture), box)
     return covered
 
 
+def _looked_up(picture: Image.Image, values: Sequence[int]) -> Image.Image:
+    """Replace each value v by values[v], in all channels."""
+    return picture.point(list(values) * len(picture.getbands()))
+
+
+def _solarized(picture: Image.Image, least: float) -> Image.Image:
+    """Invert the values from `least` on."""
+    return _looked_up(picture, [v if v < least else 255 - v for v in range(256)])
+
+
+def _brightened_darks(picture: Image.Image, more: float) -> Image.Image:
+    """Add to the values in the darker half."""
+    added = [min(255, v + int(more)) for v in range(128)]
+    return _looked_up(picture, [*added, *range(128, 256)])
+
+
 _OPERATIONS: dict[str, Callable[..., Image.Image]] = {
-    "Identity": lambda picture, fill: picture,
-    "AutoContrast": lambda picture, fill: ImageOps.autocontrast(picture),
-    "Equalize": lambda picture, fill: ImageOps.equalize(picture),
-    "Invert": lambda picture, fill: ImageOps.invert(picture),
-    "Posterize": lambda picture, fill, bits: ImageOps.posterize(picture, int(bits)),
-    "Solarize": lambda picture, fill, least: _table(
-        picture, [v if v < least else 255 - v for v in range(256)]
-    ),
-    "SolarizeAdd": lambda picture, fill, more: _table(
-        picture, [min(255, v + int(more)) if v < 128 else v for v in range(256)]
-    ),
-    "Color": lambda picture, fill, factor: ImageEnhance.Color(picture).enhance(factor),
-    "Contrast": lambda picture, fill, factor: ImageEnhance.Contrast(picture).enhance(
-        factor
-    ),
-    "Brightness": lambda picture, fill, factor: ImageEnhance.Brightness(
-        picture
-    ).enhance(factor),
-    "Sharpness": lambda picture, fill, factor: ImageEnhance.Sharpness(picture).enhance(
-        factor
-    ),
-    "Rotate": lambda picture, fill, degrees: picture.rotate(
-        degrees, Image.Resampling.NEAREST, fillcolor=_colour(picture, fill)
-    ),
-    "ShearX": lambda picture, fill, shear, shift: _moved(
-        picture, fill, (1, shear, shift, 0, 1, 0)
-    ),
-    "ShearY": lambda picture, fill, shear, shift: _moved(
-        picture, fill, (1, 0, 0, shear, 1, shift)
-    ),
-    "TranslateX": lambda picture, fill, pixels: _moved(
-        picture, fill, (1, 0, -pixels, 0, 1, 0)
-    ),
-    "TranslateY": lambda picture, fill, pixels: _moved(
-        picture, fill, (1, 0, 0, 0, 1, -pixels)
-    ),
-    "Cutout": _cutout,
-}
+    "AutoContrast": ImageOps.autocontrast,
+    "Equalize": ImageOps.equalize,
+    "Invert": ImageOps.invert,
+    "Rotate": _rotated,
+    "Posterize": lambda picture, bits: ImageOps.posterize(picture, int(bits)),
+    "Solarize": _solarized,
+    "Color": lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
+    "Contrast": lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
+    "Brightness": lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
+    "Sharpness": lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor),
+    "ShearX": lambda picture, shear, shift: _moved(picture, (1, shear, shift, 0, 1, 0)),
+    "ShearY": lambda picture, shear, shift: _moved(picture, (1, 0, 0, shear, 1, shift)),
+    "TranslateX": lambda picture, pixels: _moved(picture, (1, 0, -pixels, 0, 1, 0)),
+    "TranslateY": lambda picture, pixels: _moved(picture, (1, 0, 0, 0, 1, -pixels)),
+    "Cutout": _cut_out,
+    "SolarizeAdd": _brightened_darks,
+}  # fmt: skip

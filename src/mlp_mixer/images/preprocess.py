@@ -1,5 +1,4 @@
-"""What a network expects of an image: its size, how to get there, and the range of the
-numbers.
+"""What a network expects of an image: its size, how to get there, the range of numbers.
 
 A checkpoint carries this record, because a wrong one costs accuracy in silence.
 `resmall` and `resize` are the names of the paper's App. C; `resmall` equals
@@ -22,17 +21,20 @@ from ..errors import UserError, unknown
 from . import resample
 from .decode import Pixels
 
+Array = np.ndarray[Any, Any]
+
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "area": Image.Resampling.BOX,
 }
+# Of all resamplers but Pillow.
 _TAPS = {
     "bilinear": resample.linear,
     "bicubic": resample.cubic,
     "area": resample.area,
-}  # of all but Pillow
+}
 _LEGAL = {
     "pillow": tuple(_FILTERS),
     "vit_jax": ("bilinear",),
@@ -43,25 +45,26 @@ _LEGAL = {
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The way from a decoded image to the input of a network.
+    """Describe the way from a decoded image to the input of a network.
 
-    Args:
+    Attributes:
         image_size: (H, W) that the network takes, in pixels.
-        channels: of the image, 3 for RGB.
+        channels: Of the image, 3 for RGB.
         resize: "resmall" scales until both sides cover image_size / crop_pct and crops
             the centre; "resize" squashes both sides to image_size / crop_pct and crops
             the centre; "none" takes only images of image_size.
-        crop_pct: the part of the scaled image that the crop keeps, in (0, 1].
-        interpolation: the filter of the scaling.
-        mean, std: of values in [0, 1], one for each channel or a single one for all.
-        resampler: whose arithmetic scales, and so the rounding of the long side, of the
+        crop_pct: The part of the scaled image that the crop keeps, in (0, 1].
+        interpolation: The filter of the scaling.
+        mean: Of values in [0, 1], one for each channel or a single one for all.
+        std: Likewise.
+        resampler: Whose arithmetic scales, and so the rounding of the long side, of the
             crop's offset and of values: "pillow" antialiases (floor; half to even;
             nearest), "opencv" does not (floor; half to even; nearest), nor do
             "big_vision" (half to even; floor; towards zero) and "vit_jax" (values stay
             float32).
 
     Raises:
-        UserError: a field has no such value.
+        UserError: A field has no such value.
     """
 
     image_size: tuple[int, int]
@@ -76,22 +79,26 @@ class Preprocess:
     def __post_init__(self) -> None:
         if len(self.image_size) != 2 or min(self.image_size) < 1:
             raise UserError(
-                f"image_size is {self.image_size!r}: expected a height and a width of at least 1 pixel"
+                f"image_size is {self.image_size!r}: expected a height and a width of at "
+                "least 1 pixel"
             )
         if self.channels < 1:
             raise UserError(f"channels is {self.channels}: expected at least 1")
         if not 0 < self.crop_pct <= 1:
             raise UserError(
-                f"crop_pct is {self.crop_pct}: expected a part above 0 and at most 1, such as 0.875"
+                f"crop_pct is {self.crop_pct}: expected a part above 0 and at most 1, "
+                "such as 0.875"
             )
         for name in ("resize", "interpolation", "resampler"):
             choices = get_args(get_type_hints(Preprocess)[name])
-            if getattr(self, name) not in choices:
-                raise unknown(name, str(getattr(self, name)), choices)
+            word = getattr(self, name)
+            if word not in choices:
+                raise unknown(name, str(word), choices)
         if self.interpolation not in _LEGAL[self.resampler]:
             legal = " or ".join(map(repr, _LEGAL[self.resampler]))
             raise UserError(
-                f"resampler {self.resampler!r} has no interpolation {self.interpolation!r}: expected {legal}"
+                f"resampler {self.resampler!r} has no interpolation "
+                f"{self.interpolation!r}: expected {legal}"
             )
         # Lists come from JSON; one number stands for all channels and is written out,
         # so that equal records compare so.
@@ -105,134 +112,131 @@ class Preprocess:
         values = tuple(float(value) for value in getattr(self, name))
         if len(values) not in (1, self.channels) or not all(map(math.isfinite, values)):
             raise UserError(
-                f"{name} is {values}: expected one finite number, or {self.channels} (one per channel)"
+                f"{name} is {values}: expected one finite number, or {self.channels} "
+                "(one per channel)"
             )
         return values * self.channels if len(values) == 1 else values
 
-    def fit(self, image: np.ndarray[Any, Any]) -> Pixels:
-        """Geometry only: scale and crop uint8 (H', W', C) to uint8 (H, W, C);
-        `UserError` for another kind of array.
+    def fit(self, image: Array) -> Pixels:
+        """Scale and crop an image; the values stay in 0-255.
+
+        Args:
+            image: uint8 (H', W', C).
+
+        Returns:
+            uint8 (H, W, C).
+
+        Raises:
+            UserError: The array is of another kind.
         """
         fitted = self._fit(image)
-        return fitted if fitted.dtype == np.uint8 else np.rint(fitted).astype(np.uint8)
+        if fitted.dtype == np.uint8:
+            return fitted
+        return np.rint(fitted).astype(np.uint8)
 
-    def _fit(self, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """As `fit`, but float32 where the resampler does not round."""
-        if (
-            image.dtype != np.uint8
-            or image.ndim != 3
-            or image.shape[2] != self.channels
-            or 0 in image.shape
-        ):
+    def _fit(self, image: Array) -> Array:
+        """Do as `fit`, but return float32 where the resampler does not round."""
+        right = image.dtype == np.uint8 and image.ndim == 3 and 0 not in image.shape
+        if not right or image.shape[2] != self.channels:
             raise UserError(
-                f"cannot fit an array of {image.dtype} {image.shape}: expected uint8 (H, W, {self.channels})"
+                f"cannot fit an array of {image.dtype} {image.shape}: expected uint8 "
+                f"(H, W, {self.channels})"
             )
+        height, width = self.image_size
         scaled = self._scaled_size(image.shape[0], image.shape[1])
-        top, left = (
-            self._offset(*sides) for sides in zip(scaled, self.image_size, strict=True)
-        )
-        if scaled != image.shape[:2] and self.resampler != "pillow":
-            return self._resample(image, scaled, (top, left))
+        top = self._offset(scaled[0], height)
+        left = self._offset(scaled[1], width)
         if scaled != image.shape[:2]:
+            if self.resampler != "pillow":
+                return self._resample(image, scaled, (top, left))
             image = _scale(image, *scaled, _FILTERS[self.interpolation])
-        return image[top : top + self.image_size[0], left : left + self.image_size[1]]
+        return image[top : top + height, left : left + width]
 
     def _resample(
-        self,
-        image: np.ndarray[Any, Any],
-        scaled: tuple[int, int],
-        offset: tuple[int, int],
-    ) -> np.ndarray[Any, Any]:
-        """The crop at that offset of the image scaled to that size, rounded as the
-        resampler does.
-        """
-        rows, columns = map(
-            _TAPS[self.interpolation], image.shape[:2], scaled, offset, self.image_size
-        )
+        self, image: Array, scaled: tuple[int, int], offset: tuple[int, int]
+    ) -> Array:
+        """Crop at that offset the image scaled to that size, rounded as theirs."""
+        taps = _TAPS[self.interpolation]
+        rows = taps(image.shape[0], scaled[0], offset[0], self.image_size[0])
+        columns = taps(image.shape[1], scaled[1], offset[1], self.image_size[1])
         values = resample.resample(image, rows, columns)
         if self.resampler == "vit_jax":
             return values
-        return (
-            (np.rint(values) if self.resampler == "opencv" else values)
-            .clip(0, 255)
-            .astype(np.uint8)
-        )
+        if self.resampler == "opencv":
+            values = np.rint(values)
+        return values.clip(0, 255).astype(np.uint8)
 
     def _offset(self, scaled: int, kept: int) -> int:
-        """Where the crop of a side begins; torchvision's and mmcv's CenterCrop round
-        half to even.
-        """
-        return (
-            (scaled - kept) // 2
-            if self.resampler == "big_vision"
-            else round((scaled - kept) / 2)
-        )
+        """Return where the crop of a side begins."""
+        if self.resampler == "big_vision":
+            return (scaled - kept) // 2
+        # torchvision's and mmcv's CenterCrop round half to even, as Python does.
+        return round((scaled - kept) / 2)
 
     def _scaled_size(self, height: int, width: int) -> tuple[int, int]:
-        """The (height, width) before the crop, for an image of that height and width."""
+        """Return the (height, width) before the crop, for an image of that size."""
         if self.resize == "none":
             if (height, width) != self.image_size:
                 raise UserError(
-                    f"the image is {height} x {width} (H x W) but must be {self.image_size[0]} x {self.image_size[1]}: "
+                    f"the image is {height} x {width} (H x W) but must be "
+                    f"{self.image_size[0]} x {self.image_size[1]}: "
                     "this preprocessing does not resize"
                 )
             return height, width
-        least_h, least_w = (
-            math.floor(side / self.crop_pct) for side in self.image_size
-        )
+        least_h = math.floor(self.image_size[0] / self.crop_pct)
+        least_w = math.floor(self.image_size[1] / self.crop_pct)
         if self.resize == "resize":
             return least_h, least_w
         if self.resampler == "big_vision":
-            factor = max(
-                np.float32(least_h) / np.float32(height),
-                np.float32(least_w) / np.float32(width),
-            )
-            return int(np.rint(np.float32(height) * factor)), int(
-                np.rint(np.float32(width) * factor)
-            )
-        if (
-            least_h * width >= least_w * height
-        ):  # the height needs the larger scale; integers, to never fall short
+            # In float32, as TensorFlow computes it.
+            h = np.float32(height)
+            w = np.float32(width)
+            factor = max(np.float32(least_h) / h, np.float32(least_w) / w)
+            return int(np.rint(h * factor)), int(np.rint(w * factor))
+        # The side that needs the larger scale decides. Products of integers, since a
+        # rounded quotient could fall one pixel short.
+        if least_h * width >= least_w * height:
             return least_h, least_h * width // height
         return least_w * height // width, least_w
 
     def normalize(
         self, x_BCHW: UInt8[Tensor, "*B C H W"] | Float32[Tensor, "*B C H W"]
     ) -> Float32[Tensor, "*B C H W"]:
-        """Values in 0-255 to float32 (x / 255 - mean) / std, on the device of the
-        input.
+        """Bring values in 0-255 to float32 (x / 255 - mean) / std.
+
+        Args:
+            x_BCHW: On any device, on which the result is too.
         """
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=x_BCHW.device).view(
-                -1, 1, 1
-            )
-            for values in (self.mean, self.std)
-        )
+        mean = _on_channels(self.mean, x_BCHW.device)
+        std = _on_channels(self.std, x_BCHW.device)
         return x_BCHW.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
-    def __call__(self, image: np.ndarray[Any, Any]) -> Float32[Tensor, "C H W"]:
-        """A decoded image, uint8 (H', W', C), as the network takes it: float32 (C, H,
-        W).
+    def __call__(self, image: Array) -> Float32[Tensor, "C H W"]:
+        """Return an image as the network takes it.
+
+        Args:
+            image: Decoded, uint8 (H', W', C).
         """
         x_HWC = torch.from_numpy(np.array(self._fit(image)))
         return self.normalize(x_HWC.permute(2, 0, 1).contiguous())
 
 
-def _scale(
-    image: np.ndarray[Any, Any], height: int, width: int, method: Image.Resampling
-) -> Pixels:
-    """Pillow's antialiased resize; it works channel by channel, so that any number of
-    channels gets the same result.
+def _on_channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
+
+
+def _scale(image: Array, height: int, width: int, method: Image.Resampling) -> Pixels:
+    """Resize as Pillow does, antialiased, any number of channels.
+
+    Pillow works channel by channel, so images that it has no mode for get the same
+    result one plane at a time.
     """
+    size = (width, height)
     if image.shape[2] == 3:
-        scaled = Image.fromarray(np.ascontiguousarray(image)).resize(
-            (width, height), method
-        )
-        return np.array(scaled, dtype=np.uint8)
-    planes = [
-        Image.fromarray(np.ascontiguousarray(plane))
-        for plane in np.moveaxis(image, 2, 0)
-    ]
-    return np.stack(
-        [np.asarray(plane.resize((width, height), method)) for plane in planes], axis=2
-    )
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        return np.array(picture.resize(size, method), dtype=np.uint8)
+    planes = []
+    for plane in np.moveaxis(image, 2, 0):
+        picture = Image.fromarray(np.ascontiguousarray(plane))
+        planes.append(np.asarray(picture.resize(size, method)))
+    return np.stack(planes, axis=2)

@@ -15,7 +15,6 @@ from torchvision.transforms.v2 import functional as tv
 from mlp_mixer.errors import UserError
 from mlp_mixer.images.augment import (
     DRAWS,
-    Augment,
     _crop_box,
     _erased_box,
     augment_batch,
@@ -24,6 +23,7 @@ from mlp_mixer.images.augment import (
 )
 from mlp_mixer.images.decode import Part, Pixels
 from mlp_mixer.images.policies import SLOT, apply_policy
+from mlp_mixer.images.settings import Augment
 
 # Which of a sample's numbers does what.
 POSITION = slice(20, 22)
@@ -111,27 +111,15 @@ def test_order_is_crop_affine_flip_policy_erasing():
 
 
 def test_draws_grow_only_when_needed():
-    assert [
-        draws_needed(augment)
-        for augment in (Augment(), EVERYTHING, Augment(crop="inception"))
-    ] == [DRAWS] * 3
-    assert DRAWS == 32
+    for augment in (Augment(), EVERYTHING, Augment(crop="inception")):
+        assert draws_needed(augment) == DRAWS == 32
     assert draws_needed(Augment(erase=0.1)) == 56
     for erase in (0.0, 0.1):
-        assert (
-            draws_needed(Augment(policy="randaugment", policy_layers=3, erase=erase))
-            == 56 + 3 * SLOT
-        )
-        assert (
-            draws_needed(
-                Augment(policy="autoaugment_svhn", policy_layers=3, erase=erase)
-            )
-            == 56 + 2 * SLOT
-        )
-        assert (
-            draws_needed(Augment(policy="trivialaugment", policy_layers=3, erase=erase))
-            == 56 + SLOT
-        )
+        augment = Augment(policy="randaugment_bv", policy_layers=3, erase=erase)
+        assert draws_needed(augment) == 56 + 3 * SLOT
+        for policy in ("randaugment", "autoaugment_svhn", "trivialaugment"):
+            augment = Augment(policy=policy, policy_layers=3, erase=erase)
+            assert draws_needed(augment) == 56 + 1
 
 
 def test_only_the_draws_that_are_asked_for_are_read():
