@@ -13,6 +13,7 @@ import mlp_mixer
 from mlp_mixer import UserError, load
 from mlp_mixer.weights import catalog, loading
 
+from .closeness import assert_same_network
 from .published import ALIAS, DEMO, NAME, TINY, published_bytes, put
 
 
@@ -85,3 +86,24 @@ def test_a_thousand_classes_are_taken_for_imagenets_and_said(tmp_path: Path) -> 
         published_bytes(dataclasses.replace(TINY, num_classes=999), "google", ".npz")
     )
     assert load(path).labels is None
+
+
+def test_a_file_of_version_0_1_0_still_says_dialect(tmp_path: Path) -> None:
+    """It wrote the lineage under that key; provenance is free JSON and is kept."""
+    model = mlp_mixer.create_model("mixer_pico2", num_classes=3)
+    origin = {"file": "Mixer-B_16.npz", "container": "npz", "dialect": "google"}
+    path = mlp_mixer.save(tmp_path / "old.safetensors", model, provenance=origin)
+    checkpoint = load(path)
+    assert checkpoint.provenance == origin
+    assert_same_network(checkpoint.model, model)
+
+
+def test_a_native_file_may_be_read_as_timms(tmp_path: Path) -> None:
+    """Its tensors have timm's names; its description is then left aside."""
+    model = mlp_mixer.create_model("mixer_pico2", num_classes=3, norm_eps=1e-5)
+    path = mlp_mixer.save(tmp_path / "m.safetensors", model, labels=list("abc"))
+    as_native = load(path, lineage="native")
+    assert (as_native.model.config.norm_eps, as_native.labels) == (1e-5, tuple("abc"))
+    as_timm = load(path, lineage="timm")
+    assert (as_timm.model.config.norm_eps, as_timm.labels) == (1e-6, None)
+    assert as_timm.provenance["lineage"] == "timm"
