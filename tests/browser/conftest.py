@@ -18,8 +18,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from mlp_mixer.inference.predictor import Predictor
 from mlp_mixer.models import create_model
-from mlp_mixer.serve import Limits, create_app, server
-from mlp_mixer.serve.limits import listen
+from mlp_mixer.serve import Limits, create_app, listen, server
 from mlp_mixer.weights import Checkpoint
 from mlp_mixer.weights.lineages.transforms import eval_preprocess
 

@@ -1,8 +1,10 @@
-"""A checkpoint behind HTTP: an API that computes the pictures of all clients together,
-and a page for people.
+"""Serve a checkpoint over HTTP: an API and a page for people.
+
+The pictures of all clients are computed together.
 """
 
 from .app import create_app
-from .limits import Limits, server
+from .connections import listen, server
+from .limits import Limits
 
-__all__ = ["Limits", "create_app", "server"]
+__all__ = ["Limits", "create_app", "listen", "server"]

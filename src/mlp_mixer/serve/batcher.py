@@ -1,6 +1,4 @@
-"""Pictures of all clients, decoded side by side and computed together: bytes in,
-futures of answers out.
-"""
+"""Decode the pictures of all clients side by side, and compute them together."""
 
 from __future__ import annotations
 
@@ -26,19 +24,26 @@ from .limits import Limits, busy
 Answer = tuple[Tensor, Tensor]
 """A picture as the network saw it, float32 (C, H, W), and its logits (K,)."""
 
+_Waiting = tuple[Future[Answer], Tensor]
+
 _STATUS: dict[type | None, int] = {
     UnidentifiedImageError: 415,
     Image.DecompressionBombError: 413,
 }
-# pixels: pictures of more are decoded one at a time, for each may take a gigabyte
+# Pixels. Pictures of more are decoded one at a time, for each may take a gigabyte.
 _LARGE = 8_000_000
 
 
 class Batcher:
-    """A few threads decode, one computes. A batch is closed when it is full, when
-    nothing else is on its way, or when
-    it has waited for `limits.patience` seconds; while it is computed, the next one
-    gathers.
+    """Turn bytes into futures of answers: a few threads decode, one computes.
+
+    A batch is closed when it is full, when nothing else is on its way, or when it has
+    waited for `limits.patience` seconds; while it is computed, the next one gathers.
+
+    Attributes:
+        waiting: Pictures taken in and not yet computed.
+        batches: Batches computed so far.
+        computed: Pictures computed so far.
     """
 
     def __init__(
@@ -47,28 +52,24 @@ class Batcher:
         compute: Callable[[Tensor], Tensor],
         limits: Limits,
     ) -> None:
-        """compute: images (B, C, H, W) on the CPU to logits (B, K) on the CPU."""
+        """Start the threads.
+
+        Args:
+            preprocess: From decoded pictures to images (C, H, W).
+            compute: From images (B, C, H, W) on the CPU to logits (B, K) on the CPU.
+            limits: How many pictures may wait, and for how long.
+        """
         self._preprocess = preprocess
         self._compute = compute
         self._limits = limits
-        self._queue: SimpleQueue[tuple[Future[Answer], Tensor] | None] = SimpleQueue()
+        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._large = threading.Lock()
-        self.waiting = self.batches = self.computed = 0
+        self.waiting = 0
+        self.batches = 0
+        self.computed = 0
         threads = torch.get_num_threads()
-        # One torch thread in each that decodes, all of them in the one that computes.
-        # MKL's number is the whole
-        # process's, and who speaks last is right: so the others are there before that
-        # one starts.
-        self._pool = ThreadPoolExecutor(
-            threads + 1, "decode", torch.set_num_threads, (1,)
-        )
-        list(
-            self._pool.map(
-                lambda barrier: barrier.wait(),
-                [threading.Barrier(threads + 1)] * (threads + 1),
-            )
-        )
+        self._pool = _decoders(threads + 1)
         self._thread = threading.Thread(
             target=self._run, args=(threads,), name="compute", daemon=True
         )
@@ -80,8 +81,16 @@ class Batcher:
         return self._thread.is_alive() and self.waiting < self._limits.waiting
 
     def submit(self, pictures: Sequence[bytes]) -> list[Future[Answer]]:
-        """Take in all of these pictures, or none: then `HTTPException`, which a bad
-        picture has in its own future.
+        """Take in all of some pictures, or none of them.
+
+        Args:
+            pictures: The bytes of files.
+
+        Returns:
+            The answer to come of each. A bad picture has an `HTTPException` there.
+
+        Raises:
+            HTTPException: Too many pictures wait already.
         """
         with self._lock:
             if self.waiting + len(pictures) > self._limits.waiting:
@@ -99,79 +108,78 @@ class Batcher:
         self._thread.join()
 
     def _read(self, future: Future[Answer], data: bytes) -> None:
-        if (
-            not future.set_running_or_notify_cancel()
-        ):  # its client was told that it took too long
+        # A cancelled future: its client was told that it took too long.
+        if not future.set_running_or_notify_cancel():
             self._left(1)
             return
         try:
             self._queue.put((future, self._seen(data)))
+        except UserError as error:
+            self._left(1)
+            status = _STATUS.get(type(error.__cause__), 422)
+            future.set_exception(HTTPException(status, str(error)))
         except Exception as error:
             self._left(1)
-            if isinstance(error, UserError):
-                error = HTTPException(
-                    _STATUS.get(type(error.__cause__), 422), str(error)
-                )
             future.set_exception(error)
 
     def _seen(self, data: bytes) -> Tensor:
-        width = height = 0
-        with (
-            contextlib.suppress(Exception),
-            Image.open(io.BytesIO(data)) as image,
-        ):  # decoding will say it better
-            width, height = image.size
-        if width * height > self._limits.max_pixels:
+        """Decode and preprocess a picture, within the bounds of memory."""
+        width, height = _size(data)
+        pixels = width * height
+        if pixels > self._limits.max_pixels:
             most = f"at most {self._limits.max_pixels / 1e6:g} million"
             raise HTTPException(
                 413,
-                f"the picture has {width} x {height} pixels, {most} are read; shrink it first",
+                f"the picture has {width} x {height} pixels, {most} are read; shrink "
+                "it first",
             )
-        if width * height <= _LARGE:
-            return self._preprocess(
-                decode_image(data, channels=self._preprocess.channels)
-            )
+        if pixels <= _LARGE:
+            return self._decode(data)
         with self._large:
-            seen = self._preprocess(
-                decode_image(data, channels=self._preprocess.channels)
-            )
-            with contextlib.suppress(
-                OSError, AttributeError
-            ):  # other systems, other C libraries
-                ctypes.CDLL("libc.so.6").malloc_trim(
-                    0
-                )  # else each thread keeps what its largest picture took
+            seen = self._decode(data)
+            _return_memory()
             return seen
 
+    def _decode(self, data: bytes) -> Tensor:
+        channels = self._preprocess.channels
+        return self._preprocess(decode_image(data, channels=channels))
+
     def _run(self, threads: int) -> None:
+        """Compute batch after batch, until a None comes."""
         torch.set_num_threads(threads)
         while first := self._queue.get():
-            batch = [first]
-            until = time.monotonic() + self._limits.patience
-            with contextlib.suppress(Empty):
-                while len(batch) < min(self._limits.batch, self.waiting):
-                    if not (
-                        another := self._queue.get(
-                            timeout=max(0.0, until - time.monotonic())
-                        )
-                    ):
-                        self._queue.put(None)  # for the loop around this one
-                        break
-                    batch.append(another)
+            batch = self._gather(first)
             self._left(len(batch))
-            self._answer(
-                [future for future, _ in batch],
-                torch.stack([seen for _, seen in batch]),
-            )
+            self._answer(batch)
 
-    def _answer(self, futures: Sequence[Future[Answer]], seen: Tensor) -> None:
-        self.batches = self.batches + 1
-        self.computed = self.computed + len(futures)
+    def _gather(self, first: _Waiting) -> list[_Waiting]:
+        """Wait for the pictures that are being decoded, but not for long."""
+        batch = [first]
+        until = time.monotonic() + self._limits.patience
+        with contextlib.suppress(Empty):
+            # `waiting` counts those of the batch and those on their way to it: a
+            # single request is computed at once.
+            while len(batch) < min(self._limits.batch, self.waiting):
+                left = max(0.0, until - time.monotonic())
+                another = self._queue.get(timeout=left)
+                if another is None:
+                    # The end is for the loop in `_run`, once this batch is answered.
+                    self._queue.put(None)
+                    break
+                batch.append(another)
+        return batch
+
+    def _answer(self, batch: Sequence[_Waiting]) -> None:
+        self.batches += 1
+        self.computed += len(batch)
+        futures = [future for future, _ in batch]
         try:
-            for future, *answer in zip(futures, seen, self._compute(seen), strict=True):
-                future.set_result((answer[0], answer[1]))
-        # ours, such as too little memory: their clients get a 500, and the next batch
-        # comes
+            seen_BCHW = torch.stack([seen for _, seen in batch])
+            logits_BK = self._compute(seen_BCHW)
+            for future, seen, logits in zip(futures, seen_BCHW, logits_BK, strict=True):
+                future.set_result((seen, logits))
+        # A mistake of ours, or too little memory: these clients get a 500, and the
+        # next batch comes.
         except Exception as error:
             for future in futures:
                 future.set_exception(error)
@@ -179,3 +187,31 @@ class Batcher:
     def _left(self, number: int) -> None:
         with self._lock:
             self.waiting -= number
+
+
+def _decoders(count: int) -> ThreadPoolExecutor:
+    """Start threads that decode, each with one torch thread.
+
+    MKL's number of threads is the whole process's, and the last one to set it wins. So
+    all of them must have set it before the thread that computes sets its own.
+    """
+    pool = ThreadPoolExecutor(count, "decode", torch.set_num_threads, (1,))
+    # Every thread waits here for all others, so none can take two of the tasks.
+    barrier = threading.Barrier(count)
+    for future in [pool.submit(barrier.wait) for _ in range(count)]:
+        future.result()
+    return pool
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    """Return width and height by the header; (0, 0) where decoding will say why not."""
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
+        return image.size
+    return 0, 0
+
+
+def _return_memory() -> None:
+    """Have glibc return freed memory: each thread would keep its largest picture's."""
+    # Other systems and other C libraries have no such function.
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

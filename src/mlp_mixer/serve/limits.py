@@ -1,171 +1,129 @@
-"""What a client may ask for and how long it may take: the memory of a server is the sum
-of these bounds.
-"""
+"""Bound what a client may ask for: the memory of a server is the sum of these bounds."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import socket
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
-import uvicorn
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from uvicorn.protocols.http.h11_impl import H11Protocol
-
-from ..errors import UserError
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one server; a request over them gets 413 (too large), 408 (slow), 503
-    (too many) or 504 (too much).
+    """Hold the bounds of one server.
+
+    A request over them gets 413 (too large), 408 (slow), 503 (too many) or 504 (too
+    much).
+
+    Attributes:
+        max_bytes: Of one request's body.
+        max_pixels: Of one picture, by its header.
+        files: Pictures in one request.
+        waiting: Pictures taken in and not yet computed, of all clients.
+        held_bytes: Of all clients' bodies in memory.
+        connections: Open at the same time.
+        seconds: For a body to come, and again for its answer.
+        head_seconds: For a request's first lines to come, and for an answer to be
+            fetched.
+        batch: Pictures computed at once.
+        patience: Seconds that a batch waits for pictures that are being decoded.
     """
 
-    max_bytes: int = 20 * 2**20  # of one request's body
-    max_pixels: int = 50_000_000  # of one picture, by its header
-    files: int = 16  # pictures in one request
-    waiting: int = 256  # pictures taken in and not yet computed, of all clients
-    held_bytes: int = 256 * 2**20  # of all clients' bodies in memory
+    max_bytes: int = 20 * 2**20
+    max_pixels: int = 50_000_000
+    files: int = 16
+    waiting: int = 256
+    held_bytes: int = 256 * 2**20
     connections: int = 4_000
-    seconds: float = 30.0  # for a body to come, and again for its answer
-    head_seconds: float = (
-        10.0  # for a request's first lines to come, and for an answer to be fetched
-    )
-    batch: int = 32  # pictures computed at once
-    patience: float = 0.004  # seconds that a batch waits for pictures being decoded
+    seconds: float = 30.0
+    head_seconds: float = 10.0
+    batch: int = 32
+    patience: float = 0.004
 
 
 def busy(sentence: str) -> HTTPException:
-    """A refusal that invites to try again."""
-    return HTTPException(
-        503, f"{sentence}; try again in a second", {"Retry-After": "1"}
-    )
+    """Return a refusal that invites to try again.
+
+    Args:
+        sentence: Why; without a full stop.
+    """
+    retry = {"Retry-After": "1"}
+    return HTTPException(503, f"{sentence}; try again in a second", retry)
 
 
 class Bodies:
-    """Reads bodies within the limits. `held` counts their bytes in memory; who is done
-    with a body takes it off.
+    """Read the bodies of requests within the limits.
+
+    Attributes:
+        held: The bytes of all bodies in memory.
     """
 
     def __init__(self, limits: Limits) -> None:
+        """Begin without a body.
+
+        Args:
+            limits: The bounds.
+        """
         self.limits = limits
         self.held = 0
 
-    async def read(self, request: Request) -> bytes:
-        """The whole body; `HTTPException` if it is too large (uvicorn reads the rest
-        away), too slow, or too much.
+    @contextlib.asynccontextmanager
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
+        """Read a body and count its bytes as held until the block ends.
+
+        Args:
+            request: Whose body to read.
+
+        Yields:
+            The whole body.
+
+        Raises:
+            HTTPException: It is too large, too slow, or all bodies together are too
+                large. Of a body that is too large uvicorn throws the rest away.
         """
-        most = self.limits.max_bytes
-        body = bytearray()
         declared = request.headers.get("content-length", "")
-        too_large = HTTPException(
-            413, f"a request has at most {most / 2**20:.3g} MiB; send a smaller picture"
-        )
-        if declared.isdecimal() and int(declared) > most:
-            raise too_large
+        if declared.isdecimal() and int(declared) > self.limits.max_bytes:
+            raise self._too_large()
+        received = bytearray()
+        size = 0
         try:
-            async with asyncio.timeout(self.limits.seconds):
+            async with _in_time(self.limits.seconds):
                 async for chunk in request.stream():
-                    body += chunk
+                    received += chunk
+                    size += len(chunk)
                     self.held += len(chunk)
-                    if len(body) > most:
-                        raise too_large
-                    if self.held > self.limits.held_bytes:
-                        raise busy("the server holds as many pictures as it can")
-            return bytes(body)
-        except BaseException as error:
-            self.held -= len(body)
-            if isinstance(error, (TimeoutError, ClientDisconnect)):
-                late = f"the whole request did not come within {self.limits.seconds:g} s; send it again"
-                raise HTTPException(408, late, {"Connection": "close"}) from error
-            raise
+                    self._check(size)
+            body = bytes(received)
+            # Now that there is a copy, do not hold the bytes twice.
+            received.clear()
+            yield body
+        finally:
+            # Also after a refusal, a timeout or a cancelled request: what stayed
+            # counted here would be lost to all later clients.
+            self.held -= size
+
+    def _check(self, size: int) -> None:
+        """Refuse a body of this size, or any while too many bytes are held."""
+        if size > self.limits.max_bytes:
+            raise self._too_large()
+        if self.held > self.limits.held_bytes:
+            raise busy("the server holds as many pictures as it can")
+
+    def _too_large(self) -> HTTPException:
+        most = f"{self.limits.max_bytes / 2**20:.3g} MiB"
+        sentence = f"a request has at most {most}; send a smaller picture"
+        return HTTPException(413, sentence)
 
 
-class Impatient(H11Protocol):
-    """uvicorn's HTTP/1.1, which waits for ever for a request's head and for a slow
-    reader: here waiting has an end.
-    """
-
-    limits = Limits()
-    _end: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._end_in(self.limits.head_seconds)
-
-    def handle_events(self) -> None:
-        before = self.cycle
-        super().handle_events()
-        if (
-            self.cycle is not before
-        ):  # a head has come: now for the body, the answer and what is to be said of them
-            self._end_in(2 * self.limits.seconds + self.limits.head_seconds)
-
-    def on_response_complete(self) -> None:
-        self._end_in(
-            self.limits.head_seconds
-        )  # to be fetched; a connection without anything to do is closed earlier
-        super().on_response_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._end_in(None)
-
-    def _end_in(self, seconds: float | None) -> None:
-        if self._end:
-            self._end.cancel()
-        self._end = (
-            None
-            if seconds is None
-            else self.loop.call_later(seconds, self.transport.abort)
-        )
-
-
-def server(app: Any, limits: Limits) -> uvicorn.Server:
-    """A server for `run(sockets=[listen(...)])`: a signal has it answer what it has
-    begun, and then stop.
-    """
-    logging.getLogger("python_multipart").setLevel(
-        logging.ERROR
-    )  # it has something to say to every broken form
-    how: dict[str, Any] = {
-        "ws": "none",
-        "log_level": "error",
-        "access_log": False,
-        "server_header": False,
-    }
-    how |= {
-        "http": type("Bounded", (Impatient,), {"limits": limits}),
-        "limit_concurrency": limits.connections,
-    }
-    return uvicorn.Server(
-        uvicorn.Config(app, timeout_graceful_shutdown=int(limits.seconds) + 1, **how)
-    )
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens, in a process that may open as many files as it can;
-    `UserError` if it cannot be had.
-    """
-    with contextlib.suppress(
-        ImportError, ValueError, OSError
-    ):  # Windows has no such bound
-        import resource
-
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+@contextlib.asynccontextmanager
+async def _in_time(seconds: float) -> AsyncIterator[None]:
+    """Refuse a client that takes longer than the block may, or goes away."""
     try:
-        return socket.create_server(
-            (host, port),
-            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
-            backlog=1024,
-        )
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"cannot listen on {host} port {port} ({reason}); choose another --host or --port"
-        ) from error
+        async with asyncio.timeout(seconds):
+            yield
+    except (TimeoutError, ClientDisconnect) as error:
+        late = f"the whole request did not come within {seconds:g} s; send it again"
+        raise HTTPException(408, late, {"Connection": "close"}) from error

@@ -12,40 +12,28 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from mlp_mixer.inference.predictor import Predictor
+from mlp_mixer.inference import Predictor
 from mlp_mixer.models import create_model
-from mlp_mixer.serve import Limits, create_app, server
-from mlp_mixer.serve.limits import listen
+from mlp_mixer.serve import Limits, create_app, listen, server
 from mlp_mixer.weights import Checkpoint
 from mlp_mixer.weights.lineages.transforms import eval_preprocess
 
 
-def tiny(**fields: Any) -> Predictor:
-    torch.manual_seed(1)
-    model = create_model(
-        "mixer_nano4", num_blocks=2, hidden_dim=32, **({"num_classes": 6} | fields)
-    ).eval()
-    torch.nn.init.normal_(
-        model.head.weight, std=2
-    ) if model.config.num_classes else None
-    return Predictor(
-        Checkpoint(
-            model, eval_preprocess("paper", model.config.image_size, 3), tuple("abcdef")
-        ),
-        engine="torch",
-    )
-
-
 @pytest.fixture(scope="session")
 def predictor() -> Predictor:
-    return tiny()
+    torch.manual_seed(1)
+    model = create_model("mixer_nano4", num_blocks=2, hidden_dim=32, num_classes=6)
+    # Weights of this size make the answers differ from picture to picture.
+    torch.nn.init.normal_(model.head.weight, std=2)
+    preprocess = eval_preprocess("paper", model.config.image_size, 3)
+    checkpoint = Checkpoint(model.eval(), preprocess, tuple("abcdef"))
+    return Predictor(checkpoint, device="cpu", engine="torch")
 
 
 @pytest.fixture(scope="session")
 def client(predictor: Predictor) -> Iterator[TestClient]:
-    with TestClient(
-        create_app(predictor, Limits(max_bytes=2**20)), raise_server_exceptions=False
-    ) as client:
+    app = create_app(predictor, Limits(max_bytes=2**20))
+    with TestClient(app, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -54,16 +42,19 @@ def serving(predictor: Predictor) -> Iterator[Callable[..., int]]:
     """Starts servers with these limits, behind a port of this machine."""
     with contextlib.ExitStack() as stack:
 
-        def start(**limits: Any) -> int:
+        def start(**bounds: Any) -> int:
+            limits = Limits(**bounds)
             listener = stack.enter_context(listen("127.0.0.1", 0))
-            running = server(create_app(predictor, Limits(**limits)), Limits(**limits))
-            thread = threading.Thread(
-                target=running.run, kwargs={"sockets": [listener]}
-            )
+            running = server(create_app(predictor, limits), limits)
+            options = {"sockets": [listener]}
+            thread = threading.Thread(target=running.run, kwargs=options)
             thread.start()
-            stack.callback(
-                lambda: (setattr(running, "should_exit", True), thread.join())
-            )
+
+            def stop() -> None:
+                running.should_exit = True
+                thread.join()
+
+            stack.callback(stop)
             while not running.started:
                 time.sleep(0.01)
             port: int = listener.getsockname()[1]

@@ -252,7 +252,7 @@ class Held:
     def __init__(self, predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
         self.go = threading.Event()
         self.begun = threading.Event()
-        compute = predictor._logits
+        compute = predictor.logits
 
         def held(x: torch.Tensor) -> torch.Tensor:
             self.begun.set()
@@ -260,7 +260,7 @@ class Held:
             return compute(x)
 
         self.go.set()
-        monkeypatch.setattr(predictor, "_logits", held)
+        monkeypatch.setattr(predictor, "logits", held)
 
 
 def test_too_many_are_told_to_come_again(
@@ -333,15 +333,15 @@ def test_all_bodies_together_have_a_bound(
 def test_an_error_of_ours_is_a_500_and_the_next_batch_comes(
     predictor: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute = predictor._logits
+    compute = predictor.logits
     with TestClient(create_app(predictor), raise_server_exceptions=False) as client:
-        monkeypatch.setattr(predictor, "_logits", lambda x: 1 / 0)
+        monkeypatch.setattr(predictor, "logits", lambda x: 1 / 0)
         broken = post(client, picture())
         assert (broken.status_code, "its log says which" in broken.json()["error"]) == (
             500,
             True,
         )
-        monkeypatch.setattr(predictor, "_logits", compute)
+        monkeypatch.setattr(predictor, "logits", compute)
         assert post(client, picture()).status_code == 200
 
 

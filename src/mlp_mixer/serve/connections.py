@@ -1,0 +1,110 @@
+"""Listen, and bound how long a connection may wait: uvicorn with timeouts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ..errors import UserError
+from .limits import Limits
+
+
+class ProtocolWithTimeouts(H11Protocol):
+    """End connections that wait too long.
+
+    uvicorn's own HTTP/1.1 waits for ever for a request's head and for a slow reader.
+
+    Attributes:
+        limits: The bounds; `server` makes a subclass with its own.
+    """
+
+    limits = Limits()
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first head."""
+        super().connection_made(transport)
+        self._abort_in(self.limits.head_seconds)
+
+    def handle_events(self) -> None:
+        """Give a request whose head has come time for its body and its answer."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            # The body, the answer, and the refusal that either may end in.
+            self._abort_in(2 * self.limits.seconds + self.limits.head_seconds)
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the answer to be fetched and for the next head."""
+        # uvicorn's keep-alive closes a connection with nothing left to send earlier.
+        self._abort_in(self.limits.head_seconds)
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        super().connection_lost(exc)
+        self._abort_in(None)
+
+    def _abort_in(self, seconds: float | None) -> None:
+        if self._timer:
+            self._timer.cancel()
+        self._timer = None
+        if seconds is not None:
+            self._timer = self.loop.call_later(seconds, self.transport.abort)
+
+
+def server(app: Any, limits: Limits) -> uvicorn.Server:
+    """Return a server, to be started with `run(sockets=[listen(...)])`.
+
+    A signal has it answer what it has begun, and then stop.
+
+    Args:
+        app: An ASGI application, such as `create_app` returns.
+        limits: How long and for how many connections it waits.
+    """
+    # It logs a line for every broken form, which any client could fill a disk with.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    config = uvicorn.Config(
+        app,
+        http=type("BoundProtocol", (ProtocolWithTimeouts,), {"limits": limits}),
+        ws="none",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=limits.connections,
+        timeout_graceful_shutdown=int(limits.seconds) + 1,
+    )
+    return uvicorn.Server(config)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens, and let the process open as many files as it can.
+
+    Args:
+        host: A name or an address; with a colon it is IPv6.
+        port: 0 takes a free one.
+
+    Raises:
+        UserError: The address cannot be had.
+    """
+    # Every connection is an open file. Windows has no such bound.
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=1024)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"cannot listen on {host} port {port} ({reason}); choose another --host or "
+            "--port"
+        ) from error
