@@ -1,6 +1,4 @@
-"""timm itself reads what is written here, and computes the same; what it writes is read
-here, with the same logits.
-"""
+"""timm reads what is written here, its files are read here, and both compute the same."""
 
 from __future__ import annotations
 
@@ -67,9 +65,7 @@ def _registered() -> None:
 
 
 def mixer(name: str, **fields: Any) -> Checkpoint:
-    """A Mixer with erf GELU and no parameter at its initial value, names for its
-    classes and an odd range of values.
-    """
+    """A Mixer with erf GELU, random parameters, names of classes, an odd range of values."""
     model = MlpMixer(
         model_config(name, **({"gelu": "erf", "num_classes": 6} | fields))
     ).eval()
@@ -308,9 +304,7 @@ def test_a_foreign_checkpoint_becomes_a_folder_that_gives_its_logits(
 
 @torch.inference_mode()
 def test_timms_own_golden_through_its_own_class(shared: Path, tmp_path: Path) -> None:
-    """There and back, into timm's `MlpMixer` itself: the logits of the day it was
-    written.
-    """
+    """There and back, into timm's own class: the logits that it recorded."""
     source = shared / "golden" / "timm_b"
     io = np.load(source / "io.npz")
     meta = json.loads((source / "meta.json").read_text())
@@ -366,9 +360,7 @@ def test_another_gelu_is_refused_or_forced_and_read_here_exactly(
 
 
 def test_older_and_odder_configurations_of_timm(tmp_path: Path) -> None:
-    """Everything at the top, labels by number, a filter by area, and the mean of RGB
-    for one channel.
-    """
+    """All keys at the top, labels by number, a box filter, and RGB's mean for one channel."""
     checkpoint = mixer("mixer_pico7", in_channels=1, num_classes=3)
     save_file(checkpoint.model.state_dict(), tmp_path / "model.safetensors")
     legacy = {

@@ -1,6 +1,4 @@
-"""transformers, through its wrapper of timm, gives this package's answers for a folder
-of ours; no network is used.
-"""
+"""transformers gives this package's answers for a folder of ours, without a network."""
 
 from __future__ import annotations
 
@@ -194,9 +192,7 @@ def test_the_wrappers_prefix_is_no_part_of_a_name(tmp_path: Path) -> None:
 
 
 def test_labels_by_number(tmp_path: Path) -> None:
-    """`id2label`, as transformers writes it for models of its own; "10" comes after
-    "9".
-    """
+    """transformers writes `id2label` for models of its own; "10" comes after "9"."""
     checkpoint = mixer("mixer_pico2", num_classes=11)
     folder = save_pretrained(checkpoint, tmp_path)
     described = json.loads((folder / "config.json").read_text())
@@ -209,9 +205,7 @@ def test_labels_by_number(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_architecture_is_no_resnet(tmp_path: Path) -> None:
-    """transformers takes any `pretrained_cfg` for timm's, and a missing architecture
-    for a ResNet-50.
-    """
+    """Any `pretrained_cfg` counts as timm's there, no architecture as a ResNet-50."""
     folder = save_pretrained(mixer(gelu="tanh"), tmp_path)
     with pytest.raises(ValueError, match="Unrecognized model"):
         AutoConfig.from_pretrained(folder)

@@ -26,7 +26,13 @@ def assert_same_weights(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) 
     assert one.keys() == other.keys()
     for name, tensor in one.items():
         assert tensor.dtype == other[name].dtype, name
-        assert torch.equal(tensor, other[name]), name
+        assert tensor.shape == other[name].shape, name
+        assert torch.equal(bits(tensor), bits(other[name])), name
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, which also tell 0 from -0."""
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
 
 
 def assert_same_network(one: Any, other: Any) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 
-import mlp_mixer
 from mlp_mixer import MixerConfig
 from mlp_mixer.weights import catalog
 from mlp_mixer.weights.formats import containers
 from mlp_mixer.weights.lineages import translate
 from mlp_mixer.weights.lineages.tables import LINEAGES
+
+from .networks import random_tensors
 
 DEMO = Path(__file__).parents[3] / "demo"
 
@@ -33,17 +34,11 @@ def published_bytes(
     lineage = LINEAGES[name_of_lineage]
     config = dataclasses.replace(config, gelu=lineage.gelu, norm_eps=lineage.norm_eps)
     torch.manual_seed(0)
-    with torch.device("meta"):
-        shapes = {
-            name: tensor.shape
-            for name, tensor in mlp_mixer.MlpMixer(config).state_dict().items()
-        }
-    ours = {name: (torch.randn(shape) * 0.3).half() for name, shape in shapes.items()}
+    ours = random_tensors(config, torch.float16)
     ours["head.bias"] += head_bias
     wrap = "state_dict" if name_of_lineage == "mmpretrain" else None
-    return containers.to_bytes(
-        suffix, translate.to_theirs(config, ours, lineage), wrap=wrap
-    )
+    theirs = translate.to_theirs(config, ours, lineage)
+    return containers.to_bytes(suffix, theirs, wrap=wrap)
 
 
 def put(record: catalog.PublishedWeights, data: bytes) -> Path:

@@ -17,9 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlp_mixer import Checkpoint, MixerConfig, MlpMixer, UserError, load
+from mlp_mixer import Checkpoint, MixerConfig, UserError, load
 from mlp_mixer.weights.lineages import translate
 from mlp_mixer.weights.lineages.tables import LINEAGES
+
+from .networks import random_tensors
 
 CONFIG = MixerConfig(2, 3, 6, 5, 7, image_size=(8, 8), num_classes=4, gelu="erf")
 
@@ -30,24 +32,14 @@ def state(
     """A small Mixer's tensors under a lineage's names."""
     lineage = LINEAGES[name_of_lineage]
     config = dataclasses.replace(CONFIG, final_norm=lineage.final_norm)
-    generator = torch.Generator().manual_seed(0)
-    shapes = {
-        name: tensor.shape for name, tensor in MlpMixer(config).state_dict().items()
-    }
-    ours = {
-        name: torch.randn(shape, generator=generator) * 0.3
-        for name, shape in shapes.items()
-    }
-    if name_of_lineage == "keras":
-        ours |= {
-            name.replace("norm1", "norm2"): tensor
-            for name, tensor in ours.items()
-            if "norm1" in name
-        }
-    return {
-        name: tensor.to(dtype)
-        for name, tensor in translate.to_theirs(config, ours, lineage).items()
-    }
+    # Always the same numbers, so that two calls give equal files.
+    ours = random_tensors(
+        config,
+        shared_norm=name_of_lineage == "keras",
+        generator=torch.Generator().manual_seed(0),
+    )
+    theirs = translate.to_theirs(config, ours, lineage)
+    return {name: tensor.to(dtype) for name, tensor in theirs.items()}
 
 
 def arrays(lineage: str = "google") -> dict[str, Any]:
@@ -153,9 +145,7 @@ ONE = {"data/0": FLOATS}
 
 
 def npy(array: Any, version: tuple[int, int] | None = None, **header: Any) -> bytes:
-    """An array as NumPy writes it; `header` fields are written in place of the true
-    ones.
-    """
+    """An array as NumPy writes it; `header` fields replace the true ones."""
     buffer = io.BytesIO()
     if header:
         fields = {

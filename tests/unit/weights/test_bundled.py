@@ -1,6 +1,4 @@
-"""The weights in the package: small, described in full, true to what they say of
-themselves, and there offline.
-"""
+"""The bundled weights: small, described in full, and true to their description."""
 
 from __future__ import annotations
 
@@ -187,9 +185,7 @@ def test_photos_are_scaled_to_its_size(tmp_path: Path) -> None:
 
 
 def test_it_is_as_good_as_it_says(shared: Path, facts: dict[str, Any]) -> None:
-    """Within 4 points of its top-1 on 50 test images of each class; and some scaled up
-    to 224 pixels mean the same.
-    """
+    """Within 4 points of its top-1 on 500 test images; scaled up, they mean the same."""
     predictor = Predictor(engine="torch")
     images = []
     right = []

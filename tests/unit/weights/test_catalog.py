@@ -32,9 +32,7 @@ each = pytest.mark.parametrize("record", ALL, ids=lambda record: record.name)
 
 
 def npz_bytes(record: PublishedWeights) -> int:
-    """The size of an uncompressed npz of these weights: numbers, and per array two zip
-    entries and a header.
-    """
+    """The size of an npz of these weights: numbers, two zip entries and a header each."""
     config = model_config(record.architecture, num_classes=record.num_classes)
     arrays = [
         f"{module}/{kind}" for module in ("stem", "head") for kind in ("kernel", "bias")

@@ -123,9 +123,7 @@ def test_version_1_stays_readable() -> None:
 
 
 def test_timm_reads_the_names(tmp_path: Path) -> None:
-    """timm's names, so that an erf model needs no conversion (timm itself is not needed
-    to see that).
-    """
+    """An erf model needs no conversion: its names are timm's."""
     names = set(safetensors.torch.load_file(save(tmp_path / "m.safetensors", model())))
     mlp = {
         f"blocks.0.{m}.{fc}.{p}"

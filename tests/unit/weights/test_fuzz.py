@@ -1,5 +1,4 @@
-"""Whatever bytes a checkpoint has, `load` gives finite weights or one sentence, and
-nothing else.
+"""Whatever bytes a checkpoint has, `load` gives finite weights or one sentence.
 
 `MLP_MIXER_FUZZ=20000 pytest tests/unit/weights/test_fuzz.py` tries that many examples
 for each kind of file.
@@ -50,9 +49,7 @@ fuzz = settings(
 
 
 def outcome(path: Path) -> str:
-    """What `load` made of a file: "loaded", or its sentence; an assertion for anything
-    else.
-    """
+    """What `load` made of a file: "loaded" or its sentence; anything else is a failure."""
     try:
         checkpoint = load(path)
     except UserError as error:
@@ -151,9 +148,7 @@ def sound(kind: str) -> bytes:
 
 @st.composite
 def damaged(draw: st.DrawFn, data: bytes) -> bytes:
-    """The bytes with a few of them flipped, set, deleted, inserted, copied from
-    elsewhere, counted up, or cut off.
-    """
+    """The bytes with some flipped, set, deleted, inserted, copied, counted up or cut off."""
     for _ in range(draw(st.integers(1, 6))):
         at = draw(st.integers(0, max(len(data) - 1, 0)))
         length = draw(st.sampled_from([1, 1, 2, 4, 8, 16]))
@@ -223,9 +218,7 @@ for line in sys.stdin:
 
 @pytest.fixture(scope="module")
 def ask() -> Iterator[Callable[[Path], str]]:
-    """`outcome` in another process, where a crash or a minute's silence does no harm:
-    the answer to that is empty.
-    """
+    """`outcome` in another process, which may crash or hang: its answer is then empty."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-X", "faulthandler", "-c", WORKER, __file__]
     with subprocess.Popen(
@@ -285,9 +278,7 @@ DTYPES = [
 
 @st.composite
 def state_dicts(draw: st.DrawFn) -> dict[str, Tensor]:
-    """A lineage's tensors with some lost, renamed, resized, retyped or put in each
-    other's place, and others beside.
-    """
+    """A lineage's tensors with some lost, renamed, resized, retyped, swapped or added."""
     found = dict(tensors(draw(st.sampled_from(sorted(LINEAGES)))))
     names = st.sampled_from(NAMES) | st.text(max_size=8)
     for _ in range(draw(st.integers(0, 4))):

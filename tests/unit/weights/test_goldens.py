@@ -88,9 +88,7 @@ def test_the_logits_are_the_originals(shared: Path, golden: str) -> None:
 
 @pytest.mark.parametrize("golden", GOLDENS)
 def test_it_goes_home_as_it_came(shared: Path, golden: str, tmp_path: Path) -> None:
-    """Through our native file and back: the original's names, shapes and bytes, and its
-    logits on the way.
-    """
+    """Through our native file and back: names, shapes, bytes, and logits on the way."""
     folder = shared / "golden" / golden
     for file in files(folder):
         native = convert(file, tmp_path / f"{file.name}.safetensors", "native")

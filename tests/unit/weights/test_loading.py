@@ -1,6 +1,4 @@
-"""`load` by name: the documented lines, the cache, the network, and what the record
-says.
-"""
+"""`load`: what is recognised, assumed, stated and forced, and what it says of that."""
 
 from __future__ import annotations
 

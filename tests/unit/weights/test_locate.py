@@ -32,9 +32,7 @@ def test_a_name_that_no_file_can_have(name: str) -> None:
 
 
 def test_the_documented_line_runs(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`inference_model(name, 'demo/bird.JPEG')` with a file of the published kind, size
-    and names (random weights).
-    """
+    """A file of the published kind, size and names, with random weights, answers."""
     record = catalog.find(ALIAS)
     assert record is not None
     put(record, published_bytes(VARIANTS["mixer_b16"], "mmpretrain", ".pth"))

@@ -1,6 +1,4 @@
-"""Models, checkpoints and files for another size: what changes, what is kept, what is
-left alone.
-"""
+"""Resizing: what changes, what is kept, and what is left alone."""
 
 from __future__ import annotations
 
@@ -99,9 +97,7 @@ def test_a_checkpoint_keeps_what_does_not_depend_on_the_size() -> None:
 
 @pytest.mark.parametrize("method", ["block_diagonal", "interpolate"])
 def test_what_came_is_left_alone(method: Any) -> None:
-    """Training the new model, in place, does not reach the old one; its gradients are
-    its own.
-    """
+    """Training the new model in place does not reach the old one."""
     old = checkpoint()
     before = {name: tensor.clone() for name, tensor in old.model.state_dict().items()}
     config = old.model.config
@@ -136,9 +132,7 @@ def test_a_model_gives_a_model_of_its_dtype_and_mode() -> None:
 
 
 def test_off_diagonal_weights_are_trainable() -> None:
-    """The paper's growth is exact only at first: the blocks between the tiles get
-    gradients too.
-    """
+    """The paper's growth is exact only at first: weights between tiles get gradients too."""
     model = resize(checkpoint().model, 32)
     model(torch.randn(8, 3, 32, 32)).square().sum().backward()
     weight = model.get_submodule("blocks.0.mlp_tokens.fc1").weight

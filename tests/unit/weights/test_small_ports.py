@@ -1,5 +1,4 @@
-"""Two small PyTorch ports, rebuilt in our own words: the names and the numbers that
-their lineages promise.
+"""Two small PyTorch ports in our own words: the names and numbers of their lineages.
 
 What the originals do was read in jeonsworld/MLP-Mixer-Pytorch (models/modeling.py,
 commit d1c049c) and rishikksh20/MLP-Mixer-pytorch (mlp-mixer.py, commit 72800b5): names,
@@ -73,9 +72,7 @@ class Jeonsworld(nn.Module):
 
 
 class Swapped(nn.Module):
-    """Tokens last, channels last: einops' Rearrange, which has no tensors but takes a
-    number.
-    """
+    """einops' Rearrange, which has no tensors but takes a number in the list."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mT
@@ -87,9 +84,7 @@ class AsTokens(nn.Module):
 
 
 class Net(nn.Module):
-    """Its dropouts have numbers even when they drop nothing, so the second layer is
-    `net.3`.
-    """
+    """Its dropouts count even when they drop nothing: the second layer is `net.3`."""
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()

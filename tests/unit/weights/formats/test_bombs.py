@@ -295,8 +295,9 @@ for path in sys.argv[2:]:
 
 
 def elsewhere(paths: list[Path], limit: int = 0) -> dict[str, tuple[str, str, int]]:
-    """Load files in another process with so much more memory: outcome, message and peak
-    bytes for each.
+    """Load files in another process: outcome, message and peak bytes for each.
+
+    `limit` is how much more memory the process may take.
     """
     command = [
         sys.executable,

@@ -31,9 +31,7 @@ from ..small_files import (
 
 
 def traps(marker: Path) -> dict[str, Trap]:
-    """The name that is refused -> what would leave a file behind (or could, with more
-    effort).
-    """
+    """The name that is refused -> what would leave a file behind if it ran."""
     code = f"open({str(marker)!r}, 'w').close()"
     return {
         "posix.system": Trap(os.system, f"touch {marker}"),

@@ -45,9 +45,7 @@ def test_torchscript_is_code(tmp_path: Path) -> None:
     ids=str,
 )
 def test_what_torch_saves_is_read(tmp_path: Path, options: dict[str, Any]) -> None:
-    """Parameters, views of one storage, other layouts and every float dtype, in each of
-    torch's formats.
-    """
+    """Parameters, views of one storage, layouts, float dtypes, torch's formats."""
     tensors = state()
     path = tmp_path / "weights.pth"
     whole = torch.cat([tensor.flatten() for tensor in tensors.values()])
@@ -67,9 +65,7 @@ def test_what_torch_saves_is_read(tmp_path: Path, options: dict[str, Any]) -> No
 
 
 def test_the_checkpoint_of_timms_train_script(tmp_path: Path) -> None:
-    """With everything `timm/utils/checkpoint_saver.py` writes; the average of the
-    weights is taken.
-    """
+    """With all that timm's checkpoint_saver.py writes; the average is taken."""
     model = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     model(torch.ones(1, 3)).sum().backward()

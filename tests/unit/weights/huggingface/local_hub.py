@@ -14,9 +14,7 @@ TOKEN = "hf_SecretSecretSecret"
 
 
 class Hub(http.server.ThreadingHTTPServer):
-    """As much of huggingface.co as a push and a pull need: repositories, commits, files
-    of git and of LFS.
-    """
+    """Repositories, commits, files of git and of LFS: what a push and a pull need."""
 
     daemon_threads = True
 
@@ -124,7 +122,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif not repository.startswith("me/"):
             self.refuse(
                 403,
-                message=f"You don't have the rights to create a model under {wanted['organization']}",
+                message="You don't have the rights to create a model under "
+                f"{wanted['organization']}",
             )
         elif repository in self.server.commits:
             self.answer(

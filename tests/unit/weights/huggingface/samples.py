@@ -49,9 +49,7 @@ def same(ours: Checkpoint, theirs: Checkpoint) -> bool:
 
 
 def shards(checkpoint: Checkpoint, folder: Path, suffix: str) -> dict[str, str]:
-    """The folder's single file as two, with their index; the names of the tensors, and
-    where they are.
-    """
+    """Split the single file of a folder in two; returns which file each tensor is in."""
     save_pretrained(checkpoint, folder)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()

@@ -18,9 +18,7 @@ from .samples import TRAINED, mixer
 
 
 def card(folder: Path, *arguments: Any, **fields: Any) -> tuple[dict[str, Any], str]:
-    """Metadata as the hub's library reads it, and text, of a checkpoint with that
-    provenance.
-    """
+    """The card of a checkpoint with that provenance: metadata as the hub reads it, text."""
     text = (
         save_pretrained(mixer(*arguments, **fields), folder) / "README.md"
     ).read_text()
@@ -80,10 +78,9 @@ def test_the_card_of_published_weights(tmp_path: Path) -> None:
     assert metadata["license"] == "apache-2.0"
     assert "model-index" not in metadata, "published is not measured"
     assert f"| Row of the paper | {record.paper_row} |" in text
-    assert (
-        "| Published accuracy | 76.44 % top-1 on ImageNet-1k, according to arXiv 2105.01601, Table 3 |"
-        in text
-    )
+    source = "according to arXiv 2105.01601, Table 3"
+    row = f"| Published accuracy | 76.44 % top-1 on ImageNet-1k, {source} |"
+    assert row in text
     assert "| Scores | sigmoid: one yes or no per class |" in text
     assert "| Trained on | ImageNet-1k; x |" in text
     assert "## Measured" not in text

@@ -129,9 +129,7 @@ def test_shards_may_be_links_as_in_the_cache_of_the_hub(tmp_path: Path) -> None:
 def test_a_config_that_lies(
     tmp_path: Path, config: dict[str, Any], message: str
 ) -> None:
-    """What is no statement is not believed; what states something impossible is
-    refused.
-    """
+    """A key that states nothing is passed over; an impossible value is refused."""
     folder = sharded(tmp_path, "true", **config)
     if message:
         refused(folder, message)

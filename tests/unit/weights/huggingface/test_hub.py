@@ -1,6 +1,4 @@
-"""Hugging Face: what a folder holds, what its card says, and a hub of our own to push
-to and to pull from.
-"""
+"""Push and pull, against a hub of our own."""
 
 from __future__ import annotations
 
@@ -26,7 +24,8 @@ from mlp_mixer import UserError, from_pretrained, load, push_to_hub, save_pretra
 from .local_hub import TOKEN, Hub
 from .samples import THREE, TRAINED, mixer, same, shards
 
-pytestmark = pytest.mark.filterwarnings(  # huggingface_hub 2.4 with httpx2, when it uploads by LFS
+# huggingface_hub 2.4 with httpx2, when it uploads by LFS.
+pytestmark = pytest.mark.filterwarnings(
     "ignore:Use 'content=<...>' to upload raw bytes/text content:DeprecationWarning"
 )
 
@@ -320,14 +319,16 @@ def test_with_the_network_switched_off(
 
 
 def test_the_environment_chooses_hub_token_and_cache(hub: Hub, tmp_path: Path) -> None:
-    """As that library documents it: HF_ENDPOINT, HF_TOKEN and HF_HOME, in a process of
-    its own.
-    """
+    """HF_ENDPOINT, HF_TOKEN and HF_HOME work as documented, in a process of its own."""
     save_pretrained(mixer(TRAINED), tmp_path / "folder")
     code = (
-        "import sys, mlp_mixer as m, torch; c = m.load(sys.argv[1]); print(m.push_to_hub(c, 'me/birds'))\n"
+        "import sys, mlp_mixer as m, torch\n"
+        "c = m.load(sys.argv[1])\n"
+        "print(m.push_to_hub(c, 'me/birds'))\n"
         "d = m.from_pretrained('me/birds'); p, q = c.model.state_dict(), d.model.state_dict()\n"
-        "assert all(torch.equal(p[n], q[n]) for n in p); assert c.provenance == d.provenance and c.labels == d.labels"
+        "assert all(torch.equal(p[n], q[n]) for n in p)\n"
+        "assert c.provenance == d.provenance\n"
+        "assert c.labels == d.labels\n"
     )
     home = {
         "HF_ENDPOINT": str(hub),

@@ -1,5 +1,4 @@
-"""Files laid out as Keras itself writes the keras.io example mlp_image_classification,
-and what `load` makes of them.
+"""Files laid out as Keras writes the keras.io example mlp_image_classification.
 
 The layout (groups, empty groups, names, dtypes) was read off files of Keras 3.15.1;
 Keras 3.0.5, 3.3.3, 3.4.1, 3.6.0, 3.8.0 and 3.10.0 use the same paths. They follow the
@@ -99,9 +98,7 @@ def layers_of(case: Case) -> list[str]:
 
 
 def tree(case: Case) -> dict[str, list[tuple[int, ...]]]:
-    """Every layer's place in the file and the shapes of its variables, `count` of the
-    Normalization as ().
-    """
+    """Every layer's place in the file and its variables' shapes; a `count` has ()."""
     names = [f"layers/{name}" for name in numbered(layers_of(case))]
     sequentials = [name for name in names if "sequential" in name]
     found: dict[str, list[tuple[int, ...]]] = {"": []} | {name: [] for name in names}
@@ -126,9 +123,7 @@ def tree(case: Case) -> dict[str, list[tuple[int, ...]]]:
 
 
 def random_arrays(case: Case, seed: int = 0) -> dict[str, Array]:
-    """The float variables by their path in the file, rounded to the dtype, none at its
-    initial value.
-    """
+    """Random float variables by their path in the file, rounded to the dtype."""
     rng = np.random.default_rng(seed)
     arrays = {}
     for place, shapes in tree(case).items():
@@ -194,9 +189,7 @@ def put(group: h5py.Group, key: str, array: Array, dtype: str) -> None:
 
 
 def logits(case: Case, arrays: dict[str, Array], images_BHWC: Array) -> Tensor:
-    """What the example computes, in float64, from raw images; the Resizing layer gives
-    each side SIZE pixels.
-    """
+    """What the example computes from raw images, in float64; its Resizing gives SIZE."""
     variables = {
         key: torch.tensor(array, dtype=torch.float64) for key, array in arrays.items()
     }
@@ -251,9 +244,7 @@ def photos(case: Case, height: int = SIZE, width: int = SIZE) -> Array:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_file_of_keras_gives_what_keras_computes(name: str, tmp_path: Path) -> None:
-    """From raw images where the file says how they are normalised, else from normalised
-    ones.
-    """
+    """From raw images where the file says how to normalise them, else from normal ones."""
     case = CASES[name]
     arrays = random_arrays(case)
     checkpoint = load(
@@ -328,9 +319,7 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
 def test_what_we_write_has_every_variable_keras_looks_for(
     name: str, tmp_path: Path
 ) -> None:
-    """Its `load_weights` compares the number of variables in each group; a group that
-    is missing counts as empty.
-    """
+    """Its `load_weights` counts variables by group; a missing group counts as empty."""
     case = replace(CASES[name], augmented=False)
     source = write(tmp_path / "theirs.weights.h5", case, random_arrays(case))
     native = convert(source, tmp_path / "ours.safetensors", "native").path

@@ -12,13 +12,13 @@ from mlp_mixer.weights.lineages import translate
 from mlp_mixer.weights.lineages.recognise import plain_names, recognise
 from mlp_mixer.weights.lineages.tables import LINEAGES
 
+from ..networks import SQUARE, random_tensors
 from ..small_files import refused
-from .networks import SQUARE, random_tensors
 
 STRANGERS = {
     "vit_tiny_patch16_224": "holds a Vision Transformer, not an MLP-Mixer",
     "deit_tiny_distilled_patch16_224": "holds a Vision Transformer, not an MLP-Mixer",
-    "resnet10t": "holds a convolutional network with batch norm, such as a ResNet, not an MLP-Mixer",
+    "resnet10t": "holds a convolutional network with batch norm, such as a ResNet, not",
     "convnext_atto": "holds a ConvNeXt or a relative, not an MLP-Mixer",
 }
 

@@ -10,7 +10,7 @@ from mlp_mixer import UserError
 from mlp_mixer.weights.lineages import translate
 from mlp_mixer.weights.lineages.tables import LINEAGES
 
-from .networks import SQUARE, random_tensors
+from ..networks import SQUARE, random_tensors
 
 
 @pytest.mark.parametrize(

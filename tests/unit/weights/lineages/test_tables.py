@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from mlp_mixer import MixerConfig, MlpMixer
 from mlp_mixer.weights.formats import containers
@@ -20,7 +19,8 @@ from mlp_mixer.weights.lineages.lineage import PARTS, Lineage
 from mlp_mixer.weights.lineages.recognise import recognise
 from mlp_mixer.weights.lineages.tables import LINEAGES
 
-from .networks import SQUARE, random_tensors
+from ..closeness import assert_same_weights
+from ..networks import SQUARE, random_tensors
 
 
 @st.composite
@@ -55,9 +55,9 @@ def configs(draw: st.DrawFn, lineage: Lineage) -> MixerConfig:
 def test_out_and_in_again_is_the_identity(
     lineage: Lineage, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    """Names, shapes and bytes, through the file and back, for whatever the lineage can
-    express.
-    """
+    """Names, shapes and bytes survive the file, for whatever the lineage can express."""
+
+    wrap = "state_dict" if lineage.name == "mmpretrain" else None
 
     @settings(max_examples=8, deadline=None)
     @given(configs(lineage))
@@ -67,45 +67,20 @@ def test_out_and_in_again_is_the_identity(
         theirs = translate.to_theirs(config, ours, lineage)
         for suffix in lineage.suffixes:
             path = tmp_path / f"weights{suffix}"
-            path.write_bytes(
-                containers.to_bytes(
-                    suffix,
-                    theirs,
-                    wrap="state_dict" if lineage.name == "mmpretrain" else None,
-                )
-            )
+            path.write_bytes(containers.to_bytes(suffix, theirs, wrap=wrap))
             read = containers.read(path).tensors
             assert list(read) == list(theirs) or suffix in (".safetensors", ".h5")
-            assert_same(read, theirs)
+            assert_same_weights(read, theirs)
             recognised, prefix = recognise(read, "it")
             assert recognised is lineage
             got, again = translate.to_ours(
                 read, recognised, prefix, "it", config.image_size
             )
             assert got == config
-            assert_same(again, ours)
-            assert_same(translate.to_theirs(got, again, lineage), theirs)
+            assert_same_weights(again, ours)
+            assert_same_weights(translate.to_theirs(got, again, lineage), theirs)
 
     check()
-
-
-def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    """The same names, dtypes, shapes and bytes."""
-    assert one.keys() == other.keys()
-    for name, tensor in one.items():
-        assert (tensor.dtype, tensor.shape) == (other[name].dtype, other[name].shape), (
-            name
-        )
-        assert bits(tensor) == bits(other[name]), name
-
-
-def bits(tensor: Tensor) -> bytes:
-    """What NumPy would store."""
-    return (
-        (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor)
-        .numpy()
-        .tobytes()
-    )
 
 
 @pytest.mark.parametrize("lineage", LINEAGES.values(), ids=lambda lineage: lineage.name)
@@ -114,25 +89,19 @@ def test_no_two_names_collide(lineage: Lineage) -> None:
     table = lineage.table(12)
     assert len({entry.theirs for entry in table}) == len(table)
     with torch.device("meta"):
-        model = MlpMixer(
-            dataclasses.replace(SQUARE, num_blocks=12, final_norm=lineage.final_norm)
-        )
-    assert sorted(name for entry in table for name in entry.ours) == sorted(
-        model.state_dict()
-    )
+        deep = dataclasses.replace(SQUARE, num_blocks=12, final_norm=lineage.final_norm)
+        expected = MlpMixer(deep).state_dict()
+    ours = [name for entry in table for name in entry.ours]
+    assert sorted(ours) == sorted(expected)
 
 
 def test_a_google_file_means_what_flax_computes() -> None:
-    """Against the formula of the paper's code in NumPy: NHWC patches, kernels applied
-    from the right, tanh GELU.
-    """
+    """The paper's code as a formula in NumPy: NHWC, kernels from the right, tanh GELU."""
     lineage = LINEAGES["google"]
     config = MixerConfig(2, 2, 6, 5, 7, image_size=(4, 6), num_classes=3)
     ours = random_tensors(config)
-    p = {
-        name: tensor.double().numpy()
-        for name, tensor in translate.to_theirs(config, ours, lineage).items()
-    }
+    theirs = translate.to_theirs(config, ours, lineage)
+    p = {name: tensor.double().numpy() for name, tensor in theirs.items()}
 
     def norm(x: np.ndarray[Any, Any], name: str) -> Any:
         mean = x.mean(-1, keepdims=True)
@@ -144,28 +113,21 @@ def test_a_google_file_means_what_flax_computes() -> None:
 
     def mlp(x: np.ndarray[Any, Any], name: str) -> Any:
         h = dense(x, f"{name}/Dense_0")
-        return dense(
-            0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3))),
-            f"{name}/Dense_1",
-        )
+        cubic = h + 0.044715 * h**3
+        gelu = 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * cubic))
+        return dense(gelu, f"{name}/Dense_1")
 
     image = np.random.default_rng(0).standard_normal((3, 4, 6, 3))
-    patches = (
-        image.reshape(3, 2, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(3, 6, 12)
-    )
+    grid = image.reshape(3, 2, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5)
+    patches = grid.reshape(3, 6, 12)
     x = patches @ p["stem/kernel"].reshape(12, 6) + p["stem/bias"]
     for i in range(2):
-        x = x + mlp(
-            norm(x, f"MixerBlock_{i}/LayerNorm_0").swapaxes(1, 2),
-            f"MixerBlock_{i}/token_mixing",
-        ).swapaxes(1, 2)
-        x = x + mlp(
-            norm(x, f"MixerBlock_{i}/LayerNorm_1"), f"MixerBlock_{i}/channel_mixing"
-        )
+        block = f"MixerBlock_{i}"
+        tokens_last = norm(x, f"{block}/LayerNorm_0").swapaxes(1, 2)
+        x = x + mlp(tokens_last, f"{block}/token_mixing").swapaxes(1, 2)
+        x = x + mlp(norm(x, f"{block}/LayerNorm_1"), f"{block}/channel_mixing")
     expected = dense(norm(x, "pre_head_layer_norm").mean(1), "head")
-    got, tensors = translate.to_ours(
-        translate.to_theirs(config, ours, lineage), lineage, "", "it", (4, 6)
-    )
+    got, tensors = translate.to_ours(theirs, lineage, "", "it", (4, 6))
     model = MlpMixer(got)
     model.load_state_dict(tensors)
     logits = model.double()(torch.from_numpy(image).permute(0, 3, 1, 2))

@@ -30,9 +30,7 @@ FAMILY = {
 
 
 def theirs(name: str, blocks: int = 2, **fields: Any) -> nn.Module:
-    """timm's network of that width with so many blocks, no parameter at its initial
-    value, logits around 1.
-    """
+    """timm's network of that width and depth with random parameters, logits around 1."""
     model = timm.create_model(f"{name}_224", **{"num_classes": 7, **fields}).eval()
     model.blocks = model.blocks[:blocks]
     with torch.no_grad():

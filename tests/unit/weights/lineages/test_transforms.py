@@ -1,6 +1,4 @@
-"""Each lineage's record against what it stands for: timm, OpenCV, and TensorFlow by its
-formulas and its numbers.
-"""
+"""Each lineage's record against timm, OpenCV, and TensorFlow's formulas and numbers."""
 
 from __future__ import annotations
 
@@ -102,9 +100,7 @@ def grey_levels(x_CHW: torch.Tensor, preprocess: Preprocess) -> torch.Tensor:
 
 
 def mmpretrain_by_cv2(image: np.ndarray) -> np.ndarray:
-    """ResizeEdge(256, edge="short", interpolation="bicubic") and CenterCrop(224) of
-    mmpretrain 1.2 and mmcv 2.
-    """
+    """ResizeEdge(256, short, bicubic) and CenterCrop(224) of mmpretrain 1.2 and mmcv 2."""
     height, width = image.shape[:2]
     size = (
         (256, int(256 * height / width))
@@ -118,9 +114,7 @@ def mmpretrain_by_cv2(image: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(params=["with IPP", "without IPP"])
 def ipp(request: pytest.FixtureRequest):
-    """OpenCV's x86 builds scale with Intel's IPP, in float; the others with weights in
-    2048ths.
-    """
+    """OpenCV's x86 builds scale with Intel's IPP in float, others by weights in 2048ths."""
     before = cv2.ipp.useIPP()
     cv2.ipp.setUseIPP(request.param == "with IPP")
     yield cv2.ipp.useIPP()
@@ -234,9 +228,7 @@ def test_google_truncates_even_white_as_tensorflow_does() -> None:
 
 
 def covered(size: int, scaled: int) -> np.ndarray:
-    """Row i: how much of each source pixel lies under pixel i of the result, as parts
-    of one.
-    """
+    """Row i: the part of each source pixel that lies under pixel i of the result."""
     weight = np.zeros((scaled, size))
     for i in range(scaled):
         start = i * size / scaled
@@ -247,9 +239,7 @@ def covered(size: int, scaled: int) -> np.ndarray:
 
 
 def between_centres(size: int, scaled: int) -> np.ndarray:
-    """Row i: the two source pixels whose centres lie around the centre of pixel i, by
-    their nearness.
-    """
+    """Row i: the two source pixels around the centre of pixel i, weighted by nearness."""
     weight = np.zeros((scaled, size))
     for i in range(scaled):
         place = (i + 0.5) * size / scaled - 0.5
@@ -327,8 +317,9 @@ def test_vit_jax_is_the_formula(images: str, request: pytest.FixtureRequest) -> 
 def test_big_vision_rounds_sides_to_even_and_offsets_down(
     shape: tuple[int, int],
 ) -> None:
-    """An image whose pixels tell where they are, at half its size or less: (4, 5)
-    becomes (2, 2), (4, 7) (2, 4).
+    """At half the size or less: (4, 5) becomes (2, 2), and (4, 7) becomes (2, 4).
+
+    The pixels of the image tell where they are.
     """
     image = (np.arange(shape[0] * shape[1]) % 251).astype(np.uint8).reshape(*shape, 1)
     height, width = big_vision_sides(*shape, 2)

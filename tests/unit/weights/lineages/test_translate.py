@@ -37,11 +37,13 @@ LIES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     ),
     "two MLPs swapped": (
         lambda: swapped("blocks.1.mlp_tokens", "blocks.1.mlp_channels"),
-        r"blocks.1.mlp_tokens.fc1.weight is \(7, 6\), expected \(5, 16\) \(swapped with blocks.1.mlp_channels.fc1.weig",
+        r"blocks.1.mlp_tokens.fc1.weight is \(7, 6\), expected \(5, 16\) "
+        r"\(swapped with blocks.1.mlp_channels.fc1.weight\?\)",
     ),
     "two tensors swapped": (
         lambda: swapped("blocks.1.mlp_tokens.fc1.bias", "blocks.1.norm1.bias"),
-        r"blocks.1.mlp_tokens.fc1.bias is \(6,\), expected \(5,\) \(swapped with blocks.1.norm1.bias\?\)",
+        r"blocks.1.mlp_tokens.fc1.bias is \(6,\), expected \(5,\) "
+        r"\(swapped with blocks.1.norm1.bias\?\)",
     ),
     "a block lost": (
         lambda: without("blocks.1."),
