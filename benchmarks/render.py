@@ -1,5 +1,6 @@
-"""docs/numbers.md and its picture from benchmarks/results/*.csv: `python
-benchmarks/render.py`.
+"""Write docs/numbers.md and its picture from benchmarks/results/*.csv.
+
+python benchmarks/render.py
 """
 
 from __future__ import annotations
@@ -7,121 +8,113 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from mlp_mixer.bench.table import HEADINGS, lines, read_csv
+from mlp_mixer.bench.table import FACTS, HEADINGS, lines, read_csv
 
 ROOT = Path(__file__).parents[1]
-SECTION = (
-    "when",
-    "model",
-    "task",
-    "batch",
-    "dtype",
-    "device",
-    "threads",
-    "versions",
-    "commit",
-)
+HEAD = """\
+# Numbers
+
+Medians (quartiles), written by `benchmarks/render.py` from `benchmarks/results`.
+
+- `of ours`: speed in units of ours, from quotients within each round.
+- `MFU`: FLOP/s in units of those of a large matmul in the same run.
+- `roofline`: the time that this matmul and a large copy would need, over the time taken.
+
+![Speed of each competitor in units of ours, newest run of each kind](images/numbers.svg)
+"""
+OURS_COLOUR = "#c8553d"
+PEER_COLOUR = "#9aa5b1"
+COLUMNS = 3
+
 Row = dict[str, str]
 
 
 def runs(folder: Path) -> list[list[Row]]:
     """The rows of each run, newest first."""
-    rows = [row for path in sorted(folder.glob("*.csv")) for row in read_csv(path)]
+    rows = []
+    for path in sorted(folder.glob("*.csv")):
+        rows += read_csv(path)
     rows.sort(key=lambda row: row["when"], reverse=True)
-    return [
-        list(group)
-        for _, group in itertools.groupby(
-            rows, key=lambda row: [row[key] for key in SECTION]
-        )
-    ]
+    groups = itertools.groupby(rows, key=lambda row: [row[fact] for fact in FACTS])
+    return [list(group) for _, group in groups]
 
 
 def page(found: list[list[Row]]) -> str:
     """Markdown: a section for each run."""
+    return "\n".join([HEAD, *[section(group) for group in found]])
+
+
+def section(group: list[Row]) -> str:
+    """The facts of a run, and its table."""
+    facts = group[0]
+    where = f"{facts['device']}, {facts['threads']} threads, {facts['versions']}"
     text = [
-        "# Numbers",
+        f"## {title(facts)}",
         "",
-        "Medians (quartiles), written by `benchmarks/render.py` from `benchmarks/results`.",
+        f"{facts['when'][:10]}, {where}, commit {facts['commit']}.",
         "",
+        f"| {' | '.join(HEADINGS)} |",
+        "|---" * len(HEADINGS) + "|",
     ]
-    text += [
-        "`of ours`: speed in units of ours, from quotients within each round. `MFU`: FLOP/s over those of a large"
-    ]
-    text += [
-        "matmul in the same run. `roofline`: the time that this matmul and a large copy would need, over the time."
-    ]
-    text += [
-        "",
-        "![Speed of each competitor in units of ours, newest run of each kind](images/numbers.svg)",
-    ]
-    for group in found:
-        when, model, task, batch, dtype, device, threads, versions, commit = (
-            group[0][key] for key in SECTION
-        )
-        text += ["", f"## {model}, {task}, batch {batch}, {dtype}", ""]
-        text += [
-            f"{when[:10]}, {device}, {threads} threads, {versions}, commit {commit}.",
-            "",
-        ]
-        text += [f"| {' | '.join(HEADINGS)} |", "|---" * len(HEADINGS) + "|"]
-        text += [f"| {' | '.join(cells)} |" for cells in lines(group)]
+    text += [f"| {' | '.join(cells)} |" for cells in lines(group)]
     return "\n".join(text) + "\n"
 
 
+def title(row: Row) -> str:
+    return f"{row['model']}, {row['task']}, batch {row['batch']}, {row['dtype']}"
+
+
+def newest_of_each_kind(found: list[list[Row]]) -> list[list[Row]]:
+    """The newest run of each kind, in order of the kinds."""
+    newest: dict[tuple[str, ...], list[Row]] = {}
+    for group in found:
+        facts = ("model", "task", "batch", "dtype", "device")
+        kind = tuple(group[0][fact] for fact in facts)
+        # `found` begins with the newest.
+        newest.setdefault(kind, group)
+    return [newest[kind] for kind in sorted(newest)]
+
+
 def draw(found: list[list[Row]], path: Path) -> None:
-    """A panel for each kind of run, the newest of it: a bar for each competitor, its
-    quartiles as a line.
-    """
+    """A panel for each kind of run."""
     import matplotlib as mpl
 
     mpl.use("agg")
     mpl.rcParams |= {
         "font.size": 8,
+        # The same numbers give the same bytes.
         "svg.hashsalt": "mixer",
         "axes.spines.top": False,
         "axes.spines.right": False,
     }
     from matplotlib import pyplot
 
-    newest: dict[tuple[str, ...], list[Row]] = {}
-    for group in found:
-        newest.setdefault(
-            tuple(
-                group[0][key] for key in ("model", "task", "batch", "dtype", "device")
-            ),
-            group,
-        )
-    columns = 3
-    rows = -(-len(newest) // columns)
+    groups = newest_of_each_kind(found)
+    rows = -(-len(groups) // COLUMNS)
     figure, axes = pyplot.subplots(
-        rows, columns, figsize=(9, 1.7 * rows), layout="constrained", squeeze=False
+        rows, COLUMNS, figsize=(9, 1.7 * rows), layout="constrained", squeeze=False
     )
-    for ax in axes.flat[len(newest) :]:
+    for ax in axes.flat[len(groups) :]:
         ax.remove()
-    for ax, ((model, task, batch, dtype, _), group) in zip(
-        axes.flat, sorted(newest.items()), strict=False
-    ):
-        shown = [row for row in group if row["ratio"]][::-1]
-        middle, low, high = (
-            [float(row[f"ratio{end}"]) for row in shown] for end in ("", "_q1", "_q3")
-        )
-        errors = [
-            [max(0, m - q) for m, q in zip(middle, low, strict=True)],
-            [max(0, q - m) for m, q in zip(middle, high, strict=True)],
-        ]
-        colours = [
-            "#c8553d" if row["competitor"] == "ours" else "#9aa5b1" for row in shown
-        ]
-        ax.barh(
-            [row["competitor"] for row in shown],
-            middle,
-            xerr=errors,
-            color=colours,
-            error_kw={"elinewidth": 1},
-        )
-        ax.axvline(1, color="black", linewidth=0.7)
-        ax.set_title(f"{model}, {task}, batch {batch}, {dtype}", fontsize=8)
+    for ax, group in zip(axes.flat, groups, strict=False):
+        draw_panel(ax, group)
     figure.savefig(path, metadata={"Date": None})
+
+
+def draw_panel(ax, group: list[Row]) -> None:
+    """A bar for each competitor, its quartiles as a line."""
+    # Bars go upwards, tables downwards.
+    shown = [row for row in reversed(group) if row["ratio"]]
+    names = [row["competitor"] for row in shown]
+    medians = [float(row["ratio"]) for row in shown]
+    below = [m - float(row["ratio_q1"]) for m, row in zip(medians, shown, strict=True)]
+    above = [float(row["ratio_q3"]) - m for m, row in zip(medians, shown, strict=True)]
+    # The digits of a file are rounded, so that a quartile may pass the median.
+    errors = [[max(0, gap) for gap in gaps] for gaps in (below, above)]
+    colours = [OURS_COLOUR if name == "ours" else PEER_COLOUR for name in names]
+    ax.barh(names, medians, xerr=errors, color=colours, error_kw={"elinewidth": 1})
+    ax.axvline(1, color="black", linewidth=0.7)
+    ax.set_title(title(group[0]), fontsize=8)
 
 
 if __name__ == "__main__":

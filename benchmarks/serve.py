@@ -1,12 +1,11 @@
-"""What `mlp-mixer serve` costs beside the bare model: many clients for a while, against
-the same pictures in batches.
+"""Compare `mlp-mixer serve` under many clients with the bare model.
 
-    python benchmarks/serve.py CHECKPOINT FOLDER [--clients 64] [--seconds 120]
-    [--rounds 2] [--engine torch]
+    python benchmarks/serve.py CHECKPOINT FOLDER
+        [--clients 64] [--seconds 120] [--rounds 2] [--engine torch]
 
-The bare model decodes and computes the same files in batches of 32 in its own process;
-it and the server take turns. The clients are this process, on the same cores: each
-sends a picture, waits, and sends the next. CPU is per picture.
+The bare model decodes and computes the same files in batches of 32 in a process of its
+own; it and the server take turns. The clients are this process, on the same cores: each
+sends a picture, waits, and sends the next. CPU is that of an image.
 """
 
 from __future__ import annotations
@@ -21,119 +20,140 @@ import sys
 import time
 from pathlib import Path
 
+# The answers begin with 64 that warm up, and are counted by the batch.
 BARE = """
 import itertools, sys, time
 from pathlib import Path
 from mlp_mixer.inference.predictor import Predictor
 checkpoint, folder, seconds, engine = sys.argv[1:]
-pictures = [path.read_bytes() for path in sorted(Path(folder).rglob("*")) if path.is_file()]
-answers = Predictor(checkpoint, engine=engine).predict(itertools.cycle(pictures), batch_size=32)
-n = 0 * sum(1 for _ in zip(range(64), answers))
-begun, cpu = time.perf_counter(), time.process_time()
-while time.perf_counter() - begun < float(seconds):
-    n += sum(1 for _ in zip(range(32), answers))
-print(n / (time.perf_counter() - begun), (time.process_time() - cpu) / n)
+files = [path for path in sorted(Path(folder).rglob("*")) if path.is_file()]
+pictures = itertools.cycle([path.read_bytes() for path in files])
+answers = Predictor(checkpoint, engine=engine).predict(pictures, batch_size=32)
+for _ in range(64):
+    next(answers)
+count = 0
+start = time.perf_counter()
+cpu = time.process_time()
+while time.perf_counter() - start < float(seconds):
+    for _ in range(32):
+        next(answers)
+    count += 32
+wall = time.perf_counter() - start
+print(count / wall, (time.process_time() - cpu) / count)
 """
 
 
 async def client(
-    port: int, requests: list[bytes], at: int, until: float, times: list[float]
+    port: int, requests: list[bytes], first: int, until: float, seconds: list[float]
 ) -> None:
+    """Send one request after the other, and note how long each takes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    while (begun := time.perf_counter()) < until:
-        writer.write(requests[at := (at + 1) % len(requests)])
+    number = first
+    while (start := time.perf_counter()) < until:
+        number = (number + 1) % len(requests)
+        writer.write(requests[number])
         head = await reader.readuntil(b"\r\n\r\n")
-        body = await reader.readexactly(
-            int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        )
+        after_name = head.lower().partition(b"content-length: ")[2]
+        length = int(after_name.partition(b"\r\n")[0])
+        body = await reader.readexactly(length)
         assert head.startswith(b"HTTP/1.1 200"), head + body
-        times.append(time.perf_counter() - begun)
+        seconds.append(time.perf_counter() - start)
     writer.close()
 
 
 async def load(
     server: int, port: int, requests: list[bytes], clients: int, seconds: float
 ) -> dict[str, float]:
-    times = list[float]()
-    begun = time.perf_counter()
-    before = cpu_seconds(server)
-    work = (client(port, requests, i, begun + seconds, times) for i in range(clients))
-    errors = [x for x in await asyncio.gather(*work, return_exceptions=True) if x]
-    rate = len(times) / (time.perf_counter() - begun)
-    cuts = statistics.quantiles(times, n=100)
-    cpu = (cpu_seconds(server) - before) / len(times)
-    waits = {"p50_ms": 1e3 * cuts[49], "p99_ms": 1e3 * cuts[98]}
-    return {"rate": rate, "cpu_ms": 1e3 * cpu, "errors": len(errors), **waits}
+    """Keep the server busy for a while."""
+    waits = list[float]()
+    start = time.perf_counter()
+    cpu_before = cpu_seconds(server)
+    until = start + seconds
+    work = [client(port, requests, i, until, waits) for i in range(clients)]
+    ended = await asyncio.gather(*work, return_exceptions=True)
+    wall = time.perf_counter() - start
+    cpu = cpu_seconds(server) - cpu_before
+    percentiles = statistics.quantiles(waits, n=100)
+    return {
+        "rate": len(waits) / wall,
+        "cpu_ms": 1e3 * cpu / len(waits),
+        "errors": sum(error is not None for error in ended),
+        "p50_ms": 1e3 * percentiles[49],
+        "p99_ms": 1e3 * percentiles[98],
+    }
 
 
 def cpu_seconds(pid: int) -> float:
-    user, system = (
-        Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    )
+    """Return the CPU time of a process."""
+    stat = Path(f"/proc/{pid}/stat").read_text()
+    # After the name of the program, which may hold spaces (man proc_pid_stat).
+    user, system = stat.rpartition(")")[2].split()[11:13]
     return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
-parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("checkpoint")
-parser.add_argument("folder", type=Path)
-for name, default in (
-    ("clients", 64),
-    ("seconds", 120.0),
-    ("rounds", 2),
-    ("engine", "torch"),
-):
-    parser.add_argument(f"--{name}", type=type(default), default=default)
-args = parser.parse_args()
-post = "POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\nContent-Length: "
-pictures = [
-    path.read_bytes() for path in sorted(args.folder.rglob("*")) if path.is_file()
-]
-requests = [f"{post}{len(data)}\r\n\r\n".encode() + data for data in pictures]
-command = [
-    sys.executable,
-    "-m",
-    "mlp_mixer",
-    "serve",
-    args.checkpoint,
-    "--port",
-    "0",
-    "--engine",
-    args.engine,
-]
-bare = [
-    sys.executable,
-    "-c",
-    BARE,
-    args.checkpoint,
-    str(args.folder),
-    str(args.seconds),
-    args.engine,
-]
-with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-    port = int(server.stdout.readline().split("127.0.0.1:")[1].split("/")[0])
-    asyncio.run(load(server.pid, port, requests, args.clients, 5))  # warm
-    for _ in range(args.rounds):
-        alone, cpu = map(
-            float,
-            subprocess.run(bare, stdout=subprocess.PIPE, check=True).stdout.split(),
-        )
-        row = asyncio.run(load(server.pid, port, requests, args.clients, args.seconds))
-        row |= {
-            "bare_rate": alone,
-            "bare_cpu_ms": 1e3 * cpu,
-            "share": row["rate"] / alone,
-        }
-        peak = (
-            Path(f"/proc/{server.pid}/status")
-            .read_text()
-            .partition("VmHWM:")[2]
-            .split()[0]
-        )
-        print(
-            json.dumps(
-                {k: round(v, 3) for k, v in row.items()}
-                | {"peak_mib": int(peak) // 1024}
-            ),
-            flush=True,
-        )
-    server.terminate()
+def peak_mib(pid: int) -> int:
+    """Return the largest memory that a process has had."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+
+
+def http_requests(folder: Path) -> list[bytes]:
+    """Return a request for each picture of a folder."""
+    head = (
+        "POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+        "Content-Type: application/octet-stream\r\nContent-Length: "
+    )
+    requests = []
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            requests.append(f"{head}{len(data)}\r\n\r\n".encode() + data)
+    return requests
+
+
+def bare_model(options: argparse.Namespace) -> tuple[float, float]:
+    """Run the bare model for a while: images per second, CPU seconds of an image."""
+    given = (options.checkpoint, options.folder, options.seconds, options.engine)
+    command = [sys.executable, "-c", BARE, *map(str, given)]
+    process = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    rate, cpu = map(float, process.stdout.split())
+    return rate, cpu
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--engine", default="torch")
+    options = parser.parse_args()
+    requests = http_requests(options.folder)
+    command = [sys.executable, "-m", "mlp_mixer", "serve", options.checkpoint]
+    command += ["--port", "0", "--engine", options.engine]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = server.stdout.readline()
+        port = int(address.split("127.0.0.1:")[1].split("/")[0])
+
+        def serve(seconds: float) -> dict[str, float]:
+            run = load(server.pid, port, requests, options.clients, seconds)
+            return asyncio.run(run)
+
+        # Warms up.
+        serve(5)
+        for _ in range(options.rounds):
+            bare_rate, bare_cpu = bare_model(options)
+            row = serve(options.seconds)
+            row["bare_rate"] = bare_rate
+            row["bare_cpu_ms"] = 1e3 * bare_cpu
+            row["share"] = row["rate"] / bare_rate
+            rounded = {key: round(value, 3) for key, value in row.items()}
+            rounded["peak_mib"] = peak_mib(server.pid)
+            print(json.dumps(rounded), flush=True)
+        server.terminate()
+
+
+if __name__ == "__main__":
+    main()

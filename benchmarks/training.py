@@ -1,13 +1,15 @@
-"""Three questions about training on this machine, each answered in one run:
+"""Three questions about training on this machine, each answered in one run.
 
-    python benchmarks/training.py step     S/16, batch 16, fp32, 2 threads: our step
-    against timm's, eager and compiled python benchmarks/training.py loop     the loop
-    against its bare step, for models whose steps are short python
-    benchmarks/training.py save     how long saving a state holds training up
+    python benchmarks/training.py step
+        S/16, batch 16, fp32, 2 threads: our step against timm's, eager and compiled
+    python benchmarks/training.py loop
+        the loop against its bare step, for models whose steps are short
+    python benchmarks/training.py save
+        how long saving a state holds training up
 
-Contenders take turns in processes of their own (`step`) or in turns of many steps
-(`loop`, `save`), so that all meet the same noise. Printed: median, quartiles, processor
-seconds, and the ratio to ours.
+Competitors take turns, in processes of their own (`step`) or in turns of many steps
+(`loop`, `save`), so that all meet the same noise. Printed are medians, quartiles,
+processor seconds, and the ratio to ours.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ from mlp_mixer.training.step import Stepper
 ROUNDS = int(os.environ.get("ROUNDS", "9"))
 THREADS = int(os.environ.get("THREADS", "2"))
 Step = Callable[[], float]
+# Wall seconds, CPU seconds, loss.
+Measured = tuple[float, float, float]
 
 
 def photos(images: int, side: int = 224, classes: int = 10) -> Dataset:
@@ -54,10 +58,20 @@ def photos(images: int, side: int = 224, classes: int = 10) -> Dataset:
 def our_step() -> Step:
     """A step of `mlp-mixer train` on a batch of 16 photos."""
     settings = [
-        "model.name=mixer_s16", "model.gelu=erf", "augment.crop=none", "train.batch_size=16", "train.device=cpu",
-        f"train.threads={THREADS}", "optim.clip_norm=none", "optim.lr=1e-4", "optim.weight_decay=0.05",
-        "schedule.decay=constant", "schedule.warmup_epochs=0", "train.label_smoothing=0", "model.drop_path=0",
-    ]  # fmt: skip
+        "model.name=mixer_s16",
+        "model.gelu=erf",
+        "model.drop_path=0",
+        "augment.crop=none",
+        "train.batch_size=16",
+        "train.device=cpu",
+        f"train.threads={THREADS}",
+        "train.label_smoothing=0",
+        "optim.clip_norm=none",
+        "optim.lr=1e-4",
+        "optim.weight_decay=0.05",
+        "schedule.decay=constant",
+        "schedule.warmup_epochs=0",
+    ]
     run = prepare(override(get_recipe("photos"), settings), photos(40))
     model = run.model.train()
     stepper = Stepper(run, model, build_optimizer(model, run.config.optim), None)
@@ -66,17 +80,13 @@ def our_step() -> Step:
 
 
 def timm_step(compiled: bool) -> Step:
-    """timm's model, the same start and batch, and what its training script does in a
-    step.
-    """
+    """A step of timm's training script, from the same start on the same batch."""
     import timm
 
-    torch.manual_seed(0)
     model = timm.create_model("mixer_s16_224", num_classes=10)
     torch.manual_seed(0)
-    model.load_state_dict(
-        create_model("mixer_s16", gelu="erf", num_classes=10).state_dict()
-    )
+    ours = create_model("mixer_s16", gelu="erf", num_classes=10)
+    model.load_state_dict(ours.state_dict())
     model.train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1e-4, weight_decay=0.05, fused=True
@@ -96,9 +106,7 @@ def timm_step(compiled: bool) -> Step:
 
 
 def same_batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """16 images of noise around patterns of their classes, so that there is something
-    to learn.
-    """
+    """16 images of noise around patterns of their classes: there is much to learn."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(16) % 10
     patterns = torch.randint(256, (10, 3, 224, 224), generator=generator)
@@ -137,10 +145,9 @@ def compare_steps() -> None:
     for name in COMPETITORS:
         pipes[name], other = context.Pipe()
         context.Process(target=serve, args=(name, other), daemon=True).start()
-        pipes[name].recv()  # one after the other
-    results: dict[str, list[tuple[float, float, float]]] = {
-        name: [] for name in COMPETITORS
-    }
+        # Wait until it is ready: they warm up one after the other.
+        pipes[name].recv()
+    results: dict[str, list[Measured]] = {name: [] for name in COMPETITORS}
     for number in range(ROUNDS):
         names = list(COMPETITORS)
         for name in names[number % 3 :] + names[: number % 3]:
@@ -148,120 +155,140 @@ def compare_steps() -> None:
             results[name].append(pipes[name].recv())
     for pipe in pipes.values():
         pipe.send(False)
-    ours = statistics.median(wall for wall, _, _ in results["ours"])
     for name, rows in results.items():
-        walls = sorted(wall for wall, _, _ in rows)
-        cpus = sorted(cpu for _, cpu, _ in rows)
-        low, middle, high = quartiles(walls)
-        paired = statistics.median(
-            w / o for (w, _, _), (o, _, _) in zip(rows, results["ours"], strict=True)
-        )
-        print(
-            f"{name:14} {middle:6.3f} s [{low:.3f}, {high:.3f}]  cpu {statistics.median(cpus):6.3f} s  "
-            f"time / ours {middle / ours:.3f} (paired {paired:.3f})  losses {rows[0][2]:.5f} {rows[-1][2]:.5f}"
-        )
+        print(f"{name:14} {step_line(rows, results['ours'])}")
+
+
+def step_line(rows: list[Measured], ours: list[Measured]) -> str:
+    """Format what was measured of a competitor."""
+    walls = sorted(wall for wall, _, _ in rows)
+    low, median, high = quartiles(walls)
+    cpu = statistics.median(cpu for _, cpu, _ in rows)
+    our_median = statistics.median(wall for wall, _, _ in ours)
+    ratios = []
+    for (wall, _, _), (our_wall, _, _) in zip(rows, ours, strict=True):
+        ratios.append(wall / our_wall)
+    paired = statistics.median(ratios)
+    return (
+        f"{median:6.3f} s [{low:.3f}, {high:.3f}]  cpu {cpu:6.3f} s  "
+        f"time / ours {median / our_median:.3f} (paired {paired:.3f})  "
+        f"losses {rows[0][2]:.5f} {rows[-1][2]:.5f}"
+    )
 
 
 def compare_loop() -> None:
-    """Seconds per step: of the loop between two lines of its journal, and of forward,
-    backward, optimiser alone.
+    """Compare seconds per step of the loop with those of a bare step.
+
+    The loop is measured between two lines of its journal; the bare step is forward,
+    backward and optimizer alone.
     """
     small = [
         "train.device=cpu",
         "train.threads=1",
         "train.log_every_steps=50",
         "train.eval_every_epochs=1000",
+        "train.steps=200",
     ]
-    for title, recipe, source, more in (
-        ("digits, pico2, batch 64", "digits", None, []),
-        (
-            "32 x 32, nano4, batch 32",
-            "cifar10",
-            photos(2000, 32),
-            ["train.batch_size=32", "data.workers=1"],
-        ),
-    ):
-        config = override(get_recipe(recipe), [*small, "train.steps=200", *more])
-        loops = []
-        bares = []
-        for _ in range(ROUNDS):
-            loops.append(loop_seconds(config, source))
-            bares.append(bare_seconds(config, source, 200))
-        ratios = sorted(a / b for a, b in zip(loops, bares, strict=True))
-        low, middle, high = quartiles(ratios)
-        print(
-            f"{title:28} loop {1e3 * statistics.median(loops):.2f} ms, "
-            f"bare step {1e3 * statistics.median(bares):.2f} ms, "
-            f"overhead {100 * (middle - 1):.1f} % [{100 * (low - 1):.1f}, {100 * (high - 1):.1f}]"
-        )
+    digits = override(get_recipe("digits"), small)
+    compare_with_bare_step("digits, pico2, batch 64", digits, None)
+    more = ["train.batch_size=32", "data.workers=1"]
+    tiny = override(get_recipe("cifar10"), [*small, *more])
+    compare_with_bare_step("32 x 32, nano4, batch 32", tiny, photos(2000, 32))
+
+
+def compare_with_bare_step(
+    title: str, config: TrainConfig, source: Dataset | None
+) -> None:
+    loops = []
+    bares = []
+    for _ in range(ROUNDS):
+        loops.append(loop_seconds(config, source))
+        bares.append(bare_seconds(config, source, 200))
+    overheads = []
+    for loop, bare in zip(loops, bares, strict=True):
+        overheads.append(100 * (loop / bare - 1))
+    low, median, high = quartiles(sorted(overheads))
+    print(
+        f"{title:28} loop {1e3 * statistics.median(loops):.2f} ms, "
+        f"bare step {1e3 * statistics.median(bares):.2f} ms, "
+        f"overhead {median:.1f} % [{low:.1f}, {high:.1f}]"
+    )
 
 
 def loop_seconds(config: TrainConfig, source: Dataset | None) -> float:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         train(config, Path(folder), source=source, report=rows.append)
-    # from the second line on: the first holds the start of the workers
+    # From the second line on: the first holds the start of the workers.
     timed = [row for row in rows if row["kind"] == "train"][1:]
     return sum(row["seconds"] for row in timed) / (50 * len(timed))
 
 
 def bare_seconds(config: TrainConfig, source: Dataset | None, steps: int) -> float:
-    """Forward, loss, backward, optimiser on one batch that is there already, in plain
-    PyTorch.
-    """
+    """Time a step in plain PyTorch, on one batch that is there already."""
     torch.set_num_threads(1)
     run = prepare(config, source)
     model = run.model.train()
     optimizer = build_optimizer(model, config.optim)
     batch = run.batches()[0]
     images = run.preprocess.normalize(batch.images)
+    smoothing = config.train.label_smoothing
+    clip_norm = config.optim.clip_norm or 1e9
     start = time.perf_counter()
     for step in range(steps):
+        # As in the loop, the first 50 steps are not counted.
         if step == 50:
             start = time.perf_counter()
         optimizer.zero_grad()
-        F.cross_entropy(
-            model(images), batch.labels, label_smoothing=config.train.label_smoothing
-        ).backward()
-        torch.nn.utils.clip_grad_norm_(
-            model.parameters(), config.optim.clip_norm or 1e9
-        )
+        logits = model(images)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
         optimizer.step()
     return (time.perf_counter() - start) / (steps - 50)
 
 
 def compare_saves() -> None:
-    """S/16 with AdamW and an average (a state of 300 MB), batch 8: 12 steps with and
-    without a save every third.
+    """Compare 12 steps with and without a save after every third.
+
+    S/16 with AdamW and an average (a state of 300 MB), batch 8.
     """
     steps = 12
     every = 3
     settings = [
-        "model.name=mixer_s16", "train.batch_size=8", f"train.steps={steps}", "train.ema=0.999", "train.device=cpu",
-        f"train.threads={THREADS}", "train.eval_every_epochs=1000", "augment.crop=none", "data.val_fraction=0",
-    ]  # fmt: skip
+        "model.name=mixer_s16",
+        "augment.crop=none",
+        "data.val_fraction=0",
+        "train.batch_size=8",
+        f"train.steps={steps}",
+        "train.ema=0.999",
+        "train.device=cpu",
+        f"train.threads={THREADS}",
+        "train.eval_every_epochs=1000",
+    ]
     plain = override(get_recipe("photos"), settings)
     saving = override(plain, [f"train.save_every_steps={every}"])
     source = photos(64)
     extra = []
     step_seconds = []
     for _ in range(ROUNDS):
-        without, with_saves = (
-            whole_seconds(config, source) for config in (plain, saving)
-        )
-        extra.append(
-            (with_saves - without) / (steps // every - 1)
-        )  # both save at the end
+        without = run_seconds(plain, source)
+        with_saves = run_seconds(saving, source)
+        # Both save at the end.
+        saves = steps // every - 1
+        extra.append((with_saves - without) / saves)
         step_seconds.append(without / steps)
-    low, middle, high = quartiles(sorted(extra))
+    low, median, high = quartiles(sorted(extra))
     step = statistics.median(step_seconds)
+    # In per cent, at one save per 100 steps.
+    share = 100 * median / (100 * step)
     print(
-        f"a save costs {middle:.2f} s [{low:.2f}, {high:.2f}] of {step:.2f} s per step: "
-        f"{100 * middle / (100 * step):.2f} % of the wall time at one save per 100 steps"
+        f"a save costs {median:.2f} s [{low:.2f}, {high:.2f}] of {step:.2f} s per step: "
+        f"{share:.2f} % of the wall time at one save per 100 steps"
     )
 
 
-def whole_seconds(config: TrainConfig, source: Dataset) -> float:
+def run_seconds(config: TrainConfig, source: Dataset) -> float:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         train(config, Path(folder), source=source)
@@ -269,15 +296,15 @@ def whole_seconds(config: TrainConfig, source: Dataset) -> float:
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
-    low, middle, high = statistics.quantiles(values, n=4)
-    return low, middle, high
+    low, median, high = statistics.quantiles(values, n=4)
+    return low, median, high
 
 
 if __name__ == "__main__":
     questions = {"step": compare_steps, "loop": compare_loop, "save": compare_saves}
     if len(sys.argv) != 2 or sys.argv[1] not in questions:
         sys.exit(__doc__)
-    print(
-        f"torch {torch.__version__}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, n = {ROUNDS}"
-    )
+    machine = platform.processor() or platform.machine()
+    cores = f"{os.cpu_count()} cores"
+    print(f"torch {torch.__version__}, {machine}, {cores}, n = {ROUNDS}")
     questions[sys.argv[1]]()

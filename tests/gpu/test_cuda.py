@@ -1,10 +1,10 @@
-"""What only a GPU can show. Skipped without one; `benchmarks/gpu/QUEUE.md` says when it
-waits to be run.
+"""What only a GPU can show: skipped without one.
+
+`benchmarks/gpu/QUEUE.md` says what waits to be run on one.
 """
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,8 @@ def test_logits_equal_those_of_the_cpu(name: str) -> None:
     image = torch.randn(4, 3, *model.config.image_size)
     with torch.inference_mode():
         expected = model(image)
-        torch.testing.assert_close(
-            model.cuda()(image.cuda()).cpu(), expected, atol=1e-4, rtol=0
-        )
+        found = model.cuda()(image.cuda()).cpu()
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 def test_compiled_equals_eager() -> None:
@@ -49,9 +48,8 @@ def test_compiled_equals_eager() -> None:
     torch.nn.init.normal_(model.head.weight, std=0.1)
     image = torch.randn(4, 3, 32, 32, device="cuda")
     with torch.inference_mode():
-        torch.testing.assert_close(
-            torch.compile(model, fullgraph=True)(image), model(image), atol=1e-4, rtol=0
-        )
+        compiled = torch.compile(model, fullgraph=True)(image)
+        torch.testing.assert_close(compiled, model(image), atol=1e-4, rtol=0)
 
 
 def test_the_engine_of_a_gpu_answers_as_the_module_for_any_batch() -> None:
@@ -68,9 +66,8 @@ def test_the_engine_of_a_gpu_answers_as_the_module_for_any_batch() -> None:
 def test_it_learns_and_answers(tmp_path: Path, precision: str) -> None:
     best = train(short("train.epochs=20", f"train.precision={precision}"), tmp_path)
     assert best["top1"] > 0.8
-    answer = Predictor(load(tmp_path), device="cuda")(
-        open_dataset("digits").train.image(0)
-    )
+    predictor = Predictor(load(tmp_path), device="cuda")
+    answer = predictor(open_dataset("digits").train.image(0))
     assert 0 < answer.pred_score <= 1
 
 
@@ -86,11 +83,9 @@ def test_a_stopped_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     with pytest.raises(Crash):
         train(short(), tmp_path / "crashed", report=crash)
     train(short(), tmp_path / "crashed", resume=True)
-    digests = [
-        hashlib.sha256((tmp_path / run / "last.safetensors").read_bytes()).hexdigest()
-        for run in ("whole", "crashed")
-    ]
-    assert digests[0] == digests[1]
+    expected = (tmp_path / "whole" / "last.safetensors").read_bytes()
+    found = (tmp_path / "crashed" / "last.safetensors").read_bytes()
+    assert found == expected
 
 
 @pytest.mark.parametrize(
@@ -105,16 +100,17 @@ def test_augmentation_and_mixing_on_the_gpu_are_those_of_the_cpu(
     draws = torch.rand(8, draws_needed(augment), dtype=torch.float64)
     here = augment_batch(images, draws, augment)
     there = augment_batch(images.cuda(), draws.cuda(), augment)
-    assert torch.equal(here, there.cpu())
+    # Colours are rounded to levels of 255, and two devices may round a tie apart.
+    gaps = (here.int() - there.cpu().int()).abs()
+    assert gaps.max() <= 1
+    assert gaps.float().mean() < 1e-3
     for mix in (Mix(mixup=0.5), Mix(cutmix=1.0)):
         plan = mix_plan(mix, 0, 3, (32, 32))
         labels = torch.arange(8) % 3
         own = apply(plan, images, labels, 3, 2)
         theirs = apply(plan, images.cuda(), labels.cuda(), 3, 2)
-        assert all(
-            torch.allclose(a, b.cpu(), atol=1e-4)
-            for a, b in zip(own, theirs, strict=True)
-        )
+        for a, b in zip(own, theirs, strict=True):
+            torch.testing.assert_close(b.cpu(), a, atol=1e-4, rtol=1e-5)
 
 
 def test_a_compiled_step_learns_as_the_eager_one(tmp_path: Path) -> None:
@@ -122,7 +118,6 @@ def test_a_compiled_step_learns_as_the_eager_one(tmp_path: Path) -> None:
     for compiled in ("false", "true"):
         out = tmp_path / compiled
         train(short("train.precision=fp32", f"train.compile={compiled}"), out)
-        losses.append(
-            [row["loss"] for row in read_journal(out) if row["kind"] == "train"]
-        )
+        rows = read_journal(out)
+        losses.append([row["loss"] for row in rows if row["kind"] == "train"])
     assert losses[0] == pytest.approx(losses[1], abs=5e-3)

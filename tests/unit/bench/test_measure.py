@@ -1,6 +1,4 @@
-"""Turns, percentiles and memory: what is counted, in which order, and that sums come
-out.
-"""
+"""Turns, percentiles and memory: what is counted, and in which order."""
 
 from __future__ import annotations
 
@@ -49,26 +47,26 @@ def test_percentiles_lie_between_values() -> None:
 
 
 def test_memory_grows_by_what_is_touched() -> None:
-    """In a process of its own: others' tests may have told the allocator to keep what
-    is given back.
+    """In a process of its own.
+
+    Other tests may have told the allocator to keep memory that is given back.
     """
     code = """
 import torch
 from mlp_mixer.bench.measure import memory
 cpu = torch.device("cpu")
 assert torch.ones(2**26).sum() == 2**26  # 256 MiB, given back before
-before = memory(cpu, forget=True)
+before = memory(cpu, reset=True)
 assert torch.ones(2**24).sum() == 2**24
 print(-1 if before is None else memory(cpu) - before)
 """
-    grown = float(
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout
-    )
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown = float(process.stdout)
     if grown == -1:
         pytest.skip("no /proc here")
-    assert 60 <= grown <= 80  # MiB, of 64
+    # MiB, of 64.
+    assert 60 <= grown <= 80
 
 
 def test_the_roofline_counts_multiplications_and_bytes(

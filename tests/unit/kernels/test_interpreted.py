@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 
 triton = pytest.importorskip("triton")
-if (
-    tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
-    and np.lib.NumpyVersion(np.__version__) >= "2.4.0"
-):
+TRITON = tuple(int(number) for number in triton.__version__.split(".")[:2])
+NUMPY = np.lib.NumpyVersion(np.__version__)
+if TRITON < (3, 9) and NUMPY >= "2.4.0":
     pytest.skip(
         "the interpreter of Triton before 3.9 does not work with NumPy from 2.4 on",
         allow_module_level=True,
@@ -29,29 +28,17 @@ FILES = sorted((Path(__file__).parent / "interpreted").glob("*.py"))
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_under_the_interpreter(file: Path) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        str(file),
-    ]
-    command += [
-        "-W",
-        "ignore:Conversion of an array with ndim",
-    ]  # Triton 3.6 with NumPy before 2.4
-    done = subprocess.run(
-        command,
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    # Triton 3.6 with NumPy before 2.4 warns of itself.
+    options += ["-W", "ignore:Conversion of an array with ndim"]
+    process = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, str(file)],
         env=environment,
         capture_output=True,
         text=True,
         cwd=Path(__file__).parents[3],
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
 
 
 def test_there_is_something_to_run() -> None:

@@ -1,11 +1,13 @@
-"""What is kept, copied and forgotten around CUDA graphs; a recording is imagined, with
-its fixed memory.
+"""What is kept, copied and forgotten around CUDA graphs.
+
+A recording is imagined here, with its fixed memory.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -24,22 +26,20 @@ def double(images: Tensor) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def _recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a capture: nothing is computed but from `given` into `got`, at the same places
-    each time.
-    """
+    """As a capture: a replay reads one tensor and writes one, always the same two."""
 
-    def record(run: object, images: Tensor) -> cuda_graph.Recorded:
+    def record(run: Callable[[Tensor], Tensor], images: Tensor) -> cuda_graph.Recorded:
         recordings.append(tuple(images.shape))
-        # type: ignore[operator]
-        given = images.clone()
-        got = torch.full_like(run(images), torch.nan)
+        reads = images.clone()
+        writes = torch.full_like(run(images), torch.nan)
 
         def replay() -> None:
             replays.append(len(images))
-            time.sleep(1e-4)  # others may come between
-            got.copy_(run(given))  # type: ignore[operator]
+            # Other threads may come between.
+            time.sleep(1e-4)
+            writes.copy_(run(reads))
 
-        return given, replay, got
+        return reads, replay, writes
 
     recordings.clear()
     replays.clear()
@@ -66,16 +66,14 @@ def test_each_shape_and_dtype_has_its_own_and_the_oldest_is_forgotten() -> None:
         assert torch.equal(run(torch.ones(n, 1)), torch.full((n, 1), 2.0))
     assert run(torch.ones(1, 1, dtype=torch.float64)).dtype == torch.float64
     assert recordings == [(1, 1), (2, 1), (1, 1)]
-    for n in range(
-        3, MOST_GRAPHS
-    ):  # of eight places three are taken: by 2, 1, and 1 in float64
+    # Of eight places three are taken: by 2, by 1, and by 1 in float64.
+    for n in range(3, MOST_GRAPHS):
         run(torch.ones(n, 1))
     run(torch.ones(1, 1))
     run(torch.ones(2, 1))
     recordings.clear()
-    run(
-        torch.ones(MOST_GRAPHS + 1, 1)
-    )  # one more: 1 in float64 is the one asked for longest ago
+    # One more: 1 in float64 was used longest ago.
+    run(torch.ones(MOST_GRAPHS + 1, 1))
     run(torch.ones(1, 1))
     run(torch.ones(2, 1))
     assert recordings == [(MOST_GRAPHS + 1, 1)]
@@ -101,10 +99,8 @@ def test_what_cannot_be_recorded_is_said_once_and_computed(
 
     monkeypatch.setattr(cuda_graph, "_record", refuse)
     run = graphed(double)
-    with pytest.warns(
-        UserWarning,
-        match=r"^no CUDA graph for \(2, 3\): operation not permitted [a-z ]*$",
-    ):
+    said = r"^no CUDA graph for \(2, 3\): operation not permitted [a-z ]*$"
+    with pytest.warns(UserWarning, match=said):
         assert torch.equal(run(torch.ones(2, 3)), torch.full((2, 3), 2.0))
     assert torch.equal(run(torch.ones(2, 3)), torch.full((2, 3), 2.0))
     assert len(recordings) == 1
@@ -116,14 +112,14 @@ def test_threads_do_not_read_each_other_s_answers() -> None:
 
     def ask(number: int) -> None:
         images = torch.full((4, 64), float(number))
-        wrong.extend(
-            number for _ in range(20) if not torch.equal(run(images), 2 * images)
-        )
+        for _ in range(20):
+            if not torch.equal(run(images), 2 * images):
+                wrong.append(number)
 
-    asking = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
-    for thread in asking:
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
         thread.start()
-    for thread in asking:
+    for thread in threads:
         thread.join()
     assert wrong == []
     assert len(recordings) == 1

@@ -1,5 +1,6 @@
-"""`token_mix` and its gradients beside the plain layers in float64. Run by
-`test_interpreted.py`.
+"""`token_mix` and its gradients beside the plain layers in float64.
+
+Run by `test_interpreted.py`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ class Case(NamedTuple):
     tanh: bool = True
     scaled: bool = False
     deterministic: bool = True
-    programs: int = (
-        3  # that sum, so that each has several steps and there are several sums
-    )
+    # How many sum: each has several steps, and there are several sums.
+    programs: int = 3
 
 
 CASES = [
@@ -42,9 +42,17 @@ CASES = [
 
 
 def plain(
-    x: Tensor, gamma: Tensor, beta: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, scale: Tensor | None,
+    x: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    w1: Tensor,
+    b1: Tensor,
+    w2: Tensor,
+    b2: Tensor,
+    scale: Tensor | None,
     tanh: bool,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
+    """The token branch of torch's own layers."""
     x_BCS = F.layer_norm(x, (x.shape[-1],), gamma, beta, 1e-6).transpose(1, 2)
     hidden = F.gelu(F.linear(x_BCS, w1, b1), approximate="tanh" if tanh else "none")
     branch = F.linear(hidden, w2, b2).transpose(1, 2)
@@ -54,9 +62,7 @@ def plain(
 def tensors(
     case: Case, dtype: torch.dtype
 ) -> tuple[list[Tensor], Tensor | None, Tensor]:
-    """x and the parameters, each image's factor, and a gradient to come from above, as
-    numbers of `dtype`.
-    """
+    """x and the parameters, each image's factor, and a gradient from above."""
     B, S, C, D = case[:4]
     made = [
         2 * torch.randn(B, S, C) + torch.randn(B, S, 1),
@@ -67,11 +73,10 @@ def tensors(
         torch.randn(S, D) / D**0.5,
         0.3 * torch.randn(S),
     ]
-    scale = (
-        torch.tensor([0.0, 1.25, 1.0, 0.5, 0.0])[torch.arange(1, B + 1) % 5].to(dtype)
-        if case.scaled
-        else None
-    )
+    scale = None
+    if case.scaled:
+        factors = torch.tensor([1.25, 1.0, 0.5, 0.0, 0.0])
+        scale = factors[torch.arange(B) % 5].to(dtype)
     return [t.to(dtype) for t in made], scale, torch.randn(B, S, C).to(dtype)
 
 
@@ -82,40 +87,45 @@ def results(
     dy: Tensor,
     dtype: torch.dtype | None,
 ) -> list[Tensor]:
-    """The output and all gradients: plainly in `dtype`, or by the kernels (None) in
-    that of the inputs.
+    """The output and all gradients.
+
+    Plainly in `dtype`; with None by the kernels, in the dtype of the inputs.
     """
     leaves = [t.to(dtype or t.dtype).clone().requires_grad_() for t in inputs]
     if dtype is None:
         ops.PROGRAMS = case.programs
-        y = ops.token_mix(*leaves, scale, 1e-6, case.tanh, case.deterministic)[0]
+        options = (1e-6, case.tanh, case.deterministic)
+        y, _, _ = ops.token_mix(*leaves, scale, *options)
     else:
-        y = plain(*leaves, scale if scale is None else scale.to(dtype), case.tanh)
-    return [y.detach(), *torch.autograd.grad(y, leaves, dy.to(y.dtype))]
+        factors = None if scale is None else scale.to(dtype)
+        y = plain(*leaves, factors, case.tanh)
+    grads = torch.autograd.grad(y, leaves, dy.to(y.dtype))
+    return [y.detach(), *grads]
 
 
 def assert_close_as_plain(
     kernel: list[Tensor], plain: list[Tensor], exact: list[Tensor]
 ) -> None:
-    """Within twice (a gradient: three times) the error of the plain layers, and one
-    rounding of the largest number.
+    """Within twice (a gradient: three times) the error of the plain layers.
+
+    And one rounding of the largest number.
     """
     for name, ours, theirs, truth in zip(NAMES, kernel, plain, exact, strict=True):
         assert ours.dtype == theirs.dtype
         assert ours.shape == theirs.shape
-        ours_off = (ours.double() - truth).abs().max()
-        theirs_off = (theirs.double() - truth).abs().max()
-        allowed = (2 if name == "y" else 3) * theirs_off + torch.finfo(
-            ours.dtype
-        ).eps * truth.abs().max()
-        assert ours_off <= allowed, (
-            f"{name}: off by {ours_off:.3g}, the plain layers by {theirs_off:.3g}"
+        our_error = (ours.double() - truth).abs().max()
+        plain_error = (theirs.double() - truth).abs().max()
+        factor = 2 if name == "y" else 3
+        rounding = torch.finfo(ours.dtype).eps * truth.abs().max()
+        assert our_error <= factor * plain_error + rounding, (
+            f"{name}: off by {our_error:.3g}, the plain layers by {plain_error:.3g}"
         )
 
 
 @pytest.fixture(autouse=True)
 def _programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "PROGRAMS", ops.PROGRAMS)  # restored after each test
+    # `results` changes it; monkeypatch restores it after each test.
+    monkeypatch.setattr(ops, "PROGRAMS", ops.PROGRAMS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -124,9 +134,9 @@ def test_the_kernels_err_no_more_than_the_plain_layers(
     case: Case, dtype: torch.dtype
 ) -> None:
     inputs, scale, dy = tensors(case, dtype)
-    exact, theirs, ours = (
-        results(case, inputs, scale, dy, kind) for kind in (torch.float64, dtype, None)
-    )
+    exact = results(case, inputs, scale, dy, torch.float64)
+    theirs = results(case, inputs, scale, dy, dtype)
+    ours = results(case, inputs, scale, dy, None)
     assert_close_as_plain(ours, theirs, exact)
 
 
@@ -143,8 +153,10 @@ def test_float32_parameters_serve_half_precision_and_get_float32_gradients() -> 
 def test_a_fixed_order_of_sums_repeats_every_bit_and_atomics_agree() -> None:
     case = Case(5, 16, 130, 20)
     inputs, scale, dy = tensors(case, torch.float16)
-    first, again = (results(case, inputs, scale, dy, None) for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    first = results(case, inputs, scale, dy, None)
+    again = results(case, inputs, scale, dy, None)
+    for a, b in zip(first, again, strict=True):
+        assert torch.equal(a, b)
     atomic = results(case._replace(deterministic=False), inputs, scale, dy, None)
     for a, b in zip(first, atomic, strict=True):
         torch.testing.assert_close(a, b)
@@ -155,32 +167,30 @@ def test_a_gradient_in_another_layout_is_read_as_it_is() -> None:
     inputs, scale, dy = tensors(case, torch.float32)
     turned = dy.transpose(1, 2).contiguous().transpose(1, 2)
     assert not turned.is_contiguous()
-    for a, b in zip(
-        *(results(case, inputs, scale, d, None) for d in (dy, turned)), strict=True
-    ):
+    expected = results(case, inputs, scale, dy, None)
+    # The operator copies it into the usual layout, so every bit is the same.
+    for a, b in zip(results(case, inputs, scale, turned, None), expected, strict=True):
         assert torch.equal(a, b)
 
 
 def test_a_dropped_image_passes_unchanged_and_the_others_are_as_if_alone() -> None:
     case = Case(3, 9, 20, 8)
-    inputs, _, _ = tensors(case, torch.float32)
-    y = ops.token_mix(*inputs, torch.tensor([1.0, 0.0, 1.0]), 1e-6, True, True)[0]
-    assert torch.equal(y[1], inputs[0][1])
-    alone = ops.token_mix(inputs[0][2:], *inputs[1:], None, 1e-6, True, True)[0]
-    assert torch.equal(y[2:], alone)
+    (x, *weights), _, _ = tensors(case, torch.float32)
+    options = (1e-6, True, True)
+    scale = torch.tensor([1.0, 0.0, 1.0])
+    y, _, _ = ops.token_mix(x, *weights, scale, *options)
+    # What is added to it is zero.
+    assert torch.equal(y[1], x[1])
+    alone, _, _ = ops.token_mix(x[2:], *weights, None, *options)
+    torch.testing.assert_close(y[2:], alone, rtol=1e-6, atol=1e-6)
 
 
 def test_the_statistics_are_those_of_layer_norm() -> None:
     x = torch.randn(3, 5, 37) * 4 + 100
-    weights = [
-        torch.ones(37),
-        torch.zeros(37),
-        torch.zeros(8, 5),
-        torch.zeros(8),
-        torch.zeros(5, 8),
-        torch.zeros(5),
-    ]
+    zeros = [torch.zeros(*size) for size in ((37,), (8, 5), (8,), (5, 8), (5,))]
+    weights = [torch.ones(37), *zeros]
     y, mean, rstd = ops.token_mix(x, *weights, None, 1e-6, True, True)
+    # The branch is zero.
     assert torch.equal(y, x)
     _, expected_mean, expected_rstd = torch.native_layer_norm(
         x.double(), (37,), None, None, 1e-6
@@ -189,20 +199,15 @@ def test_the_statistics_are_those_of_layer_norm() -> None:
     torch.testing.assert_close(rstd.double(), expected_rstd[..., 0], rtol=1e-6, atol=0)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:The .grad attribute of a Tensor"
-)  # torch's own checker
+# The warning is of torch's own checker.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
 @pytest.mark.parametrize("scaled", [False, True])
 def test_torch_finds_the_operators_well_behaved(scaled: bool) -> None:
-    """Schema, autograd registration, fake tensors and AOT dispatch with static and
-    dynamic shapes.
-    """
+    """Its checks: schema, autograd, fake tensors, and AOT dispatch for any shapes."""
     inputs, scale, dy = tensors(Case(2, 5, 7, 6, scaled=scaled), torch.float32)
     leaves = [t.requires_grad_() for t in inputs]
     torch.library.opcheck(ops.token_mix, (*leaves, scale, 1e-6, True, True))
     x, gamma, beta, w1, b1, w2, _ = (t.detach() for t in inputs)
     statistics = torch.zeros(2, 5), torch.ones(2, 5)
-    torch.library.opcheck(
-        ops.token_mix_backward,
-        (dy, x, *statistics, gamma, beta, w1, b1, w2, scale, True, True),
-    )
+    given = (dy, x, *statistics, gamma, beta, w1, b1, w2, scale, True, True)
+    torch.library.opcheck(ops.token_mix_backward, given)
