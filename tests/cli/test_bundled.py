@@ -17,7 +17,6 @@ from PIL import Image
 
 from mlp_mixer import load
 from mlp_mixer.cli import run
-from mlp_mixer.cli.arguments import split_arguments
 from mlp_mixer.weights.catalog import BUNDLED
 
 
@@ -40,32 +39,6 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         Image.open(BIRD).resize((40, 40)).save(name, "PNG")
     Path("run").mkdir()
     (Path("run") / "best.safetensors").write_bytes(BUNDLED.read_bytes())
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["photo.png"], ["photos"], ["photos/"], ["photos/*.png"], ["**/x?.jpg"], ["plain"], ["-"], ["nosuch.jpg"],
-        ["NO.JPEG", "plain"], ["clip.mp4"], ["https://host/picture"], ["http://host/photo.png?size=2"],
-    ],
-    ids=" ".join,
-)  # fmt: skip
-def test_pictures_come_first(arguments: list[str]) -> None:
-    assert split_arguments(arguments, None) == (None, arguments)
-    assert split_arguments(arguments, "w.npz") == ("w.npz", arguments)
-
-
-@pytest.mark.parametrize(
-    "checkpoint",
-    ["run", "run/best.safetensors", "missing.safetensors", "w.PTH", "mixer_b16", "B-i1k/16", "hf-hub:a/b", "hf_hub:a/b",
-     "runs/mistyped", "mixer_b16.goog_in1", "https://host/w.safetensors", "https://host/w.npz?download=true",
-     "", "x" * 300, BUNDLED.stem],
-)  # fmt: skip
-def test_weights_come_first_even_if_they_are_not_there(checkpoint: str) -> None:
-    assert split_arguments([checkpoint, "photo.png"], None) == (
-        checkpoint,
-        ["photo.png"],
-    )
 
 
 def test_predict_answers_and_says_once_what_it_knows(capsys: Capture) -> None:
@@ -136,7 +109,7 @@ def test_figures_are_drawn(capsys: Capture) -> None:
         assert Path(line).read_bytes() == Path("named", Path(line).name).read_bytes()
 
 
-def test_evaluate_names_the_one_it_judged(capsys: Capture) -> None:
+def test_evaluate_names_the_bundled_one(capsys: Capture) -> None:
     for label in ("bird", "frog"):
         (Path("data") / label).mkdir(parents=True)
         for number in range(3):

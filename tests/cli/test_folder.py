@@ -13,17 +13,23 @@ from mlp_mixer import load
 from mlp_mixer.cli import run
 
 SMALL = {
-    "model.image_size": "32", "model.patch_size": "8", "model.num_blocks": "2", "model.hidden_dim": "32",
-    "model.tokens_mlp_dim": "16", "model.channels_mlp_dim": "64", "train.batch_size": "16", "train.epochs": "8",
-    "train.device": "cpu", "train.ema": "0", "optim.lr": "3e-3",
-}  # fmt: skip
+    "model.image_size": "32",
+    "model.patch_size": "8",
+    "model.num_blocks": "2",
+    "model.hidden_dim": "32",
+    "model.tokens_mlp_dim": "16",
+    "model.channels_mlp_dim": "64",
+    "train.batch_size": "16",
+    "train.epochs": "8",
+    "train.device": "cpu",
+    "train.ema": "0",
+    "optim.lr": "3e-3",
+}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photographs of many sizes and formats: meadows are green below, seas are blue
-    below.
-    """
+    """Photos of many sizes and formats; below, meadows are green and seas are blue."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for name, colour in (("meadow", (40, 160, 60)), ("sea", (30, 70, 190))):
@@ -31,34 +37,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(40):
             height, width = rng.integers(30, 90, 2)
             pixels = rng.integers(90, 200, (height, width, 3)).astype(float)
-            pixels[height // 2 :] = np.array(colour) + rng.normal(
-                0, 25, (height - height // 2, width, 3)
-            )
+            below = pixels[height // 2 :]
+            below[:] = np.array(colour) + rng.normal(0, 25, below.shape)
             image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-            image.save(root / name / f"{number}.{('jpg', 'png', 'webp')[number % 3]}")
+            ending = ("jpg", "png", "webp")[number % 3]
+            image.save(root / name / f"{number}.{ending}")
     return root
 
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "photos"
-    settings = [
-        part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")
-    ]
-    assert (
-        run(
-            [
-                "train",
-                "photos",
-                "--data",
-                f"folder:{folder}",
-                "--out",
-                str(out),
-                *settings,
-            ]
-        )
-        == 0
-    )
+    command = ["train", "photos", "--data", f"folder:{folder}", "--out", str(out)]
+    for key, value in SMALL.items():
+        command += ["--set", f"{key}={value}"]
+    assert run(command) == 0
     return out
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -62,10 +61,10 @@ def evaluate(
     # Before the weights are read, which may take minutes.
     place = pick_device(device)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
-    chosen, result = evaluate_checkpoint(
+    _, result = evaluate_checkpoint(
         loaded, data, split, batch_size=batch_size, device=place, tta=tta
     )
-    return dataclasses.replace(result, split=chosen.split)
+    return result
 
 
 def predict(

@@ -50,10 +50,9 @@ def train(
     Leaves best.safetensors, last.safetensors, metrics.jsonl, config.json and state/ in
     the folder of the run.
     """
-    from .. import api
     from ..recipes.resolve import resolve_config
-    from .progress import watch
 
+    # A mistake in these is told at once: torch, which takes seconds, is loaded below.
     config, notes = resolve_config(
         recipe,
         data=data,
@@ -63,6 +62,9 @@ def train(
     )
     name = f"{config.recipe or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = out or Path("runs") / name
+
+    from .. import api
+    from .progress import watch
 
     def start(report: Report) -> JournalRow:
         return api.train(

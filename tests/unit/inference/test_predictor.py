@@ -1,16 +1,10 @@
-"""Predictor: one answer per picture, in order, with the bad ones reported; features by
-name; mmpretrain's result.
-"""
+"""Predictor: one answer per picture, in order, bad ones reported; features by name."""
 
 from __future__ import annotations
 
 import dataclasses
-import http.server
 import io
 import json
-import os
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,29 +22,9 @@ from mlp_mixer import (
     Preprocess,
     UserError,
     create_model,
-    load,
-    save,
 )
+from mlp_mixer.devices import pick_device
 from mlp_mixer.inference import Features, inference_model
-
-
-@pytest.fixture
-def checkpoint() -> Checkpoint:
-    model = create_model(
-        "mixer_nano4", num_classes=6, num_blocks=1, hidden_dim=8, image_size=16
-    ).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
-    return Checkpoint(model, Preprocess((16, 16)), tuple("abcdef"))
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> list[Path]:
-    rng = np.random.default_rng(0)
-    paths = [tmp_path / f"{number}.png" for number in range(5)]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
-    return paths
 
 
 def test_the_answer_is_the_models(checkpoint: Checkpoint, pictures: list[Path]) -> None:
@@ -95,7 +69,7 @@ def test_every_kind_of_picture_gives_the_same_answer(
     answers = list(Predictor(checkpoint).predict(kinds))
     scores = {answer.pred_score for answer in answers if isinstance(answer, Prediction)}
     assert len(answers) == 5
-    assert len(scores) == 1
+    assert max(scores) - min(scores) < 1e-6
 
 
 def test_nothing_is_read_ahead_of_its_batch(
@@ -152,6 +126,33 @@ def test_half_precision_weights_answer_too(
     assert Predictor(checkpoint)(pictures[0]).pred_score > 1 / 6
 
 
+# Devices
+
+
+def test_without_a_device_it_takes_what_is_there(checkpoint: Checkpoint) -> None:
+    best = pick_device("auto")
+    assert Predictor(checkpoint).device == best
+    assert Predictor(checkpoint, device="auto").device == best
+    assert Predictor(checkpoint, device=torch.device("cpu")).device.type == "cpu"
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "cudaa", "", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused_before_the_weights_are_read(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setattr(
+        mlp_mixer.inference.predictor, "load", lambda _: pytest.fail("loaded")
+    )
+    with pytest.raises(UserError, match="cannot use the device .*; use cpu or auto"):
+        Predictor("weights.npz", device=device)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_driver_is_one_sentence(checkpoint: Checkpoint) -> None:
+    with pytest.raises(UserError, match="cannot use the device 'cuda'"):
+        Predictor(checkpoint, device="cuda")
+
+
 # Scores
 
 
@@ -165,7 +166,7 @@ def with_head(checkpoint: Checkpoint, head: str) -> Checkpoint:
     return dataclasses.replace(checkpoint, provenance={"head": head})
 
 
-def test_a_sigmoid_head_judges_each_class_alone(
+def test_a_sigmoid_head_scores_each_class_alone(
     checkpoint: Checkpoint, pictures: list[Path]
 ) -> None:
     predictor = Predictor(with_head(checkpoint, "sigmoid"), top=6)
@@ -206,193 +207,6 @@ def test_an_unknown_kind_of_head_is_refused(checkpoint: Checkpoint) -> None:
         Predictor(with_head(checkpoint, "sigmod"))
 
 
-# Folders
-
-
-@pytest.fixture
-def tree(tmp_path: Path, pictures: list[Path]) -> Path:
-    """Pictures at three depths, beside what is none."""
-    root = tmp_path / "tree"
-    for name in (
-        "b/deep/1.PNG",
-        "b/2.png",
-        "b.png",
-        "a.png",
-        "b/deep/0.png",
-        "z/é ü.png",
-    ):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(pictures[0].read_bytes())
-    for name in (".hidden.png", ".git/x.png", "b/notes.txt", "b/png"):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(b"no picture")
-    return root
-
-
-def test_a_folder_stands_for_its_pictures(
-    checkpoint: Checkpoint, tree: Path, pictures: list[Path]
-) -> None:
-    names = ["a.png", "b/2.png", "b/deep/0.png", "b/deep/1.PNG", "b.png", "z/é ü.png"]
-    expected = [pictures[0], *(tree / name for name in names), pictures[1]]
-    for folder in (tree, str(tree)):
-        answers = list(
-            Predictor(checkpoint).predict(
-                [pictures[0], folder, pictures[1]], batch_size=3
-            )
-        )
-        assert [answer.path for answer in answers] == [str(path) for path in expected]
-        assert {type(answer) for answer in answers} == {Prediction}
-
-
-def test_folders_are_read_when_their_turn_comes(
-    checkpoint: Checkpoint, tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    listed: list[str] = []
-    real = os.listdir
-
-    def listdir(folder: Path) -> list[str]:
-        listed.append(folder.name)
-        return real(folder)
-
-    monkeypatch.setattr(os, "listdir", listdir)
-    answers = Predictor(checkpoint).predict([tree, tree / "z"], batch_size=1)
-    assert listed == []
-    next(answers)
-    assert listed == ["tree"]
-    next(answers)
-    assert listed == ["tree", "b"]
-
-
-def test_an_empty_and_a_closed_folder_are_failures(
-    checkpoint: Checkpoint, tree: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tree / "empty").mkdir()
-    real = os.listdir
-
-    def listdir(folder: Path) -> list[str]:
-        if folder.name == "deep":
-            raise PermissionError(13, "Permission denied")
-        return real(folder)
-
-    monkeypatch.setattr(os, "listdir", listdir)
-    answers = list(
-        Predictor(checkpoint).predict([tree / "empty", tree / "b", tree / "z"])
-    )
-    assert [type(answer) for answer in answers] == [
-        Failure,
-        Prediction,
-        Failure,
-        Prediction,
-    ]
-    assert [answer.path for answer in answers if isinstance(answer, Failure)] == [
-        str(tree / "empty"),
-        str(tree / "b" / "deep"),
-    ]
-    assert isinstance(answers[0], Failure)
-    assert "holds no images" in answers[0].error
-
-
-def test_a_link_back_up_ends(checkpoint: Checkpoint, tree: Path) -> None:
-    (tree / "z" / "up").symlink_to(tree, target_is_directory=True)
-    (tree / "beside").symlink_to(tree / "z", target_is_directory=True)
-    answers = list(Predictor(checkpoint).predict([tree]))
-    paths = [Path(answer.path).relative_to(tree).as_posix() for answer in answers]
-    assert len(paths) == len(set(paths)) < 20
-    assert "beside/é ü.png" in paths
-
-
-def test_one_answer_means_one_picture(checkpoint: Checkpoint, tree: Path) -> None:
-    predictor = Predictor(checkpoint)
-    assert predictor(tree / "z").path == str(tree / "z" / "é ü.png")
-    for ask in (predictor, lambda folder: inference_model(predictor, folder)):
-        with pytest.raises(
-            UserError, match=r"tree' holds several images; use predict\(\)"
-        ):
-            ask(tree)
-
-
-# The web
-
-
-@pytest.fixture
-def site(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A local server: /ok.png, /page (HTML), /large (claims 1 GiB), and 404 for the
-    rest.
-    """
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            kind, body, length = {
-                "/ok.png?size=1": ("image/png", pictures[0].read_bytes(), None),
-                "/page": ("text/html", b"<!doctype html><p>log in", None),
-                "/large": ("image/png", b"", 2**30),
-            }.get(self.path, ("", b"", None))
-            self.send_response(200 if kind else 404)
-            self.send_header("Content-Type", kind or "text/plain")
-            self.send_header(
-                "Content-Length", str(len(body) if length is None else length)
-            )
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    for name in (
-        "MLP_MIXER_OFFLINE",
-        "HF_HUB_OFFLINE",
-        "http_proxy",
-        "HTTP_PROXY",
-        "all_proxy",
-        "ALL_PROXY",
-    ):
-        monkeypatch.delenv(name, raising=False)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-def test_addresses_are_fetched(
-    checkpoint: Checkpoint, pictures: list[Path], site: str
-) -> None:
-    mixed = [
-        f"{site}/ok.png?size=1",
-        f"{site}/gone.png",
-        pictures[0],
-        f"{site}/page",
-        f"{site}/large",
-    ]
-    mixed += ["http://127.0.0.1:1/closed.png", "https://", f"{site}/ok.png?size=1"]
-    answers = list(Predictor(checkpoint).predict(mixed, batch_size=4))
-    assert [answer.path for answer in answers] == [str(address) for address in mixed]
-    kinds = [
-        Prediction,
-        Failure,
-        Prediction,
-        Failure,
-        Failure,
-        Failure,
-        Failure,
-        Prediction,
-    ]
-    assert [type(answer) for answer in answers] == kinds
-    for answer in answers:
-        if isinstance(answer, Failure):
-            assert answer.path in answer.error
-    good = [answer for answer in answers if isinstance(answer, Prediction)]
-    assert [answer.pred_score for answer in good] == pytest.approx(
-        [good[1].pred_score] * 3
-    )
-    assert "404" in answers[1].to_dict()["error"]
-    assert inference_model(checkpoint, str(mixed[0]))["pred_score"] == pytest.approx(
-        good[0].pred_score
-    )
-
-
 # Features
 
 
@@ -416,7 +230,10 @@ def test_features_are_the_models_own(
             assert tuple(features.values) == names
             for name, value in features.values.items():
                 assert value.dtype == np.float32
-                assert np.array_equal(value, expected[name][i].detach().numpy()), name
+                ours = expected[name][i].detach().numpy()
+                # One picture more or less in a batch changes the rounding.
+                bound = 5e-6 * max(1.0, np.abs(ours).max())
+                np.testing.assert_allclose(value, ours, rtol=0, atol=bound)
 
 
 def test_features_without_a_head_and_in_half_precision(pictures: list[Path]) -> None:
@@ -449,85 +266,3 @@ def test_an_unknown_feature_is_refused_before_any_picture(
         UserError, match=r"unknown feature 'blocks\.1'"
     ):  # this model has one block
         Predictor(checkpoint).features([], "blocks.1")
-
-
-# mmpretrain's result
-
-
-def test_the_result_of_inference_model(
-    checkpoint: Checkpoint, pictures: list[Path], tmp_path: Path
-) -> None:
-    file = save(
-        tmp_path / "m.safetensors",
-        checkpoint.model,
-        preprocess=checkpoint.preprocess,
-        labels="abcdef",
-    )
-    expected = Predictor(checkpoint)(pictures[0])
-    for model in (checkpoint, Predictor(checkpoint), file, str(file)):
-        answer = inference_model(model, pictures[0])
-        assert set(answer) == {"pred_scores", "pred_label", "pred_score", "pred_class"}
-        assert [
-            type(answer[key]) for key in ("pred_label", "pred_score", "pred_class")
-        ] == [int, float, str]
-        assert answer["pred_label"] == expected.pred_label
-        assert answer["pred_class"] == expected.pred_class
-        assert (
-            answer["pred_score"] == expected.pred_score == answer["pred_scores"].max()
-        )
-        assert answer["pred_scores"].shape == (6,)
-        assert answer["pred_scores"].dtype == np.float32
-        assert answer["pred_scores"].sum() == pytest.approx(1)
-    nameless = dataclasses.replace(checkpoint, labels=None)
-    assert set(inference_model(nameless, pictures[0])) == {
-        "pred_scores",
-        "pred_label",
-        "pred_score",
-    }
-    with pytest.raises(UserError, match="nowhere"):
-        inference_model(checkpoint, "nowhere.png")
-
-
-def test_a_model_is_loaded_once_until_its_file_changes(
-    checkpoint: Checkpoint,
-    pictures: list[Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    loaded: list[str] = []
-
-    def counted(source: str) -> Checkpoint:
-        loaded.append(Path(source).name)
-        return load(source)
-
-    def write(bias: float) -> None:
-        head = checkpoint.model.get_classifier()
-        assert isinstance(head, torch.nn.Linear)
-        torch.nn.init.constant_(head.weight, 0)
-        torch.nn.init.constant_(head.bias, 0)
-        head.bias.data[3] = bias
-        for name in ("run/best.safetensors", "m.safetensors"):
-            save(tmp_path / name, checkpoint.model, preprocess=checkpoint.preprocess)
-
-    monkeypatch.setattr(mlp_mixer.inference.predictor, "load", counted)
-    write(1)
-    for _ in range(3):
-        for source in (tmp_path / "run", str(tmp_path / "m.safetensors")):
-            assert inference_model(source, pictures[0])["pred_label"] == 3
-    assert loaded == ["run", "m.safetensors"]
-    write(-1)
-    for source in ("run", "m.safetensors"):
-        assert inference_model(tmp_path / source, pictures[0])["pred_label"] != 3
-    assert loaded == ["run", "m.safetensors"] * 2
-    for folder in ("here", "there"):  # one relative name, two files
-        labels = [f"{folder} {k}" for k in range(6)]
-        save(
-            tmp_path / folder / "x.safetensors",
-            checkpoint.model,
-            preprocess=checkpoint.preprocess,
-            labels=labels,
-        )
-        monkeypatch.chdir(tmp_path / folder)
-        assert inference_model("x.safetensors", pictures[0])["pred_class"].startswith(
-            folder
-        )
