@@ -32,14 +32,11 @@ def png(number: int) -> bytes:
 def samples(*numbers: int, label: str = "cls") -> list[Member]:
     """Images that are as red as their number, of the class of their number modulo 3."""
     text = {"cls": "%d", "json": '{"filename": "x", "label": %d}'}[label]
-    return [
-        part
-        for n in numbers
-        for part in (
-            (f"{n:06d}.{label}", (text % (n % 3)).encode()),
-            (f"{n:06d}.png", png(n)),
-        )
-    ]
+    members = []
+    for number in numbers:
+        members.append((f"{number:06d}.{label}", (text % (number % 3)).encode()))
+        members.append((f"{number:06d}.png", png(number)))
+    return members
 
 
 def make(path: Path, members: list[Member], kind: int = tarfile.USTAR_FORMAT) -> Path:
@@ -47,7 +44,9 @@ def make(path: Path, members: list[Member], kind: int = tarfile.USTAR_FORMAT) ->
     with tarfile.open(path, "w", format=kind) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)
-            info.size, info.mtime, info.uid = len(data), 1_700_000_000, 1000
+            info.size = len(data)
+            info.mtime = 1_700_000_000
+            info.uid = 1000
             tar.addfile(info, io.BytesIO(data))
     return path
 
@@ -64,11 +63,10 @@ def test_a_folder_of_tars_is_indexed_once(tmp_path, cache, label, monkeypatch):
     assert reds(flat) == list(range(8))
     assert flat.labels.tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
     assert flat.classes == ("0", "1", "2")
-    assert (flat.name(0), flat.name(7)) == ("a-000/000000.png", "a-001/000007.png")
-    assert sorted(path.name for path in (tmp_path / "tars").iterdir()) == [
-        "a-000.tar",
-        "a-001.tar",
-    ]
+    assert flat.name(0) == "a-000/000000.png"
+    assert flat.name(7) == "a-001/000007.png"
+    there = sorted(path.name for path in (tmp_path / "tars").iterdir())
+    assert there == ["a-000.tar", "a-001.tar"]
     monkeypatch.setattr(foreign_shards, "_write_index_of_all", None)
     assert len(open_dataset(f"shards:{tmp_path / 'tars'}").all()) == 8
 
@@ -87,38 +85,28 @@ def test_a_tar_that_has_changed_is_indexed_again(tmp_path):
     [
         (("train/0.tar", "validation/0.tar"), ("train", "test")),
         (("Train/0.tar", "val/0.tar", "test/0.tar"), ("train", "val", "test")),
-        (
-            ("imagenet1k-train-0000.tar", "imagenet1k-validation-00.tar"),
-            ("train", "test"),
-        ),
-        (
-            ("shard_train.tar", "shard_val.tar", "shard_test.tar"),
-            ("train", "val", "test"),
-        ),
+        (("in1k-train-0000.tar", "in1k-validation-00.tar"), ("train", "test")),
+        (("s_train.tar", "s_val.tar", "s_test.tar"), ("train", "val", "test")),
     ],
 )
 def test_splits(tmp_path, names, found):
     for number, name in enumerate(names):
         make(tmp_path / "set" / name, samples(number, number + 3))
     make(tmp_path / "set" / "other" / "x.tar", samples(9))
-    source = open_dataset(f"shards:{tmp_path / 'set'}")
-    parts = [getattr(source, split) for split in found]
+    dataset = open_dataset(f"shards:{tmp_path / 'set'}")
+    parts = [getattr(dataset, split) for split in found]
     assert [reds(part) for part in parts] == [[n, n + 3] for n in range(len(names))]
-    assert source.held_out is None
+    assert dataset.held_out is None
 
 
 def test_class_names(tmp_path):
     make(tmp_path / "a.tar", samples(*range(6)))
     (tmp_path / "classes.txt").write_text("tench\n English springer \nchain saw\n\n")
-    assert open_dataset(f"shards:{tmp_path}").train.classes == (
-        "tench",
-        "English springer",
-        "chain saw",
-    )
+    found = open_dataset(f"shards:{tmp_path}").train.classes
+    assert found == ("tench", "English springer", "chain saw")
     (tmp_path / "classes.txt").write_text("tench\nsaw\n")
-    with pytest.raises(
-        UserError, match="labels go from 0 to 2 but there are 2 classes"
-    ):
+    message = "labels go from 0 to 2 but there are 2 classes"
+    with pytest.raises(UserError, match=message):
         open_dataset(f"shards:{tmp_path}")
     (tmp_path / "classes.txt").write_bytes(b"\xff")
     with pytest.raises(UserError, match="cannot read the shards in"):
@@ -128,11 +116,8 @@ def test_class_names(tmp_path):
 @pytest.mark.parametrize("kind", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_long_and_foreign_names(tmp_path, kind):
     stem = "a" * 60 + "/" + "ü" * 60 + "/7"
-    path = make(
-        tmp_path / "a.tar",
-        [(f"{stem}.png", png(7)), (f"{stem}.cls", b"1"), *samples(3)],
-        kind,
-    )
+    members = [(f"{stem}.png", png(7)), (f"{stem}.cls", b"1"), *samples(3)]
+    path = make(tmp_path / "a.tar", members, kind)
     images = open_dataset(f"shards:{path}").train
     assert reds(images) == [7, 3]
     assert images.name(0) == f"a/{stem}.png"
@@ -140,14 +125,14 @@ def test_long_and_foreign_names(tmp_path, kind):
 
 def test_what_is_no_sample_is_passed_over(tmp_path):
     path = tmp_path / "a.tar"
-    with tarfile.open(
-        path, "w", format=tarfile.PAX_FORMAT, pax_headers={"comment": "global"}
-    ) as tar:
+    pax = {"format": tarfile.PAX_FORMAT, "pax_headers": {"comment": "global"}}
+    with tarfile.open(path, "w", **pax) as tar:
         folder = tarfile.TarInfo("x")
         folder.type = tarfile.DIRTYPE
         tar.addfile(folder)
         link = tarfile.TarInfo("x/000.png")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        link.type = tarfile.SYMTYPE
+        link.linkname = "/etc/passwd"
         tar.addfile(link)
         parts = [
             ("README", b"x"),
@@ -156,14 +141,13 @@ def test_what_is_no_sample_is_passed_over(tmp_path):
             ("x/1.seg.png", png(9)),
             ("x/1.PNG", png(1)),
             ("x/1.txt", b"a"),
-        ]
-        parts += [
             ("x/1.json", b'{"label": 4}'),
             ("x/1.cls", b" 1\n"),
             ("y/1.webp.txt", b""),
             ("y/2.CLS", b"0"),
+            ("y/2.png", png(2)),
         ]
-        for name, data in [*parts, ("y/2.png", png(2))]:
+        for name, data in parts:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
@@ -185,7 +169,7 @@ def refused(path: Path, match: str) -> None:
     [
         (
             ("cls", b"cat"),
-            "has the label b'cat': expected the number of a class, 0 to 999999",
+            "has the label b'cat': expected the number of a class, 0 to 9",
         ),
         (("cls", b"-1"), "has the label b'-1'"),
         (("cls", b"1000000"), "has the label b'1000000'"),
@@ -200,47 +184,41 @@ def refused(path: Path, match: str) -> None:
         (("json", b'{"label": "3"}'), "has the label"),
         (
             ("txt", b"3"),
-            "'1.png' in .*a.tar' has no label: expected a file of the same name that ends in .cls",
+            "'1.png' in .*a.tar' has no label: expected a file of the same n",
         ),
     ],
 )
 def test_labels_that_are_none(tmp_path, label, message):
-    refused(
-        make(tmp_path / "a.tar", [("1.png", png(1)), (f"1.{label[0]}", label[1])]),
-        message,
-    )
+    ending, text = label
+    path = make(tmp_path / "a.tar", [("1.png", png(1)), (f"1.{ending}", text)])
+    refused(path, message)
 
 
 def test_two_images_of_one_name(tmp_path):
-    refused(
-        make(tmp_path / "a.tar", [("1.png", png(1)), ("1.jpg", b""), ("1.cls", b"0")]),
-        "shares its name with ano",
-    )
+    members = [("1.png", png(1)), ("1.jpg", b""), ("1.cls", b"0")]
+    refused(make(tmp_path / "a.tar", members), "shares its name with another image")
 
 
 def test_no_images(tmp_path):
-    refused(
-        make(tmp_path / "a.tar", [("1.cls", b"0")]),
-        "there is no image in .*a.tar' and its neighbours",
-    )
-    refused(
-        make(tmp_path / "b" / "val" / "a.tar", samples(1)).parents[1],
-        "there are no shards to train on",
-    )
+    path = make(tmp_path / "a.tar", [("1.cls", b"0")])
+    refused(path, "there is no image in .*a.tar' and its neighbours")
+    val = make(tmp_path / "b" / "val" / "a.tar", samples(1))
+    refused(val.parents[1], "there are no shards to train on")
 
 
 def test_tars_that_are_cut(tmp_path):
     data = make(tmp_path / "a.tar", samples(1, 2)).read_bytes()
     inside = r"is cut short: '00000\d.\w+' claims \d+ bytes; copy it again"
     none = "no end mark"
-    for length, message in {
+    messages = {
         512: inside,
         1536: inside,
         1600: inside,
         0: none,
         2048: none,
         4096: none,
-    }.items():
+    }
+    for length, message in messages.items():
         path = tmp_path / f"{length}.tar"
         path.write_bytes(data[:length])
         refused(path, message)
@@ -251,13 +229,10 @@ def test_tars_that_are_cut(tmp_path):
 
 
 def test_what_is_no_tar(tmp_path):
-    for number, data in enumerate(
-        (
-            b"hello" * 1000,
-            np.random.default_rng(0).bytes(5000),
-            b"\x1f\x8b" + bytes(2000),
-        )
-    ):
+    text = b"hello" * 1000
+    noise = np.random.default_rng(0).bytes(5000)
+    gzipped = b"\x1f\x8b" + bytes(2000)
+    for number, data in enumerate((text, noise, gzipped)):
         path = tmp_path / f"{number}.tar"
         path.write_bytes(data)
         refused(path, r"\d.tar' is no plain tar file, or is damaged at byte 0")
@@ -268,9 +243,8 @@ def test_a_header_that_lies_about_its_size(tmp_path, size):
     """In base 256, which can say anything, also numbers that lead backwards."""
     path = make(tmp_path / "a.tar", samples(1))
     data = bytearray(path.read_bytes())
-    data[124:136] = (b"\x80" if size > 0 else b"\xff") + size.to_bytes(
-        11, "big", signed=True
-    )
+    sign = b"\x80" if size > 0 else b"\xff"
+    data[124:136] = sign + size.to_bytes(11, "big", signed=True)
     data[148:156] = b" " * 8
     data[148:156] = b"%06o\0 " % sum(data[:512])
     path.write_bytes(data)
@@ -278,10 +252,8 @@ def test_a_header_that_lies_about_its_size(tmp_path, size):
 
 
 def test_a_name_that_is_too_long(tmp_path):
-    refused(
-        make(tmp_path / "a.tar", [("a" * 2**21, b"")], tarfile.GNU_FORMAT),
-        "a label or name of 2097153 bytes",
-    )
+    path = make(tmp_path / "a.tar", [("a" * 2**21, b"")], tarfile.GNU_FORMAT)
+    refused(path, "a label or name of 2097153 bytes")
 
 
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
@@ -300,6 +272,5 @@ def test_json_files_do_not_grow(tmp_path, cache):
     open_dataset(f"shards:{tmp_path / 'a.tar'}")
     (description,) = cache.glob("shards/indexed-*/dataset.json")
     record = json.loads(description.read_bytes())["splits"]["train"]
-    assert record["shards"] == [
-        {"name": "a.tar", "bytes": (tmp_path / "a.tar").stat().st_size, "images": 2}
-    ]
+    size = (tmp_path / "a.tar").stat().st_size
+    assert record["shards"] == [{"name": "a.tar", "bytes": size, "images": 2}]

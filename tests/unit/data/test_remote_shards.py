@@ -1,7 +1,6 @@
-"""Shards at an address: each brought once and checked, or read image by image where
-there is no room.
+"""Shards at an address: fetched once and checked, or read image by image.
 
-How fetching goes wrong, and on, is the matter of tests/unit/test_web.py.
+What can go wrong in fetching is tested in tests/unit/test_web.py.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import http.server
 import json
 import re
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,8 +31,9 @@ EVERYTHING = 10**9
 
 
 class Site(http.server.ThreadingHTTPServer):
-    """Serves a folder; each request is answered as the next entry of `script` says, and
-    in the end honestly.
+    """Serves a folder.
+
+    Each request is answered as the next entry of `script` says, honestly at the end.
     """
 
     daemon_threads = True
@@ -60,7 +61,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append((self.path, self.headers.get("Range")))
-        (self.server.script.pop(0) if self.server.script else honest)(self)
+        script = self.server.script
+        answer = script.pop(0) if script else honest
+        answer(self)
 
     def log_message(self, *_: object) -> None:
         pass
@@ -80,21 +83,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 def honest(h: Handler, most: int | None = None) -> None:
-    """As RFC 9110 says: the part that was asked for; `most` bytes of it, and then a
-    cut.
-    """
+    """As RFC 9110 says: the part that was asked for, cut off after `most` bytes."""
     try:
         body = h.body()
     except OSError:
         return h.answer(404, b"no such file")
     if "Range" not in h.headers:
         return h.answer(200, body[:most], len(body))
-    start, last = map(
-        int, re.fullmatch(r"bytes=(\d+)-(\d+)", h.headers["Range"]).groups()
-    )
+    start, last = byte_range(h.headers["Range"])
     part = body[start : last + 1]
     told = f"bytes {start}-{start + len(part) - 1}/{len(body)}"
     return h.answer(206, part[:most], len(part), Content_Range=told)
+
+
+def byte_range(header: str) -> tuple[int, int]:
+    """The first and the last byte that a request asks for."""
+    start, last = re.fullmatch(r"bytes=(\d+)-(\d+)", header).groups()
+    return int(start), int(last)
 
 
 def cut(most: int) -> Callable[[Handler], None]:
@@ -117,19 +122,13 @@ def folder(tmp_path: Path) -> Path:
     """Twelve images to train with in three shards, and four to test with in one."""
     rng = np.random.default_rng(0)
     for number in range(16):
-        place = (
-            tmp_path
-            / "photos"
-            / ("train" if number < 12 else "test")
-            / f"k{number % 2}"
-        )
+        split = "train" if number < 12 else "test"
+        place = tmp_path / "photos" / split / f"k{number % 2}"
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(
-            place / f"{number}.png"
-        )
-    write_shards(
-        open_dataset(str(tmp_path / "photos")), tmp_path / "set", shard_bytes=20_000
-    )
+        pixels = rng.integers(0, 256, (30, 30, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    photos = open_dataset(str(tmp_path / "photos"))
+    write_shards(photos, tmp_path / "set", shard_bytes=20_000)
     assert len(list((tmp_path / "set").rglob("*.tar"))) == 4
     return tmp_path / "set"
 
@@ -152,20 +151,16 @@ def site(
         thread.join()
 
 
-def pixels(source: Dataset) -> list[bytes]:
-    return [
-        images.image(i).tobytes()
-        for images in (source.train, source.test)
-        for i in range(len(images))
-    ]
+def pixels(dataset: Dataset) -> list[bytes]:
+    found = []
+    for images in (dataset.train, dataset.test):
+        found += [images.image(index).tobytes() for index in range(len(images))]
+    return found
 
 
 def kept(tmp_path: Path) -> list[str]:
-    return sorted(
-        path.name
-        for path in tmp_path.glob("cache/shards/*/*")
-        if not path.name.endswith(".lock")
-    )
+    names = [path.name for path in tmp_path.glob("cache/shards/*/*")]
+    return sorted(name for name in names if not name.endswith(".lock"))
 
 
 def refused(site: Site, match: str, *, image: int | None = 0) -> None:
@@ -174,9 +169,9 @@ def refused(site: Site, match: str, *, image: int | None = 0) -> None:
         with pytest.raises(UserError, match=match) as caught:
             open_dataset(f"shards:{site.url}")
     else:
-        source = open_dataset(f"shards:{site.url}")
+        dataset = open_dataset(f"shards:{site.url}")
         with pytest.raises(UserError, match=match) as caught:
-            source.train.image(image)
+            dataset.train.image(image)
     assert type(caught.value) is UserError
     assert "\n" not in str(caught.value)
 
@@ -193,26 +188,25 @@ def test_each_file_comes_once_and_when_it_is_touched(site, folder, tmp_path):
     assert len(site.tars()) == 1
     for _ in range(2):
         assert pixels(there) == pixels(local)
-    assert sorted(site.tars()) == sorted(
-        f"/my%20set/{path.relative_to(folder)}" for path in folder.rglob("*.tar")
-    )
-    assert (
-        len(kept(tmp_path)) == 7
-    )  # four shards, two indices and dataset.json: no leftovers
+    tars = [path.relative_to(folder) for path in folder.rglob("*.tar")]
+    assert sorted(site.tars()) == sorted(f"/my%20set/{path}" for path in tars)
+    # Four shards, two indices and dataset.json: no leftovers.
+    assert len(kept(tmp_path)) == 7
     assert pixels(open_dataset(f"shards:{site.url}/")) == pixels(local)
-    assert len(site.asked) == 8  # dataset.json is always looked at
+    # dataset.json is always looked at.
+    assert len(site.asked) == 8
 
 
 def test_cuts_are_mended_with_the_rest_alone(site, folder):
-    source = open_dataset(f"shards:{site.url}")
+    dataset = open_dataset(f"shards:{site.url}")
     site.script = [cut(1000), cut(700), says(503), whole]
-    assert pixels(source) == pixels(open_dataset(str(folder)))
-    starts = [
-        re.match(r"bytes=(\d+)-", asked)[1]
-        for path, asked in site.asked
-        if path.endswith(".tar")
-    ]
-    assert starts == ["0", "1000", "1700", "1700", "0", "0", "0"]
+    assert pixels(dataset) == pixels(open_dataset(str(folder)))
+    starts = []
+    for path, asked in site.asked:
+        if path.endswith(".tar"):
+            start, _ = byte_range(asked)
+            starts.append(start)
+    assert starts == [0, 1000, 1700, 1700, 0, 0, 0]
 
 
 def test_a_replaced_set_is_noticed_and_old_shards_are_not_mixed_in(
@@ -220,17 +214,15 @@ def test_a_replaced_set_is_noticed_and_old_shards_are_not_mixed_in(
 ):
     pixels(open_dataset(f"shards:{site.url}"))
     shutil.rmtree(folder)
-    write_shards(
-        open_dataset(str(tmp_path / "photos")), folder, shard_bytes=20_000, seed=1
-    )
-    assert pixels(open_dataset(f"shards:{site.url}")) == pixels(
-        open_dataset(str(folder))
-    )
+    photos = open_dataset(str(tmp_path / "photos"))
+    write_shards(photos, folder, shard_bytes=20_000, seed=1)
+    there = open_dataset(f"shards:{site.url}")
+    assert pixels(there) == pixels(open_dataset(str(folder)))
 
 
 def test_workers_do_not_bring_the_same_shard_twice(site):
-    source = open_dataset(f"shards:{site.url}")
-    batches = EvalBatches(source.train, Preprocess((8, 8)), 1)
+    dataset = open_dataset(f"shards:{site.url}")
+    batches = EvalBatches(dataset.train, Preprocess((8, 8)), 1)
     assert len(list(stream(batches, range(12), workers=2))) == 12
     assert len(site.tars()) == len(set(site.tars())) == 3
 
@@ -240,47 +232,42 @@ def test_workers_do_not_bring_the_same_shard_twice(site):
 
 def test_what_does_not_fit_is_read_by_parts(site, folder, tmp_path, monkeypatch):
     sizes = [path.stat().st_size for path in sorted(folder.glob("train/*.tar"))]
-    for room, whole_ones in (
-        (0, 0),
-        (sizes[0], 1),
-        (sizes[0] + sizes[1] - 1, 1),
-        (sum(sizes), 3),
-        (EVERYTHING, 4),
-    ):
+    rooms = {
+        0: 0,
+        sizes[0]: 1,
+        sizes[0] + sizes[1] - 1: 1,
+        sum(sizes): 3,
+        EVERYTHING: 4,
+    }
+    for room, whole_ones in rooms.items():
         monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", str(room))
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
-        source = open_dataset(f"shards:{site.url}")
-        assert pixels(source) == pixels(open_dataset(str(folder)))
+        dataset = open_dataset(f"shards:{site.url}")
+        assert pixels(dataset) == pixels(open_dataset(str(folder)))
         assert len(kept(tmp_path)) == 3 + whole_ones
-        used = sum(
-            path.stat().st_size
-            for path in tmp_path.glob("cache/shards/*/*")
-            if len(path.name) == 64
-        )
+        # Files are kept under their hashes.
+        files = [p for p in tmp_path.glob("cache/shards/*/*") if len(p.name) == 64]
+        used = sum(path.stat().st_size for path in files)
         indices = sum(path.stat().st_size for path in folder.rglob("index.safetensors"))
         assert used - indices <= room
 
 
 def test_a_part_is_asked_for_alone(site, monkeypatch):
     monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", "0")
-    source = open_dataset(f"shards:{site.url}")
-    size = len(source.train.encoded(3))
-    start, last = map(
-        int, re.fullmatch(r"bytes=(\d+)-(\d+)", site.asked[-1][1]).groups()
-    )
+    dataset = open_dataset(f"shards:{site.url}")
+    size = len(dataset.train.encoded(3))
+    start, last = byte_range(site.asked[-1][1])
     assert (start % 512, last + 1 - start) == (0, size)
     site.script = [cut(5), says(500)]
-    assert len(source.train.encoded(3)) == size
+    assert len(dataset.train.encoded(3)) == size
     site.script = [whole]
-    with pytest.raises(
-        UserError, match="comes only as a whole: unset MLP_MIXER_SHARD_CACHE"
-    ):
-        source.train.encoded(3)
+    message = "comes only as a whole: unset MLP_MIXER_SHARD_CACHE"
+    with pytest.raises(UserError, match=message):
+        dataset.train.encoded(3)
     site.script = [cut(5)] * 5
-    with pytest.raises(
-        UserError, match=rf"gave 5 of the {size} bytes from {start} on; try again"
-    ):
-        source.train.encoded(3)
+    message = rf"gave 5 of the {size} bytes from {start} on; try again"
+    with pytest.raises(UserError, match=message):
+        dataset.train.encoded(3)
 
 
 def test_a_limit_that_is_none(site, monkeypatch):
@@ -309,11 +296,8 @@ def test_offline(site, monkeypatch):
 @pytest.mark.parametrize(("status", "requests"), [(404, 1), (500, 5)])
 def test_a_description_that_is_refused(site, status, requests):
     site.script = [says(status)] * 9
-    refused(
-        site,
-        rf"dataset.json answered HTTP Error {status}: .*; check the address",
-        image=None,
-    )
+    message = rf"dataset.json answered HTTP Error {status}: .*; check the address"
+    refused(site, message, image=None)
     assert len(site.asked) == requests
 
 
@@ -347,7 +331,8 @@ def test_a_description_without_end(site, monkeypatch):
 def test_a_hash_that_is_none(site, folder, sha256, file):
     described = json.loads((folder / "dataset.json").read_bytes())
     train = described["splits"]["train"]
-    (train["index"] if file == "index" else train["shards"][0])["sha256"] = sha256
+    record = train["index"] if file == "index" else train["shards"][0]
+    record["sha256"] = sha256
     (folder / "dataset.json").write_text(json.dumps(described))
     refused(site, "does not describe shards", image=None)
 
@@ -356,10 +341,8 @@ def test_a_hash_that_is_none(site, folder, sha256, file):
     "address", ["http://user:key@host/x", "https://host/x?key=5", "s3://bucket/x#y"]
 )
 def test_addresses_with_more_than_a_place(address):
-    with pytest.raises(
-        UserError,
-        match="cannot use the address of '/x': expected one without user, . and #",
-    ) as caught:
+    message = "cannot use the address of '/x': expected one without user, . and #"
+    with pytest.raises(UserError, match=message) as caught:
         open_dataset(f"shards:{address}")
     assert "key" not in str(caught.value)
 
@@ -379,9 +362,9 @@ def store(folder: Path, site: Site) -> Iterator[str]:
 @pytest.mark.parametrize("room", ["", "0"])
 def test_an_object_store(store, folder, monkeypatch, room):
     monkeypatch.setenv("MLP_MIXER_SHARD_CACHE", room)
-    source = open_dataset(f"shards:{store}")
-    assert pixels(source) == pixels(open_dataset(str(folder)))
-    assert source.fingerprint() == open_dataset(str(folder)).fingerprint()
+    dataset = open_dataset(f"shards:{store}")
+    assert pixels(dataset) == pixels(open_dataset(str(folder)))
+    assert dataset.fingerprint() == open_dataset(str(folder)).fingerprint()
 
 
 def test_an_object_store_piece_by_piece(store, folder, monkeypatch):
@@ -408,17 +391,13 @@ def test_an_object_store_is_not_asked_beyond_the_end(store, folder, monkeypatch)
 
 
 def test_object_stores_that_fail(store, monkeypatch):
-    with pytest.raises(
-        UserError,
-        match="there is no memory://bucket/other/dataset.json: check the address",
-    ):
+    message = "there is no memory://bucket/other/dataset.json: check the address"
+    with pytest.raises(UserError, match=message):
         open_dataset("shards:memory://bucket/other")
-    with pytest.raises(
-        UserError,
-        match=r"cannot open nostore://x/dataset.json: .*; try `pip install 'mlp-mixer\[clou",
-    ):
+    message = r"cannot open nostore://x/dataset.json: .*; try `pip install 'mlp-mixer\["
+    with pytest.raises(UserError, match=message):
         open_dataset("shards:nostore://x")
-    source = open_dataset(f"shards:{store}")
+    dataset = open_dataset(f"shards:{store}")
     answers = [RuntimeError("busy"), RuntimeError("busy")]
     read = type(fsspec.filesystem("memory")).cat_file
 
@@ -428,19 +407,15 @@ def test_object_stores_that_fail(store, monkeypatch):
         return read(self, *arguments, **options)
 
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", cat_file)
-    source.train.image(0)
+    dataset.train.image(0)
     answers += [RuntimeError("no\ncredentials")] * 5
-    with pytest.raises(
-        UserError,
-        match="cannot read memory://.*RuntimeError: no credentials; check the address",
-    ):
-        pixels(source)
+    message = "cannot read memory://.*RuntimeError: no credentials; check the address"
+    with pytest.raises(UserError, match=message):
+        pixels(dataset)
 
 
 def test_without_fsspec(site, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
-    with pytest.raises(
-        UserError,
-        match=r"cannot open s3://b/x/dataset.json: .*try `pip install 'mlp-mixer\[cloud\]'`",
-    ):
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    message = r"cannot open s3://b/x/dataset.json: .*try `pip install 'mlp-mixer\[cloud"
+    with pytest.raises(UserError, match=message):
         open_dataset("shards:s3://b/x")
