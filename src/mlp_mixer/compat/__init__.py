@@ -1,5 +1,6 @@
-"""Constructors that people know from other projects: their arguments, their tensor
-names, their numbers.
+"""Constructors that people know from other projects, and scikit-learn's interface.
+
+Arguments, tensor names and numbers are those of the originals.
 """
 
 from . import lavish619, lucidrains, timm_models

@@ -1,9 +1,8 @@
-"""The sizes of Mixer that timm lacks, under timm's own registry and built from timm's
-own `MlpMixer`.
+"""The sizes of Mixer that timm lacks, under timm's own registry.
 
-After `register()`, `timm.create_model("mixer_nano4_32")` works, and so does a folder
-whose config.json names such an
-architecture: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
+They are built from timm's own `MlpMixer`. After `register()`,
+`timm.create_model("mixer_nano4_32")` works, and so does a folder whose config.json names
+such an architecture: `timm.create_model("local-dir:FOLDER", pretrained=True)`.
 """
 
 from __future__ import annotations
@@ -22,17 +21,21 @@ from ..weights.lineages.timm_names import (
 
 __all__ = ["EntryPoint", "entry_point", "register"]
 
-default_cfgs: dict[
-    str, Any
-] = {}  # timm looks here, in an entry point's module, for its preprocessing record
+# timm looks here, in an entry point's module, for its preprocessing record.
+default_cfgs: dict[str, Any] = {}
 
 
 def register() -> tuple[str, ...]:
-    """Give timm an entry point for every row of `VARIANTS` that it lacks; the names
-    that are ours, old and new.
+    """Give timm an entry point for every row of `VARIANTS` that it lacks.
 
     Call it once before `timm.create_model`; again does nothing. A name that timm (or
-    another package) has is left alone. Raises `UserError` without timm.
+    another package) has is left alone.
+
+    Returns:
+        The names that are ours, old and new.
+
+    Raises:
+        UserError: timm cannot be imported.
     """
     try:
         from timm.models import (
@@ -48,12 +51,10 @@ def register() -> tuple[str, ...]:
     ours = []
     for name, config in ENTRY_POINTS.items():
         if not is_model(name):
-            default_cfgs.update(
-                generate_default_cfgs({f"{name}.untrained": _default_cfg(config)})
-            )
-            globals()[name] = register_model(
-                _builder(name, config)
-            )  # timm adds the name to __all__, so it must exist
+            record: dict[str, Any] = {f"{name}.untrained": _default_cfg(config)}
+            default_cfgs.update(generate_default_cfgs(record))
+            # timm adds the name to this module's __all__, so it must exist here.
+            globals()[name] = register_model(_builder(name, config))
         if model_entrypoint(name).__module__ == __name__:
             ours.append(name)
     return tuple(ours)
@@ -68,14 +69,13 @@ def _builder(name: str, config: MixerConfig) -> Callable[..., Any]:
             "out_indices": kwargs.pop("out_indices", 3),
             "feature_cls": "getter",
         }
-        size = {
-            "patch_size": config.patch_size,
-            "num_blocks": config.num_blocks,
-            "embed_dim": config.hidden_dim,
-        }
+        # A size given again is a TypeError, as with timm's entry points.
         model_args = dict(
-            **size, **kwargs
-        )  # a size given again is a TypeError, as with timm's entry points
+            patch_size=config.patch_size,
+            num_blocks=config.num_blocks,
+            embed_dim=config.hidden_dim,
+            **kwargs,
+        )
         return build_model_with_cfg(
             MlpMixer, name, pretrained, feature_cfg=features, **model_args
         )

@@ -1,5 +1,6 @@
-"""How good is a model? Accuracy on labelled images it has not seen, and what can be
-learnt from its features.
+"""How good is a model? Accuracy on labelled images it has not seen.
+
+And what can be learnt from its features, with few images.
 """
 
 from .accuracy import Evaluation, align_labels, evaluate

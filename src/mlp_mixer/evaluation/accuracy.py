@@ -3,42 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from ..data.image_set import ImageSet
 from ..data.imagenet import Benchmark
 from ..data.loader import EvalBatches, auto_workers, stream
 from ..distributed import all_gather, rank, world_size
-from ..errors import UserError
+from ..errors import UserError, listed
 from ..images.preprocess import Preprocess
 from ..weights.labels import class_numbers, wordnet_ids
 
 Tta = Literal["none", "flip", "shift"]
 LabelSets = Sequence[Sequence[int]]
-"""The right answers of each image, at least one: an answer counts if it is any of them.
-"""
+"""The right answers of each image, at least one: an answer counts if it is any of them."""
+
+_MOST_NAMES = 5  # of classes in an error
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured: fractions in [0, 1], the mean cross-entropy in nats, and every
-    answer.
+    """Hold what was measured, and every answer.
+
+    Attributes:
+        n: How many images.
+        top1: The share of images whose class is the best answer, in [0, 1].
+        top5: The share whose class is among the best five answers; with fewer than five
+            classes among all of them, hence 1.
+        loss: The mean cross-entropy in nats.
+        labels: (n,) true classes in the model's numbering; of several right ones the
+            likeliest.
+        probabilities: (n, K) float32, the softmax of the logits.
+        split: Which images, in words, where a dataset was evaluated.
     """
 
     n: int
     top1: float
-    top5: float  # with fewer than five classes: any of them, hence 1
+    top5: float
     loss: float
-    # (n,) true classes in the model's numbering; of several right ones the likeliest
     labels: np.ndarray
-    probabilities: np.ndarray  # (n, K) float32, softmax of the logits
-    split: str = ""  # which images, in words, where a data set was evaluated
+    probabilities: np.ndarray
+    split: str = ""
 
     @property
     def predictions(self) -> np.ndarray:
@@ -54,34 +65,47 @@ class Evaluation:
 
 
 def align_labels(images: ImageSet, model_labels: Sequence[str]) -> np.ndarray:
-    """(n,) the images' labels in the model's numbering, matched by class name (for
-    ImageNet also by WordNet id).
+    """Return the images' labels in the model's numbering, matched by class name.
 
-    Raises `UserError` naming the classes that the model does not know.
+    For ImageNet they are also matched by WordNet id.
+
+    Args:
+        images: The images, with their own classes.
+        model_labels: The names of the model's classes, in its order.
+
+    Returns:
+        (n,) int64.
+
+    Raises:
+        UserError: The model does not know some of the classes, which the error names.
     """
     return align_classes(images, model_labels)[images.labels]
 
 
 def align_classes(images: ImageSet, model_labels: Sequence[str]) -> np.ndarray:
-    """(classes,) the images' classes in the model's numbering; as `align_labels`."""
+    """Return the images' classes in the model's numbering, one number a class.
+
+    Arguments and errors as of `align_labels`.
+    """
     classes = images.classes
     if isinstance(images, Benchmark) and images.protocol.numbered:
-        classes = tuple(wordnet_ids("imagenet1k")[int(place)] for place in classes)
+        # Folders of ImageNet-V2 are class numbers, which look like names of digits.
+        synsets = wordnet_ids("imagenet1k")
+        classes = tuple(synsets[int(place)] for place in classes)
     if classes == tuple(model_labels):
         return np.arange(len(classes))
     numbers = class_numbers(model_labels)
-    if foreign := [name for name in classes if name not in numbers]:
+    foreign = [name for name in classes if name not in numbers]
+    if foreign:
         raise UserError(
-            f"this checkpoint is for other classes: the data has {_list(foreign)}, the model knows "
-            f"{_list(model_labels)}; use a model trained on these classes"
+            f"this checkpoint is for other classes: the data has {_listed(foreign)}, the "
+            f"model knows {_listed(model_labels)}; use a model trained on these classes"
         )
     return np.array([numbers[name] for name in classes], dtype=np.int64)
 
 
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names[:5]) + (
-        f" and {len(names) - 5} more" if len(names) > 5 else ""
-    )
+def _listed(names: Sequence[str]) -> str:
+    return listed([repr(name) for name in names], _MOST_NAMES, ", ")
 
 
 def _channels(count: int) -> str:
@@ -100,17 +124,31 @@ def evaluate(
     device: torch.device | None = None,
     tta: Tta = "none",
 ) -> Evaluation:
-    """Run the model over all images, each exactly once, in fp32 and evaluation mode
-    (the mode is restored).
+    """Run the model over all images, each exactly once, in fp32 and evaluation mode.
 
-    labels: (n,) true classes in the model's numbering, or several for each image, if
-        they differ from the image set's.
-    among: the classes that may be answered, the others' probability is 0; all by
-        default.
-    tta: views of each image whose logits are averaged: "flip" adds its mirror image,
-        "shift" also both of them moved by a pixel up and left, and down and right.
-    Raises `UserError` for an unreadable image, or for images with other channels than
-    the model takes.
+    Afterwards the model is in the mode that it had.
+
+    Args:
+        model: From images (B, C, H, W) to logits (B, K); it stays on its device.
+        images: What to evaluate on.
+        preprocess: How the model wants its images.
+        labels: (n,) true classes in the model's numbering, or several for each image, if
+            they differ from the image set's.
+        among: The classes that may be answered, the others' probability is 0; all by
+            default.
+        batch_size: Images in a forward pass.
+        workers: Processes that read images; by default what the images need.
+        device: Where the model is; by default where its first parameter is.
+        tta: Test-time augmentation, views of each image whose logits are averaged:
+            "flip" adds its mirror image, "shift" also both of them moved by a pixel up
+            and left, and down and right.
+
+    Returns:
+        What was measured; the same in every process.
+
+    Raises:
+        UserError: An image cannot be read, or the images have other channels than the
+            model takes.
     """
     logits = outputs(
         model,
@@ -134,91 +172,129 @@ def evaluate(
 @torch.inference_mode()
 def outputs(
     model: nn.Module,
-    compute: Callable[[torch.Tensor], torch.Tensor],
+    compute: Callable[[Tensor], Tensor],
     images: ImageSet,
     preprocess: Preprocess,
     *,
     batch_size: int = 256,
     workers: int | None = None,
     device: torch.device | None = None,
-) -> torch.Tensor:
-    """(n, ...) float32 on the CPU: what `compute`, with the model in evaluation mode,
-    gives for each image in order.
+) -> Tensor:
+    """Return what `compute` gives for each image, with the model in evaluation mode.
 
-    Several processes share the batches, compute equally many (a sharded network needs
-    all of them at once), and each gets the whole result, with every image once.
+    Several processes share the batches and compute equally many: a sharded network needs
+    all of them at once.
+
+    Args:
+        model: The network whose mode is set and restored.
+        compute: From normalised images (B, C, H, W) to results (B, ...).
+        images: As for `evaluate`, like the rest.
+        preprocess: How the model wants its images.
+        batch_size: Images in a forward pass.
+        workers: Processes that read images.
+        device: Where the model is.
+
+    Returns:
+        (n, ...) float32 on the CPU, every image once and in order, in every process.
+
+    Raises:
+        UserError: As for `evaluate`.
     """
     if images.channels != preprocess.channels:
         raise UserError(
-            f"the images have {_channels(images.channels)}, the model takes {_channels(preprocess.channels)}; "
-            "evaluate it on images of the kind it was trained on"
+            f"the images have {_channels(images.channels)}, the model takes "
+            f"{_channels(preprocess.channels)}; evaluate it on images of the kind it was "
+            "trained on"
         )
     device = device or next(model.parameters()).device
     processes = world_size()
-    batches = EvalBatches(
-        images, preprocess, min(batch_size, max(1, -(-len(images) // processes)))
-    )
+    # A small set is spread over all processes rather than computed by the first alone.
+    share = max(1, -(-len(images) // processes))
+    batches = EvalBatches(images, preprocess, min(batch_size, share))
+    # Process r takes batches r, r + processes, ...; one that runs out of batches computes
+    # the last one again.
     rounds = -(-len(batches) // processes)
-    mine = [
-        min(k * processes + rank(), len(batches) - 1) for k in range(rounds)
-    ]  # too many: the last one again
+    last = len(batches) - 1
+    mine = [min(k * processes + rank(), last) for k in range(rounds)]
     workers = auto_workers(images) if workers is None else workers
+    found: list[tuple[int, Tensor]] = []
+    with _evaluation_mode(model):
+        for number, batch in zip(
+            mine, stream(batches, mine, workers=workers), strict=True
+        ):
+            x_BCHW = preprocess.normalize(batch.to(device).images)
+            found.append((number, compute(x_BCHW).float().cpu()))
+    by_number: dict[int, Tensor] = {}
+    for pairs in all_gather(found):
+        by_number.update(pairs)
+    return torch.cat([by_number[number] for number in range(len(batches))])
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model into evaluation mode, and back into its own even after an error."""
     was_training = model.training
     model.eval()
-    found = [
-        compute(preprocess.normalize(batch.to(device).images)).float().cpu()
-        for batch in stream(batches, mine, workers=workers)
-    ]
-    model.train(was_training)
-    numbered = {
-        n: part
-        for pairs in all_gather(list(zip(mine, found, strict=True)))
-        for n, part in pairs
-    }
-    return torch.cat([numbered[number] for number in range(len(batches))])
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
-def _over_views(model: nn.Module, tta: Tta) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Images (B, C, H, W) -> mean logits over their views."""
+def _over_views(model: nn.Module, tta: Tta) -> Callable[[Tensor], Tensor]:
+    """Return a function from images (B, C, H, W) to the mean logits over their views."""
+    if tta == "none":
+        return model
+    shifts = (0, -1, 1) if tta == "shift" else (0,)
 
-    def views(x: torch.Tensor) -> Iterator[torch.Tensor]:
-        for moved in (0, -1, 1) if tta == "shift" else (0,):
-            y = (
-                F.pad(x, (1, 1, 1, 1), mode="replicate").roll((moved, moved), (2, 3))[
-                    :, :, 1:-1, 1:-1
-                ]
-                if moved
-                else x
-            )
-            yield from (y, y.flip(3))
+    def mean_logits(x_BCHW: Tensor) -> Tensor:
+        logits = []
+        for pixels in shifts:
+            moved = _moved(x_BCHW, pixels)
+            logits.append(model(moved).float())
+            logits.append(model(moved.flip(3)).float())
+        return torch.stack(logits).mean(dim=0)
 
-    return (
-        model
-        if tta == "none"
-        else lambda x: torch.stack([model(view).float() for view in views(x)]).mean(
-            dim=0
-        )
-    )
+    return mean_logits
 
 
-def best_labels(logits: torch.Tensor, label_sets: LabelSets) -> np.ndarray:
-    """(n,) of each image's right answers the one that the model likes best: the rest is
-    as with a single label.
+def _moved(x_BCHW: Tensor, pixels: int) -> Tensor:
+    """Move images by at most one pixel down and right; what moves in repeats the edge."""
+    if pixels == 0:
+        return x_BCHW
+    padded = F.pad(x_BCHW, (1, 1, 1, 1), mode="replicate")
+    return padded.roll((pixels, pixels), (2, 3))[:, :, 1:-1, 1:-1]
+
+
+def best_labels(logits: Tensor, label_sets: LabelSets) -> np.ndarray:
+    """Return of each image's right answers the one that the model likes best.
+
+    Everything else is then as with a single label.
+
+    Args:
+        logits: (n, K).
+        label_sets: The right answers of each image.
+
+    Returns:
+        (n,) int64.
     """
-    ranked = logits.topk(
-        min(5, logits.shape[1]), dim=1
-    ).indices.tolist()  # as `score` ranks them, ties included
-    return np.array(
-        [
-            next((k for k in top if k in own), max(own, key=row.__getitem__))
-            for top, own, row in zip(ranked, label_sets, logits.numpy(), strict=True)
-        ],
-        dtype=np.int64,
-    )
+    # As `score` ranks them, ties included: a right answer that it sees among the five
+    # must not lose to an equal one that it does not see.
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices.tolist()
+    best = []
+    for top, own, row in zip(ranked, label_sets, logits.numpy(), strict=True):
+        right = [label for label in top if label in own]
+        best.append(right[0] if right else max(own, key=row.__getitem__))
+    return np.array(best, dtype=np.int64)
 
 
-def score(logits: torch.Tensor, labels: torch.Tensor) -> Evaluation:
-    """Turn logits (n, K) and labels (n,) into an `Evaluation`."""
+def score(logits: Tensor, labels: Tensor) -> Evaluation:
+    """Count how often the logits are right.
+
+    Args:
+        logits: (n, K) on the CPU.
+        labels: (n,) true classes.
+    """
     top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = top5 == labels[:, None]
     return Evaluation(

@@ -1,6 +1,4 @@
-"""Is an answer of 80 % right in four cases of five? Calibration after Guo et al., arXiv
-1706.04599.
-"""
+"""Is an answer of 80 % right in four cases of five? (Guo et al., arXiv 1706.04599)"""
 
 from __future__ import annotations
 
@@ -10,17 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BINS = 15  # theirs
+BINS = 15  # as in the paper
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Confidence against accuracy.
+    """Hold confidence against accuracy.
 
     Attributes:
-        error: the expected calibration error in [0, 1]: mean |accuracy - confidence|
+        error: The expected calibration error in [0, 1]: mean |accuracy - confidence|
             over the bins, by their counts.
-        bins: for each bin that holds an answer its mean confidence, its accuracy and
+        bins: For each bin that holds an answer its mean confidence, its accuracy and
             its count.
     """
 
@@ -29,38 +27,51 @@ class Calibration:
 
 
 def calibration(probabilities: NDArray[Any], labels: NDArray[Any]) -> Calibration:
-    """Calibration of the best answers, in `BINS` bins of equal width; probabilities (n,
-    K), labels (n,).
+    """Compare the confidence of the best answers with their accuracy.
+
+    Args:
+        probabilities: (n, K).
+        labels: (n,) true classes.
+
+    Returns:
+        The comparison, in `BINS` bins of equal width.
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
+    # A confidence of 1 belongs to the last bin.
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    bins = tuple(
-        (
-            float(confidence[inside].mean()),
-            float(right[inside].mean()),
-            int(inside.sum()),
-        )
-        for inside in (place == number for number in range(BINS))
-        if inside.any()
-    )
-    error = sum(count * abs(accuracy - sure) for sure, accuracy, count in bins) / max(
-        1, len(labels)
-    )
-    return Calibration(error, bins)
+    bins = []
+    for number in range(BINS):
+        inside = place == number
+        if inside.any():
+            mean_confidence = float(confidence[inside].mean())
+            accuracy = float(right[inside].mean())
+            bins.append((mean_confidence, accuracy, int(inside.sum())))
+    total = sum(count * abs(accuracy - sure) for sure, accuracy, count in bins)
+    return Calibration(total / max(1, len(labels)), tuple(bins))
 
 
 def tempered(probabilities: NDArray[Any], temperature: float) -> NDArray[np.float64]:
-    """The softmax of the same logits divided by the temperature."""
+    """Return the softmax of the same logits divided by the temperature.
+
+    Args:
+        probabilities: (n, K).
+        temperature: Above 1 makes them less sure.
+    """
     return np.exp(_log_softmax(_logits(probabilities) / temperature))
 
 
 def fit_temperature(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
-    """The temperature in [0.05, 20] with the least cross-entropy on these images, which
-    must not be those judged.
+    """Find the temperature in [0.05, 20] with the least cross-entropy on these images.
 
-    Above 1: the network is too sure of itself. The loss is convex in 1 / T, so a
-        bounded search finds the minimum.
+    They must not be the images that the network is evaluated on.
+
+    Args:
+        probabilities: (n, K).
+        labels: (n,) true classes.
+
+    Returns:
+        The temperature; above 1 the network is too sure of itself.
     """
     from scipy.optimize import minimize_scalar
 
@@ -70,12 +81,11 @@ def fit_temperature(probabilities: NDArray[Any], labels: NDArray[Any]) -> float:
     def loss(inverse: float) -> float:
         return float(-_log_softmax(logits * inverse)[rows, labels].mean())
 
-    return float(
-        1
-        / minimize_scalar(
-            loss, bounds=(1 / 20, 20), method="bounded", options={"xatol": 1e-5}
-        ).x
+    # The loss is convex in 1 / T, so a bounded search finds the minimum.
+    found = minimize_scalar(
+        loss, bounds=(1 / 20, 20), method="bounded", options={"xatol": 1e-5}
     )
+    return float(1 / found.x)
 
 
 def _logits(probabilities: NDArray[Any]) -> NDArray[np.float64]:

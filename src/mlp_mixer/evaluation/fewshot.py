@@ -1,5 +1,6 @@
-"""How good are frozen features? A linear fit to a few images per class, as the paper's
-"linear 5-shot", and k-NN.
+"""How good are frozen features? A linear fit to a few images per class, and k-NN.
+
+The linear fit is the paper's "linear 5-shot".
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 
 from ..data.dataset import Dataset
 from ..data.image_set import ImageSet
+from ..devices import pick_device
 from ..errors import UserError
 from ..images.preprocess import Preprocess
 from ..models import IsotropicMlp
@@ -22,18 +24,26 @@ from ..weights import Checkpoint
 from .accuracy import outputs
 from .splits import EvalSplit, support_and_eval_split
 
-# big_vision's
+# big_vision's.
 SHOTS = (1, 5, 10, 25)
 SEEDS = (0, 1, 2)
 L2 = 2.0**10
-_BIAS = 100.0  # a constant feature, so large that the ridge hardly touches its weight
+
+# A constant feature, so large that the ridge hardly touches its weight.
+_BIAS = 100.0
+
 _MOST = 2**25  # numbers in an intermediate
 
 
 @dataclass(frozen=True)
 class FewShot:
-    """The judges, and their accuracies: for each number of shots one per seed.
-    `neighbours`: of k-NN, if asked for.
+    """Hold what a checkpoint's features are worth.
+
+    Attributes:
+        eval_split: The images that were evaluated on.
+        classes: How many classes they have.
+        accuracies: Of the linear fit, for each number of shots one per seed.
+        neighbours: The accuracy of k-NN, if it was asked for.
     """
 
     eval_split: EvalSplit
@@ -45,22 +55,33 @@ class FewShot:
 def support(
     labels: np.ndarray, shots: int, seed: int, names: Sequence[Any]
 ) -> np.ndarray:
-    """(K * shots,) indices of the images to learn from: the first `shots` of a
-    permutation of each class's images.
+    """Return the places of the images to learn from, the same number for each class.
 
-    One generator permutes the classes in turn, so that fewer shots are a part of more.
-    `names` are those of the K classes; `UserError` names one that has not enough
-    images.
+    They are the first of a permutation of each class's images. One generator permutes
+    the classes in turn, so that fewer shots are a part of more.
+
+    Args:
+        labels: (n,) classes of all images.
+        shots: Images for each class.
+        seed: Of the generator.
+        names: Of the K classes, for errors.
+
+    Returns:
+        (K * shots,) int64.
+
+    Raises:
+        UserError: A class has not enough images.
     """
     rng = np.random.default_rng(seed)
+    # Sorted by class, so that the places of a class lie together.
     ends = np.bincount(labels, minlength=len(names)).cumsum()
+    by_class = np.split(np.argsort(labels, kind="stable"), ends[:-1])
     chosen = []
-    for name, members in zip(
-        names, np.split(np.argsort(labels, kind="stable"), ends[:-1]), strict=True
-    ):
+    for name, members in zip(names, by_class, strict=True):
         if not 1 <= shots <= len(members):
             raise UserError(
-                f"{shots} shots need as many images of each class to learn from, {name!r} has {len(members)}"
+                f"{shots} shots need as many images of each class to learn from, "
+                f"{name!r} has {len(members)}"
             )
         chosen.append(rng.permutation(members)[:shots])
     return np.concatenate(chosen)
@@ -76,20 +97,23 @@ def fewshot_accuracy(
     seed: int,
     l2: float = L2,
 ) -> float:
-    """Top-1 accuracy of ridge regression from features to classes, fitted to `shots`
-    images per class.
+    """Return the top-1 accuracy of ridge regression from features to classes.
 
     The protocol of big_vision's `evaluators/fewshot_lsr.py`, in float64: features
     whitened by the support, a constant one, targets of -1 and 1, the penalty `l2` on
     every weight.
 
     Args:
-        x_train, x_test: features (n, D) and (m, D), arrays or tensors.
-        y_train, y_test: their classes (n,) and (m,), counted from 0.
-        shots, seed: see `support`.
+        x_train: Features (n, D) to learn from, array or tensor.
+        y_train: Their classes (n,), counted from 0.
+        x_test: Features (m, D) to evaluate on.
+        y_test: Their classes (m,).
+        shots: Images of each class that it is fitted to.
+        seed: Chooses them, see `support`.
+        l2: The penalty.
 
     Raises:
-        UserError: the shapes do not fit, a class has not enough images, features are
+        UserError: The shapes do not fit, a class has not enough images, features are
             not finite, or l2 is not above 0.
     """
     x, y, x_test, y_test = _checked(x_train, y_train, x_test, y_test)
@@ -105,22 +129,25 @@ def fewshot_accuracy(
     targets = np.full((len(y), classes), -1.0)
     targets[np.arange(len(y)), y] = 1
     weights = _ridge(_whitened(x, mean, std), targets, l2)
+    # In slices: all test features in float64 could be larger than the memory.
     step = max(1, _MOST // max(x.shape[1], classes))
     hits = 0
     for start in range(0, len(y_test), step):
-        scores = _whitened(x_test[start : start + step], mean, std) @ weights
-        hits += int((scores.argmax(axis=1) == y_test[start : start + step]).sum())
+        part = slice(start, start + step)
+        scores = _whitened(x_test[part], mean, std) @ weights
+        hits += int((scores.argmax(axis=1) == y_test[part]).sum())
     return hits / len(y_test)
 
 
 def _whitened(x: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    return np.pad(
-        (x.astype(np.float64) - mean) / std, ((0, 0), (0, 1)), constant_values=_BIAS
-    )
+    """Return features of mean 0 and deviation 1 on the support, and a constant one."""
+    x = (x.astype(np.float64) - mean) / std
+    return np.pad(x, ((0, 0), (0, 1)), constant_values=_BIAS)
 
 
 def _ridge(x: np.ndarray, targets: np.ndarray, l2: float) -> np.ndarray:
-    """(D, K) argmin of |x w - targets|^2 + l2 |w|^2, by the smaller of x^T x and x x^T."""
+    """Return (D, K), the argmin of |x w - targets|^2 + l2 |w|^2."""
+    # Both forms are the same in exact numbers; the smaller matrix is decomposed.
     if x.shape[0] >= x.shape[1]:
         values, q = np.linalg.eigh(x.T @ x)
         return (q / (values + l2)) @ (q.T @ (x.T @ targets))
@@ -138,14 +165,31 @@ def fewshot_curve(
     seeds: Sequence[int] = SEEDS,
     l2: float = L2,
 ) -> dict[int, dict[int, float]]:
-    """`fewshot_accuracy` for each number of shots and each seed; same arguments and
-    errors.
+    """Return `fewshot_accuracy` for each number of shots and each seed.
+
+    Args:
+        x_train: As for `fewshot_accuracy`, like the rest.
+        y_train: Their classes.
+        x_test: Features to evaluate on.
+        y_test: Their classes.
+        shots: Numbers of images of each class.
+        seeds: Choices of these images.
+        l2: The penalty.
+
+    Returns:
+        The accuracies by shots, then by seed.
+
+    Raises:
+        UserError: As for `fewshot_accuracy`.
     """
-    four = (x_train, y_train, x_test, y_test)
-    return {
-        n: {seed: fewshot_accuracy(*four, shots=n, seed=seed, l2=l2) for seed in seeds}
-        for n in shots
-    }
+    curve: dict[int, dict[int, float]] = {}
+    for n in shots:
+        curve[n] = {}
+        for seed in seeds:
+            curve[n][seed] = fewshot_accuracy(
+                x_train, y_train, x_test, y_test, shots=n, seed=seed, l2=l2
+            )
+    return curve
 
 
 def knn_accuracy(
@@ -157,12 +201,22 @@ def knn_accuracy(
     k: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """Top-1 accuracy of the weighted vote of the k nearest training features, by cosine
-    c with weight exp(c / T).
+    """Return the top-1 accuracy of a weighted vote of the k nearest training features.
 
-    The protocol of DINO (Caron et al., arXiv 2104.14294, `eval_knn.py`), after Wu et
-    al. (arXiv 1805.01978). Arguments as of `fewshot_accuracy`. `UserError` if they do
-    not fit, or there are fewer than k training features.
+    They are nearest by the cosine c, and have the weight exp(c / T). The protocol of
+    DINO (Caron et al., arXiv 2104.14294, `eval_knn.py`), after Wu et al. (arXiv
+    1805.01978).
+
+    Args:
+        x_train: As for `fewshot_accuracy`, like the rest.
+        y_train: Their classes.
+        x_test: Features to evaluate on.
+        y_test: Their classes.
+        k: How many neighbours vote.
+        temperature: T.
+
+    Raises:
+        UserError: The features do not fit, or there are fewer than k to learn from.
     """
     x, y, x_test, y_test = _checked(x_train, y_train, x_test, y_test)
     if not 1 <= k <= len(x):
@@ -176,16 +230,17 @@ def knn_accuracy(
     _check_finite(x, x_test)
     x_ND = _unit(x)
     y_N = torch.from_numpy(y)
+    classes = int(y.max()) + 1
+    step = max(1, _MOST // len(x))
     hits = 0
-    for start in range(0, len(x_test), step := max(1, _MOST // len(x))):
-        cosines, nearest = (_unit(x_test[start : start + step]) @ x_ND.T).topk(k)
-        weights = (
-            (cosines - cosines[:, :1]).double() / temperature
-        ).exp()  # relative to the nearest: no overflow
-        votes = torch.zeros(
-            len(weights), int(y.max()) + 1, dtype=torch.float64
-        ).scatter_add_(1, y_N[nearest], weights)
-        hits += int((votes.argmax(dim=1).numpy() == y_test[start : start + step]).sum())
+    for start in range(0, len(x_test), step):
+        part = slice(start, start + step)
+        cosines, nearest = (_unit(x_test[part]) @ x_ND.T).topk(k)
+        # Relative to the nearest, which changes no winner: exp cannot overflow then.
+        weights = ((cosines - cosines[:, :1]).double() / temperature).exp()
+        votes = torch.zeros(len(weights), classes, dtype=torch.float64)
+        votes.scatter_add_(1, y_N[nearest], weights)
+        hits += int((votes.argmax(dim=1).numpy() == y_test[part]).sum())
     return hits / len(x_test)
 
 
@@ -203,39 +258,46 @@ def evaluate_fewshot(
     neighbours: int | None = None,
     resize: Literal["resmall", "resize"] | None = None,
     batch_size: int = 256,
-    device: torch.device | None = None,
+    device: torch.device | str | None = "auto",
 ) -> FewShot:
-    """Judge a checkpoint's pooled features, with or without a head, on a source.
+    """Evaluate a checkpoint's pooled features, with or without a head, on a dataset.
 
-    What is learnt from is drawn from the source's train split, or from what is left
-    beside the images held out (`support_and_eval_split`); only the images that some
+    The images to learn from are drawn from the dataset's train split, or from what is
+    left beside the images held out (`support_and_eval_split`). Only images that some
     seed draws are computed, all of them for k-NN.
-    neighbours: k of k-NN, None for none. resize: as in `Preprocess`, the checkpoint's
-        own by default.
-    Raises `UserError` if the source cannot be read or has too few images of a class, or
-    other channels than the model.
+
+    Args:
+        checkpoint: The network, its preprocessing and provenance.
+        spec: The dataset, or what `open_dataset` takes.
+        shots: Numbers of images of each class.
+        seeds: Choices of these images.
+        l2: The penalty of the linear fit.
+        neighbours: k of k-NN; None leaves k-NN out.
+        resize: As in `Preprocess`, the checkpoint's own by default.
+        batch_size: Images in a forward pass.
+        device: Where to compute, a name for `pick_device` or torch's; the model is moved
+            there. None: where the model is.
+
+    Raises:
+        UserError: The dataset cannot be read, has too few images of a class, or other
+            channels than the model.
     """
     train, chosen = support_and_eval_split(spec, checkpoint.provenance)
     drawn = [support(train.labels, max(shots), seed, train.classes) for seed in seeds]
-    used = (
-        np.arange(len(train))
-        if neighbours is not None
-        else np.unique(np.concatenate(drawn))
-    )
-    model = checkpoint.model if device is None else checkpoint.model.to(device)
+    used = np.unique(np.concatenate(drawn))
+    if neighbours is not None:
+        used = np.arange(len(train))
+    model = checkpoint.model
+    if device is not None:
+        model = model.to(pick_device(device))
     preprocess = checkpoint.preprocess
     if resize is not None:
         preprocess = dataclasses.replace(preprocess, resize=resize)
-    x_train = np.zeros(
-        (len(train), model.num_features), dtype=np.float32
-    )  # rows that stay 0 are never drawn
+    # Rows that stay 0 are never drawn.
+    x_train = np.zeros((len(train), model.num_features), dtype=np.float32)
     x_train[used] = pooled_features(model, train.subset(used), preprocess, batch_size)
-    four = (
-        x_train,
-        train.labels,
-        pooled_features(model, chosen.images, preprocess, batch_size),
-        chosen.images.labels,
-    )
+    x_test = pooled_features(model, chosen.images, preprocess, batch_size)
+    four = (x_train, train.labels, x_test, chosen.images.labels)
     curve = fewshot_curve(*four, shots=shots, seeds=seeds, l2=l2)
     vote = None if neighbours is None else knn_accuracy(*four, k=neighbours)
     return FewShot(chosen, len(train.classes), curve, vote)
@@ -244,7 +306,17 @@ def evaluate_fewshot(
 def pooled_features(
     model: IsotropicMlp, images: ImageSet, preprocess: Preprocess, batch_size: int = 256
 ) -> np.ndarray:
-    """(n, C) float32: what the head reads, of each image in order."""
+    """Return what the head reads, for each image in order.
+
+    Args:
+        model: With or without a head.
+        images: The images.
+        preprocess: How the model wants them.
+        batch_size: Images in a forward pass.
+
+    Returns:
+        (n, C) float32.
+    """
 
     def pooled(x: torch.Tensor) -> torch.Tensor:
         return model.forward_head(model.forward_features(x), pre_logits=True)
@@ -253,17 +325,14 @@ def pooled_features(
 
 
 def _checked(*four: Any) -> tuple[np.ndarray, ...]:
-    """Features, labels, features, labels as arrays; `UserError` if they do not fit."""
+    """Return features, labels, features, labels as arrays that fit each other."""
     x_train, y_train, x_test, y_test = map(_array, four)
     for x, y in ((x_train, y_train), (x_test, y_test)):
-        if (
-            x.ndim != 2
-            or x.shape[1] != x_train.shape[1]
-            or y.shape != x.shape[:1]
-            or len(y) == 0
-        ):
+        fits = x.ndim == 2 and x.shape[1] == x_train.shape[1]
+        if not fits or y.shape != x.shape[:1] or len(y) == 0:
             raise UserError(
-                f"the features are {x.shape} and their labels {y.shape}: expected (n, D) and (n,), n > 0"
+                f"the features are {x.shape} and their labels {y.shape}: expected (n, D) "
+                "and (n,), n > 0"
             )
         if y.dtype.kind not in "iu" or y.min() < 0:
             raise UserError(
@@ -279,9 +348,8 @@ def _check_finite(*features: np.ndarray) -> None:
 
 def _array(values: Any) -> np.ndarray:
     if isinstance(values, torch.Tensor):
-        values = (
-            (values.float() if values.dtype == torch.bfloat16 else values)
-            .detach()
-            .cpu()
-        )
+        # NumPy has no bfloat16.
+        if values.dtype == torch.bfloat16:
+            values = values.float()
+        values = values.detach().cpu()
     return np.asarray(values)

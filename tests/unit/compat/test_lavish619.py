@@ -1,9 +1,8 @@
-"""lavish619's constructor: the numbers of the original's own files, its names, its
-initialisation, its traps.
-"""
+"""lavish619's constructor: the original's own files, its initialisation, its traps."""
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from pathlib import Path
@@ -13,8 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from mlp_mixer import UserError, create_model
+from mlp_mixer import MlpMixer, UserError, create_model, load, save
 from mlp_mixer.compat.lavish619 import MLP_Mixer
+from mlp_mixer.weights.lineages.tables import LAVISH619
 
 PAPER = {"expansion_token": 0.5, "expansion_channel": 4}
 GOLDEN = [
@@ -25,7 +25,7 @@ GOLDEN = [
 ]
 
 
-def small(**changes: object) -> MLP_Mixer:
+def small(**changes: object) -> MlpMixer:
     arguments = {
         "image_shape": (8, 8, 3),
         "patch_size": 4,
@@ -36,25 +36,19 @@ def small(**changes: object) -> MLP_Mixer:
     return MLP_Mixer(**(arguments | PAPER | changes))  # type: ignore[arg-type]
 
 
-def golden(folder: Path) -> tuple[MLP_Mixer, torch.Tensor, torch.Tensor]:
-    """The model rebuilt from what the folder says, with its weights; the input; the
-    original's logits.
-    """
+def golden(folder: Path) -> tuple[MlpMixer, torch.Tensor, torch.Tensor]:
+    """The model that the folder describes, an input, and the original's logits."""
     meta = json.loads((folder / "meta.json").read_text())
     shape = (*meta["image_size"], meta["in_channels"])
-    arguments = [
-        meta[key] for key in ("patch_size", "num_classes", "num_blocks", "hidden_dim")
-    ]
+    sizes = ("patch_size", "num_classes", "num_blocks", "hidden_dim")
+    factors = ("expansion_token", "expansion_channel")
+    arguments = [meta[key] for key in (*sizes, *factors)]
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # the defaults' warning has its own test
-        model = MLP_Mixer(
-            shape, *arguments, meta["expansion_token"], meta["expansion_channel"]
-        )
-    model.load_state_dict(
-        torch.load(folder / "state_dict.pth", weights_only=True), strict=True
-    )
+        # The defaults' warning has its own test.
+        warnings.simplefilter("ignore", UserWarning)
+        model = MLP_Mixer(shape, *arguments)
+    theirs = torch.load(folder / "state_dict.pth", weights_only=True)
+    model.load_state_dict(theirs, strict=True)
     with np.load(folder / "io.npz") as arrays:
         image = torch.from_numpy(arrays["input_nhwc"]).permute(0, 3, 1, 2)
         return model.eval(), image, torch.from_numpy(arrays["logits"])
@@ -71,66 +65,61 @@ def test_the_originals_checkpoints_give_the_originals_logits(
         torch.testing.assert_close(model(image), logits, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_to_mixer_computes_the_same(shared: Path, name: str) -> None:
-    model, image, _ = golden(shared / "golden" / name)
-    mixer = model.to_mixer()
-    with torch.no_grad():
-        torch.testing.assert_close(mixer(image), model(image), rtol=0, atol=1e-6)
-    assert not mixer.training
-    assert all(parameter.requires_grad for parameter in mixer.parameters())
+def in_their_names(model: MlpMixer) -> dict[str, torch.Tensor]:
+    ours = model.state_dict()
+    rows = LAVISH619.table(model.config.num_blocks)
+    return {row.theirs: ours[row.ours[0]] for row in rows}
 
 
-def test_to_mixer_copies() -> None:
-    model = small(dropout=0.25).double()
-    mixer = model.to_mixer()
-    assert mixer.training
-    assert (mixer.config.dropout, mixer.config.final_norm, mixer.config.gelu) == (
-        0.25,
-        False,
-        "erf",
-    )
-    assert (
-        {norm.eps for norm in model.modules() if isinstance(norm, nn.LayerNorm)}
-        == {1e-5}
-        == {mixer.config.norm_eps}
-    )
-    assert mixer.head.weight.dtype == torch.float64
-    before = model.final_fc.weight.clone()
-    nn.init.zeros_(mixer.head.weight)
-    assert torch.equal(model.final_fc.weight, before)
+def test_it_is_our_network() -> None:
+    model = small(dropout=0.25)
+    assert type(model) is MlpMixer
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.config.dropout == 0.25
+    assert (model.config.final_norm, model.config.gelu) == (False, "erf")
+    norms = [part for part in model.modules() if isinstance(part, nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-5} == {model.config.norm_eps}
 
 
-def test_names_and_order_of_arguments() -> None:
+def test_it_reads_both_names(tmp_path: Path) -> None:
+    model = small()
+    other = small()
+    other.load_state_dict(in_their_names(model), strict=True)
+    third = small()
+    third.load_state_dict(model.state_dict(), strict=True)
+    path = save(tmp_path / "m.safetensors", copy.deepcopy(model), labels=[*"abcde"])
+    for twin in (other, third, load(path).model):
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(twin.state_dict()[name], tensor), name
+
+
+def test_a_part_of_a_larger_network_reads_them_too() -> None:
+    model = small()
+    whole = nn.Sequential(nn.Identity(), small())
+    theirs = {f"1.{name}": tensor for name, tensor in in_their_names(model).items()}
+    whole.load_state_dict(theirs, strict=True)
+    assert torch.equal(whole[1].head.weight, model.head.weight)
+
+
+def test_a_state_dict_that_lacks_a_tensor_is_refused() -> None:
+    theirs = in_their_names(small())
+    del theirs["final_fc.bias"]
+    before = dict(theirs)
+    with pytest.raises(RuntimeError, match="head.bias"):
+        small().load_state_dict(theirs)
+    assert theirs.keys() == before.keys()
+
+
+def test_order_of_arguments() -> None:
     by_place = MLP_Mixer((8, 8, 3), 4, 5, 2, 6, 0.5, 4, 0.1)
-    assert isinstance(by_place.mixer_layers[1].token_mixer.mlp_block.drop, nn.Dropout)
     assert by_place.config == small(dropout=0.1).config
     assert small().config.dropout == 0.5
-    names = list(by_place.state_dict())
-    assert names[:2] == ["patch_breaker.weight", "patch_breaker.bias"]
-    assert names[-2:] == ["final_fc.weight", "final_fc.bias"]
-    parts = [
-        f"{branch}.{leaf}"
-        for branch in ("token_mixer", "channel_mixer")
-        for leaf in ("layer_norm", "mlp_block")
-    ]
-    assert {
-        name.split(".", 2)[2]
-        .rsplit(".", 1)[0]
-        .removesuffix(".fc1")
-        .removesuffix(".fc2")
-        for name in names[2:-2]
-    } == {*parts}
-    shapes = {
-        name: tuple(tensor.shape) for name, tensor in by_place.state_dict().items()
-    }
-    assert shapes["mixer_layers.1.token_mixer.mlp_block.fc1.weight"] == (2, 4)
-    assert shapes["mixer_layers.1.channel_mixer.mlp_block.fc1.weight"] == (24, 6)
+    config = by_place.config
+    assert (config.tokens_mlp_dim, config.channels_mlp_dim) == (2, 24)
 
 
-def test_the_same_seed_gives_torchs_default_initialisation_in_the_originals_order() -> (
-    None
-):
+def test_a_seed_gives_torchs_default_initialisation_in_the_originals_order() -> None:
     torch.manual_seed(3)
     model = small(num_mixers=1)
     torch.manual_seed(3)
@@ -142,12 +131,9 @@ def test_the_same_seed_gives_torchs_default_initialisation_in_the_originals_orde
         nn.Linear(24, 6),
         nn.Linear(6, 5),
     ]
-    made = [
-        m
-        for m in model.modules()
-        if isinstance(m, (nn.Conv2d, nn.Linear)) and m is not model.final_fc
-    ]
-    for ours, theirs in zip([*made, model.final_fc], layers, strict=True):
+    kinds = (nn.Conv2d, nn.Linear)
+    made = [part for part in model.modules() if isinstance(part, kinds)]
+    for ours, theirs in zip(made, layers, strict=True):
         assert torch.equal(ours.weight, theirs.weight)
         assert torch.equal(ours.bias, theirs.bias)
 
@@ -166,34 +152,15 @@ def test_the_default_expansions_warn_and_the_advice_gives_the_papers_widths(
     with torch.device("meta"):
         with pytest.warns(UserWarning, match="not the paper's Mixer") as caught:
             model = MLP_Mixer((224, 224, 3), 16, 10, 8, 512, **expansions)
-        advised = MLP_Mixer(
-            (224, 224, 3),
-            16,
-            1000,
-            8,
-            512,
-            expansion_token=(256 + 0.5) / 196,
-            expansion_channel=4,
-        )
-        truncated = MLP_Mixer(
-            (224, 224, 3),
-            16,
-            10,
-            8,
-            512,
-            expansion_token=256 / 196,
-            expansion_channel=4,
-        )
+        advised = MLP_Mixer((224, 224, 3), 16, 10, 8, 512, (256 + 0.5) / 196, 4)
+        truncated = MLP_Mixer((224, 224, 3), 16, 10, 8, 512, 256 / 196, 4)
     assert (model.config.tokens_mlp_dim, model.config.channels_mlp_dim) == (784, 256)
     assert "expansion_token=(256 + .5) / 196" in str(caught[0].message)
     assert caught[0].filename == __file__
     assert truncated.config.tokens_mlp_dim == 255
     paper = create_model("mixer_s16").config
-    assert (advised.config.tokens_mlp_dim, advised.config.channels_mlp_dim) == (
-        256,
-        2048,
-    )
-    assert (paper.tokens_mlp_dim, paper.channels_mlp_dim) == (256, 2048)
+    for config in (advised.config, paper):
+        assert (config.tokens_mlp_dim, config.channels_mlp_dim) == (256, 2048)
 
 
 @pytest.mark.parametrize(

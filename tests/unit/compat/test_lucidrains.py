@@ -1,6 +1,4 @@
-"""lucidrains' constructors beside the original package: same names, same numbers, same
-random numbers.
-"""
+"""lucidrains' constructors beside the original package: names, numbers, randomness."""
 
 from __future__ import annotations
 
@@ -85,13 +83,15 @@ class TestBesideTheOriginal:
         theirs.load_state_dict(ours.state_dict(), strict=True)
         image = torch.randn(3, *shape)
         with torch.no_grad():
-            assert torch.equal(ours.eval()(image), theirs.eval()(image))
+            expected = theirs.eval()(image)
+            # Two programs: rounding may differ by thread and shape, a wrong GELU by 1e-4.
+            close = {"rtol": 0, "atol": 2e-6 * expected.abs().max().item()}
+            torch.testing.assert_close(ours.eval()(image), expected, **close)
             torch.manual_seed(7)
-            trained_ours = ours.train()(image)
+            in_training = ours.train()(image)
             torch.manual_seed(7)
-            assert torch.equal(
-                trained_ours, theirs.train()(image)
-            )  # dropout falls in the same places
+            # Dropout falls in the same places.
+            torch.testing.assert_close(in_training, theirs.train()(image), **close)
 
 
 @pytest.mark.parametrize("name", ["lucidrains_a", "lucidrains_b"])
