@@ -24,27 +24,49 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["photo.png"], ["photos"], ["photos/"], ["photos/*.png"], ["**/x?.jpg"], ["plain"], ["-"], ["nosuch.jpg"],
-        ["NO.JPEG", "plain"], ["clip.mp4"], ["https://host/picture"], ["http://host/photo.png?size=2"],
+        "photo.png",
+        "photos",
+        "photos/",
+        "photos/*.png",
+        "**/x?.jpg",
+        "plain",
+        "-",
+        "nosuch.jpg",
+        "NO.JPEG plain",
+        "clip.mp4",
+        "https://host/picture",
+        "http://host/photo.png?size=2",
     ],
-    ids=" ".join,
-)  # fmt: skip
-def test_pictures_come_first(arguments: list[str]) -> None:
-    assert split_arguments(arguments, None) == (None, arguments)
-    assert split_arguments(arguments, "w.npz") == ("w.npz", arguments)
+)
+def test_pictures_come_first(arguments: str) -> None:
+    pictures = arguments.split()
+    assert split_arguments(pictures, None) == (None, pictures)
+    assert split_arguments(pictures, "w.npz") == ("w.npz", pictures)
 
 
 @pytest.mark.parametrize(
     "checkpoint",
-    ["run", "run/best.safetensors", "missing.safetensors", "w.PTH", "mixer_b16", "B-i1k/16", "hf-hub:a/b", "hf_hub:a/b",
-     "runs/mistyped", "mixer_b16.goog_in1", "https://host/w.safetensors", "https://host/w.npz?download=true",
-     "", "x" * 300, BUNDLED.stem],
-)  # fmt: skip
+    [
+        "run",
+        "run/best.safetensors",
+        "missing.safetensors",
+        "w.PTH",
+        "mixer_b16",
+        "B-i1k/16",
+        "hf-hub:a/b",
+        "hf_hub:a/b",
+        "runs/mistyped",
+        "mixer_b16.goog_in1",
+        "https://host/w.safetensors",
+        "https://host/w.npz?download=true",
+        "",
+        "x" * 300,
+        BUNDLED.stem,
+    ],
+)
 def test_weights_come_first_even_if_they_are_not_there(checkpoint: str) -> None:
-    assert split_arguments([checkpoint, "photo.png"], None) == (
-        checkpoint,
-        ["photo.png"],
-    )
+    found = split_arguments([checkpoint, "photo.png"], None)
+    assert found == (checkpoint, ["photo.png"])
 
 
 def test_a_checkpoint_among_the_pictures_is_refused() -> None:

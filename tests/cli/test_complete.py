@@ -1,6 +1,4 @@
-"""The Tab key: what shells ask the command, and that the names written out are the
-names there are.
-"""
+"""The Tab key: what shells ask, and that the names written out are those that exist."""
 
 from __future__ import annotations
 
@@ -14,6 +12,15 @@ from mlp_mixer.cli import complete
 from mlp_mixer.models import variants
 from mlp_mixer.recipes import list_recipes
 from mlp_mixer.weights import list_models
+
+ASK = """
+import sys
+from mlp_mixer.cli import run
+try:
+    run([])
+finally:
+    print("torch" in sys.modules)
+"""
 
 
 def test_the_names_are_those_there_are() -> None:
@@ -38,9 +45,8 @@ def test_what_bash_is_told(line: str, offered: list[str]) -> None:
     """Nothing means files; and torch, which takes seconds, is never loaded."""
     words = ["mlp-mixer", *line.split(" ")]
     environment = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
-    program = "import sys\nfrom mlp_mixer.cli import run\ntry: run([])\nfinally: print('torch' in sys.modules)"
     answer = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", ASK],
         env=os.environ | environment | {"_MLP_MIXER_COMPLETE": "complete_bash"},
         capture_output=True,
         text=True,

@@ -18,10 +18,21 @@ import pytest
 
 KILLS = int(os.environ.get("MLP_MIXER_KILLS", "3"))
 SETTINGS = [
-    "train.batch_size=64", "train.save_every_steps=2", "train.eval_every_epochs=1", "train.threads=1",
-    "model.dropout=0.1", "model.drop_path=0.1", "model.hidden_dim=16", "train.ema=0.95", "train.device=cpu",
-    "mix.mixup=0.5", "mix.cutmix=1", "augment.policy=trivialaugment", "augment.erase=0.3", "data.workers=1",
-]  # fmt: skip
+    "train.batch_size=64",
+    "train.save_every_steps=2",
+    "train.eval_every_epochs=1",
+    "train.threads=1",
+    "train.device=cpu",
+    "train.ema=0.95",
+    "model.dropout=0.1",
+    "model.drop_path=0.1",
+    "model.hidden_dim=16",
+    "mix.mixup=0.5",
+    "mix.cutmix=1",
+    "augment.policy=trivialaugment",
+    "augment.erase=0.3",
+    "data.workers=1",
+]
 
 
 def command(out: Path, processes: int, kills: int) -> list[str]:

@@ -9,13 +9,24 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mlp_mixer.cli.progress import Progress
+from mlp_mixer.cli import progress as progress_module
+from mlp_mixer.cli.progress import Progress, counted
 
 START = {
-    "kind": "start", "model": "mixer_s16", "parameters": 18_528_264, "source": "folder:[bold]x", "classes": 3,
-    "n_train": 1000, "n_val": 100, "device": "cpu", "step": 0, "total_steps": 40, "epochs": 4,
-    "processes": 1, "notes": [],
-}  # fmt: skip
+    "kind": "start",
+    "model": "mixer_s16",
+    "parameters": 18_528_264,
+    "source": "folder:[bold]x",
+    "classes": 3,
+    "n_train": 1000,
+    "n_val": 100,
+    "device": "cpu",
+    "step": 0,
+    "total_steps": 40,
+    "epochs": 4,
+    "processes": 1,
+    "notes": [],
+}
 TRAIN = {
     "kind": "train",
     "step": 10,
@@ -54,14 +65,10 @@ def test_plain_lines_are_few_and_readable() -> None:
     )
     lines = text.splitlines()
     assert len(lines) == 3
-    assert (
-        "folder:[bold]x (3 classes): 1,000 images to train, 100 to validate; 4 epochs = 40 steps on cpu"
-        in lines[0]
-    )
-    assert (
-        "loss 0.5000  top-1 50.00 %  lr 1.00e-03  1,234 img/s  val top-1 75.00 %  val loss 0.6000"
-        in lines[1]
-    )
+    assert "folder:[bold]x (3 classes): 1,000 images to train, 100 to" in lines[0]
+    assert "to validate; 4 epochs = 40 steps on cpu" in lines[0]
+    assert "loss 0.5000  top-1 50.00 %  lr 1.00e-03  1,234 img/s" in lines[1]
+    assert "img/s  val top-1 75.00 %  val loss 0.6000" in lines[1]
     assert "0:00:00 left" in lines[1]
     assert lines[2] == "by the way"
     assert "\x1b" not in text
@@ -90,3 +97,40 @@ def test_a_run_without_validation_says_only_what_it_knows() -> None:
         START, TRAIN, {"kind": "eval", "step": 10, "epoch": 1.0}, terminal=False
     )
     assert "val top-1" not in text
+
+
+# Counts
+
+
+def test_a_count_gets_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = itertools.count(0, 6)
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with counted("pictures") as show:
+        for done in range(1, 10):
+            show(done)
+    lines = capsys.readouterr().err.splitlines()
+    # One line for three or four calls of a clock that steps by 6 seconds.
+    assert 2 <= len(lines) <= 4
+    assert all(line.endswith("/s") for line in lines)
+
+
+def test_the_end_of_a_known_number_is_always_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with counted("images") as show:
+        show(1, 2)
+        show(2, 2)
+    assert capsys.readouterr().err == "2 of 2 images\n"
+
+
+def test_a_count_on_a_terminal_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(progress_module, "stderr", lambda: console)
+    with counted("images") as show:
+        show(1, 2)
+        show(2, 2)
+    assert "2/2 images" in stream.getvalue()
+    assert "2 of 2 images" not in stream.getvalue()

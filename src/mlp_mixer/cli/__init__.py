@@ -39,6 +39,7 @@ from .train import train
 app = typer.Typer(
     name="mlp-mixer",
     no_args_is_help=True,
+    # A traceback is for our own mistakes, and then it should be Python's.
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -83,6 +84,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the name of the command; default: those of the process.
     """
     try:
+        # Not standalone: typer would print errors and end the process itself.
         code = app(arguments, prog_name="mlp-mixer", standalone_mode=False)
     except UserError as error:
         return _fail(str(error))
@@ -100,6 +102,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if message is None:
             raise
         return _fail(message()) if message() else 2
+    # A verb returns its exit code; --help and --version return nothing.
     return code if isinstance(code, int) else 0
 
 

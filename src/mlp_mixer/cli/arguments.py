@@ -203,6 +203,8 @@ def parse_size(text: str) -> tuple[int, int]:
     """
     from ..errors import UserError
 
+    # Six digits at most: a typing error should not become a number of 4,300 digits, at
+    # which Python refuses to convert.
     match = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip())
     if match is None:
         raise UserError(

@@ -44,6 +44,7 @@ def augment(
     from ..recipes.resolve import resolve_config
     from ..training.contact_sheet import contact_sheet
 
+    # "cifar10:PATH" is augmented as the recipe cifar10 would.
     name = data.partition(":")[0]
     default = name if name in RECIPES else "photos"
     config, _ = resolve_config(recipe or default, data=data, settings=settings or ())

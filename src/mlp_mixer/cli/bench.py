@@ -79,6 +79,8 @@ def bench(
         f"{model}, {task}, batch {result['batch']}, {dtype}: {machine['device']}, "
         f"{machine['threads']} threads; {result['versions']}"
     )
-    headings = {title: "left" if title == "competitor" else "right" for title in HEADINGS}
+    headings = {
+        title: "left" if title == "competitor" else "right" for title in HEADINGS
+    }
     print_table(headings, lines(result["rows"]))
     return 0

@@ -50,6 +50,7 @@ def sample(
     from ..files import atomic_file, make_folder
 
     opened = open_dataset(source)
+    # A dataset with one image per class has none to hold out.
     images = opened.train if opened.test is None else opened.test
     make_folder(out)
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
@@ -112,6 +113,7 @@ def shard(
                 report=report,
             )
     except KeyboardInterrupt:
+        # A conversion of ImageNet takes an hour: say that nothing is lost.
         print("stopped; the same command continues", file=sys.stderr)
         raise
     for name, reason in done.left_out.items():
@@ -238,6 +240,7 @@ def _print_findings(found: Check, folder: Path, page: Path | None, moved: int) -
     from ..check.quarantine import place_for
 
     for finding in found.findings:
+        # Notes say what is unusual and harmless; the page and the JSON have them.
         if finding.severity != "note":
             place = printable(finding.path or ".")
             message = printable(finding.message)

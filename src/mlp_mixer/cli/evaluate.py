@@ -85,6 +85,7 @@ def evaluate(
             "tta": tta.value,
         }
         found.append(row)
+        # Printed at once: the 75 test sets of ImageNet-C take long.
         if not as_json:
             print(
                 f"{name} on {spec}, {chosen.split}: top-1 {percent(result.top1)}, "
@@ -94,6 +95,7 @@ def evaluate(
         if as_json:
             print_json({"checkpoint": name, **found[0]})
         return 0
+    # Over test sets, not over images: so their authors report it.
     mean = {key: sum(row[key] for row in found) / len(found) for key in _MEASURES}
     if as_json:
         print_json(

@@ -76,9 +76,11 @@ def explain(
     answer = predictor(image)
     label = answer.pred_label if name is None else numbers[name]
 
+    # Decoded once more: the maps are drawn over the pixels that the network saw.
     known = predictor.checkpoint
     pixels = decode_image(fetched(image), channels=known.preprocess.channels)
     x_BCHW = known.preprocess(pixels)[None].to(predictor.device)
+    # Neighbours are looked for among the images it learned from, not in a test split.
     near = []
     if data:
         trained_on = eval_split(data, known.provenance, "train").images

@@ -67,6 +67,7 @@ def export(
     if as_json:
         print_json(report)
         return 0
+    # On stderr, so that a script may read the table.
     for note in report["notes"]:
         print(f"note: {note}", file=sys.stderr)
     headings = {

@@ -76,6 +76,7 @@ def finetune(
     from .console import percent
     from .progress import watch
 
+    # A person who has no weights should know what that costs before hours have passed.
     if weights == api.SCRATCH and not frozen:
         print(_PRICE, file=sys.stderr)
     folder = out or Path("runs") / f"finetune-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -118,6 +119,7 @@ def finetune(
     if sweep is None:
         run(config, folder)
         return 0
+    # Run by run, so that each of them has its own line of progress and result.
     rows = {}
     for place, one in sweep_runs(config, folder, sweep):
         rows[place] = run(one, place)

@@ -51,6 +51,7 @@ def models(
     """
     from ..errors import UserError
 
+    # Before models are imported: names of weights need no torch.
     if weights:
         if image_size is not None or classes != 1000:
             raise UserError(

@@ -86,12 +86,14 @@ def predict(
 
     checkpoint, names = split_arguments(paths, model)
     _check(checkpoint, names, out, features, resume)
+    # Weights are loaded after all checks: a download may take minutes.
     source, _ = or_bundled(checkpoint)
     predictor = Predictor(source, device=device, top=top, engine=engine, larger=larger)
     # Failures are part of the JSON on stdout.
     quiet = as_json and out is None
     if checkpoint is None and not quiet:
         introduce_bundled(predictor.labels)
+    # Not a list: a pipe may never end, and a folder may hold a million pictures.
     pictures = _named(names)
     if out is None:
         tally = _print_answers(predictor, pictures, batch_size, as_json)
@@ -108,6 +110,7 @@ def predict(
             f"{tally.failed} of {tally.pictures} pictures could not be read",
             file=sys.stderr,
         )
+    # Scripts should notice that some pictures have no answer.
     return 1 if tally.failed else 0
 
 
@@ -123,6 +126,8 @@ def _check(
     from ..inference.formats import check_out
 
     if checkpoint is not None and not names:
+        # A single argument is read as a checkpoint unless it looks like a picture, so a
+        # mistyped folder arrives here.
         if not is_model(checkpoint):
             raise UserError(
                 f"there are no pictures and no weights at {checkpoint!r}; check the path"
@@ -213,6 +218,7 @@ def _print_answers(
     from ..inference import Prediction
     from .progress import counted
 
+    # Kept until the end: JSON is one value, and a table needs the longest name.
     answers = []
     with counted("pictures") as show:
         tally = _Tally(show, quiet=as_json)
@@ -227,6 +233,7 @@ def _print_answers(
         return tally
     good = [answer for answer in answers if isinstance(answer, Prediction)]
     if good:
+        # Once on stderr, so that the table on stdout stays a table.
         if predictor.score_kind in _NOTES:
             print(_NOTES[predictor.score_kind], file=sys.stderr)
         _print_table(good)

@@ -80,6 +80,7 @@ def counted(unit: str) -> Iterator[Count]:
         if console.is_terminal:
             text = f"{done:,}/{total:,} {unit}" if total else f"{done:,} {unit}"
             bar.update(task, completed=done, total=total, description=text)
+        # The end is always told, or a short run would leave no line at all.
         elif (total is not None and done == total) or quiet.due():
             quiet.said()
             if total is None:
@@ -110,8 +111,9 @@ def watch(start: Callable[[Report], JournalRow], folder: Path) -> JournalRow:
     from ..devices import keep_memory
     from ..training import Interrupted
 
-    # This process trains and does nothing else.
+    # Allowed here, because this process trains and does nothing else.
     keep_memory()
+    # Set by torchrun, whose process group exists only inside `start`.
     speaks = os.environ.get("RANK", "0") == "0"
     with Progress(stderr(), quiet=not speaks) as progress:
         try:
@@ -123,6 +125,7 @@ def watch(start: Callable[[Report], JournalRow], folder: Path) -> JournalRow:
                 f"stopped at step {stopped.step}, the state is saved; go on with: "
                 + shlex.join(words)
             )
+            # As a shell says it: 130 after Ctrl-C, 143 after SIGTERM.
             raise typer.Exit(128 + stopped.signal_number) from None
     if speaks:
         about = f"epoch {best['epoch']:g}"
@@ -188,6 +191,7 @@ class Progress:
         Args:
             row: Of the journal, or of the kinds "start" and "note".
         """
+        # The line of a slow run waits for one row, in case that is its evaluation.
         pending = self._pending
         self._pending = None
         if pending and row["kind"] != "eval":

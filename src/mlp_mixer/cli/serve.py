@@ -54,6 +54,7 @@ def serve(
     from ..runtime.engines import fastest
     from ..training.stop import StopRequest
 
+    # The server's packages are optional.
     try:
         from ..serve import Limits, create_app, listen, server
     except ModuleNotFoundError as error:
@@ -85,10 +86,12 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         address = f"http://{shown}:{listener.getsockname()[1]}/"
         print(f"serving {name} at {address} (Ctrl-C stops)", flush=True)
+        # A loopback address is reached from this machine only.
         if host not in ("127.0.0.1", "::1", "localhost"):
             print(
                 "no authentication: put a reverse proxy with a password in front",
                 flush=True,
             )
         server(app, limits).run(sockets=[listener])
+    # As a shell says it: 130 after Ctrl-C, 143 after SIGTERM.
     return 128 + stop.signal_number if stop.signal_number else 0

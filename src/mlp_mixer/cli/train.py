@@ -60,6 +60,7 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
     )
+    # A folder of its own for every run: two runs of a recipe never mix.
     name = f"{config.recipe or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = out or Path("runs") / name
 
