@@ -1,4 +1,4 @@
-"""The learning rate, step by step, against the formulas of those who published them."""
+"""The learning rate, step by step, against the published formulas."""
 
 from __future__ import annotations
 
@@ -30,9 +30,8 @@ def test_warmup_is_linear_and_reaches_the_peak(decay: str) -> None:
 
 def test_cosine_and_linear_follow_their_formulas() -> None:
     progress = [(step - 10) / 90 for step in range(10, 100)]
-    assert factors("cosine")[10:] == pytest.approx(
-        [0.5 * (1 + math.cos(math.pi * p)) for p in progress]
-    )
+    cosine = [0.5 * (1 + math.cos(math.pi * p)) for p in progress]
+    assert factors("cosine")[10:] == pytest.approx(cosine)
     assert factors("linear")[10:] == pytest.approx([1 - p for p in progress])
     assert set(factors("constant")[10:]) == {1.0}
 
@@ -45,44 +44,41 @@ def test_the_decay_stays_above_its_final_share(decay: str) -> None:
 
 
 def test_edges() -> None:
-    assert lr_factor(0, 1, 0, ScheduleChoice()) == 1  # one step, no warm-up
-    assert (
-        0 < lr_factor(4, 5, 50, ScheduleChoice()) < 1
-    )  # a warm-up longer than the run
-    assert (
-        lr_factor(0, 1, 0, ScheduleChoice(warmup_from="zero", cooldown_steps=4)) == 0.25
-    )
-    assert (
-        lr_factor(5, 5, 5, ScheduleChoice(warmup_from="zero")) == 1
-    )  # a warm-up as long as the run
+    plain = ScheduleChoice()
+    from_zero = ScheduleChoice(warmup_from="zero")
+    cooled = ScheduleChoice(warmup_from="zero", cooldown_steps=4)
+    assert lr_factor(0, 1, 0, plain) == 1, "one step without a warm-up"
+    assert 0 < lr_factor(4, 5, 50, plain) < 1, "a warm-up longer than the run"
+    assert lr_factor(0, 1, 0, cooled) == 0.25
+    assert lr_factor(5, 5, 5, from_zero) == 1, "a warm-up as long as the run"
 
 
-def test_the_schedules_of_before_keep_their_bits() -> None:
+def earlier(
+    step: int, total_steps: int, warmup_steps: int, schedule: ScheduleChoice
+) -> float:
+    """The schedule of the first version."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    if schedule.decay == "constant":
+        return 1.0
+    remaining = 1 - progress
+    if schedule.decay == "cosine":
+        remaining = (1 + math.cos(math.pi * progress)) / 2
+    return schedule.final + (1 - schedule.final) * remaining
+
+
+@pytest.mark.parametrize("decay", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize("final", [0.0, 0.01, 0.3])
+@pytest.mark.parametrize(("total", "warmup"), [(97, 13), (97, 0), (5, 9)])
+def test_the_schedules_of_before_keep_their_bits(
+    decay: Any, final: float, total: int, warmup: int
+) -> None:
     """Runs that were begun with the earlier code go on as they were."""
-
-    def earlier(
-        step: int, total_steps: int, warmup_steps: int, schedule: ScheduleChoice
-    ) -> float:
-        if step < warmup_steps:
-            return (step + 1) / (warmup_steps + 1)
-        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-        if schedule.decay == "constant":
-            return 1.0
-        remaining = (
-            1 - progress
-            if schedule.decay == "linear"
-            else (1 + math.cos(math.pi * progress)) / 2
-        )
-        return schedule.final + (1 - schedule.final) * remaining
-
-    for decay in ("cosine", "linear", "constant"):
-        for final in (0.0, 0.01, 0.3):
-            schedule = ScheduleChoice(decay=decay, final=final)  # type: ignore[arg-type]
-            for total, warmup in ((97, 13), (97, 0), (5, 9)):
-                for step in range(total):
-                    assert lr_factor(step, total, warmup, schedule) == earlier(
-                        step, total, warmup, schedule
-                    )
+    schedule = ScheduleChoice(decay=decay, final=final)
+    for step in range(total):
+        now = lr_factor(step, total, warmup, schedule)
+        assert now == earlier(step, total, warmup, schedule)
 
 
 def big_vision(
@@ -95,8 +91,9 @@ def big_vision(
     timescale: float = 10_000,
     cooldown: int = 0,
 ) -> float:
-    """`create_learning_rate_schedule` of big_vision/utils.py with base 1, at optimiser
-    update `step` (from 0).
+    """`create_learning_rate_schedule` of big_vision/utils.py with base 1.
+
+    step: The optimiser's update, from 0.
     """
     lr = 1.0
     progress = min(max((step - warmup) / float(total - warmup), 0.0), 1.0)
@@ -104,8 +101,8 @@ def big_vision(
         lr = end + (lr - end) * (1.0 - progress)
     elif decay == "cosine":
         lr = lr * 0.5 * (1.0 + math.cos(math.pi * progress))
-    elif decay == "rsqrt":
-        lr = lr / math.sqrt(1 + (step - warmup) / timescale) if warmup <= step else lr
+    elif decay == "rsqrt" and warmup <= step:
+        lr = lr / math.sqrt(1 + (step - warmup) / timescale)
     if warmup:
         lr = lr * min(1.0, step / warmup)
     if cooldown:
@@ -117,8 +114,10 @@ def big_vision(
 @pytest.mark.parametrize(
     ("decay", "ours", "theirs"),
     [
-        ("linear", {"final": 1e-5}, {"end": 1e-5}),  # mlp_mixer_i1k.py
-        ("linear", {"final": 0.01}, {"end": 0.01}),  # GSAM
+        # mlp_mixer_i1k.py
+        ("linear", {"final": 1e-5}, {"end": 1e-5}),
+        # GSAM
+        ("linear", {"final": 0.01}, {"end": 0.01}),
         ("cosine", {}, {}),
         ("cosine", {"cooldown_steps": 50}, {"cooldown": 50}),
         (
@@ -127,43 +126,46 @@ def big_vision(
             {"timescale": 40, "cooldown": 25},
         ),
         ("rsqrt", {}, {}),
-        ("rsqrt", {"cooldown_steps": 190}, {"cooldown": 190}),  # begins in the warm-up
+        # The cooldown begins in the warm-up.
+        ("rsqrt", {"cooldown_steps": 190}, {"cooldown": 190}),
     ],
 )
 def test_big_vision(
     decay: str, ours: dict[str, Any], theirs: dict[str, Any], warmup: int
 ) -> None:
-    values = factors(decay, total=200, warmup=warmup, warmup_from="zero", **ours)
-    assert values == pytest.approx(
-        [big_vision(step, 200, warmup, decay, **theirs) for step in range(200)],
-        rel=1e-12,
-    )
-    assert values[0] == (0 if warmup else values[0])
+    total = 200
+    found = factors(decay, total=total, warmup=warmup, warmup_from="zero", **ours)
+    expected = []
+    for step in range(total):
+        expected.append(big_vision(step, total, warmup, decay, **theirs))
+    assert found == pytest.approx(expected, rel=1e-12)
+    if warmup:
+        assert found[0] == 0
 
 
-def test_vit_jax_fine_tuning() -> None:
-    """`create_learning_rate_schedule` of vit_jax/utils.py, with the numbers of
-    configs/mixer_base16_cifar10.py.
+@pytest.mark.parametrize("step", [0, 1, 250, 499, 500, 501, 5_250, 9_999])
+def test_vit_jax_fine_tuning(step: int) -> None:
+    """`create_learning_rate_schedule` of vit_jax/utils.py.
+
+    The numbers are those of configs/mixer_base16_cifar10.py.
     """
     total = 10_000
     base = 0.03
     warmup = 500
-    for step in (0, 1, 250, 499, 500, 501, 5_250, 9_999):
-        progress = min(max((step - warmup) / float(total - warmup), 0.0), 1.0)
-        expected = (
-            base * 0.5 * (1.0 + math.cos(math.pi * progress)) * min(1.0, step / warmup)
-        )
-        found = base * lr_factor(
-            step, total, warmup, ScheduleChoice(decay="cosine", warmup_from="zero")
-        )
-        assert found == pytest.approx(expected, rel=1e-12)
+    progress = min(max((step - warmup) / float(total - warmup), 0.0), 1.0)
+    cosine = base * 0.5 * (1.0 + math.cos(math.pi * progress))
+    expected = cosine * min(1.0, step / warmup)
+    schedule = ScheduleChoice(decay="cosine", warmup_from="zero")
+    found = base * lr_factor(step, total, warmup, schedule)
+    assert found == pytest.approx(expected, rel=1e-12)
 
 
 def test_timm() -> None:
     import torch
     from timm.scheduler import CosineLRScheduler
 
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
     theirs = CosineLRScheduler(
         optimizer,
         t_initial=90,
@@ -178,40 +180,39 @@ def test_timm() -> None:
         assert factor == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
 
 
-def test_the_warmup_in_epochs_steps_and_shares() -> None:
-    assert warmup_length(
-        ScheduleChoice(warmup_epochs=1.5), 999, images=1000, batch_size=128
-    ) == round(1500 / 128)
-    assert (
-        warmup_length(ScheduleChoice(warmup_steps=7), 999, images=1000, batch_size=128)
-        == 7
-    )
-    assert (
-        warmup_length(ScheduleChoice(warmup_steps=0), 999, images=1000, batch_size=128)
-        == 0
-    )
-    assert (
-        warmup_length(
-            ScheduleChoice(warmup_share=0.1), 999, images=1000, batch_size=128
-        )
-        == 100
-    )
-    assert (
-        warmup_length(ScheduleChoice(warmup_share=0.1), 99, images=1000, batch_size=128)
-        == 10
-    )  # a shorter run
+@pytest.mark.parametrize(
+    ("fields", "total", "steps"),
+    [
+        ({"warmup_epochs": 1.5}, 999, round(1500 / 128)),
+        ({"warmup_steps": 7}, 999, 7),
+        ({"warmup_steps": 0}, 999, 0),
+        ({"warmup_share": 0.1}, 999, 100),
+        ({"warmup_share": 0.1}, 99, 10),
+    ],
+)
+def test_the_warmup_in_epochs_steps_and_shares(
+    fields: dict[str, Any], total: int, steps: int
+) -> None:
+    schedule = ScheduleChoice(**fields)
+    assert warmup_length(schedule, total, images=1000, batch_size=128) == steps
 
 
-def test_settings_that_cannot_be() -> None:
-    for setting, message in {
-        "decay=stair": "schedule.decay",
-        "warmup_from=two": "schedule.warmup_from",
-        "warmup_steps=-1": "schedule.warmup_steps must be at least 0",
-        "warmup_share=1.5": "schedule.warmup_share must be at least 0 and at most 1",
-        "timescale=0": "schedule.timescale must be above 0",
-        "cooldown_steps=-1": "schedule.cooldown_steps must be at least 0",
-    }.items():
-        with pytest.raises(UserError, match=message):
-            override(TrainConfig(), [f"schedule.{setting}"])
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("decay=stair", "schedule.decay"),
+        ("warmup_from=two", "schedule.warmup_from"),
+        ("warmup_steps=-1", "schedule.warmup_steps must be at least 0"),
+        ("warmup_share=1.5", "schedule.warmup_share must be at least 0 and at most 1"),
+        ("timescale=0", "schedule.timescale must be above 0"),
+        ("cooldown_steps=-1", "schedule.cooldown_steps must be at least 0"),
+    ],
+)
+def test_settings_that_cannot_be(setting: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        override(TrainConfig(), [f"schedule.{setting}"])
+
+
+def test_the_warmup_is_stated_once() -> None:
     with pytest.raises(UserError, match="exclude each other; set one to none"):
         ScheduleChoice(warmup_steps=3, warmup_share=0.1)
