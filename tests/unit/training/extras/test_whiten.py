@@ -1,6 +1,4 @@
-"""A whitened patch embedding: what comes out of it has no correlations and variance
-one.
-"""
+"""A whitened patch embedding: its features have variance one and no correlations."""
 
 from __future__ import annotations
 
@@ -16,40 +14,44 @@ from mlp_mixer.recipes import get_recipe
 from mlp_mixer.training import prepare
 from mlp_mixer.training.extras.whiten import whiten
 
+# Numbers of a patch of 4 x 4 pixels and three channels.
+D = 48
+
 
 def smooth_images() -> ArraySet:
-    """Neighbouring pixels alike, as in photographs."""
+    """600 images of 16 x 16 pixels; neighbouring pixels are alike, as in photographs."""
     rng = np.random.default_rng(0)
-    coarse = rng.integers(40, 216, (600, 4, 4, 3)).repeat(4, axis=1).repeat(4, axis=2)
-    return ArraySet(
-        (coarse + rng.integers(-20, 20, coarse.shape)).astype(np.uint8),
-        np.arange(600) % 2,
-        ("a", "b"),
-    )
+    coarse = rng.integers(40, 216, (600, 4, 4, 3))
+    large = coarse.repeat(4, axis=1).repeat(4, axis=2)
+    noise = rng.integers(-20, 20, large.shape)
+    pixels = (large + noise).astype(np.uint8)
+    return ArraySet(pixels, np.arange(600) % 2, ("a", "b"))
 
 
-def test_what_comes_out_is_white(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_features_are_white(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlp_mixer.training.extras.whiten._LEAST", 0.0)
     images = smooth_images()
     stem = PatchEmbed(3, 120, 4)
-    kept = stem.proj.weight.detach()[96:].clone()
+    others = stem.proj.weight.detach()[2 * D :].clone()
     preprocess = Preprocess((16, 16), mean=(0.5,), std=(0.25,))
     whiten(stem, images, preprocess, seed=0)
+
+    # There are 2 D directions; the other features stay as they were.
+    weight = stem.proj.weight.detach()
+    assert torch.equal(weight[2 * D :], others)
+
     x = torch.stack([preprocess(images.image(i)) for i in range(600)])
-    out = stem(x).detach().flatten(0, 1).double()
-    assert torch.equal(
-        stem.proj.weight[96:], kept
-    )  # 2 x 48 directions; the rest is as it was
-    torch.testing.assert_close(out[:, :48], -out[:, 48:96], atol=1e-4, rtol=0)
-    torch.testing.assert_close(
-        out[:, :48].mean(dim=0), torch.zeros(48).double(), atol=1e-3, rtol=0
-    )
-    covariance = torch.cov(out[:, :48].T)
-    torch.testing.assert_close(covariance, torch.eye(48).double(), atol=1e-3, rtol=0)
-    powers = torch.linalg.vector_norm(stem.proj.weight[:48].detach(), dim=(1, 2, 3))
-    assert (powers.diff() > 0).all(), (
-        "the direction of most variance, which needs the smallest filter, comes first"
-    )
+    features = stem(x).detach().flatten(0, 1).double()
+    positive = features[:, :D]
+    negative = features[:, D : 2 * D]
+    close = torch.testing.assert_close
+    close(positive, -negative, atol=1e-4, rtol=0)
+    close(positive.mean(dim=0), torch.zeros(D).double(), atol=1e-3, rtol=0)
+    close(torch.cov(positive.T), torch.eye(D).double(), atol=1e-3, rtol=0)
+
+    # The direction of most variance needs the smallest filter, and comes first.
+    lengths = torch.linalg.vector_norm(weight[:D], dim=(1, 2, 3))
+    assert (lengths.diff() > 0).all()
 
 
 def test_a_narrow_stem_takes_the_first_directions() -> None:
@@ -62,12 +64,11 @@ def test_a_narrow_stem_takes_the_first_directions() -> None:
 
 
 def test_a_run_can_begin_with_it() -> None:
-    plain, white = (
-        prepare(override(get_recipe("digits"), [f"model.stem={how}"]))
-        for how in ("random", "whitened")
-    )
-    assert not torch.equal(plain.model.stem.proj.weight, white.model.stem.proj.weight)
-    assert torch.equal(
-        plain.model.blocks[0].mlp_tokens.fc1.weight,
-        white.model.blocks[0].mlp_tokens.fc1.weight,
-    )
+    models = []
+    for how in ("random", "whitened"):
+        config = override(get_recipe("digits"), [f"model.stem={how}"])
+        models.append(prepare(config).model)
+    plain, white = models
+    assert not torch.equal(plain.stem.proj.weight, white.stem.proj.weight)
+    name = "blocks.0.mlp_tokens.fc1.weight"
+    assert torch.equal(plain.get_parameter(name), white.get_parameter(name))
