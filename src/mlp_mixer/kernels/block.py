@@ -9,7 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ..models.base import Tap, branch_draws, no_tap
 from ..models.mixer import MixerBlock
-from .ops import DTYPES, INTERPRETED, float32_products, token_mix
+from .launch import DTYPES, INTERPRETED, float32_products
+from .ops import token_mix
 
 
 class FusedBlock(MixerBlock):

@@ -322,6 +322,9 @@ def int8(model: IsotropicMlp) -> EngineFn:
     Args:
         model: A Mixer in evaluation mode.
 
+    Returns:
+        The call.
+
     Raises:
         UserError: The network is not a Mixer.
     """

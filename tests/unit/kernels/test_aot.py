@@ -26,7 +26,7 @@ triton = pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from mlp_mixer.kernels import ops  # noqa: E402
+from mlp_mixer.kernels import launch  # noqa: E402
 
 SHAPES = {
     name: VARIANTS[f"mixer_{name}"]
@@ -68,8 +68,8 @@ def usage(
     tanh: bool = True,
 ) -> Iterator[Usage]:
     """Every kernel that one block's token mixing launches, forward and backward."""
-    for launch in _launches(config, dtype, scaled, capability, tanh):
-        yield _compile(launch, capability)
+    for one in _launches(config, dtype, scaled, capability, tanh):
+        yield _compile(one, capability)
 
 
 def _launches(
@@ -86,8 +86,8 @@ def _launches(
 
     roomy = SHARED_KIB[capability] >= 200
     with (
-        mock.patch.object(ops, "_run", record),
-        mock.patch.object(ops, "_roomy", return_value=roomy),
+        mock.patch.object(launch, "_run", record),
+        mock.patch.object(launch, "_roomy", return_value=roomy),
         torch.device("meta"),
     ):
         _forward_and_backward(config, dtype, scaled, tanh)
@@ -111,8 +111,8 @@ def _forward_and_backward(
     b2 = torch.empty(S)
     weights = (gamma, beta, w1, b1, w2)
     options = (config.norm_eps, tanh, True)
-    _, mean, rstd = ops.forward(x, *weights, b2, scale, *options)
-    ops.backward(x, x, mean, rstd, *weights, scale, tanh, True)
+    _, mean, rstd = launch.forward(x, *weights, b2, scale, *options)
+    launch.backward(x, x, mean, rstd, *weights, scale, tanh, True)
 
 
 def _type(argument: Any) -> str:
@@ -121,14 +121,14 @@ def _type(argument: Any) -> str:
     return {int: "i32", float: "fp32"}.get(type(argument), "constexpr")
 
 
-def _compile(launch: Launch, capability: int) -> Usage:
-    kernel = launch.kernel
+def _compile(one: Launch, capability: int) -> Usage:
+    kernel = one.kernel
     options: dict[str, Any] = {"enable_fp_fusion": True}
     constants: dict[str, Any] = {}
-    for name, value in launch.constants.items():
+    for name, value in one.constants.items():
         place = options if name.startswith("num_") else constants
         place[name] = value
-    signature = dict(zip(kernel.arg_names, launch.types, strict=False))
+    signature = dict(zip(kernel.arg_names, one.types, strict=False))
     signature |= dict.fromkeys(constants, "constexpr")
     for name, kind in signature.items():
         if kind == "constexpr":
@@ -201,7 +201,7 @@ def test_the_kernels_fit_the_gpu_and_keep_their_sums_in_registers(
 def test_a_tile_too_large_would_be_seen() -> None:
     from mlp_mixer.kernels.tiles import Tile
 
-    with mock.patch.object(ops, "tile_for", return_value=Tile(256, 64, 4, 16)):
+    with mock.patch.object(launch, "tile_for", return_value=Tile(256, 64, 4, 16)):
         launches = _launches(SHAPES["s32"], torch.bfloat16, False, 90, True)
     row = _compile(launches[2], 90)
     assert row.kernel == "forward"

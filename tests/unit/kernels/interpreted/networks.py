@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlp_mixer.kernels import fuse, ops, why_not
+from mlp_mixer.kernels import fuse, launch, why_not
 from mlp_mixer.kernels.block import FusedBlock
 from mlp_mixer.models import MixerConfig, MlpMixer
 
@@ -21,7 +21,7 @@ TINY = MixerConfig(4, 2, 24, 16, 32, image_size=(12, 16), num_classes=5)
 @pytest.fixture(autouse=True)
 def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     # An interpreted program takes milliseconds.
-    monkeypatch.setattr(ops, "PROGRAMS", 1)
+    monkeypatch.setattr(launch, "PROGRAMS", 1)
 
 
 def made(**changes: object) -> MlpMixer:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlp_mixer.kernels import ops
+from mlp_mixer.kernels import launch, ops
 
 NAMES = ("y", "x", "gamma", "beta", "w1", "b1", "w2", "b2")
 
@@ -93,7 +93,7 @@ def results(
     """
     leaves = [t.to(dtype or t.dtype).clone().requires_grad_() for t in inputs]
     if dtype is None:
-        ops.PROGRAMS = case.programs
+        launch.PROGRAMS = case.programs
         options = (1e-6, case.tanh, case.deterministic)
         y, _, _ = ops.token_mix(*leaves, scale, *options)
     else:
@@ -125,7 +125,7 @@ def assert_close_as_plain(
 @pytest.fixture(autouse=True)
 def _programs(monkeypatch: pytest.MonkeyPatch) -> None:
     # `results` changes it; monkeypatch restores it after each test.
-    monkeypatch.setattr(ops, "PROGRAMS", ops.PROGRAMS)
+    monkeypatch.setattr(launch, "PROGRAMS", launch.PROGRAMS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mlp_mixer import UserError
-from mlp_mixer.kernels import block, ops, selfcheck
+from mlp_mixer.kernels import block, launch, ops, selfcheck
 from mlp_mixer.kernels.block import FusedBlock
 from mlp_mixer.kernels.selfcheck import self_check, with_kernels
 from mlp_mixer.models import MixerConfig, MlpMixer
@@ -25,7 +25,7 @@ DTYPES = [torch.float32, torch.float16]
 
 @pytest.fixture(autouse=True)
 def _few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "PROGRAMS", 1)
+    monkeypatch.setattr(launch, "PROGRAMS", 1)
 
 
 @pytest.mark.parametrize("gelu", ["tanh", "erf"])
