@@ -1,6 +1,4 @@
-"""Trackers get the numbers of the journal, and nothing of theirs can end in a
-traceback.
-"""
+"""Trackers get the numbers of the journal, and their errors are one sentence."""
 
 from __future__ import annotations
 
@@ -34,22 +32,18 @@ def measured(out: Path, kind: str, name: str) -> dict[int, float]:
     return {row["step"]: row[name] for row in read_journal(out) if row["kind"] == kind}
 
 
-def test_tensorboard_shows_the_journal_also_after_a_resume(tmp_path: Path) -> None:
+def test_tensorboard_shows_the_journal_also_after_a_resume(
+    tmp_path: Path, crash: type[Exception]
+) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    class CrashError(Exception):
-        pass
+    def until_15(row: dict[str, Any]) -> None:
+        follow(row)
+        if row.get("step", 0) >= 15:
+            raise crash
 
-    def until(step: int, follow: Any) -> Any:
-        def report(row: dict[str, Any]) -> None:
-            follow(row)
-            if row.get("step", 0) >= step:
-                raise CrashError
-
-        return report
-
-    with tracking("tensorboard", CONFIG, tmp_path) as follow, pytest.raises(CrashError):
-        train(CONFIG, tmp_path, report=until(15, follow))
+    with tracking("tensorboard", CONFIG, tmp_path) as follow, pytest.raises(crash):
+        train(CONFIG, tmp_path, report=until_15)
     with tracking("tensorboard", CONFIG, tmp_path) as follow:
         train(CONFIG, tmp_path, resume=True, report=follow)
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -60,9 +54,8 @@ def test_tensorboard_shows_the_journal_also_after_a_resume(tmp_path: Path) -> No
     ):
         shown = {event.step: event.value for event in events.Scalars(tag)}
         assert shown == pytest.approx(measured(tmp_path, kind, name)), tag
-    assert len(events.Scalars("train/loss")) == len(
-        measured(tmp_path, "train", "loss")
-    ), "a step is shown twice"
+    losses = measured(tmp_path, "train", "loss")
+    assert len(events.Scalars("train/loss")) == len(losses), "a step is shown twice"
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
@@ -78,42 +71,36 @@ def test_wandb_and_trackio_are_called_alike(
     monkeypatch.setitem(sys.modules, name, module)  # type: ignore[arg-type]
     with tracking(name, CONFIG, tmp_path / "mine") as follow:
         train(CONFIG, tmp_path / "mine", report=follow)
-    assert [call for call, _ in calls][:1] + [call for call, _ in calls][-1:] == [
-        "init",
-        "finish",
-    ]
+    assert calls[0][0] == "init"
+    assert calls[-1] == ("finish", None)
     settings = calls[0][1]
     assert (settings["project"], settings["name"]) == ("mlp-mixer", "mine")
     assert settings["config"]["model"]["hidden_dim"] == 8
-    logged = [value for call, value in calls if call == "log"]
-    assert {
-        step: numbers["train/loss"]
-        for step, numbers in logged
-        if "train/loss" in numbers
-    } == measured(tmp_path / "mine", "train", "loss")
+    losses = {}
+    for call, value in calls:
+        if call == "log" and "train/loss" in value[1]:
+            step, numbers = value
+            losses[step] = numbers["train/loss"]
+    assert losses == measured(tmp_path / "mine", "train", "loss")
 
 
 def test_a_tracker_that_is_unknown_absent_or_broken_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with (
-        pytest.raises(UserError, match="did you mean 'wandb'"),
-        tracking("wandbb", CONFIG, tmp_path),
-    ):
-        pass
+    def begin(name: str) -> None:
+        with tracking(name, CONFIG, tmp_path):
+            pytest.fail("it began")
+
+    with pytest.raises(UserError, match="did you mean 'wandb'"):
+        begin("wandbb")
     monkeypatch.setitem(sys.modules, "wandb", None)  # type: ignore[arg-type]
-    with (
-        pytest.raises(UserError, match="pip install wandb"),
-        tracking("wandb", CONFIG, tmp_path),
-    ):
-        pass
+    with pytest.raises(UserError, match="pip install wandb"):
+        begin("wandb")
 
     def refuse(**settings: Any) -> None:
         raise RuntimeError("no API key")
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=refuse))  # type: ignore[arg-type]
-    with (
-        pytest.raises(UserError, match="no API key"),
-        tracking("wandb", CONFIG, tmp_path),
-    ):
-        pass
+    module: Any = SimpleNamespace(init=refuse)
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    with pytest.raises(UserError, match="no API key"):
+        begin("wandb")
