@@ -44,13 +44,11 @@ LAW: dict[str, set[str]] = {
     "analysis": {"data", "evaluation", "images", "models", "weights"},
     "training": {"data", "evaluation", "images", "kernels", "models", "weights"},
     "recipes": {"images", "training"},
-    "bench": {"images", "kernels", "models", "runtime", "weights"},
-    "report": {
-        "analysis", "data", "evaluation", "images", "models", "training", "weights",
-    },
+    "bench": {"kernels", "models", "runtime", "weights"},
+    "report": {"analysis", "data", "evaluation", "models", "training", "weights"},
     "check": {"data", "images", "report"},
     "serve": {"analysis", "images", "inference", "models"},
-}  # fmt: skip
+}
 ROOF = {"api", "cli", "compat", "__init__", "__main__"}
 MODULES = sorted(SRC.rglob("*.py"))
 

@@ -278,6 +278,9 @@ def evaluate_fewshot(
         device: Where to compute, a name for `pick_device` or torch's; the model is moved
             there. None: where the model is.
 
+    Returns:
+        The accuracy for each number of images and each seed, and that of k-NN.
+
     Raises:
         UserError: The dataset cannot be read, has too few images of a class, or other
             channels than the model.

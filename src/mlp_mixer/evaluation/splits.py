@@ -58,6 +58,9 @@ def eval_split(
             fingerprint), or, if the checkpoint was not trained on this dataset, all of
             it.
 
+    Returns:
+        The images, and in words which they are.
+
     Raises:
         UserError: The dataset cannot be opened or has no such split.
     """

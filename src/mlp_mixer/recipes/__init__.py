@@ -78,5 +78,9 @@ def get_recipe(name: str) -> TrainConfig:
 
 
 def claim(name: str) -> str:
-    """Return the first paragraph of a recipe's docstring, on one line."""
+    """Return the first paragraph of a recipe's docstring, on one line.
+
+    Args:
+        name: One of `list_recipes()`.
+    """
     return (inspect.getdoc(RECIPES[name]) or "").split("\n\n")[0].replace("\n", " ")

@@ -29,9 +29,8 @@ from ..distributed import (
     process_group,
     restarts,
 )
-from ..errors import UserError, listed
+from ..errors import UserError
 from ..files import locked_folder, make_folder, remove_leftovers
-from ..randomness import batch_positions
 from .artifacts import (
     holds_run,
     measure,
@@ -369,7 +368,10 @@ class _Loop:
 
     def roll_back(self, bad_step: int) -> None:
         """Go back to the newest state, and leave the bad step out from then on."""
-        trouble = self.describe(bad_step)
+        trouble = (
+            f"the loss or its gradient was not finite at step {bad_step} (images "
+            f"{self.run.images_of(bad_step)})"
+        )
         # The newest state may still be on its way to the disk.
         self.saver.wait()
         barrier()
@@ -393,14 +395,3 @@ class _Loop:
             # Opened anew at the state's step, it forgets the rows after it.
             self.journal = Journal(self.out, from_step=self.step)
             self.journal.append({"kind": "note", "text": text, "step": self.step})
-
-    def describe(self, bad_step: int) -> str:
-        """Return a sentence that names a bad step and the images of its batch."""
-        choice = self.choice
-        images = len(self.run.train)
-        repeats = self.run.config.data.repeats
-        _, indices = batch_positions(
-            bad_step, choice.batch_size, images, choice.seed, repeats
-        )
-        names = listed([str(index) for index in sorted(indices.tolist())], 6, ", ")
-        return f"the loss or its gradient was not finite at step {bad_step} (images {names})"

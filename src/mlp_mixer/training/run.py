@@ -17,10 +17,11 @@ from ..data.loader import TrainBatches, auto_workers, stored
 from ..data.registry import open_dataset
 from ..devices import pick_device
 from ..distributed import rank, world_size
+from ..errors import listed
 from ..images.preprocess import Preprocess
 from ..kernels import with_kernels
 from ..models import IsotropicMlp
-from ..randomness import steps_for
+from ..randomness import batch_positions, steps_for
 from .config import DataChoice, TrainConfig
 from .extras.distill import Teacher, open_teacher
 from .extras.elastic import check_sides
@@ -77,6 +78,15 @@ class Run:
         if init is None:
             return self.config.model.name
         return f"{Path(init).name} (fine-tuned)"
+
+    def images_of(self, step: int) -> str:
+        """Return the numbers of the first images in a step's batch, for messages."""
+        choice = self.config.train
+        repeats = self.config.data.repeats
+        _, indices = batch_positions(
+            step, choice.batch_size, len(self.train), choice.seed, repeats
+        )
+        return listed([str(index) for index in sorted(indices.tolist())], 6, ", ")
 
     def batches(self) -> TrainBatches:
         """Return this process's part of the training batches, by step."""
