@@ -1,5 +1,6 @@
-"""CIFAR-10 and CIFAR-100, 32 x 32 pixels: plain Mixers from scratch, for minutes of a
-CPU or of a large GPU.
+"""CIFAR-10 and CIFAR-100, 32 x 32 pixels: plain Mixers from scratch.
+
+They take minutes of a CPU or of a large GPU.
 """
 
 from __future__ import annotations

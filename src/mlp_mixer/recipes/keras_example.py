@@ -1,5 +1,6 @@
-"""The Mixer of keras.io's example "Image classification with modern MLP models" (Khalid
-Salama, 2021), on CIFAR-100.
+"""The Mixer of the keras.io example, on CIFAR-100.
+
+"Image classification with modern MLP models" (Khalid Salama, 2021).
 """
 
 from __future__ import annotations
