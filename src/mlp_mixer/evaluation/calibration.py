@@ -1,4 +1,7 @@
-"""Is an answer of 80 % right in four cases of five? (Guo et al., arXiv 1706.04599)"""
+"""Measure calibration: of answers given with 80 %, are 80 % right?
+
+Guo et al. 2017, arXiv 1706.04599.
+"""
 
 from __future__ import annotations
 
