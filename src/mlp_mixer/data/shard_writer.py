@@ -50,7 +50,7 @@ class Written:
 
 
 def write_shards(
-    source: Dataset,
+    dataset: Dataset,
     out: Path,
     *,
     shard_bytes: int,
@@ -65,7 +65,7 @@ def write_shards(
     stays part of train: opening the shards holds out the same images again.
 
     Args:
-        source: What to write.
+        dataset: What to write.
         out: A new or empty folder, or the folder that an earlier call with the same
             arguments left.
         shard_bytes: About how large shards should be.
@@ -82,15 +82,15 @@ def write_shards(
         UserError: An image cannot be decoded, `out` has something else in it, or
             another process writes there.
     """
-    if source.held_out is not None:
-        given: dict[str, ImageSet | None] = {"train": source.all()}
+    if dataset.held_out is not None:
+        given: dict[str, ImageSet | None] = {"train": dataset.all()}
     else:
-        given = {"train": source.train, "val": source.val, "test": source.test}
+        given = {"train": dataset.train, "val": dataset.val, "test": dataset.test}
     splits = {name: images for name, images in given.items() if images is not None}
     jobs: list[ShardJob] = []
     for name, images in splits.items():
         jobs += divide(name, images, shard_bytes, seed)
-    plan = _plan(source, jobs, seed)
+    plan = _plan(dataset, jobs, seed)
     notes = out / UNFINISHED
     if not _is_complete(out, plan):
         _begin(out, plan)
@@ -99,7 +99,7 @@ def write_shards(
                 for folder in (out, notes, *(out / name for name in splits)):
                     remove_leftovers(folder)
                 _write_all(out, jobs, workers, skip_bad, report)
-                _finish(out, jobs, public_name(source.spec), plan)
+                _finish(out, jobs, public_name(dataset.spec), plan)
         except Timeout as error:
             raise UserError(
                 f"another process is writing shards into {str(out)!r}: wait for it, or "
@@ -109,13 +109,13 @@ def write_shards(
     return _written(out)
 
 
-def _plan(source: Dataset, jobs: list[ShardJob], seed: int) -> dict[str, Any]:
+def _plan(dataset: Dataset, jobs: list[ShardJob], seed: int) -> dict[str, Any]:
     """Return all that the bytes of the shards depend on."""
     # The order itself is part of the plan, not only its seed: another version of NumPy
     # may shuffle in another way, and half-written shards would not fit together.
     rows = np.concatenate([job.rows for job in jobs]).astype("<i8")
     return {
-        "fingerprint": source.fingerprint(),
+        "fingerprint": dataset.fingerprint(),
         "seed": seed,
         "images_per_shard": {
             job.split: len(job.rows) for job in jobs if job.number == 0
