@@ -1,6 +1,4 @@
-"""A server of a tiny model in a thread, and a real Chromium in front of it:
-Playwright's own, or the system's.
-"""
+"""A server of a tiny model in a thread, and a real Chromium in front of it."""
 
 from __future__ import annotations
 
@@ -14,9 +12,16 @@ from pathlib import Path
 import pytest
 import torch
 import uvicorn
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Page,
+    Request,
+    expect,
+    sync_playwright,
+)
 
-from mlp_mixer.inference.predictor import Predictor
+from mlp_mixer.inference import Predictor
 from mlp_mixer.models import create_model
 from mlp_mixer.serve import Limits, create_app, listen, server
 from mlp_mixer.weights import Checkpoint
@@ -26,18 +31,14 @@ LABELS = ("cat", "dog", "horse", "ship", "truck", "frog")
 
 
 class Site:
-    """The server and where it is."""
+    """A server, and its address."""
 
     def __init__(self) -> None:
         torch.manual_seed(1)
         model = create_model("mixer_nano4", num_classes=len(LABELS)).eval()
         torch.nn.init.normal_(model.head.weight, std=2)
-        checkpoint = Checkpoint(
-            model,
-            eval_preprocess("paper", model.config.image_size, 3),
-            LABELS,
-            {"name": "tiny <b>"},
-        )
+        preprocess = eval_preprocess("paper", model.config.image_size, 3)
+        checkpoint = Checkpoint(model, preprocess, LABELS, {"name": "tiny <b>"})
         limits = Limits(max_bytes=2**20, seconds=10)
         app = create_app(Predictor(checkpoint, engine="torch"), limits)
         self.listener = listen("127.0.0.1", 0)
@@ -51,7 +52,7 @@ class Site:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """And wait until it has."""
+        """Stop the server, and wait for its end."""
         self.server.should_exit = True
         self._thread.join()
         self.listener.close()
@@ -66,20 +67,19 @@ def site() -> Iterator[Site]:
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
-    expect.set_options(timeout=20_000)  # milliseconds: the machine may be busy
+    """Playwright's own Chromium, or the system's."""
+    # Milliseconds: the machine may be busy.
+    expect.set_options(timeout=20_000)
     with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        path = (
-            own
-            if Path(own).exists()
-            else shutil.which("chromium") or shutil.which("google-chrome")
-        )
+        path: str | None = playwright.chromium.executable_path
+        if not Path(path or "").exists():
+            path = shutil.which("chromium") or shutil.which("google-chrome")
         assert path, (
-            "no Chromium: run `playwright install --with-deps chromium`, or `apt-get install chromium`"
+            "no Chromium: run `playwright install --with-deps chromium`, or "
+            "`apt-get install chromium`"
         )
-        with playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox"]
-        ) as browser:
+        options = {"executable_path": path, "args": ["--no-sandbox"]}
+        with playwright.chromium.launch(**options) as browser:
             yield browser
 
 
@@ -87,27 +87,26 @@ def chromium() -> Iterator[Browser]:
 def page(
     chromium: Browser, site: Site, request: pytest.FixtureRequest
 ) -> Iterator[Page]:
-    """The page, loaded; a test fails if it asks anything of another host, or breaks its
-    own content policy.
+    """The page, loaded.
+
+    A test fails if the page asks anything of another host, raises an error, or breaks
+    its own content policy.
     """
     context = chromium.new_context(color_scheme=getattr(request, "param", "light"))
     page = context.new_page()
-    wrong = list[str]()
-    page.on(
-        "request",
-        lambda r: (
-            None
-            if r.url.startswith((site.url, "data:", "blob:"))
-            else wrong.append(r.url)
-        ),
-    )
+    wrong: list[str] = []
+
+    def on_request(sent: Request) -> None:
+        if not sent.url.startswith((site.url, "data:", "blob:")):
+            wrong.append(sent.url)
+
+    def on_console(said: ConsoleMessage) -> None:
+        if "Content Security Policy" in said.text:
+            wrong.append(said.text)
+
+    page.on("request", on_request)
+    page.on("console", on_console)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on(
-        "console",
-        lambda said: (
-            wrong.append(said.text) if "Content Security Policy" in said.text else None
-        ),
-    )
     page.goto(site.url)
     page.get_by_text("6 classes").wait_for()
     yield page

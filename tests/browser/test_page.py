@@ -1,6 +1,4 @@
-"""The page of `mlp-mixer serve` in a real Chromium: what a person does with it, and
-what they are told.
-"""
+"""The page of `mlp-mixer serve` in a real Chromium: what people do and are told."""
 
 from __future__ import annotations
 
@@ -16,28 +14,28 @@ from playwright.sync_api import Page, expect
 
 
 def picture(side: int = 160, seed: int = 0, form: str = "PNG") -> bytes:
-    """Soft noise, which compresses."""
+    """Return soft noise, which compresses."""
     small = np.random.default_rng(seed).integers(0, 255, (5, 7, 3), np.uint8)
+    size = (side, side * 3 // 4)
+    large = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    Image.fromarray(small).resize((side, side * 3 // 4), Image.Resampling.BICUBIC).save(
-        file, form
-    )
+    large.save(file, form)
     return file.getvalue()
 
 
 def choose(
     page: Page, data: bytes, name: str = "photo.png", kind: str = "image/png"
 ) -> None:
-    page.locator("#file").set_input_files(
-        {"name": name, "mimeType": kind, "buffer": data}
-    )
+    file = {"name": name, "mimeType": kind, "buffer": data}
+    page.locator("#file").set_input_files(file)
 
 
 def event(page: Page, kind: str, data: bytes, name: str = "photo.png") -> None:
-    """A drop on the document, or a paste into it, as the browser would send it."""
+    """Drop a file on the document, or paste it, as the browser would."""
     page.evaluate(
         """([kind, data, name]) => {
-            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0)), transfer = new DataTransfer();
+            const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+            const transfer = new DataTransfer();
             transfer.items.add(new File([bytes], name, { type: "image/png" }));
             const init = { bubbles: true, cancelable: true };
             document.body.dispatchEvent(kind === "paste"
@@ -49,7 +47,7 @@ def event(page: Page, kind: str, data: bytes, name: str = "photo.png") -> None:
 
 
 def answered(page: Page, answers: int = 1) -> list[str]:
-    """The names in the bars, once there are so many answers in the history."""
+    """Return the names in the bars, once there are so many answers in the history."""
     expect(page.locator("#history li")).to_have_count(answers)
     expect(page.locator("#answer")).to_have_attribute("aria-busy", "false")
     expect(page.locator("#error")).to_be_hidden()
@@ -59,19 +57,23 @@ def answered(page: Page, answers: int = 1) -> list[str]:
 def test_a_chosen_picture_is_answered_with_bars(page: Page) -> None:
     choose(page, picture())
     names = answered(page)
-    assert len(set(names)) == 5  # of six classes
-    shares = [
-        float(text.removesuffix(" %"))
-        for text in page.locator("#bars .value").all_inner_texts()
-    ]
+    # The best five of six classes.
+    assert len(set(names)) == 5
+    values = page.locator("#bars .value").all_inner_texts()
+    shares = [float(text.removesuffix(" %")) for text in values]
     assert shares == sorted(shares, reverse=True)
-    page.wait_for_timeout(500)  # the bars grow
+    # The bars grow for a moment.
+    page.wait_for_timeout(500)
     drawn = page.locator("#bars .bar").evaluate_all(
-        "bars => bars.map(bar => 100 * parseFloat(getComputedStyle(bar, '::before').width) / bar.clientWidth)"
+        """bars => bars.map((bar) => {
+            const inner = getComputedStyle(bar, '::before');
+            return 100 * parseFloat(inner.width) / bar.clientWidth;
+        })"""
     )
     assert drawn == pytest.approx(shares, abs=0.6)
     expect(page.get_by_role("status")).to_contain_text(f"{names[0]}, ")
-    expect(page.locator("#model")).to_contain_text("tiny <b>")  # text, and no markup
+    # The name is text, and no markup.
+    expect(page.locator("#model")).to_contain_text("tiny <b>")
 
 
 @pytest.mark.parametrize("kind", ["drop", "paste"])
@@ -91,9 +93,8 @@ def test_a_file_that_is_no_picture_gets_one_sentence_and_a_broken_one_another(
 ) -> None:
     choose(page, b"<html>not an image</html>" * 9, "page.html", "text/html")
     expect(page.get_by_role("alert")).to_contain_text("not an image in a known format")
-    expect(
-        page.get_by_role("button", name="Try again")
-    ).to_be_hidden()  # it would not help
+    # Another try would not help.
+    expect(page.get_by_role("button", name="Try again")).to_be_hidden()
     choose(page, picture(form="JPEG")[:-900], "half.jpg", "image/jpeg")
     expect(page.get_by_role("alert")).to_contain_text("cut short")
     choose(page, picture())
@@ -127,17 +128,17 @@ def test_the_explanation_takes_the_place_of_the_picture(page: Page) -> None:
     answered(page)
     before = page.locator("#picture").get_attribute("src")
     page.get_by_role("switch").check()
-    expect(page.locator("#picture")).to_have_attribute(
-        "src", re.compile("^data:image/png")
-    )
-    expect(page.locator("#picture")).not_to_have_attribute("src", before or "")
-    explained = page.locator("#picture").get_attribute("src")
-    choose(page, picture(seed=1))  # the next one is explained at once
+    shown = page.locator("#picture")
+    expect(shown).to_have_attribute("src", re.compile("^data:image/png"))
+    expect(shown).not_to_have_attribute("src", before or "")
+    explained = shown.get_attribute("src")
+    # The next one is explained at once.
+    choose(page, picture(seed=1))
     answered(page, 2)
-    expect(page.locator("#picture")).not_to_have_attribute("src", explained or "")
+    expect(shown).not_to_have_attribute("src", explained or "")
     page.get_by_role("switch").uncheck()
     page.locator("#history button").nth(1).click()
-    expect(page.locator("#picture")).to_have_attribute("src", before or "")
+    expect(shown).to_have_attribute("src", before or "")
 
 
 def test_the_history_is_this_tabs_and_outlives_a_reload(page: Page) -> None:
@@ -161,33 +162,55 @@ def test_the_weight_pictures_come_when_they_are_wanted(page: Page) -> None:
     assert page.locator("#token_units").get_attribute("src") is None
     page.get_by_text("What the network has learned").click()
     for name in ("token_units", "embeddings"):
-        expect(page.locator(f"#{name}")).to_have_attribute("src", f"figures/{name}.png")
-        assert (
-            page.locator(f"#{name}").evaluate(
-                "async (image) => (await image.decode(), image.naturalWidth)"
-            )
-            > 50
-        )
+        figure = page.locator(f"#{name}")
+        expect(figure).to_have_attribute("src", f"figures/{name}.png")
+        width = "async (image) => (await image.decode(), image.naturalWidth)"
+        assert figure.evaluate(width) > 50
 
 
 def test_the_keyboard_alone_will_do(page: Page) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
     style = "getComputedStyle(document.getElementById('stage')).outlineStyle"
-    assert page.evaluate(style) == "solid"  # where one is can be seen
+    # One can see where one is.
+    assert page.evaluate(style) == "solid"
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Space")
-    chooser.value.set_files(
-        {"name": "a.png", "mimeType": "image/png", "buffer": picture()}
-    )
+    file = {"name": "a.png", "mimeType": "image/png", "buffer": picture()}
+    chooser.value.set_files(file)
     answered(page)
-    reached = []
+    reached = set()
+    active = "document.activeElement.id || document.activeElement.tagName"
     for _ in range(8):
         page.keyboard.press("Tab")
-        reached.append(
-            page.evaluate("document.activeElement.id || document.activeElement.tagName")
-        )
-    assert [x for x in ("explain", "BUTTON", "SUMMARY", "A") if x not in reached] == []
+        reached.add(page.evaluate(active))
+    assert reached >= {"explain", "BUTTON", "SUMMARY", "A"}
+
+
+# The contrast of each text with what is behind it, as WCAG 2 defines it.
+CONTRASTS = """() => {
+    const linear = (v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const luminance = (text) => {
+        const [r, g, b] = text.match(/[\\d.]+/g).map((v) => linear(v / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const background = (e) => {
+        for (; e; e = e.parentElement) {
+            const colour = getComputedStyle(e).backgroundColor;
+            if (colour !== "rgba(0, 0, 0, 0)") return colour;
+        }
+    };
+    const texts = "h1, h2, p, li span, label span, summary, a, strong, button";
+    const found = [];
+    for (const e of document.querySelectorAll(texts)) {
+        if (!e.textContent.trim() || !e.offsetParent) continue;
+        const one = luminance(getComputedStyle(e).color);
+        const other = luminance(background(e));
+        const contrast = (Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05);
+        found.push([contrast, e.outerHTML.slice(0, 60)]);
+    }
+    return found;
+}"""
 
 
 @pytest.mark.parametrize("page", ["dark"], indirect=True)
@@ -197,24 +220,7 @@ def test_the_dark_page_can_be_read_and_a_narrow_one_does_not_scroll_sideways(
     page.set_viewport_size({"width": 360, "height": 740})
     choose(page, picture())
     answered(page)
-    contrasts = page.evaluate(
-        """() => {
-            const light = (text) => {
-                const [r, g, b] = text.match(/[\\d.]+/g).map((v) => v / 255)
-                    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-                return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-            };
-            const ground = (e) => { for (; e; e = e.parentElement) {
-                const colour = getComputedStyle(e).backgroundColor;
-                if (colour !== "rgba(0, 0, 0, 0)") return colour;
-            } };
-            return [...document.querySelectorAll("h1, h2, p, li span, label span, summary, a, strong, button")]
-                .filter((e) => e.textContent.trim() && e.offsetParent).map((e) => {
-                    const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
-                    return [(a + 0.05) / (b + 0.05), e.outerHTML.slice(0, 60)];
-                });
-        }"""
-    )
+    contrasts = page.evaluate(CONTRASTS)
     assert len(contrasts) > 15
     assert [row for row in contrasts if row[0] < 4.5] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 360

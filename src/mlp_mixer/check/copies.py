@@ -21,8 +21,8 @@ def best_copies_first(pictures: list[Picture]) -> list[Picture]:
         pictures: Any pictures.
 
     Returns:
-        Those of test first, then large ones, then those of short names: a copy's name
-        is often longer, such as "1 (copy).jpg".
+        Test pictures first, then large ones, then pictures with short names: a copy's
+        name is often longer, such as "1 (copy).jpg".
     """
     return sorted(
         pictures,

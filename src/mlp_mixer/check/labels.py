@@ -80,7 +80,7 @@ def _letters(label: str) -> str:
 def check_labels(
     pictures: Sequence[Picture], features: Iterable[NDArray[Any] | None]
 ) -> Iterator[Finding]:
-    """Find pictures that look like those of another class.
+    """Find pictures that look like the pictures of another class.
 
     Args:
         pictures: Without copies, which would vote for each other.

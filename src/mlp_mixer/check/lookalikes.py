@@ -33,7 +33,7 @@ _TEXTURE = 32  # norm over 256 pixels: a standard deviation of 2 of 255
 def perceptual_hashes(tiny: Tiny) -> NDArray[np.uint64]:
     """Hash the look of pictures: signs of the lowest frequencies of the brightness.
 
-    The frequencies are those of a DCT, as in pHash; contrast does not matter.
+    A DCT gives the frequencies, as in pHash; contrast does not matter.
 
     Args:
         tiny: The pictures.

@@ -82,7 +82,7 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
         config=record["config"],
         provenance={**provenance, "environment": record["environment"]},
         calibration=calibration(result.probabilities, result.labels),
-        # The run's validation images say nothing about those of another dataset.
+        # The run's validation images say nothing about another dataset.
         tempered=_tempered(checkpoint, record, result) if data is None else None,
     )
 
@@ -91,11 +91,14 @@ def _tempered(
     checkpoint: Checkpoint, record: dict[str, Any], result: Evaluation
 ) -> tuple[float, Calibration] | None:
     """Fit a temperature on the validation images, and calibrate the answers with it."""
+    # The split is made anew from the run's own seed, so these are the very images that
+    # were held out from training; the test images must not choose a temperature.
     choice = from_dict(TrainConfig, record["config"]).data
     dataset = open_dataset(
         choice.source, split_seed=choice.split_seed, test_fraction=choice.test_fraction
     )
     _, val = split_validation(dataset, choice)
+    # With other classes the answers cannot be compared with these labels.
     if val is None or val.classes != checkpoint.labels:
         return None
     on_val = evaluate(checkpoint.model, val, checkpoint.preprocess)

@@ -290,7 +290,7 @@ def _note(spot: Point, text: str) -> Note:
 
 
 def _summary(series: Sequence[Series], text: Format) -> str:
-    """Write one sentence for a caption and for those who do not see the picture.
+    """Write one sentence for the caption and for screen readers.
 
     Names of series stay as they are: one may be the name of a run's folder.
     """

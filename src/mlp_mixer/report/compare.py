@@ -90,6 +90,7 @@ def _summarise(folder: Path) -> RunSummary | None:
     train = [row for row in journal if row.get("kind") == "train"]
     evaluations = [row for row in journal if row.get("kind") == "eval"]
     tops = [row["top1"] for row in evaluations if "top1" in row]
+    # The median: a step that waited for a busy machine would spoil a mean.
     rates = sorted(row["images_per_second"] for row in train)
     return RunSummary(
         name=str(folder),
@@ -124,7 +125,7 @@ def write_comparison(runs: Sequence[RunSummary], path: PathLike) -> Path:
     return write_html(
         path,
         "compare.html.j2",
-        title=f"{len(runs)} runs",
+        title="1 run" if len(runs) == 1 else f"{len(runs)} runs",
         runs=runs,
         charts=[
             accuracy_chart("Validation top-1", accuracies),

@@ -104,6 +104,7 @@ def confused_pairs(
     mistakes = confusion - np.diag(np.diag(confusion))
     totals = confusion.sum(axis=1)
     pairs = []
+    # A stable sort: equal counts stay in the order of the classes.
     for flat in np.argsort(-mistakes, axis=None, kind="stable")[:most]:
         true, predicted = divmod(int(flat), len(classes))
         count = int(mistakes[true, predicted])

@@ -143,6 +143,7 @@ def _confusion(report: Report) -> dict[str, Any]:
     confusion = report.confusion
     if confusion is None or not report.classes:
         return {"rows": None, "pairs": None, "n": None, "wrong": None}
+    # A table of more classes is a wall of zeros, in which no mistake is found.
     rows = None
     pairs = None
     if len(report.classes) <= _MOST_CLASSES_IN_TABLE:
@@ -165,7 +166,8 @@ def _charts(journal: Iterable[Row]) -> list[Chart]:
     losses = [Series("training", points(train, "loss"), "last")]
     accuracies: list[Series] = []
     for split, rows in splits.items():
-        losses.append(Series(split, points(rows, "loss")))
+        # Dots: a run with a single evaluation has no line to draw.
+        losses.append(Series(split, points(rows, "loss"), dots=True))
         # Only the first is annotated on the chart: the best of two splits are often so
         # close that the numbers collide.
         note: Annotation = "none" if accuracies else "highest"
@@ -200,6 +202,7 @@ def _reliability(report: Report) -> Chart:
         temperature, better = report.tempered
         name = f"temperature {temperature:.2f}"
         series.append(Series(name, _dots(better), dots=True))
+    # Dots of a calibrated network lie on this line.
     series.append(Series("calibrated", [(0, 0), (1, 1)]))
     chart = line_chart(
         "Accuracy by confidence", series, percent, limits=(0, 1), across="confidence"

@@ -157,8 +157,8 @@ class Batcher:
         batch = [first]
         until = time.monotonic() + self._limits.patience
         with contextlib.suppress(Empty):
-            # `waiting` counts those of the batch and those on their way to it: a
-            # single request is computed at once.
+            # `waiting` counts the pictures of the batch and all that are on their way
+            # to it, so a single request is computed at once.
             while len(batch) < min(self._limits.batch, self.waiting):
                 left = max(0.0, until - time.monotonic())
                 another = self._queue.get(timeout=left)

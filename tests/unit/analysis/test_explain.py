@@ -1,6 +1,4 @@
-"""Maps against their definitions, neighbours against brute force, and the picture of
-both.
-"""
+"""Maps against their definitions, neighbours against brute force, and the picture."""
 
 from __future__ import annotations
 
@@ -11,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mlp_mixer import Checkpoint, MlpMixer, Preprocess, UserError, create_model
-from mlp_mixer.analysis.explain import METHODS, Method, draw, laid_over, maps, nearest
+from mlp_mixer import Checkpoint, Preprocess, UserError, create_model
+from mlp_mixer.analysis.explain import METHODS, Method, draw, maps, nearest, overlay
 from mlp_mixer.data.image_set import ArraySet
+from mlp_mixer.models import IsotropicMlp
 
 SMALL = {
     "num_blocks": 2,
@@ -26,24 +25,24 @@ SMALL = {
 
 def network(
     name: str = "mixer_nano4", *, std: float = 0.4, **fields: object
-) -> MlpMixer:
-    model = create_model(name, **(SMALL | {"image_size": (16, 16)} | fields)).eval()  # type: ignore[arg-type]
+) -> IsotropicMlp:
+    settings = {**SMALL, "image_size": (16, 16), **fields}
+    model = create_model(name, **settings).eval()  # type: ignore[arg-type]
     for key, parameter in model.named_parameters():
-        nn.init.normal_(
-            parameter, float("norm" in key and key.endswith(("weight", "alpha"))), std
-        )
+        is_scale = "norm" in key and key.endswith(("weight", "alpha"))
+        nn.init.normal_(parameter, float(is_scale), std)
     return model
 
 
-def linear(patch_size: int = 4) -> MlpMixer:
-    """A network that is linear in the image: blocks that add nothing, no norm before
-    pooling.
+def linear(patch_size: int = 4) -> IsotropicMlp:
+    """Return a network that is linear in the image.
+
+    Its blocks add nothing, and there is no norm before pooling.
     """
     model = network(patch_size=patch_size, final_norm=False)
-    for block in model.blocks:
-        for mlp in (block.mlp_tokens, block.mlp_channels):  # type: ignore[union-attr]
-            nn.init.zeros_(mlp.fc2.weight)  # type: ignore[union-attr, arg-type]
-            nn.init.zeros_(mlp.fc2.bias)  # type: ignore[union-attr, arg-type]
+    for name, parameter in model.named_parameters():
+        if ".fc2." in name:
+            nn.init.zeros_(parameter)
     return model
 
 
@@ -51,16 +50,16 @@ def mean_colour(x: Tensor) -> Tensor:
     return x.mean(dim=(2, 3), keepdim=True).expand_as(x)
 
 
-@pytest.mark.parametrize(
-    "name", ["mixer_nano4", "grouped_nano4", "gmixer_12", "resmlp_12", "gmlp_ti16"]
-)
-@pytest.mark.parametrize(
-    ("size", "channels", "P"), [((16, 16), 3, 4), ((8, 12), 1, 2), ((9, 6), 2, 3)]
-)
+FAMILIES = ["mixer_nano4", "grouped_nano4", "gmixer_12", "resmlp_12", "gmlp_ti16"]
+SIZES = [((16, 16), 3, 4), ((8, 12), 1, 2), ((9, 6), 2, 3)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(("size", "channels", "P"), SIZES)
 def test_gradients_sum_to_the_difference_in_the_logit(
     name: str, size: tuple[int, int], channels: int, P: int
 ) -> None:
-    """The completeness axiom, as far as promised, and rounding."""
+    """The completeness axiom holds as far as promised, and rounding."""
     model = network(name, std=0.2, image_size=size, in_channels=channels, patch_size=P)
     for _ in range(3):
         x = torch.randn(1, channels, *size)
@@ -69,37 +68,27 @@ def test_gradients_sum_to_the_difference_in_the_logit(
         for label in range(3):
             heat = maps(model, x, label, "gradient")
             assert (heat.shape, heat.dtype) == (size, np.float32)
-            assert (
-                abs(heat.sum() - change[label].item())
-                < 0.0011 + 0.0101 * change[label].abs().item()
-            )
+            gained = change[label].item()
+            assert abs(heat.sum() - gained) < 0.0011 + 0.0101 * abs(gained)
         assert change.abs().max() > 0.005
 
 
 @pytest.mark.parametrize("P", [1, 4])
 def test_gradients_of_a_linear_network_are_its_weights(P: int) -> None:
-    """Exactly: pixel times weight for single pixels, their mean in squares of half a
-    patch.
-    """
+    """Pixel times weight for single pixels, their mean in squares of half a patch."""
     model = linear(P)
     x = torch.randn(1, 3, 16, 16)
-    kernel = (
-        torch.einsum(
-            "c,cihw->ihw", model.head.weight[2], model.stem.proj.weight
-        ).detach()
-        / (16 // P) ** 2
-    )
-    by_pixel = (
-        ((x - mean_colour(x))[0] * kernel.tile(1, 16 // P, 16 // P)).sum(dim=0).numpy()
-    )
+    head = model.head.weight[2]  # type: ignore[index]
+    stem = model.stem.proj.weight
+    patches = (16 // P) ** 2
+    kernel = torch.einsum("c,cihw->ihw", head, stem).detach() / patches
+    change = (x - mean_colour(x))[0]
+    by_pixel = (change * kernel.tile(1, 16 // P, 16 // P)).sum(dim=0).numpy()
     if P == 4:
-        by_pixel = (
-            by_pixel.reshape(8, 2, 8, 2)
-            .mean(axis=(1, 3))
-            .repeat(2, axis=0)
-            .repeat(2, axis=1)
-        )
-    np.testing.assert_allclose(maps(model, x, 2, "gradient"), by_pixel, atol=1e-6)
+        squares = by_pixel.reshape(8, 2, 8, 2).mean(axis=(1, 3))
+        by_pixel = squares.repeat(2, axis=0).repeat(2, axis=1)
+    heat = maps(model, x, 2, "gradient")
+    np.testing.assert_allclose(heat, by_pixel, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -117,28 +106,24 @@ def test_occlusion_is_what_a_loop_over_windows_finds(
 ) -> None:
     model = network(image_size=size, patch_size=P)
     x = torch.randn(1, 3, *size)
-    (h, w) = model.config.grid
-    (high, wide) = window
-    falls = [[[] for _ in range(w)] for _ in range(h)]  # type: ignore[var-annotated]
+    h, w = model.config.grid
+    high, wide = window
+    whole = model(x).log_softmax(1)[0, 1]
+    fall = np.zeros((h, w))
+    windows = np.zeros((h, w))
     for i in range(h - high + 1):
         for j in range(w - wide + 1):
             rows = slice(i * P, (i + high) * P)
             columns = slice(j * P, (j + wide) * P)
             covered = x.clone()
             covered[..., rows, columns] = mean_colour(x)[..., rows, columns]
-            fall = (model(x).log_softmax(1) - model(covered).log_softmax(1))[
-                0, 1
-            ].item()
-            for a in range(i, i + high):
-                for b in range(j, j + wide):
-                    falls[a][b].append(fall)
-    expected = (
-        np.array([[np.mean(cell) for cell in row] for row in falls])
-        .repeat(P, axis=0)
-        .repeat(P, axis=1)
-    )
+            left = model(covered).log_softmax(1)[0, 1]
+            fall[i : i + high, j : j + wide] += (whole - left).item()
+            windows[i : i + high, j : j + wide] += 1
+    expected = (fall / windows).repeat(P, axis=0).repeat(P, axis=1)
     assert np.abs(expected).max() > 0.01
-    np.testing.assert_allclose(maps(model, x, 1, "occlusion"), expected, atol=2e-6)
+    heat = maps(model, x, 1, "occlusion")
+    np.testing.assert_allclose(heat, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -149,9 +134,7 @@ def test_a_flat_image_has_nothing_to_show(method: Method) -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_maps_leave_no_trace(method: Method) -> None:
-    """Not in the weights, not in the image, and also under inference mode, as a server
-    runs.
-    """
+    """Neither weights nor image change, also in inference mode, as a server runs."""
     model = network()
     x = torch.randn(1, 3, 16, 16)
     before = x.clone()
@@ -159,20 +142,19 @@ def test_maps_leave_no_trace(method: Method) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(x, before)
     with torch.inference_mode():
-        np.testing.assert_array_equal(maps(model, x * 1, 0, method), outside)
+        inside = maps(model, x * 1, 0, method)
+    np.testing.assert_allclose(inside, outside, rtol=1e-5, atol=1e-6)
 
 
 def test_what_cannot_be_mapped_is_said() -> None:
     model = network()
     x = torch.randn(1, 3, 16, 16)
-    with pytest.raises(
-        UserError, match="unknown method 'occlude'; did you mean 'occlusion'"
-    ):
+    expected = "unknown method 'occlude'; did you mean 'occlusion'"
+    with pytest.raises(UserError, match=expected):
         maps(model, x, 0, "occlude")  # type: ignore[arg-type]
     for label, images in ((3, x), (-1, x), (0, torch.cat([x, x]))):
-        with pytest.raises(
-            UserError, match=f"one of 3 classes, got {len(images)} and {label}"
-        ):
+        expected = f"one of 3 classes, got {len(images)} and {label}"
+        with pytest.raises(UserError, match=expected):
             maps(model, images, label, "gradient")
     with pytest.raises(UserError, match="one of 0 classes"):
         maps(network(num_classes=0), x, 0, "occlusion")
@@ -182,76 +164,75 @@ def test_what_cannot_be_mapped_is_said() -> None:
 
 
 def checkpoint(**fields: object) -> Checkpoint:
-    return Checkpoint(
-        network(**fields), Preprocess((16, 16), crop_pct=1.0), ("x", "y", "z")
-    )  # type: ignore[arg-type]
+    preprocess = Preprocess((16, 16), crop_pct=1.0)
+    return Checkpoint(network(**fields), preprocess, ("x", "y", "z"))  # type: ignore[arg-type]
 
 
 def test_neighbours_are_those_of_brute_force() -> None:
-    known = checkpoint(num_classes=0)  # needs no head
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 20, 18, 3), dtype=np.uint8)
+    # It needs no head.
+    known = checkpoint(num_classes=0)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (40, 20, 18, 3), dtype=np.uint8)
     images = ArraySet(pixels, np.arange(40) % 4, ["a", "b", "c", "d"])
-    x = known.preprocess(pixels[7])[None]
+    inputs = torch.stack([known.preprocess(each) for each in pixels])
     with torch.inference_mode():
-        features = (
-            known.model(torch.stack([known.preprocess(each) for each in pixels]))
-            .double()
-            .numpy()
-        )
-    cosines = (
-        features
-        @ features[7]
-        / np.linalg.norm(features, axis=1)
-        / np.linalg.norm(features[7])
-    )
+        features = known.model(inputs).double().numpy()
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    cosines = unit @ unit[7]
     order = np.argsort(-cosines)[:5]
+    x = inputs[7:8]
     found = nearest(known, x, images)
     assert order[0] == 7
-    assert [label for label, _, _ in found] == ["abcd"[i % 4] for i in order]
-    assert [cosine for _, cosine, _ in found] == pytest.approx(cosines[order], abs=1e-5)
-    for (_, _, shown), i in zip(found, order, strict=True):
-        assert np.array_equal(shown, known.preprocess.fit(pixels[i]))
+    for (label, cosine, shown), index in zip(found, order, strict=True):
+        assert label == "abcd"[index % 4]
+        assert cosine == pytest.approx(cosines[index], abs=1e-5)
+        assert np.array_equal(shown, known.preprocess.fit(pixels[index]))
     assert len(nearest(known, x, images.subset([3, 4]))) == 2
 
 
 def test_red_speaks_for_and_blue_against_and_nothing_stays_gray() -> None:
     pixels = np.full((2, 2, 3), (10, 110, 210), np.uint8)
-    (plus, minus), (little, none) = laid_over(
-        pixels, np.array([[2, -2], [0.02, 0]], np.float32)
-    ).astype(int)
+    heat = np.array([[2, -2], [0.02, 0]], np.float32)
+    (plus, minus), (little, nothing) = overlay(pixels, heat).astype(int)
+    pale = 127 + 110 / 2
     assert plus[0] > plus[2] + 50
     assert minus[2] > minus[0] + 50
-    assert none.tolist() == [182] * 3  # 127 + 110 / 2
-    assert np.abs(little - none).max() < 12
-    assert (laid_over(pixels, np.zeros((2, 2))) == 182).all()
+    assert nothing.tolist() == [pale] * 3
+    assert np.abs(little - nothing).max() < 12
+    assert (overlay(pixels, np.zeros((2, 2))) == pale).all()
+
+
+# Where `draw` puts images of 16 x 16 pixels, each of which becomes a square of 18.
+IMAGE = (slice(44, 332), slice(20, 308))
+FIRST_MAP = (slice(44, 332), slice(328, 616))
+CENTRES = (slice(9, None, 18), slice(9, None, 18))
 
 
 def test_the_picture() -> None:
     rng = np.random.default_rng(0)
-    heat: dict[Method, np.ndarray] = {
-        method: rng.normal(size=(16, 16)) for method in METHODS
-    }
-    near = [("a", 0.5, rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))] * 5
+    heat: dict[Method, np.ndarray] = {}
+    for method in METHODS:
+        heat[method] = rng.normal(size=(16, 16))
+    neighbour = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     pixels = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
     odd = (
-        "a name\nof \udcff two lines and \U0001f40c more letters than any picture is wide "
+        "a name\nof \udcff two lines and \U0001f40c more letters than there is room "
         * 3
     )
-    whole = draw(
-        pixels, heat, odd, [(odd, 1.0), ("b", 0.0)], [(odd, 1.0, pixels), *near[1:]]
-    )
+    near = [(odd, 1.0, pixels), *[("a", 0.5, neighbour)] * 4]
+    whole = draw(pixels, heat, odd, [(odd, 1.0), ("b", 0.0)], near)
     assert (whole.dtype, whole.shape[1:]) == (np.uint8, (944, 3))
-    assert (whole[:, -19:] == (250, 250, 248)).all()  # nothing runs over the edge
+    # Nothing runs over the edge.
+    assert (whole[:, -19:] == (250, 250, 248)).all()
     one = draw(pixels, {"occlusion": heat["occlusion"]}, "a", [("a", 1.0)], [])
     assert one.shape[1] == 636
     assert one.shape[0] < whole.shape[0]
-    seen = whole[44 : 44 + 288, 20 : 20 + 288]
-    assert np.array_equal(seen[9::18, 9::18], pixels)
-    assert np.array_equal(
-        whole[44:332, 328:616][9::18, 9::18], laid_over(pixels, heat["occlusion"])
-    )
+    assert np.array_equal(whole[IMAGE][CENTRES], pixels)
+    first_map = overlay(pixels, heat["occlusion"])
+    assert np.array_equal(whole[FIRST_MAP][CENTRES], first_map)
+    # A score of 1 is as wide as an image.
     bars = (whole == (103, 132, 168)).all(axis=2).sum(axis=1)
-    assert bars.max() == 289  # a score of 1 is as wide as an image
+    assert bars.max() == 289
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
@@ -260,11 +241,11 @@ def test_images_that_are_no_rgb(channels: int) -> None:
     preprocess = dataclasses.replace(
         Preprocess((16, 12)), channels=channels, mean=(0.5,), std=(0.5,)
     )
-    pixels = preprocess.fit(
-        np.random.default_rng(0).integers(0, 256, (30, 30, channels), dtype=np.uint8)
-    )
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (30, 30, channels), dtype=np.uint8)
+    pixels = preprocess.fit(noise)
     heat = maps(model, torch.randn(1, channels, 16, 16), 0, "occlusion")[:, :12]
-    shown = draw(pixels, {"occlusion": heat}, "a", [("a", 0.5)], [("b", 0.1, pixels)])[
-        44:332, 20:236
-    ]
-    assert np.array_equal(shown[9::18, 9::18, 0], pixels.mean(axis=2).round())
+    near = [("b", 0.1, pixels)]
+    sheet = draw(pixels, {"occlusion": heat}, "a", [("a", 0.5)], near)
+    shown = sheet[44:332, 20:236][CENTRES]
+    assert np.array_equal(shown[:, :, 0], pixels.mean(axis=2).round())

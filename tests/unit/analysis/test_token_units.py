@@ -1,6 +1,4 @@
-"""The ordering, pairing and drawing of token-mixing units, by properties that hold
-exactly.
-"""
+"""How token-mixing units are ordered, paired and drawn, by properties that are exact."""
 
 from __future__ import annotations
 
@@ -43,9 +41,8 @@ def test_frequencies_of_pure_waves_are_exact() -> None:
 
 def test_frequency_ignores_scale_and_sign() -> None:
     unit = noise(1, 5, 7)
-    np.testing.assert_allclose(
-        mean_frequency(unit), mean_frequency(-1e-200 * unit), rtol=1e-12
-    )
+    tiny = -1e-200 * unit
+    np.testing.assert_allclose(mean_frequency(unit), mean_frequency(tiny), rtol=1e-12)
 
 
 def test_a_constant_offset_lowers_the_frequency() -> None:
@@ -96,17 +93,18 @@ def test_colours_and_layout() -> None:
     picture = draw_units(units, columns=2, scale=3, gap=1)
     assert picture.shape == (2 * 7 + 1, 2 * 7 + 1, 3)
     assert picture.dtype == np.uint8
-    assert (picture[1:4, 1:4] == BLUE).all()
-    assert (picture[4:7, 1:4] == RED).all()
-    assert (picture[1:7, 4:7] == WHITE).all()
-    assert (picture[1:7, 8:14] == WHITE).all(), "a unit of zeros is neutral everywhere"
-    assert (picture[8:11, 1:4] == RED).all(), (
-        "each unit is scaled by its own largest magnitude"
-    )
-    assert (picture[8:14, 8:14] == picture[0, 0]).all(), (
-        "an empty place looks like the gap"
-    )
-    assert not (picture == picture[0, 0]).all()
+    first = picture[1:7, 1:7]
+    second = picture[1:7, 8:14]
+    third = picture[8:14, 1:7]
+    empty = picture[8:14, 8:14]
+    assert (first[:3, :3] == BLUE).all()
+    assert (first[3:, :3] == RED).all()
+    assert (first[:, 3:] == WHITE).all()
+    assert (second == WHITE).all(), "a unit of zeros is neutral everywhere"
+    assert (third[:3, :3] == RED).all(), "each unit is scaled by its own size"
+    gap = picture[0, 0]
+    assert (empty == gap).all(), "an empty place looks like the gap"
+    assert not (picture == gap).all()
 
 
 def test_pictures_of_blocks() -> None:
@@ -120,19 +118,16 @@ def test_pictures_of_blocks() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 5), (3, 4, 1)])
 def test_weights_must_fit_the_grid(shape: tuple[int, ...]) -> None:
-    with pytest.raises(
-        UserError,
-        match=r"do not fit a grid of 2 x 2 patches: expected \(hidden units, 4\)",
-    ):
+    expected = r"do not fit a grid of 2 x 2 patches: expected \(hidden units, 4\)"
+    with pytest.raises(UserError, match=expected):
         token_unit_pictures([np.ones(shape)], (2, 2))
 
 
 def test_unfit_weights_are_refused() -> None:
     with pytest.raises(UserError, match="did the training diverge"):
         mean_frequency(np.full((1, 2, 2), np.nan))
-    with pytest.raises(
-        UserError, match=r"expected units of shape \(N, H, W\), got \(2, 2\)"
-    ):
+    expected = r"expected units of shape \(N, H, W\), got \(2, 2\)"
+    with pytest.raises(UserError, match=expected):
         order_units(np.ones((2, 2)))
     with pytest.raises(UserError, match="cannot draw 0 units"):
         draw_units(np.ones((0, 2, 2)), columns=1, scale=1, gap=0)

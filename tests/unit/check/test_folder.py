@@ -286,11 +286,11 @@ def test_a_file_that_ends_its_process_is_a_finding(
             end()
         return decode_image(path)
 
-    def impatient(*args: Any, **options: Any) -> Any:
+    def with_a_short_limit(*args: Any, **options: Any) -> Any:
         return map_isolated(*args, **options, patience=1.0)
 
     monkeypatch.setattr(picture_module, "decode_image", deadly)
-    monkeypatch.setattr(folder_module, "map_isolated", impatient)
+    monkeypatch.setattr(folder_module, "map_isolated", with_a_short_limit)
     check = check_folder(tmp_path, workers=2)
     findings = [(finding.kind, finding.path) for finding in check.findings]
     assert findings == [("unreadable", name) for name in bad]

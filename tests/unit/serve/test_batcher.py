@@ -55,7 +55,7 @@ def start() -> Iterator[Start]:
 
 
 class Meeting:
-    """Counts who is inside the decoder and who asks for the lock, and waits for both."""
+    """Counts the threads inside the decoder and at the lock, and waits for both."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -126,7 +126,7 @@ def test_small_pictures_are_decoded_side_by_side(
 
 
 class Recording(SimpleQueue):
-    """A queue that records who waits for a further picture."""
+    """A queue that records each wait for a further picture."""
 
     waits: list[float]
     waited: threading.Event

@@ -1,6 +1,4 @@
-"""The server behind a socket: clients that dawdle, many at once, and how it begins and
-ends.
-"""
+"""The server behind a socket: slow clients, many clients, its beginning and its end."""
 
 from __future__ import annotations
 
@@ -19,11 +17,14 @@ from pathlib import Path
 import pytest
 
 from mlp_mixer.cli import run
-from mlp_mixer.inference.predictor import Predictor
+from mlp_mixer.inference import Predictor
 from mlp_mixer.weights.checkpoint import save
 
 PICTURE = b"P6 40 30 255\n" + bytes(range(240)) * 15  # a PPM
-POST = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/x\r\nContent-Length: %d\r\n\r\n"
+POST = (
+    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/x\r\n"
+    b"Content-Length: %d\r\n\r\n"
+)
 
 
 def connect(port: int) -> socket.socket:
@@ -31,7 +32,7 @@ def connect(port: int) -> socket.socket:
 
 
 def everything(connection: socket.socket) -> bytes:
-    """What comes until the other side closes; a hard close counts as one."""
+    """Return what comes until the other side closes; a hard close counts as one."""
     received = b""
     with contextlib.suppress(ConnectionResetError):
         while data := connection.recv(2**16):
@@ -68,20 +69,20 @@ def test_a_body_that_trickles_gets_408(serving: Callable[..., int]) -> None:
         assert answered(port) == 200
 
 
-def test_who_does_not_fetch_the_answer_is_cut_off(serving: Callable[..., int]) -> None:
+def test_a_client_that_does_not_fetch_its_answer_is_cut_off(
+    serving: Callable[..., int],
+) -> None:
     port = serving(head_seconds=0.5, seconds=0.2)
     with contextlib.closing(socket.socket()) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         deaf.settimeout(20)
         deaf.connect(("127.0.0.1", port))
-        deaf.sendall(
-            b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2000
-        )  # more than the system's buffers hold
+        # The answers are more than the system's buffers hold.
+        deaf.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
         time.sleep(2)
         received = everything(deaf)
-        assert (
-            received.count(b"HTTP/1.1 200") < 2000
-        )  # it was aborted, and what it had not fetched is gone
+        # It was aborted, and what it had not fetched is gone.
+        assert received.count(b"HTTP/1.1 200") < 2000
 
 
 def test_a_head_without_end_in_bytes_is_refused(serving: Callable[..., int]) -> None:
@@ -99,9 +100,10 @@ def test_many_open_connections_do_not_keep_others_out(
     port = serving()
     with contextlib.ExitStack() as stack:
         for number in range(int(os.environ.get("MLP_MIXER_OPEN_CONNECTIONS", "50"))):
-            stack.enter_context(connect(port)).sendall(
-                (POST % len(PICTURE))[: number % 60] if number % 2 else b""
-            )
+            idle = stack.enter_context(connect(port))
+            # Every other one sends the beginning of a head.
+            if number % 2:
+                idle.sendall((POST % len(PICTURE))[: number % 60])
         assert answered(port) == 200
 
 
@@ -122,17 +124,8 @@ def test_a_signal_has_it_answer_what_it_has_begun(
         predictor.model,
         preprocess=predictor.checkpoint.preprocess,
     )
-    command = [
-        sys.executable,
-        "-m",
-        "mlp_mixer",
-        "serve",
-        str(weights),
-        "--port",
-        "0",
-        "--engine",
-        "torch",
-    ]
+    options = [str(weights), "--port", "0", "--engine", "torch"]
+    command = [sys.executable, "-m", "mlp_mixer", "serve", *options]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -147,7 +140,8 @@ def test_a_signal_has_it_answer_what_it_has_begun(
                         break
             with connect(port) as begun:
                 begun.sendall(POST % len(PICTURE) + PICTURE[:99])
-                time.sleep(0.2)  # its head is read
+                # Its head is read by then.
+                time.sleep(0.2)
                 process.send_signal(signal.SIGTERM)
                 time.sleep(0.5)
                 begun.sendall(PICTURE[99:])
@@ -173,8 +167,7 @@ def test_mistakes_at_the_start_are_one_sentence(
     assert "cannot listen on 127.0.0.1 port" in capsys.readouterr().err
     assert run([*start, "0", "--host", "no.such.host.invalid"]) == 2
     assert "choose another --host or --port" in capsys.readouterr().err
-    monkeypatch.setitem(
-        sys.modules, "mlp_mixer.serve", None
-    )  # as if it could not be imported
+    # As if it could not be imported.
+    monkeypatch.setitem(sys.modules, "mlp_mixer.serve", None)
     assert run([*start, "0"]) == 2
     assert "pip install 'mlp-mixer[serve]'" in capsys.readouterr().err
