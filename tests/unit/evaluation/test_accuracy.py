@@ -11,22 +11,29 @@ import pytest
 import torch
 from PIL import Image
 
-from mlp_mixer import ArraySet, Checkpoint, Dataset, Preprocess, UserError
+from mlp_mixer import (
+    ArraySet,
+    Checkpoint,
+    Dataset,
+    Preprocess,
+    UserError,
+    create_model,
+)
+from mlp_mixer.data.image_set import FileSet
 from mlp_mixer.evaluation import align_labels, eval_split, evaluate, evaluate_checkpoint
 from mlp_mixer.evaluation.accuracy import best_labels, score
 from mlp_mixer.weights.labels import class_names, wordnet_ids
 
 
 def test_score_counts_as_a_person_would() -> None:
-    logits = torch.tensor(
-        [[9.0, 1, 2, 3, 4, 5, 0], [9.0, 1, 2, 3, 4, 5, 0], [0.0, 0, 0, 0, 0, 9, 8]]
-    )
+    first = [9.0, 1, 2, 3, 4, 5, 0]
+    last = [0.0, 0, 0, 0, 0, 9, 8]
+    logits = torch.tensor([first, first, last])
     result = score(logits, torch.tensor([0, 6, 6]))
     assert (result.n, result.top1, result.top5) == (3, 1 / 3, 2 / 3)
     assert result.predictions.tolist() == [0, 0, 5]
-    assert result.loss == pytest.approx(
-        -logits.log_softmax(1)[[0, 1, 2], [0, 6, 6]].mean().item()
-    )
+    surprises = -logits.log_softmax(1)[[0, 1, 2], [0, 6, 6]]
+    assert result.loss == pytest.approx(surprises.mean().item())
     confusion = np.zeros((7, 7), dtype=int)
     confusion[0, 0] = confusion[6, 0] = confusion[6, 5] = 1
     assert (result.confusion == confusion).all()
@@ -37,9 +44,7 @@ def test_fewer_than_five_classes() -> None:
 
 
 class Brightness(torch.nn.Module):
-    """Says class k for an image whose mean value is k/10 after the identity
-    normalisation.
-    """
+    """Says class k for an image whose mean value is k/10, not normalised."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,25 +52,57 @@ class Brightness(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         assert not self.training
-        return -100 * (x.mean(dim=(1, 2, 3))[:, None] - self.anchors) ** 2
+        brightness = x.mean(dim=(1, 2, 3))[:, None]
+        return -100 * (brightness - self.anchors) ** 2
+
+
+GRAY = Preprocess((4, 4), channels=1, crop_pct=1.0, mean=(0.0,), std=(1.0,))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
-def test_every_image_is_judged_once_whatever_the_batch(batch_size: int) -> None:
+def test_every_image_is_evaluated_once_whatever_the_batch(batch_size: int) -> None:
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 50)
-    images = np.broadcast_to(
-        (labels * 25.5).round().astype(np.uint8)[:, None, None, None], (50, 4, 4, 1)
-    ).copy()
+    values = (labels * 25.5).round().astype(np.uint8)
+    images = np.broadcast_to(values[:, None, None, None], (50, 4, 4, 1)).copy()
     images[:5] = 255  # brighter than any class: taken for the last
     data = ArraySet(images, labels, classes=["a", "b", "c", "d"])
     model = Brightness().train()
-    preprocess = Preprocess((4, 4), channels=1, crop_pct=1.0, mean=(0.0,), std=(1.0,))
-    result = evaluate(model, data, preprocess, batch_size=batch_size)
+    result = evaluate(model, data, GRAY, batch_size=batch_size)
     assert result.n == 50
     assert result.top1 == pytest.approx((45 + (labels[:5] == 3).sum()) / 50)
     assert result.labels.tolist() == labels.tolist()
     assert model.training
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_unreadable_image_leaves_the_mode_of_the_model(
+    tmp_path: Path, training: bool
+) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    data = FileSet(tmp_path, ["good.png", "bad.png"], [0, 1], ["a", "b"], channels=1)
+    model = Brightness().train(training)
+    with pytest.raises(UserError, match="bad.png"):
+        evaluate(model, data, GRAY, batch_size=1, workers=0)
+    assert model.training == training
+
+
+def test_the_model_may_name_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ "auto" is a GPU if there is one; here there is none."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    source = Dataset.from_arrays(images, [0, 1])
+    for device in ("auto", "cpu", torch.device("cpu"), None):
+        checkpoint = Checkpoint(
+            create_model("mixer_pico2", num_classes=2, in_channels=1, image_size=4),
+            GRAY,
+            None,
+        )
+        chosen, result = evaluate_checkpoint(checkpoint, source, device=device)
+        assert (chosen.split, result.split) == ("all images, one per class",) * 2
+    with pytest.raises(UserError, match="cannot use the device 'gpu'"):
+        evaluate_checkpoint(checkpoint, source, device="gpu")
 
 
 class Corners(torch.nn.Module):
@@ -85,49 +122,46 @@ def test_views_are_averaged() -> None:
     preprocess = Preprocess((5, 5), channels=1, crop_pct=1.0, mean=(0.0,), std=(1.0,))
     x = pixels[..., 0] / 255.0
     # Moved by a pixel up and left, place (2, 1) shows what was at (3, 2); down and
-    # right, what was at (1, 0). What lies
-    # outside repeats the edge. In a mirror column c is column 4 - c.
+    # right, what was at (1, 0). What lies outside repeats the edge. In a mirror column c
+    # is column 4 - c.
+    itself = (x[:, 0, 0], x[:, 2, 1])
+    mirrored = (x[:, 0, 4], x[:, 2, 3])
+    up = (x[:, 1, 1], x[:, 3, 2])
+    up_mirrored = (x[:, 1, 4], x[:, 3, 4])
+    down = (x[:, 0, 0], x[:, 1, 0])
+    down_mirrored = (x[:, 0, 3], x[:, 1, 2])
     views = {
-        "none": [(x[:, 0, 0], x[:, 2, 1])],
-        "flip": [(x[:, 0, 0], x[:, 2, 1]), (x[:, 0, 4], x[:, 2, 3])],
+        "none": [itself],
+        "flip": [itself, mirrored],
+        "shift": [itself, mirrored, up, up_mirrored, down, down_mirrored],
     }
-    views["shift"] = [
-        *views["flip"],
-        (x[:, 1, 1], x[:, 3, 2]),
-        (x[:, 1, 4], x[:, 3, 4]),
-    ]
-    views["shift"] += [(x[:, 0, 0], x[:, 1, 0]), (x[:, 0, 3], x[:, 1, 2])]
     for tta, expected in views.items():
-        logits = torch.from_numpy(
-            np.mean([np.stack(view, axis=1) for view in expected], axis=0)
-        ).float()
+        logits = np.mean([np.stack(view, axis=1) for view in expected], axis=0)
+        probabilities = torch.from_numpy(logits).float().softmax(1)
         result = evaluate(Corners(), data, preprocess, tta=tta)  # type: ignore[arg-type]
         np.testing.assert_allclose(
-            result.probabilities, logits.softmax(1), atol=1e-6, err_msg=tta
+            result.probabilities, probabilities, atol=1e-6, err_msg=tta
         )
 
 
 def test_labels_are_matched_by_name() -> None:
     data = ArraySet(np.zeros((3, 2, 2, 1), np.uint8), [0, 1, 1], classes=["dog", "cat"])
     assert align_labels(data, ["bird", "cat", "dog"]).tolist() == [2, 1, 1]
-    with pytest.raises(
-        UserError,
-        match="for other classes: the data has 'cat', the model knows 'bird', 'dog'",
-    ):
+    message = "for other classes: the data has 'cat', the model knows 'bird', 'dog'"
+    with pytest.raises(UserError, match=message):
         align_labels(data, ["bird", "dog"])
 
 
 def test_imagenet_folders_are_matched_by_wordnet_id_or_first_synonym() -> None:
     labels = class_names("imagenet1k")
     pixels = np.zeros((3, 4, 4, 3), dtype=np.uint8)
-    data = ArraySet(
-        pixels, np.array([0, 1, 2]), ("n02510455", "tench", "tench, Tinca tinca")
-    )
+    names = ("n02510455", "tench", "tench, Tinca tinca")
+    data = ArraySet(pixels, np.array([0, 1, 2]), names)
     assert align_labels(data, labels).tolist() == [388, 0, 0]
-    with pytest.raises(
-        UserError, match="other classes: the data has 'crane'"
-    ):  # a bird and a machine
-        align_labels(ArraySet(pixels[:1], np.array([0]), ("crane",)), labels)
+    # A bird and a machine.
+    cranes = ArraySet(pixels[:1], np.array([0]), ("crane",))
+    with pytest.raises(UserError, match="other classes: the data has 'crane'"):
+        align_labels(cranes, labels)
     with pytest.raises(UserError, match="other classes: the data has 'n02510455'"):
         align_labels(data, labels[:999])
 
@@ -140,8 +174,9 @@ AS_IT_IS = Preprocess((8, 8), crop_pct=1.0, mean=(0.0,), std=(1.0,))
 
 
 class Told(torch.nn.Module):
-    """Answers what the pixel says: first class 256 red + green, then class blue, then
-    3, 4 and 5, all in `order`.
+    """Answers what the pixel says, all in `order`.
+
+    First comes class 256 red + green, then class blue, then 3, 4 and 5.
     """
 
     num_classes = 1000
@@ -153,12 +188,12 @@ class Told(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         red, green, blue = (x[:, :, 0, 0] * 255).round().long().unbind(1)
+        rows = torch.arange(len(x))
         logits = torch.zeros(len(x), 1000)
-        for value, said in enumerate(
-            (torch.tensor([5]), torch.tensor([4]), torch.tensor([3]), blue), start=1
-        ):
-            logits[torch.arange(len(x)), self.order[said]] = float(value)
-        logits[torch.arange(len(x)), self.order[256 * red + green]] = 9.0
+        for value, said in ((1.0, 5), (2.0, 4), (3.0, 3)):
+            logits[rows, self.order[said]] = value
+        logits[rows, self.order[blue]] = 4.0
+        logits[rows, self.order[256 * red + green]] = 9.0
         return logits
 
 
@@ -174,33 +209,26 @@ def plant(root: Path, said: dict[str, tuple[int, int]]) -> Path:
 def told(
     labels: Sequence[str] | None = NAMES, order: np.ndarray | None = None
 ) -> Checkpoint:
-    return Checkpoint(Told(order), AS_IT_IS, None if labels is None else tuple(labels))  # type: ignore[arg-type]
+    names = None if labels is None else tuple(labels)
+    return Checkpoint(Told(order), AS_IT_IS, names)  # type: ignore[arg-type]
 
 
-REVERSED = {
-    "labels": WNIDS[::-1],
-    "order": np.arange(1000)[::-1].copy(),
-}  # a checkpoint with another order of outputs
+# A checkpoint with another order of outputs.
+REVERSED = {"labels": WNIDS[::-1], "order": np.arange(1000)[::-1].copy()}
 
 
 @pytest.mark.parametrize("kind", [{}, REVERSED], ids=["standard", "reversed"])
 def test_v2s_numbers_are_imagenets(tmp_path: Path, kind: dict[str, Any]) -> None:
-    plant(
-        tmp_path,
-        {
-            "2/a.png": (2, 9),
-            "10/a.png": (10, 9),
-            "388/a.png": (388, 9),
-            "388/b.png": (387, 9),
-        },
-    )
+    said = {
+        "2/a.png": (2, 9),
+        "10/a.png": (10, 9),
+        "388/a.png": (388, 9),
+        "388/b.png": (387, 9),
+    }
+    plant(tmp_path, said)
     chosen, result = evaluate_checkpoint(told(**kind), f"imagenet_v2:{tmp_path}")
-    assert (chosen.split, chosen.among, result.n, result.top1) == (
-        "test",
-        None,
-        4,
-        0.75,
-    )
+    assert (chosen.split, chosen.among) == ("test", None)
+    assert (result.n, result.top1) == (4, 0.75)
     order = kind.get("order", np.arange(1000))
     assert result.labels.tolist() == order[[10, 2, 388, 388]].tolist()
 
@@ -215,11 +243,12 @@ def test_numbers_are_not_taken_for_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [{}, REVERSED], ids=["standard", "reversed"])
-def test_a_and_r_are_judged_among_their_classes(
+def test_a_and_r_are_evaluated_among_their_classes(
     tmp_path: Path, kind: dict[str, Any]
 ) -> None:
-    """Class 500 is none of theirs: their authors leave its logit out, and the second
-    choice counts.
+    """Class 500 is none of theirs: the authors leave its logit out.
+
+    So the second choice counts.
     """
     said = {
         f"{WNIDS[6]}/a.png": (500, 6),
@@ -228,45 +257,32 @@ def test_a_and_r_are_judged_among_their_classes(
     }
     plant(tmp_path, said)
     for name in ("a", "r"):
-        chosen, result = evaluate_checkpoint(
-            told(**kind), f"imagenet_{name}:{tmp_path}"
-        )
+        spec = f"imagenet_{name}:{tmp_path}"
+        chosen, result = evaluate_checkpoint(told(**kind), spec)
         assert (chosen.split, chosen.among) == ("test among 2 classes", 2)
         assert (result.top1, result.top5) == (2 / 3, 1)
         assert result.probabilities.shape == (3, 1000)
         assert ((result.probabilities > 0).sum(axis=1) == 2).all()
         np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, rtol=1e-6)
-        expected = [
-            -np.log(1 / (1 + np.exp(gap))) for gap in (0 - 4, 9 - 4, 4 - 9)
-        ]  # two logits are left
-        assert result.loss == pytest.approx(np.mean(expected), rel=1e-5)
+        # Two logits are left.
+        gaps = np.array([0 - 4, 9 - 4, 4 - 9])
+        expected = np.log(1 + np.exp(gaps)).mean()
+        assert result.loss == pytest.approx(expected, rel=1e-5)
     chosen, result = evaluate_checkpoint(told(**kind), f"imagenet_sketch:{tmp_path}")
-    assert (chosen.split, chosen.among, result.top1, result.top5) == (
-        "test",
-        None,
-        1 / 3,
-        1,
-    )
+    assert (chosen.split, chosen.among) == ("test", None)
+    assert (result.top1, result.top5) == (1 / 3, 1)
 
 
 @pytest.mark.parametrize("kind", [{}, REVERSED], ids=["standard", "reversed"])
 def test_real_takes_any_of_its_labels(tmp_path: Path, kind: dict[str, Any]) -> None:
-    said = [(970, 9), (970, 9), (970, 9), (970, 9), (970, 9)]
-    plant(
-        tmp_path,
-        {
-            f"ILSVRC2012_val_0000000{i}.png": both
-            for i, both in enumerate(said, start=1)
-        },
-    )
+    files = [f"ILSVRC2012_val_0000000{i}.png" for i in range(1, 6)]
+    plant(tmp_path, dict.fromkeys(files, (970, 9)))
     (tmp_path / "real.json").write_text("[[3, 970], [], [970], [795, 9], [795, 12]]")
     chosen, result = evaluate_checkpoint(told(**kind), f"imagenet_real:{tmp_path}")
     assert chosen.split == "test by any of several labels"
     assert (result.n, result.top1, result.top5) == (4, 0.5, 0.75)
-    assert (chosen.among, chosen.images.name(1)) == (
-        None,
-        "ILSVRC2012_val_00000003.png",
-    )
+    assert chosen.among is None
+    assert chosen.images.name(1) == files[2]
     order = kind.get("order", np.arange(1000))
     assert result.labels.tolist()[:3] == order[[970, 970, 9]].tolist()
 
@@ -274,36 +290,31 @@ def test_real_takes_any_of_its_labels(tmp_path: Path, kind: dict[str, Any]) -> N
 def test_of_several_labels_the_rank_decides_ties_included() -> None:
     """Against the definition: the best guess, or one of the best five, is in the set."""
     rng = np.random.default_rng(0)
-    for logits in (
-        torch.from_numpy(rng.normal(size=(300, 12))),
-        torch.from_numpy(rng.integers(0, 3, (300, 12)) / 1.0),
-    ):
+    without_ties = torch.from_numpy(rng.normal(size=(300, 12)))
+    with_ties = torch.from_numpy(rng.integers(0, 3, (300, 12)) / 1.0)
+    for logits in (without_ties, with_ties):
         sets = [
             rng.choice(12, rng.integers(1, 5), replace=False).tolist()
             for _ in range(300)
         ]
-        top5 = logits.topk(5).indices.tolist()
         result = score(logits, torch.from_numpy(best_labels(logits, sets)))
-        assert result.top1 == pytest.approx(
-            np.mean([top[0] in own for top, own in zip(top5, sets, strict=True)])
-        )
-        assert result.top5 == pytest.approx(
-            np.mean(
-                [bool({*top} & {*own}) for top, own in zip(top5, sets, strict=True)]
-            )
-        )
-        assert all(label in own for label, own in zip(result.labels, sets, strict=True))
-        assert all(
-            row[label] == max(row[own])
-            for row, label, own in zip(logits, result.labels, sets, strict=True)
-        )
+        hits1 = hits5 = 0
+        guesses = logits.topk(5).indices.tolist()
+        for row, label, top, own in zip(
+            logits, result.labels, guesses, sets, strict=True
+        ):
+            hits1 += top[0] in own
+            hits5 += bool({*top} & {*own})
+            assert label in own
+            assert row[label] == max(row[own])
+        assert result.top1 == pytest.approx(hits1 / 300)
+        assert result.top5 == pytest.approx(hits5 / 300)
     one = rng.integers(0, 12, 300)
     assert best_labels(logits, one[:, None].tolist()).tolist() == one.tolist()
 
 
-def test_one_image_per_class_can_be_judged() -> None:
+def test_one_image_per_class_can_be_evaluated() -> None:
     source = Dataset.from_arrays(np.zeros((2, 4, 4, 1), np.uint8), [0, 1])
-    assert (len(eval_split(source, {}).images), eval_split(source, {}).split) == (
-        2,
-        "all images, one per class",
-    )
+    chosen = eval_split(source, {})
+    assert len(chosen.images) == 2
+    assert chosen.split == "all images, one per class"

@@ -20,6 +20,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
+def is_in_bin(confidence: float, number: int) -> bool:
+    if confidence == 1:
+        return number == BINS - 1
+    return number / BINS <= confidence < (number + 1) / BINS
+
+
 @given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 10**6))
 def test_the_error_by_its_definition(n: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -27,12 +33,10 @@ def test_the_error_by_its_definition(n: int, classes: int, seed: int) -> None:
     labels = rng.integers(0, classes, n)
     expected = 0.0
     for number in range(BINS):
-        inside = [
-            (row.max(), row.argmax() == label)
-            for row, label in zip(probabilities, labels, strict=True)
-            if number / BINS <= row.max() < (number + 1) / BINS
-            or (row.max() == 1 and number == BINS - 1)
-        ]
+        inside = []
+        for row, label in zip(probabilities, labels, strict=True):
+            if is_in_bin(row.max(), number):
+                inside.append((row.max(), row.argmax() == label))
         if inside:
             sure, right = np.array(inside, float).mean(axis=0)
             expected += len(inside) / n * abs(right - sure)
@@ -46,25 +50,22 @@ def test_answers_drawn_from_their_own_probabilities_are_calibrated() -> None:
     logits = rng.normal(0, 2, (20_000, 4))
     labels = np.array([rng.choice(4, p=row) for row in softmax(logits)])
     assert calibration(softmax(logits), labels).error < 0.02
-    for temperature in (
-        0.5,
-        1.0,
-        3.0,
-    ):  # a network whose logits are too large by that factor
-        sure = softmax(logits * temperature)
-        assert fit_temperature(sure, labels) == pytest.approx(temperature, rel=0.05)
-        assert (
-            calibration(tempered(sure, fit_temperature(sure, labels)), labels).error
-            < 0.02
-        )
-    np.testing.assert_allclose(
-        tempered(softmax(logits), 2.0), softmax(logits / 2), atol=1e-12
-    )
+    # A network whose logits are too large by that factor.
+    for factor in (0.5, 1.0, 3.0):
+        sure = softmax(logits * factor)
+        temperature = fit_temperature(sure, labels)
+        assert temperature == pytest.approx(factor, rel=0.05)
+        cooled = tempered(sure, temperature)
+        assert calibration(cooled, labels).error < 0.02
+    halved = tempered(softmax(logits), 2.0)
+    np.testing.assert_allclose(halved, softmax(logits / 2), atol=1e-12)
 
 
 def test_sure_and_always_right_or_wrong() -> None:
-    ones = np.eye(3)[[0, 1, 2]]
-    assert calibration(ones, np.array([0, 1, 2])).error == 0
-    assert calibration(ones, np.array([1, 2, 0])).error == 1
-    assert 0.05 <= fit_temperature(ones, np.array([0, 1, 2])) <= 20
-    assert fit_temperature(ones, np.array([1, 2, 0])) == pytest.approx(20, rel=0.01)
+    ones = np.eye(3)
+    right = np.array([0, 1, 2])
+    wrong = np.array([1, 2, 0])
+    assert calibration(ones, right).error == 0
+    assert calibration(ones, wrong).error == 1
+    assert 0.05 <= fit_temperature(ones, right) <= 20
+    assert fit_temperature(ones, wrong) == pytest.approx(20, rel=0.01)

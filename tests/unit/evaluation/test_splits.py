@@ -1,4 +1,4 @@
-"""A checkpoint is judged by images it has never seen."""
+"""A checkpoint is evaluated on images it has never seen."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from mlp_mixer import UserError, open_dataset
+from mlp_mixer.data.image_set import ImageSet
 from mlp_mixer.evaluation import eval_split
 from mlp_mixer.training.config import DataChoice
 from mlp_mixer.training.run import split_validation
@@ -17,31 +18,33 @@ from mlp_mixer.training.run import split_validation
 
 def provenance(spec: str, seed: int, fraction: float = 0.2) -> dict[str, Any]:
     source = open_dataset(spec, split_seed=seed, test_fraction=fraction)
-    return {
-        "data": {
-            "fingerprint": source.fingerprint(),
-            "split_seed": seed,
-            "test_fraction": fraction,
-        }
+    data = {
+        "fingerprint": source.fingerprint(),
+        "split_seed": seed,
+        "test_fraction": fraction,
     }
+    return {"data": data}
+
+
+def names(images: ImageSet) -> set[str]:
+    return {images.name(i) for i in range(len(images))}
 
 
 @pytest.mark.parametrize(("seed", "fraction"), [(0, 0.2), (3, 0.2), (0, 0.4)])
 def test_the_held_out_part_is_found_again(seed: int, fraction: float) -> None:
     chosen = eval_split("digits", provenance("digits", seed, fraction))
     source = open_dataset("digits", split_seed=seed, test_fraction=fraction)
-    train, val = split_validation(
-        source, DataChoice(split_seed=seed, test_fraction=fraction)
-    )
+    choice = DataChoice(split_seed=seed, test_fraction=fraction)
+    train, val = split_validation(source, choice)
     assert val is not None
-    seen = {images.name(i) for images in (train, val) for i in range(len(images))}
-    judging = {chosen.images.name(i) for i in range(len(chosen.images))}
-    assert not seen & judging
-    assert len(seen | judging) == 1797
+    seen = names(train) | names(val)
+    evaluated = names(chosen.images)
+    assert not seen & evaluated
+    assert len(seen | evaluated) == 1797
     assert f"{100 * fraction:g} % held out by seed {seed}" in chosen.split
 
 
-def test_a_source_never_trained_on_judges_with_all_its_images() -> None:
+def test_of_a_dataset_never_trained_on_all_images_are_used() -> None:
     chosen = eval_split("digits", {})
     assert (len(chosen.images), chosen.split) == (1797, "all images")
     assert len(eval_split("digits", provenance("digits", 0), "all").images) == 1797
@@ -53,10 +56,11 @@ def folder(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("test", 2)):
         for name in ("a", "b"):
-            (tmp_path / split / name).mkdir(parents=True)
+            place = tmp_path / split / name
+            place.mkdir(parents=True)
             for number in range(count):
                 pixels = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(tmp_path / split / name / f"{number}.png")
+                Image.fromarray(pixels).save(place / f"{number}.png")
     return tmp_path
 
 
