@@ -119,9 +119,9 @@ def test_the_commands_and_the_python_run(
             short = block.replace("epochs=4", "epochs=0.5")
             exec(compile(short, "README.md", "exec"), {})
     assert (tmp_path / "runs" / "digits" / "report.html").is_file()
-    made = ("checked/report.html", "answers.csv", "why.png", "mixer.onnx")
-    for name in ("runs/photos/report.html", *made):
-        assert list(tmp_path.glob(name.replace("checked/report", "checked*"))), name
+    for name in ("runs/photos/report.html", "answers.csv", "why.png", "mixer.onnx"):
+        assert (tmp_path / name).is_file(), name
+    assert list((tmp_path / "checked").glob("*.html"))
 
 
 def test_no_command_of_the_readme_hides_from_the_test() -> None:
