@@ -63,8 +63,8 @@ def engine(model: IsotropicMlp, name: str = "auto") -> EngineFn:
         The call.
 
     Raises:
-        UserError: The engine is not known or not installed, cannot run this model, or
-            gives other answers than the module.
+        UserError: The engine is not known or not installed, cannot run this model,
+            fails on this machine, or gives other answers than the module.
     """
     if name == "auto":
         return AutoEngine(model)
@@ -75,8 +75,18 @@ def engine(model: IsotropicMlp, name: str = "auto") -> EngineFn:
             f"the engine {name!r} cannot run this model: {reason}; use engine='torch' "
             "or 'auto'"
         )
-    run = ENGINES[name](model.eval())
-    difference, scale = disagreement(run, model)
+    try:
+        run = ENGINES[name](model.eval())
+        difference, scale = disagreement(run, model)
+    except RuntimeError as error:
+        # openvino has no LayerNorm for processors with SSE4.1 only, and says so when
+        # it computes. Errors of torch itself are passed on as they are.
+        if name in ("torch", "plain"):
+            raise
+        last_line = str(error).strip().rpartition("\n")[2][:200]
+        raise UserError(
+            f"the engine {name!r} fails on this machine: {last_line}; use engine='auto'"
+        ) from error
     in_fp32 = model.stem.proj.weight.dtype == torch.float32
     # "not <=" and not ">": a NaN must not pass.
     if in_fp32 and not difference <= TOLERANCE * scale:

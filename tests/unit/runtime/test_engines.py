@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,9 @@ CONFIGS = {
 
 def needs(package: str) -> pytest.MarkDecorator:
     missing = importlib.util.find_spec(package) is None
+    # openvino has no LayerNorm for such processors.
+    if package == "openvino" and os.environ.get("ONEDNN_MAX_CPU_ISA") == "SSE41":
+        missing = True
     return pytest.mark.skipif(missing, reason=f"no {package}")
 
 
@@ -142,6 +146,28 @@ def test_an_engine_that_answers_otherwise_is_refused(
     scaled(float("nan"))
     with pytest.raises(UserError, match="differs from torch by nan"):
         engine(model, "torch")
+
+
+def test_an_engine_that_fails_on_this_machine_is_refused_and_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = trained(CONFIG)
+
+    def failing(model: MlpMixer) -> engines.EngineFn:
+        def run(x: Tensor) -> Tensor:
+            raise RuntimeError(
+                "Exception from infer_request.cpp:224:\nbad combination\n"
+            )
+
+        return run
+
+    monkeypatch.setattr(engines, "why_not", lambda model, name: None)
+    for name in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(ENGINES, name, failing)
+    said = "the engine 'openvino' fails on this machine: bad combination; use engine="
+    with pytest.raises(UserError, match=said):
+        engine(model, "openvino")
+    assert fastest(model, images(CONFIG, 2))[0] == "torch"
 
 
 def test_the_graph_is_valid_and_names_its_ends() -> None:
