@@ -1,4 +1,10 @@
+"""Costs by formula against torch's counter, hooks, autograd and published tables."""
+
+from __future__ import annotations
+
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -6,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlp_mixer.errors import UserError
-from mlp_mixer.models import VARIANTS, MixerConfig, MlpMixer, cost
+from mlp_mixer.models import VARIANTS, MlpMixer, cost
 
 # Parameters without and with the head, then giga-MACs, the same as mmpretrain counts,
 # and as fvcore counts.
@@ -21,7 +27,15 @@ TABLE = {
 }
 
 # No two axes have the same length: 6 tokens, 20 channels.
-SMALL = MixerConfig(4, 2, 20, 10, 28, image_size=(8, 12), num_classes=5)
+SMALL = dataclasses.replace(
+    VARIANTS["mixer_nano4"],
+    image_size=(8, 12),
+    num_classes=5,
+    num_blocks=2,
+    hidden_dim=20,
+    tokens_mlp_dim=10,
+    channels_mlp_dim=28,
+)
 ODD_ONES = {
     "plain": SMALL,
     "gray": dataclasses.replace(SMALL, in_channels=1),
@@ -36,17 +50,20 @@ ODD_ONES = {
 }
 
 odd_ones = pytest.mark.parametrize("config", ODD_ONES.values(), ids=ODD_ONES)
+ALL = ODD_ONES | VARIANTS
+
+
+def numbers_of(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_published_numbers(name):
     counted = cost(name)
     conventions = (counted.gmacs, counted.gmacs_mmpretrain, counted.gmacs_fvcore)
-    assert (
-        counted.params_without_head,
-        counted.params,
-        *(f"{number:.4f}" for number in conventions),
-    ) == TABLE[name]
+    printed = [f"{number:.4f}" for number in conventions]
+    params = (counted.params_without_head, counted.params)
+    assert (*params, *printed) == TABLE[name]
 
 
 @pytest.mark.parametrize(
@@ -55,23 +72,17 @@ def test_published_numbers(name):
 )
 def test_as_the_others_print_it(name, mmpretrain, fvcore):
     counted = cost(f"mixer_{name}")
-    assert (f"{counted.gmacs_mmpretrain:.2f}", f"{counted.gmacs_fvcore:.2f}") == (
-        mmpretrain,
-        fvcore,
-    )
+    assert f"{counted.gmacs_mmpretrain:.2f}" == mmpretrain
+    assert f"{counted.gmacs_fvcore:.2f}" == fvcore
 
 
-@pytest.mark.parametrize(
-    "config", (ODD_ONES | VARIANTS).values(), ids=ODD_ONES | VARIANTS
-)
+@pytest.mark.parametrize("config", ALL.values(), ids=ALL)
 def test_parameters_are_the_module_s(config):
     with torch.device("meta"):
         model = MlpMixer(config)
-    assert cost(config).params == sum(
-        parameter.numel() for parameter in model.parameters()
-    )
-    head = sum(parameter.numel() for parameter in model.head.parameters())
-    assert cost(config).params_without_head == cost(config).params - head
+    counted = cost(config)
+    assert counted.params == numbers_of(model)
+    assert counted.params_without_head == counted.params - numbers_of(model.head)
 
 
 @odd_ones
@@ -85,57 +96,50 @@ def test_macs_are_what_torch_counts(config):
 
 @odd_ones
 def test_norms_stem_bias_and_pool_are_what_hooks_see(config):
-    """The conventions of mmpretrain (2 per norm element, head left out) and fvcore (5)
-    on the running module.
-    """
-    seen = {"norm": 0}
+    """mmpretrain counts 2 per norm element and leaves out the head, fvcore counts 5."""
+    seen: list[int] = []
 
-    def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        seen["norm"] += output[0].numel()
+    def count(module: nn.Module, inputs: object, output: Tensor) -> None:
+        seen.append(output[0].numel())
 
     model = MlpMixer(config)
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.register_forward_hook(count)
-    tokens = model.forward_features(
-        torch.zeros(1, config.in_channels, *config.image_size)
-    ).numel()
+    image = torch.zeros(1, config.in_channels, *config.image_size)
+    tokens = model.forward_features(image).numel()
     counted = cost(config)
+    fvcore = counted.macs + 5 * sum(seen)
+    assert counted.gmacs_fvcore * 1e9 == pytest.approx(fvcore, rel=1e-12)
     head = config.num_classes * config.hidden_dim
-    assert counted.gmacs_fvcore * 1e9 == pytest.approx(
-        counted.macs + 5 * seen["norm"], rel=1e-12
-    )
-    without_head = counted.macs - head + 2 * seen["norm"]
-    assert counted.gmacs_mmpretrain * 1e9 == pytest.approx(
-        without_head + 2 * tokens, rel=1e-12
-    )
+    mmpretrain = counted.macs - head + 2 * sum(seen) + 2 * tokens
+    assert counted.gmacs_mmpretrain * 1e9 == pytest.approx(mmpretrain, rel=1e-12)
 
 
 @odd_ones
 @pytest.mark.parametrize("batch", [1, 3])
 def test_activations_are_what_autograd_keeps(config, batch):
     model = MlpMixer(config)
-    parameters = {
-        parameter.untyped_storage().data_ptr() for parameter in model.parameters()
-    }
-    kept: dict[int, Tensor] = {}  # by storage: two views of one count once
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    # By storage: two views of one count once.
+    kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        if (storage := tensor.untyped_storage().data_ptr()) not in parameters:
+        storage = tensor.untyped_storage().data_ptr()
+        if storage not in weights:
             kept[storage] = tensor
         return tensor
 
+    image = torch.randn(batch, config.in_channels, *config.image_size)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        logits = model(torch.randn(batch, config.in_channels, *config.image_size))
-    del (
-        logits
-    )  # alive until here, so that no storage was freed and its address used again
-    assert (
-        sum(tensor.numel() for tensor in kept.values())
-        == batch * cost(config).activations
-    )
-    assert cost(config).activation_bytes() == 4 * cost(config).activations
-    assert cost(config).activation_bytes(2) == 2 * cost(config).activations
+        # The name keeps the graph alive: no storage is freed and its address used again.
+        logits = model(image)
+    held = sum(tensor.numel() for tensor in kept.values())
+    del logits
+    counted = cost(config)
+    assert held == batch * counted.activations
+    assert counted.activation_bytes() == 4 * counted.activations
+    assert counted.activation_bytes(2) == 2 * counted.activations
 
 
 def test_by_name_configuration_and_model():
@@ -144,12 +148,13 @@ def test_by_name_configuration_and_model():
     assert cost("mixer_nano4") == cost(VARIANTS["mixer_nano4"]) == cost(model)
 
 
-@pytest.mark.parametrize("size", [448, (448, 224), (224, 448), 32])
-def test_another_image_size_is_another_configuration(size):
-    pair = (size, size) if isinstance(size, int) else size
-    assert cost("mixer_b16", size) == cost(
-        dataclasses.replace(VARIANTS["mixer_b16"], image_size=pair)
-    )
+@pytest.mark.parametrize(
+    ("size", "pair"),
+    [(448, (448, 448)), ((448, 224), (448, 224)), (32, (32, 32))],
+)
+def test_another_image_size_is_another_configuration(size, pair):
+    config = dataclasses.replace(VARIANTS["mixer_b16"], image_size=pair)
+    assert cost("mixer_b16", size) == cost(config)
 
 
 def test_every_variant_has_named_parts():
@@ -168,11 +173,15 @@ def test_every_variant_has_named_parts():
 
 
 def test_refusals():
-    with pytest.raises(
-        UserError, match="unknown model 'mixer_b61'; did you mean 'mixer_b16'"
-    ):
+    message = "unknown model 'mixer_b61'; did you mean 'mixer_b16'"
+    with pytest.raises(UserError, match=message):
         cost("mixer_b61")
-    with pytest.raises(
-        UserError, match="230x224 is not divisible .* nearest legal size is 224x224"
-    ):
+    message = "230x224 is not divisible .* nearest legal size is 224x224"
+    with pytest.raises(UserError, match=message):
         cost("mixer_b16", (230, 224))
+
+
+def test_predicting_imports_no_triton() -> None:
+    """torch's counter of operations brings it along; only other families need that."""
+    code = "import sys, mlp_mixer.inference; sys.exit('triton' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

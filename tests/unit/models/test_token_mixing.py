@@ -28,76 +28,78 @@ def block_of(**fields: Any) -> TokenMixingBlock:
     assert isinstance(block, TokenMixingBlock)
     with torch.no_grad():
         for parameter in block.parameters():
-            parameter.normal_(
-                std=0.5, generator=torch.Generator().manual_seed(parameter.numel())
-            )
+            generator = torch.Generator().manual_seed(parameter.numel())
+            parameter.normal_(std=0.5, generator=generator)
     return block.double()
 
 
-def plain_mlp(
-    vector: Tensor, W1: Tensor, b1: Tensor, W2: Tensor, b2: Tensor, gelu: str
-) -> Tensor:
-    return W2 @ F.gelu(W1 @ vector + b1, approximate=gelu) + b2
+def random_tokens(batch: int) -> Tensor:
+    return torch.randn(batch, 6, 12, dtype=torch.float64)
 
 
-def one_by_one(
-    block: TokenMixingBlock, tokens: int, x_SC: Tensor, G: int, gelu: str
-) -> Tensor:
-    """Every vector of concatenated columns by itself, through the token MLP that is its
-    own.
-    """
+def assert_same(actual: Tensor, expected: Tensor) -> None:
+    """In double precision: what is the same in exact numbers."""
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
+
+
+def token_mlp(block: TokenMixingBlock, m: int, M: int) -> tuple[Tensor, ...]:
+    """The weights and biases that vector m of M meets."""
+    mlp = block.mlp_tokens
+    if not isinstance(mlp, UntiedMlp):
+        return mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias
+    N = len(mlp.weight1)
+    n = m // (M // N)  # which of the N serves this vector
+    bias1 = mlp.bias1.view(N, -1)
+    bias2 = mlp.bias2.view(N, -1)
+    return mlp.weight1[n], bias1[n], mlp.weight2[n], bias2[n]
+
+
+def one_by_one(block: TokenMixingBlock, x_SC: Tensor, gelu: str) -> Tensor:
+    """Every vector of concatenated columns by itself, through its own token MLP."""
     x_SC = block.norm1(x_SC)
     if not isinstance(block.views, torch.nn.Identity):
         x_SC = x_SC @ block.views.weight.T
     columns = []
+    G = block.group
     M = x_SC.shape[1] // G
     for m in range(M):
         vector = torch.cat([x_SC[:, m * G + g] for g in range(G)])
-        mlp = block.mlp_tokens
-        if isinstance(mlp, UntiedMlp):
-            N = len(mlp.weight1)
-            n = m // (M // N)  # which of the N serves this vector
-            biases = mlp.bias1.view(N, -1)[n], mlp.bias2.view(N, -1)[n]
-            out = plain_mlp(
-                vector, mlp.weight1[n], biases[0], mlp.weight2[n], biases[1], gelu
-            )
-        else:
-            out = plain_mlp(
-                vector, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias, gelu
-            )
-        columns += list(out.view(G, tokens))
+        W1, b1, W2, b2 = token_mlp(block, m, M)
+        out = W2 @ F.gelu(W1 @ vector + b1, approximate=gelu) + b2
+        columns += list(out.view(G, -1))
     return torch.stack(columns, dim=1)
 
 
+EVERYTHING = {"group": 2, "token_mlps": 6, "views": True, "pyramid": (4, 1)}
+
+
 @pytest.mark.parametrize(
-    ("fields", "G", "tokens"),
+    ("fields", "tokens"),
     [
-        ({}, 1, 6),
-        ({"gelu": "erf"}, 1, 6),
-        ({"token_mlps": 12}, 1, 6),  # untied
-        ({"token_mlps": 12, "gelu": "erf"}, 1, 6),
-        ({"token_mlps": 3}, 1, 6),  # four neighbouring channels share one
-        ({"group": 3}, 3, 6),
-        ({"group": 3, "views": True}, 3, 6),
-        ({"group": 2, "token_mlps": 3}, 2, 6),
-        ({"pyramid": (4, 4)}, 1, 4),
-        ({"group": 2, "token_mlps": 6, "views": True, "pyramid": (4, 1)}, 2, 4),
+        ({}, 6),
+        ({"gelu": "erf"}, 6),
+        ({"token_mlps": 12}, 6),  # untied
+        ({"token_mlps": 12, "gelu": "erf"}, 6),
+        ({"token_mlps": 3}, 6),  # four neighbouring channels share one
+        ({"group": 3}, 6),
+        ({"group": 3, "views": True}, 6),
+        ({"group": 2, "token_mlps": 3}, 6),
+        ({"pyramid": (4, 4)}, 4),
+        (EVERYTHING, 4),
     ],
     ids=str,
 )
-def test_equals_one_vector_at_a_time(
-    fields: dict[str, Any], G: int, tokens: int
-) -> None:
+def test_equals_one_vector_at_a_time(fields: dict[str, Any], tokens: int) -> None:
     block = block_of(**fields)
-    x_BSC = torch.randn(2, 6, 12, dtype=torch.float64)
+    x_BSC = random_tokens(2)
     gelu = "none" if fields.get("gelu") == "erf" else "tanh"
-    expected = torch.stack([one_by_one(block, tokens, x_SC, G, gelu) for x_SC in x_BSC])
-    torch.testing.assert_close(block.mix_tokens(x_BSC), expected, rtol=0, atol=1e-12)
-    mixed = (
-        x_BSC + expected if tokens == 6 else expected
-    )  # no skip connection around fewer tokens
-    out = mixed + block.mlp_channels(block.norm2(mixed))
-    torch.testing.assert_close(block(x_BSC), out, rtol=0, atol=1e-12)
+    singly = [one_by_one(block, x_SC, gelu) for x_SC in x_BSC]
+    expected = torch.stack(singly)
+    assert expected.shape == (2, tokens, 12)
+    assert_same(block.mix_tokens(x_BSC), expected)
+    # No skip connection goes around fewer tokens.
+    mixed = x_BSC + expected if tokens == 6 else expected
+    assert_same(block(x_BSC), mixed + block.mlp_channels(block.norm2(mixed)))
 
 
 def test_the_defaults_are_the_paper_s_mixer() -> None:
@@ -109,43 +111,39 @@ def test_the_defaults_are_the_paper_s_mixer() -> None:
     for parameter in plain.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     ours.load_state_dict(plain.state_dict(), strict=True)
-    image = torch.randn(2, 3, 8, 12)
-    assert torch.equal(ours(image), plain(image))
+    image = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    assert_same(ours.double()(image), plain.double()(image))
 
 
 def test_equal_token_mlps_are_one() -> None:
     """The standard tied MLP is where all C of the untied agree."""
     tied = block_of()
     untied = block_of(token_mlps=12)
-    untied.load_state_dict(
-        {
-            **untied.state_dict(),
-            **{k: v for k, v in tied.state_dict().items() if "tokens" not in k},
-        }
-    )
-    with torch.no_grad():
-        for side in ("1", "2"):
-            fc = getattr(tied.mlp_tokens, f"fc{side}")
-            getattr(untied.mlp_tokens, f"weight{side}").copy_(
-                fc.weight.expand(12, -1, -1)
-            )
-            getattr(untied.mlp_tokens, f"bias{side}").copy_(fc.bias.repeat(12))
-    x_BSC = torch.randn(3, 6, 12, dtype=torch.float64)
-    torch.testing.assert_close(untied(x_BSC), tied(x_BSC), rtol=0, atol=1e-12)
+    state = untied.state_dict()
+    for name, tensor in tied.state_dict().items():
+        if "mlp_tokens" not in name:
+            state[name] = tensor
+    one = tied.mlp_tokens
+    state["mlp_tokens.weight1"] = one.fc1.weight.expand(12, -1, -1)
+    state["mlp_tokens.weight2"] = one.fc2.weight.expand(12, -1, -1)
+    state["mlp_tokens.bias1"] = one.fc1.bias.repeat(12)
+    state["mlp_tokens.bias2"] = one.fc2.bias.repeat(12)
+    untied.load_state_dict(state)
+    x_BSC = random_tokens(3)
+    assert_same(untied(x_BSC), tied(x_BSC))
 
 
 def test_untied_channels_mix_by_themselves_and_grouped_ones_together() -> None:
-    """What column c reads: itself; with groups its neighbours in the group; with views
-    every channel.
-    """
+    """Column c reads itself; with groups its neighbours; with views every channel."""
 
     def read_by_column_0(**fields: Any) -> list[int]:
         block = block_of(**fields)
         block.norm1 = torch.nn.Identity()
-        jacobian = torch.autograd.functional.jacobian(
-            block.mix_tokens, torch.randn(1, 6, 12, dtype=torch.float64)
-        )
-        return jacobian[0, :, 0, 0].abs().sum((0, 1)).nonzero().flatten().tolist()
+        x_BSC = random_tokens(1)
+        jacobian = torch.autograd.functional.jacobian(block.mix_tokens, x_BSC)
+        # Of column 0 of the answer: by token, then by token and channel of x.
+        influence = jacobian[0, :, 0, 0].abs().sum((0, 1))
+        return influence.nonzero().flatten().tolist()
 
     assert read_by_column_0(token_mlps=12) == read_by_column_0() == [0]
     assert read_by_column_0(group=3) == [0, 1, 2]
@@ -161,10 +159,8 @@ def test_each_of_several_token_mlps_begins_as_the_one_would() -> None:
     }
     mlps = build_network(TokenMixingConfig(**SMALL | fields)).blocks[0].mlp_tokens
     assert isinstance(mlps, UntiedMlp)
-    for weight in (
-        mlps.weight1,
-        mlps.weight2,
-    ):  # lecun-normal, by the 100 that each output reads
+    # Lecun-normal, by the 100 numbers that each output reads.
+    for weight in (mlps.weight1, mlps.weight2):
         for one in weight:
             assert 0.095 < one.std() < 0.105
     assert not mlps.bias1.any()
@@ -172,22 +168,24 @@ def test_each_of_several_token_mlps_begins_as_the_one_would() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "N", "G", "after"),
+    ("fields", "after"),
     [
-        ({}, 1, 1, (6, 6)),
-        ({"token_mlps": 12}, 12, 1, (6, 6)),
-        ({"token_mlps": 4}, 4, 1, (6, 6)),
-        ({"group": 3}, 1, 3, (6, 6)),
-        ({"group": 4, "views": True}, 1, 4, (6, 6)),
-        ({"group": 2, "token_mlps": 2, "pyramid": (4, 2)}, 2, 2, (4, 2)),
-        ({"pyramid": (2,)}, 1, 1, (6, 2)),
+        ({}, (6, 6)),
+        ({"token_mlps": 12}, (6, 6)),
+        ({"token_mlps": 4}, (6, 6)),
+        ({"group": 3}, (6, 6)),
+        ({"group": 4, "views": True}, (6, 6)),
+        ({"group": 2, "token_mlps": 2, "pyramid": (4, 2)}, (4, 2)),
+        ({"pyramid": (2,)}, (6, 2)),
     ],
     ids=str,
 )
 def test_parameters_and_multiplications_by_formula(
-    fields: dict[str, Any], N: int, G: int, after: Any
+    fields: dict[str, Any], after: Any
 ) -> None:
     config = TokenMixingConfig(**SMALL | fields)
+    N = config.token_mlps
+    G = config.group
     S = 6
     C = 12
     D_S = 5
@@ -195,15 +193,24 @@ def test_parameters_and_multiplications_by_formula(
     K = 3
     values = 3 * 4 * 4
     views = C * C * config.views
-    params = (values * C + C) + 2 * C + (C * K + K)
+    stem = values * C + C
+    head = C * K + K
+    params = stem + 2 * C + head
     macs = S * values * C + C * K
-    for before, T in zip((S, *after), after, strict=False):
-        params += N * (G * before * D_S + D_S + D_S * G * T + G * T) + views
-        params += (2 * C * D_C + D_C + C) + 4 * C
-        macs += C // G * D_S * G * (before + T) + before * views + T * 2 * C * D_C
-    assert (cost(config).params, cost(config).macs) == (params, macs)
+    before = S
+    for T in after:
+        token_mlp = G * before * D_S + D_S + D_S * G * T + G * T
+        channel_mlp = 2 * C * D_C + D_C + C
+        norms = 4 * C
+        params += N * token_mlp + views + channel_mlp + norms
+        macs += C // G * D_S * G * (before + T)
+        macs += before * views
+        macs += T * 2 * C * D_C
+        before = T
+    counted = cost(config)
+    assert (counted.params, counted.macs) == (params, macs)
     out = build_network(config).features(torch.randn(2, 3, 8, 12))
-    assert [out[f"blocks.{i}"].shape[1] for i in range(2)] == list(after)
+    assert (out["blocks.0"].shape[1], out["blocks.1"].shape[1]) == after
 
 
 def test_a_pyramid_saves_and_untying_costs_no_multiplications() -> None:
