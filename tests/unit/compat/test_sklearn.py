@@ -35,7 +35,7 @@ QUICK: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def digits() -> list[np.ndarray]:
-    """Images uint8 (n, 8, 8) to learn from and to judge by, and their labels."""
+    """Images uint8 (n, 8, 8) to learn from and to evaluate on, and their labels."""
     data = load_digits()
     images = np.round(data.images * 255 / 16).astype(np.uint8)
     return train_test_split(
@@ -54,10 +54,10 @@ def test_scikit_learn_accepts_it(estimator: MixerClassifier, check: Any) -> None
 def test_digits_in_seconds(digits: list[np.ndarray]) -> None:
     x, x_test, y, y_test = digits
     fitted = MixerClassifier(random_state=0, epochs=15).fit(x, y)
-    assert fitted.score(x_test, y_test) >= 0.97
-    assert fitted.score(x_test.reshape(len(x_test), -1), y_test) == fitted.score(
-        x_test, y_test
-    )
+    score = fitted.score(x_test, y_test)
+    assert score >= 0.97
+    rows = x_test.reshape(len(x_test), -1)
+    assert fitted.score(rows, y_test) == score
     assert max(fitted.validation_scores_) > 0.95
 
 
@@ -160,36 +160,36 @@ def test_values_are_scaled_by_the_training_data() -> None:
 def test_a_frozen_network_gets_the_head_of_a_logistic_regression(
     classes: int, digits: list[np.ndarray], tmp_path: Path
 ) -> None:
-    """The same probabilities as scikit-learn's own, fitted to the features; the network
-    below is untouched.
+    """The same probabilities as scikit-learn's own, fitted to the features.
+
+    The network below is untouched.
     """
     x, x_test, y, _ = digits
     x = x[y < classes]
     y = y[y < classes]
     model = mlp_mixer.create_model("mixer_pico2", in_channels=1, num_classes=5)
     record = mlp_mixer.Preprocess(image_size=(8, 8), channels=1, crop_pct=1.0)
-    mlp_mixer.save(tmp_path / "w.safetensors", model, preprocess=record)
-    fitted = MixerClassifier(
-        weights=str(tmp_path / "w.safetensors"), frozen=True, device="cpu"
-    ).fit(x, y)
+    path = mlp_mixer.save(tmp_path / "w.safetensors", model, preprocess=record)
+    probe = MixerClassifier(weights=str(path), frozen=True, device="cpu")
+    fitted = probe.fit(x, y)
 
     model.reset_classifier(0)
-    features, judged = (
-        outputs(model, model, ArraySet(pixels, np.zeros(len(pixels), int)), record)
-        .double()
-        .numpy()
-        for pixels in (x, x_test)
-    )
-    theirs = LogisticRegression(max_iter=1000).fit(features, y).predict_proba(judged)
-    assert np.abs(fitted.predict_proba(x_test) - theirs).max() < 1e-5
-    assert torch.equal(
-        fitted.checkpoint_.model.stem.proj.weight, model.stem.proj.weight
-    )
+
+    def features(pixels: np.ndarray) -> np.ndarray:
+        images = ArraySet(pixels, np.zeros(len(pixels), int))
+        return outputs(model, model, images, record).double().numpy()
+
+    theirs = LogisticRegression(max_iter=1000).fit(features(x), y)
+    expected = theirs.predict_proba(features(x_test))
+    assert np.abs(fitted.predict_proba(x_test) - expected).max() < 1e-5
+    learnt = fitted.checkpoint_.model
+    assert torch.equal(learnt.stem.proj.weight, model.stem.proj.weight)
 
 
 def test_weights_are_fine_tuned(digits: list[np.ndarray], tmp_path: Path) -> None:
-    """From weights that know the digits already, one short epoch is enough; from
-    scratch it is not.
+    """From weights that know the digits already, one short epoch is enough.
+
+    From scratch it is not.
     """
     x, x_test, y, y_test = digits
     known = MixerClassifier(random_state=0, epochs=5).fit(x, y).checkpoint_
@@ -204,13 +204,11 @@ def test_weights_are_fine_tuned(digits: list[np.ndarray], tmp_path: Path) -> Non
         "random_state": 0,
         "settings": ("optim.lr=0.004", "train.batch_size=128"),
     }
-    tuned = MixerClassifier(weights=str(tmp_path / "w.safetensors"), **short).fit(x, y)
-    assert (
-        tuned.score(x_test, y_test)
-        > 0.85
-        > 0.75
-        > MixerClassifier(**short).fit(x, y).score(x_test, y_test)
-    )
+    weights = str(tmp_path / "w.safetensors")
+    tuned = MixerClassifier(weights=weights, **short).fit(x, y)
+    fresh = MixerClassifier(**short).fit(x, y)
+    assert tuned.score(x_test, y_test) > 0.85
+    assert fresh.score(x_test, y_test) < 0.75
 
 
 def test_training_stops_when_nothing_gets_better() -> None:
