@@ -695,6 +695,10 @@ def test_grad_checkpointing_keeps_less_and_computes_the_same():
     assert all(gradient.any() for gradient in plain)
 
 
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() == "DEFAULT",
+    reason="torch 2.11's inductor writes at::vec without its header for such a CPU",
+)
 def test_compiles_as_one_graph():
     model = randomised(small(num_blocks=1))
     compiled = torch.compile(model, fullgraph=True)
