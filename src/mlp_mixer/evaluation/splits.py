@@ -88,7 +88,11 @@ def eval_split(
         # A checkpoint of 0.1.0, which remembers the dataset instead of its images.
         assert dataset.test is not None
         return EvalSplit(dataset.test, _held_out(dataset.held_out), 0)
-    return _unseen(dataset, dataset.all(), "all images", seen)
+    every = dataset.all()
+    words = "all images"
+    if dataset.test is None and len(every) == len(np.unique(every.labels)):
+        words += ", one per class"
+    return _unseen(dataset, every, words, seen)
 
 
 def support_and_eval_split(

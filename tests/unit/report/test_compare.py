@@ -37,14 +37,20 @@ def train_row(step: int, loss: float, rate: float) -> dict[str, Any]:
 
 
 def test_a_run_is_summarised_by_its_journal(tmp_path: Path) -> None:
-    evaluations = [{"kind": "eval", "step": 10, "top1": top1} for top1 in (0.9, 0.8)]
+    evaluations = [
+        {"kind": "eval", "step": 10, "top1": 0.8, "loss": 0.7, "n": 20},
+        {"kind": "eval", "step": 20, "top1": 0.9, "loss": 0.8, "n": 20},
+    ]
     steps = [train_row(10, 2.0, 100), train_row(20, 1.0, 300), train_row(30, 0.5, 200)]
     write_run(tmp_path / "runs" / "one", [*steps, *evaluations])
     (run,) = find_runs([tmp_path])
     assert run.name == str(tmp_path / "runs" / "one")
     assert (run.recipe, run.model, run.source) == ("digits", "mixer_pico2", "digits")
     assert (run.steps, run.epochs) == (30, 3.0)
-    assert (run.best_top1, run.train_loss) == (0.9, 0.5)
+    # Of 20 images the loss has chosen the checkpoint.
+    assert (run.best_top1, run.best_n, run.train_loss) == (0.8, 20, 0.5)
+    low, high = run.to_dict()["interval"]
+    assert low < 0.6 < 0.9 < high
     assert (run.images_per_second, run.seconds) == (200, 4.5)
     assert "journal" not in run.to_dict()
     json.dumps(run.to_dict())
@@ -68,7 +74,7 @@ def test_metrics_of_other_programs_are_passed_over(tmp_path: Path) -> None:
 
 def test_the_page_has_a_row_and_a_line_for_each_run(tmp_path: Path) -> None:
     for name in ("a<b", "c"):
-        evaluation = {"kind": "eval", "step": 10, "top1": 0.9}
+        evaluation = {"kind": "eval", "step": 10, "top1": 0.9, "loss": 1.0, "n": 600}
         write_run(tmp_path / name, [train_row(10, 2.0, 100), evaluation])
     runs = find_runs([tmp_path])
     path = write_comparison(runs, tmp_path / "page.html")

@@ -48,7 +48,7 @@ def test_a_run_without_progress_ends_early_and_the_same_way_when_resumed(
     real = loop.measure
 
     def best_at_ten(*args: Any) -> dict[str, float]:
-        return real(*args) | {"top1": 0.5 - abs(step - 10) / 1000}
+        return real(*args) | {"loss": 0.5 + abs(step - 10) / 1000}
 
     def watch(crash_step: int) -> Any:
         def report(row: dict[str, Any]) -> None:
