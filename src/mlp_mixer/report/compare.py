@@ -11,7 +11,7 @@ from ..data.dataset import public_name
 from ..errors import UserError
 from ..files import PathLike, read_json
 from ..training.journal import JournalRow, read_journal
-from .chart import Series, line_chart
+from .chart import Series, Style, line_chart
 from .html import write_html
 from .page import accuracy_chart, points
 
@@ -126,7 +126,8 @@ def write_comparison(runs: Sequence[RunSummary], path: PathLike) -> Path:
         path,
         "compare.html.j2",
         title="1 run" if len(runs) == 1 else f"{len(runs)} runs",
-        runs=runs,
+        # The swatches of the table are those of the charts.
+        runs=[(run, Style(place)) for place, run in enumerate(runs)],
         charts=[
             accuracy_chart("Validation top-1", accuracies),
             line_chart("Training loss", losses),
