@@ -25,6 +25,7 @@ from ..randomness import batch_positions, steps_for
 from .config import DataChoice, TrainConfig
 from .extras.distill import Teacher, open_teacher
 from .extras.elastic import check_sides
+from .few_images import few_images
 from .model import build_model
 from .optim.schedule import warmup_length
 from .parallel import check_parallel
@@ -162,6 +163,7 @@ def prepare(
         data = dataclasses.replace(data, source=source.spec)
         config = dataclasses.replace(config, data=data)
     train, val = split_validation(source, data)
+    warnings = few_images(source, train)
 
     # Fresh weights depend on the seed alone, and the caller's generator stays as it was.
     with torch.random.fork_rng(devices=[]):
@@ -202,7 +204,7 @@ def prepare(
         workers=auto_workers(train) if data.workers is None else data.workers,
         store=store,
         teacher=teaching,
-        notes=(*notes, *teacher_notes, *kernel_notes),
+        notes=(*warnings, *notes, *teacher_notes, *kernel_notes),
     )
 
 
