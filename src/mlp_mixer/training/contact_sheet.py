@@ -6,12 +6,14 @@ R rows (images), K columns (the original and epochs), C channels, H x W pixels.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data.loader import TrainBatches
@@ -27,9 +29,16 @@ from .parallel import check_parallel
 from .run import split_validation
 
 _SIDE = 96  # pixels, up to about which smaller pictures are enlarged by a whole factor
+_MOST_SIDE = (
+    128  # of a larger picture: what was changed is seen, and the file stays small
+)
 _GAP = 2
 _GREY = 128
 _MIXED_ROWS = 4
+_HEADER = 24  # pixels above the pictures, for the titles of the columns
+_MOST_LABEL = 160  # pixels to the left of them, for the class of each row
+_PAPER = 250
+_INK = 44
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +48,13 @@ class ContactSheet:
     Attributes:
         image: uint8 (height, width, C).
         count: How many training images it shows.
+        corner: Where the pictures begin, below the titles and beside the classes: (y,
+            x) in pixels.
     """
 
     image: NDArray[np.uint8]
     count: int
+    corner: tuple[int, int]
 
 
 def contact_sheet(
@@ -75,16 +87,67 @@ def contact_sheet(
     for epoch in range(variants):
         columns.append(batches.pixels(np.full_like(indices, epoch), indices))
     rows_RKCHW = torch.stack(columns, dim=1)
+    titles = ["original", *(f"epoch {epoch + 1}" for epoch in range(variants))]
+    names = batches.images.classes
+    rows = [names[label] for label in batches.images.labels[indices].tolist()]
     if mix:
         mixed = [
             _mixed_row(batches, config, step, len(columns))
             for step in range(_MIXED_ROWS)
         ]
         rows_RKCHW = torch.cat([rows_RKCHW, torch.stack(mixed)])
-    tiles: NDArray[Any] = rows_RKCHW.flatten(0, 1).permute(0, 2, 3, 1).numpy()
+        rows += [f"mixed, batch {step + 1}" for step in range(_MIXED_ROWS)]
+    tiles = _shrunk(rows_RKCHW.flatten(0, 1).permute(0, 2, 3, 1).numpy())
     scale = max(1, _SIDE // max(tiles.shape[1:3]))
     sheet = mosaic(tiles, columns=len(columns), gap=_GAP, colour=_GREY, scale=scale)
-    return ContactSheet(sheet, count)
+    labelled, corner = _labelled(sheet, titles, rows)
+    return ContactSheet(labelled, count, corner)
+
+
+def _shrunk(tiles_NHWC: NDArray[Any]) -> NDArray[Any]:
+    """Make pictures smaller that are larger than `_MOST_SIDE`."""
+    height, width = tiles_NHWC.shape[1:3]
+    shrink = max(height, width) / _MOST_SIDE
+    if shrink <= 1:
+        return tiles_NHWC
+    whole = (round(height / shrink), round(width / shrink))
+    small = Preprocess(whole, tiles_NHWC.shape[3], resize="resize", crop_pct=1.0)
+    return np.stack([small.fit(tile) for tile in tiles_NHWC])
+
+
+def _labelled(
+    sheet: NDArray[np.uint8], titles: Sequence[str], rows: Sequence[str]
+) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+    """Write a title above each column and a class beside each row.
+
+    Args:
+        sheet: The mosaic (height, width, C).
+        titles: Of the columns.
+        rows: Of the rows.
+
+    Returns:
+        A larger sheet, and the corner (y, x) of the mosaic in it.
+    """
+    font = ImageFont.load_default(size=14)
+    left = round(max(font.getlength(row) for row in rows)) + 12
+    left = min(left, _MOST_LABEL)
+    height, width, channels = sheet.shape
+    canvas = np.full((height + _HEADER, width + left, channels), _PAPER, np.uint8)
+    # Written in gray, on one channel, whatever the channels of the pictures.
+    page = Image.new("L", (width + left, height + _HEADER), _PAPER)
+    pen = ImageDraw.Draw(page)
+    across = (width - _GAP) / len(titles)
+    for column, title in enumerate(titles):
+        middle = left + (column + 0.5) * across
+        pen.text((middle, _HEADER - 6), title, _INK, font, "ms")
+    down = (height - _GAP) / len(rows)
+    for row, name in enumerate(rows):
+        middle = _HEADER + (row + 0.5) * down
+        # A class may be called in two lines, and is cut where it is too long.
+        pen.text((6, middle), " ".join(name.split()), _INK, font, "lm")
+    canvas[:] = np.asarray(page)[..., None]
+    canvas[_HEADER:, left:] = sheet
+    return canvas, (_HEADER, left)
 
 
 def _batches(config: TrainConfig) -> TrainBatches:
