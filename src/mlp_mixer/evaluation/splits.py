@@ -17,7 +17,14 @@ from ..data.registry import open_dataset
 from ..devices import pick_device
 from ..errors import UserError
 from ..weights import Checkpoint
-from .accuracy import Evaluation, LabelSets, Tta, align_classes, evaluate
+from .accuracy import (
+    Evaluation,
+    LabelSets,
+    Progress,
+    Tta,
+    align_classes,
+    evaluate,
+)
 
 Split = Literal["test", "train", "all"]
 
@@ -117,6 +124,7 @@ def evaluate_checkpoint(
     batch_size: int = 256,
     device: torch.device | str | None = "auto",
     tta: Tta = "none",
+    progress: Progress | None = None,
 ) -> tuple[EvalSplit, Evaluation]:
     """Evaluate a checkpoint on images of a dataset that it has never seen.
 
@@ -132,6 +140,7 @@ def evaluate_checkpoint(
         device: Where to compute, a name for `pick_device` or torch's; the model is moved
             there. None: where the model is.
         tta: As for `evaluate`.
+        progress: As for `evaluate`.
 
     Returns:
         Which images were chosen, and what was measured.
@@ -158,6 +167,7 @@ def evaluate_checkpoint(
         among=among,
         batch_size=batch_size,
         tta=tta,
+        progress=progress,
     )
     return chosen, dataclasses.replace(result, split=chosen.split)
 
