@@ -63,12 +63,19 @@ def test_after_an_export_comes_a_server() -> None:
     assert parsed(serve)[1]["checkpoint"] == "mixer_b16.goog_in21k"
 
 
-def test_after_a_check_comes_training_on_the_folder(tmp_path: Path) -> None:
+def test_after_a_check_comes_training_on_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (finetune,) = next_steps.after_check(tmp_path / "my photos")
     name, given = parsed(finetune)
     assert name == "finetune"
     assert given["data"] == f"folder:{tmp_path / 'my photos'}"
     assert given["out"] == Path("runs/my photos")
+    # The folder of an earlier run would be refused.
+    given["out"].mkdir(parents=True)
+    (again,) = next_steps.after_check(tmp_path / "my photos")
+    assert parsed(again)[1]["out"] == Path("runs/my photos-2")
 
 
 def test_the_line_is_copied_into_a_shell_as_it_is(

@@ -5,6 +5,7 @@ Each line holds commands that can be copied as they are.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 from collections.abc import Sequence
@@ -56,8 +57,11 @@ def after_check(folder: Path) -> list[Command]:
         folder: The folder of pictures.
     """
     name = folder.resolve().name or "photos"
-    out = str(Path("runs") / name)
-    return [("finetune", "--data", f"folder:{folder}", "--out", out)]
+    # A folder that holds a run would be refused.
+    names = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
+    places = (Path("runs") / one for one in names)
+    out = next(place for place in places if not place.exists())
+    return [("finetune", "--data", f"folder:{folder}", "--out", str(out))]
 
 
 def after_export(checkpoint: str) -> list[Command]:

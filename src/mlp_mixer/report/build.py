@@ -163,7 +163,7 @@ def _facts(
         "GMACs per image": _gmacs(counted.gmacs),
         "epochs": epochs(record["config"]["train"]["epochs"]),
         # Not to be confused with the speed of training, which is another line.
-        "evaluation, images per second": f"{images_per_second:,.0f}",
+        "evaluation speed": f"{images_per_second:,.0f} images/s",
     }
     return tuple(facts.items())
 

@@ -213,11 +213,13 @@ def _charts(journal: Iterable[Row]) -> list[Chart]:
         top1 = points(rows, "top1")
         accuracies.append(Series(split, top1, note, dots=True, style=style))
     rates = [Series("learning rate", points(train, "lr"), "highest")]
-    return [
+    charts = [
         line_chart("Loss", losses),
         accuracy_chart("Top-1 accuracy", accuracies),
         line_chart("Learning rate", rates),
     ]
+    # A linear probe has no learning rate, and nobody misses an empty chart.
+    return [chart for chart in charts if chart.lines]
 
 
 def accuracy_chart(title: str, series: Sequence[Series]) -> Chart:

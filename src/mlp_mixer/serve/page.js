@@ -131,7 +131,7 @@ function report(failures, asked) {
     return;
   }
   const lines = failures.map(({ file, error }) => `${file.name}: ${error.message}`);
-  const head = `${failures.length} of ${asked} pictures have no answer.`;
+  const head = `No answer to ${failures.length} of ${asked} pictures.`;
   if (!current) {
     say("");
     $("bars").replaceChildren();
