@@ -233,7 +233,7 @@ def seen_part(image: Array, preprocess: Preprocess) -> NDArray[np.uint8]:
     if longer <= _MOST_SIDE:
         return part
     size = tuple(round(side * _MOST_SIDE / longer) for side in part.shape[:2])
-    smaller = Preprocess(size, part.shape[2], resize="resize", crop_pct=1.0)  # type: ignore[arg-type]
+    smaller = Preprocess(size, part.shape[2], resize="resize", crop_pct=1.0)
     return smaller.fit(part)
 
 
