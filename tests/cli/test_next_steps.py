@@ -20,9 +20,6 @@ def parsed(command: tuple[str, ...]) -> tuple[str, dict[str, Any]]:
     group = typer.main.get_command(app)
     with group.make_context("mlp-mixer", list(words)) as context:
         name, verb, rest = group.resolve_command(context, list(words))  # type: ignore[attr-defined]
-    if name == "finetune" and verb.params[0].required:
-        # The line leaves the choice of weights to the verb.
-        rest = ["scratch", *rest]
     with verb.make_context(name, rest, parent=context) as inner:
         return name, inner.params
 
@@ -34,6 +31,7 @@ def test_after_training_comes_the_test_number_and_the_page() -> None:
     assert (given["checkpoint"], given["data"]) == (str(RUN), "folder:my photos")
     name, given = parsed(report)
     assert (name, given["run"]) == ("report", RUN)
+    assert next_steps.after_training(RUN, "x", tested=True) == [report]
 
 
 def test_after_the_page_comes_an_export_and_a_server() -> None:

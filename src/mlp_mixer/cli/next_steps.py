@@ -15,14 +15,18 @@ Command = tuple[str, ...]
 """The words after `mlp-mixer`."""
 
 
-def after_training(run: Path, data: str) -> list[Command]:
+def after_training(run: Path, data: str, *, tested: bool = False) -> list[Command]:
     """Return what comes after `train` and `finetune`: the test number, and the page.
 
     Args:
         run: The folder of the run.
         data: The images that it was trained on, as `--data` takes them.
+        tested: Whether the test number was printed already.
     """
-    return [("evaluate", str(run), "--data", data), ("report", str(run))]
+    report = ("report", str(run))
+    if tested:
+        return [report]
+    return [("evaluate", str(run), "--data", data), report]
 
 
 def after_evaluation(checkpoint: str | None, data: str, own: bool) -> list[Command]:

@@ -18,6 +18,7 @@ from ..data.loader import EvalBatches, auto_workers, stream
 from ..distributed import all_gather, rank, world_size
 from ..errors import UserError, listed
 from ..images.preprocess import Preprocess
+from ..intervals import wilson_interval
 from ..weights.labels import class_numbers, wordnet_ids
 
 Tta = Literal["none", "flip", "shift"]
@@ -44,6 +45,7 @@ class Evaluation:
             likeliest.
         probabilities: (n, K) float32, the softmax of the logits.
         split: Which images, in words, where a dataset was evaluated.
+        seen: How many of them the network has learnt from, where that is known.
     """
 
     n: int
@@ -53,6 +55,12 @@ class Evaluation:
     labels: np.ndarray
     probabilities: np.ndarray
     split: str = ""
+    seen: int | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the top-1 accuracy (Wilson), in [0, 1]."""
+        return wilson_interval(self.top1 * self.n, self.n)
 
     @property
     def predictions(self) -> np.ndarray:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ..analysis import token_unit_pictures
 from ..analysis.explain import maps, overlay, seen_part
 from ..analysis.figures import token_weights
-from ..config import from_dict
 from ..data.dataset import public_name
 from ..data.image_set import ImageSet
 from ..data.registry import open_dataset
@@ -32,7 +31,7 @@ from ..evaluation.calibration import (
 )
 from ..files import read_json
 from ..models import IsotropicMlp, MlpMixer, cost
-from ..training import TrainConfig
+from ..training.config import stored_config
 from ..training.journal import read_journal
 from ..training.run import split_validation
 from ..weights import Checkpoint, load
@@ -81,7 +80,9 @@ def build_report(
     )
     images_per_second = result.n / (time.perf_counter() - began)
     classes = checkpoint.labels or chosen.images.classes
-    provenance = checkpoint.provenance
+    provenance = dict(checkpoint.provenance)
+    # A list of keys, for evaluations and not for readers.
+    provenance.pop("seen", None)
     shown = _Shown(chosen.images, result, classes)
     better: tuple[float, Calibration] | None = None
     remark = ""
@@ -129,9 +130,12 @@ def _tempered(
     """
     # The split is made anew from the run's own seed, so these are the very images that
     # were held out from training; the test images must not choose a temperature.
-    choice = from_dict(TrainConfig, record["config"]).data
+    choice = stored_config(record["config"]).data
     dataset = open_dataset(
-        choice.source, split_seed=choice.split_seed, test_fraction=choice.test_fraction
+        choice.source,
+        split_seed=choice.split_seed,
+        test_fraction=choice.test_fraction,
+        split_by=choice.split_by,
     )
     _, val = split_validation(dataset, choice)
     # With other classes the answers cannot be compared with these labels.
