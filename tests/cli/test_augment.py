@@ -53,11 +53,20 @@ def pictures(path: Path) -> np.ndarray:
     return sheet[top:, left:]
 
 
-def cells(path: Path, side: int = 8, scale: int = 12) -> np.ndarray:
-    """The pictures on a sheet (rows, columns, side, side), which must be whole, each
-    pixel a square of that scale.
-    """
+def cells(path: Path) -> np.ndarray:
+    """The pictures on a sheet (rows, columns, side, side), of all its parts."""
     sheet = pictures(path)
+    # Between two parts lies the paper of the titles.
+    starts = np.flatnonzero(np.diff((sheet[:, -1] == 128).astype(int), prepend=0) == 1)
+    parts = []
+    for part in np.split(sheet, starts[1:]):
+        titles = np.flatnonzero(part[:, -1] != 128)
+        parts.append(cells_of(part[: titles[0]] if len(titles) else part))
+    return np.concatenate(parts)
+
+
+def cells_of(sheet: np.ndarray, side: int = 8, scale: int = 12) -> np.ndarray:
+    """The pictures of a part, which must be whole, each pixel a square of that scale."""
     pitch = side * scale + 2
     rows, columns = ((length - 2) // pitch for length in sheet.shape[:2])
     assert sheet.shape[:2] == (rows * pitch + 2, columns * pitch + 2)
@@ -194,8 +203,11 @@ def test_titles_stand_above_columns_and_classes_beside_rows(tmp_path: Path) -> N
     for part in np.split(title[:, : 3 * (title.shape[1] // 3)], 3, axis=1):
         assert (part < 100).any(), "a column without a title"
     pitch = 8 * 12 + 2
-    for row in range(3 + 4):
-        written = beside[row * pitch : (row + 1) * pitch]
+    # The mixed rows have titles of their own above them.
+    starts = [row * pitch for row in range(3)]
+    starts += [3 * pitch + 2 + top + row * pitch for row in range(4)]
+    for start in starts:
+        written = beside[start : start + pitch]
         assert (written < 100).any(), "a row without a class"
     # Nothing but paper between the words and the pictures.
     assert (sheet.image[:top, :left] == 250).all()

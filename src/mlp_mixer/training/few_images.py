@@ -22,11 +22,12 @@ def few_images(source: Dataset, train: ImageSet) -> tuple[str, ...]:
     Raises:
         UserError: Fewer than two images are left.
     """
+    # "1 sample" are the words that scikit-learn's own tests look for.
     if len(train) < 2:
         raise UserError(
-            f"{source.spec}: {len(train)} image is left to learn from, beside those that "
-            f"validate and test; expected at least two, and {FEWEST_OF_A_CLASS} of each "
-            "class teach something"
+            f"{source.spec}: 1 sample is left to learn from, beside those that validate "
+            f"and test; expected two images at least, and {FEWEST_OF_A_CLASS} of each class "
+            "teach something"
         )
     labels = source.train.labels
     counts = np.bincount(labels, minlength=len(source.train.classes))

@@ -73,5 +73,5 @@ def test_few_images_of_a_class_are_warned_of(noise: Any) -> None:
 
 
 def test_a_single_image_is_refused(noise: Any) -> None:
-    with pytest.raises(UserError, match="1 image is left to learn from"):
+    with pytest.raises(UserError, match="1 sample is left to learn from"):
         prepare(get_recipe("digits"), noise(2, classes=1))
