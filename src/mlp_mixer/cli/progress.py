@@ -319,9 +319,10 @@ class Progress:
 
     def _print_line(self, row: dict[str, Any], measured: str) -> None:
         self._quiet.said()
-        # A bar shows the time that is left itself.
-        left = "" if self.live else f"  {self._time_left(row['step'])} left"
-        facts = _facts(self._train_row)
+        # Before the first step nobody knows the time; a bar shows it itself.
+        unknown = self.live or row["step"] == self._first_step
+        left = "" if unknown else f"  {self._time_left(row['step'])} left"
+        facts = _facts(self._train_row) if self._train_row else "before the first step"
         self.note(f"epoch {row['epoch']:6.2f}  {facts}{measured}{left}")
 
     def _time_left(self, step: int) -> str:
