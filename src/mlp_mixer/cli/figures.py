@@ -22,10 +22,13 @@ def figures(
     from ..analysis.token_units import to_png
     from ..files import make_folder, write_bytes
     from ..weights import load
+    from .progress import counted
 
     folder = make_folder(out)
     source, _ = or_bundled(checkpoint)
-    for name, picture in weight_figures(load(source).model).items():
+    with counted("pictures", tell_end=False) as show:
+        pictures = weight_figures(load(source).model, progress=show)
+    for name, picture in pictures.items():
         path = folder / f"{name}.png"
         write_bytes(path, to_png(picture))
         print(path)

@@ -24,7 +24,12 @@ def report(
     It shows curves, the confusion matrix, sample predictions and token-mixing weights.
     """
     from ..report import build_report, write_report
+    from .next_steps import after_report, print_next
+    from .progress import stages
 
-    page = write_report(build_report(run, data=data), out or run / "report.html")
+    with stages() as stage:
+        built = build_report(run, data=data, stage=stage)
+    page = write_report(built, out or run / "report.html")
     print(f"report: {page}")
+    print_next(after_report(run))
     return 0

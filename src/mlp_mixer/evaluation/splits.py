@@ -18,7 +18,14 @@ from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..errors import UserError
 from ..weights import Checkpoint
-from .accuracy import Evaluation, LabelSets, Tta, align_classes, evaluate
+from .accuracy import (
+    Evaluation,
+    LabelSets,
+    Progress,
+    Tta,
+    align_classes,
+    evaluate,
+)
 
 Split = Literal["test", "train", "all"]
 
@@ -178,6 +185,7 @@ def evaluate_checkpoint(
     batch_size: int = 256,
     device: torch.device | str | None = "auto",
     tta: Tta = "none",
+    progress: Progress | None = None,
 ) -> tuple[EvalSplit, Evaluation]:
     """Evaluate a checkpoint on images of a dataset that it has never seen.
 
@@ -193,6 +201,7 @@ def evaluate_checkpoint(
         device: Where to compute, a name for `pick_device` or torch's; the model is moved
             there. None: where the model is.
         tta: As for `evaluate`.
+        progress: As for `evaluate`.
 
     Returns:
         Which images were chosen, and what was measured.
@@ -219,6 +228,7 @@ def evaluate_checkpoint(
         among=among,
         batch_size=batch_size,
         tta=tta,
+        progress=progress,
     )
     return chosen, dataclasses.replace(result, split=chosen.split, seen=chosen.seen)
 

@@ -26,6 +26,7 @@ from ..randomness import batch_positions, steps_for
 from .config import DataChoice, TrainConfig
 from .extras.distill import Teacher, open_teacher
 from .extras.elastic import check_sides
+from .few_images import few_images
 from .model import build_model
 from .optim.schedule import warmup_length
 from .parallel import check_parallel
@@ -173,6 +174,7 @@ def prepare(
         data = dataclasses.replace(data, source=source.spec)
         config = dataclasses.replace(config, data=data)
     train, val = split_validation(source, data)
+    warnings = few_images(source, train)
     config = with_epochs(config, len(train))
     choice = config.train
 
@@ -215,7 +217,13 @@ def prepare(
         workers=auto_workers(train) if data.workers is None else data.workers,
         store=store,
         teacher=teaching,
-        notes=(*notes, *_seen_notes(seen, val), *teacher_notes, *kernel_notes),
+        notes=(
+            *warnings,
+            *notes,
+            *_seen_notes(seen, val),
+            *teacher_notes,
+            *kernel_notes,
+        ),
         # Only the main process writes checkpoints.
         seen=seen | SeenImages.of(train, val) if is_main() else seen,
     )

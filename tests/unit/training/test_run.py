@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mlp_mixer.config import override
+from mlp_mixer.errors import UserError
 from mlp_mixer.recipes import RECIPES, get_recipe
 from mlp_mixer.training import prepare
 
@@ -68,3 +69,16 @@ def test_the_length_of_a_run(noise: Any, settings: list[str], steps: int) -> Non
     assert len(run.train) == 76
     assert run.total_steps == steps
     assert run.epoch(76) == 24
+
+
+def test_few_images_of_a_class_are_warned_of(noise: Any) -> None:
+    config = get_recipe("digits")
+    # About a fifth is held out to test.
+    (warning,) = prepare(config, noise(30)).notes
+    assert "3 of 3 classes have fewer than 10" in warning
+    assert prepare(config, noise(90)).notes == ()
+
+
+def test_a_single_image_is_refused(noise: Any) -> None:
+    with pytest.raises(UserError, match="1 sample is left to learn from"):
+        prepare(get_recipe("digits"), noise(2, classes=1))

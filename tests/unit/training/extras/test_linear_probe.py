@@ -172,7 +172,8 @@ def test_copies_of_a_picture_stay_in_one_fold() -> None:
     y = np.repeat(rng.integers(0, 2, 60), 2)
     apart = cross_validate(x, y, np.arange(120), 2)
     together = cross_validate(x, y, np.repeat(np.arange(60), 2), 2)
-    assert apart is not None and together is not None
+    assert apart is not None
+    assert together is not None
     assert apart.top1 > 0.9
     assert abs(together.top1 - 0.5) < 0.25
 
