@@ -5,13 +5,13 @@ Recipes return a `TrainConfig`, and `--set a.b=c` changes it. No torch is needed
 
 from __future__ import annotations
 
-import operator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ..choices import DropPathRule, Gelu, Kernels, Precision, ResizeMethod
 from ..errors import UserError
 from ..images.settings import Augment, Mix
+from .bounds import within as _within
 
 
 @dataclass(frozen=True)
@@ -342,31 +342,3 @@ class TrainConfig:
     optim: OptimChoice = field(default_factory=OptimChoice)
     schedule: ScheduleChoice = field(default_factory=ScheduleChoice)
     train: LoopChoice = field(default_factory=LoopChoice)
-
-
-def _within(
-    name: str,
-    value: float | None,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-) -> None:
-    """Raise `UserError` unless a value is None or keeps all bounds that are given."""
-    if value is None:
-        return
-    bounds = (
-        ("above", above, operator.gt),
-        ("at least", least, operator.ge),
-        ("below", below, operator.lt),
-        ("at most", most, operator.le),
-    )
-    wanted = []
-    kept = True
-    for word, limit, holds in bounds:
-        if limit is not None:
-            wanted.append(f"{word} {limit:g}")
-            kept = kept and holds(value, limit)
-    if not kept:
-        raise UserError(f"{name} must be {' and '.join(wanted)}, got {value}")
