@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .._version import __version__
+from ..config import to_dict
 from ..data.dataset import Dataset, public_name, stratified_split
 from ..data.image_set import ImageSet
 from ..data.loader import TrainBatches, auto_workers, stored
-from ..data.registry import open_dataset
+from ..data.registry import open_dataset, open_pictures
 from ..devices import pick_device
 from ..distributed import rank, world_size
 from ..errors import listed
@@ -25,6 +26,7 @@ from ..randomness import batch_positions, steps_for
 from .config import DataChoice, TrainConfig
 from .extras.distill import Teacher, open_teacher
 from .extras.elastic import check_sides
+from .extras.pretext import Pretext, build_pretext
 from .model import build_model
 from .optim.schedule import warmup_length
 from .parallel import check_parallel
@@ -49,6 +51,7 @@ class Run:
         store: All training images on the device, where they fit and need nothing but
             augmentation.
         teacher: The network whose answers are learned, if there is one.
+        task: What is learned instead of labels, if anything is.
         notes: What a person should know, such as which classes a head kept.
     """
 
@@ -65,6 +68,7 @@ class Run:
     workers: int
     store: Tensor | None = None
     teacher: Teacher | None = None
+    task: Pretext | None = None
     notes: tuple[str, ...] = ()
 
     def epoch(self, step: int) -> float:
@@ -77,7 +81,18 @@ class Run:
         init = self.config.model.init
         if init is None:
             return self.config.model.name
-        return f"{Path(init).name} (fine-tuned)"
+        how = "without labels" if self.task else "fine-tuned"
+        return f"{Path(init).name} ({how})"
+
+    @property
+    def beside(self) -> nn.Module | None:
+        """What learns beside the network: it is in a state, and not in a checkpoint."""
+        return self.task.own if self.task else None
+
+    @property
+    def right_name(self) -> str | None:
+        """What the journal calls the share of right answers, if there are any."""
+        return self.task.right_name if self.task else "train_top1"
 
     def images_of(self, step: int) -> str:
         """Return the numbers of the first images in a step's batch, for messages."""
@@ -122,8 +137,11 @@ class Run:
             },
             "seed": self.config.train.seed,
             "epochs": round(self.epoch(self.total_steps), 4),
-            "head": self.config.train.loss,
         }
+        if self.task:
+            record["pretext"] = to_dict(self.config.pretext)
+        else:
+            record["head"] = self.config.train.loss
         if self.teacher:
             record["teacher"] = self.teacher.name
         record["mlp_mixer"] = __version__
@@ -153,15 +171,21 @@ def prepare(
     data = config.data
     device = pick_device(choice.device)
 
+    unlabelled = config.pretext.name != "none"
+    source_notes = list[str]()
     if source is None:
-        source = open_dataset(
-            data.source, split_seed=data.split_seed, test_fraction=data.test_fraction
-        )
+        source, source_notes = _opened(data, unlabelled)
     else:
         # What is written beside the run must name the images that were used.
         data = dataclasses.replace(data, source=source.spec)
         config = dataclasses.replace(config, data=data)
     train, val = split_validation(source, data)
+    if unlabelled:
+        # There is nothing to choose a checkpoint by.
+        val = None
+        if source.test is not None:
+            held = len(source.test)
+            source_notes.append(f"the {held:,} test images are not learnt from")
 
     # Fresh weights depend on the seed alone, and the caller's generator stays as it was.
     with torch.random.fork_rng(devices=[]):
@@ -175,6 +199,10 @@ def prepare(
     # The fused kernels are compiled for one number of patches.
     kernels = "plain" if config.augment.sides else choice.kernels
     model, kernel_notes = with_kernels(model.to(device), kernels, choice.precision)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(choice.seed)
+        task = build_pretext(config.pretext, model)
 
     total_steps = choice.steps
     if total_steps is None:
@@ -202,8 +230,22 @@ def prepare(
         workers=auto_workers(train) if data.workers is None else data.workers,
         store=store,
         teacher=teaching,
-        notes=(*notes, *teacher_notes, *kernel_notes),
+        task=task,
+        notes=(*source_notes, *notes, *teacher_notes, *kernel_notes),
     )
+
+
+def _opened(data: DataChoice, unlabelled: bool) -> tuple[Dataset, list[str]]:
+    """Open the images of a run; return them and what a person should know."""
+    if not unlabelled:
+        source = open_dataset(
+            data.source, split_seed=data.split_seed, test_fraction=data.test_fraction
+        )
+        return source, []
+    source, note = open_pictures(
+        data.source, split_seed=data.split_seed, test_fraction=data.test_fraction
+    )
+    return source, [note] if note else []
 
 
 def split_validation(
