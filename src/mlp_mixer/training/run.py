@@ -181,11 +181,9 @@ def prepare(
         config = dataclasses.replace(config, data=data)
     train, val = split_validation(source, data)
     if unlabelled:
+        source_notes += _held_back(source.test, val)
         # There is nothing to choose a checkpoint by.
         val = None
-        if source.test is not None:
-            held = len(source.test)
-            source_notes.append(f"the {held:,} test images are not learnt from")
 
     # Fresh weights depend on the seed alone, and the caller's generator stays as it was.
     with torch.random.fork_rng(devices=[]):
@@ -246,6 +244,13 @@ def _opened(data: DataChoice, unlabelled: bool) -> tuple[Dataset, list[str]]:
         data.source, split_seed=data.split_seed, test_fraction=data.test_fraction
     )
     return source, [note] if note else []
+
+
+def _held_back(test: ImageSet | None, val: ImageSet | None) -> list[str]:
+    """Say which images a run without labels leaves to those that judge later."""
+    parts = {"test": test, "validation": val}
+    held = [f"{len(part):,} {name}" for name, part in parts.items() if part is not None]
+    return [f"the {' and '.join(held)} images are not learnt from"] if held else []
 
 
 def split_validation(

@@ -241,7 +241,8 @@ def test_neither_labels_nor_test_images_are_learnt_from(
         )
         weights.append(load(out).model.state_dict())
     assert all(weights[1][name].equal(one) for name, one in weights[0].items())
-    assert notes.count("the 7 test images are not learnt from") == 2
+    note = "the 7 test and 7 validation images are not learnt from"
+    assert notes.count(note) == 2
 
 
 def test_the_projection_is_drawn_by_the_seed(tiny: Any, noise: Any) -> None:
