@@ -131,7 +131,7 @@ def pretrain_config(
     images = len(dataset.train)
     if batch_size is None:
         config = _with_batch(config, images)
-    if epochs is None and recipe == PRETRAINING:
+    if epochs is None:
         length = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, _VIEWS / images))
         loop = dataclasses.replace(config.train, epochs=round(length, 2))
         config = dataclasses.replace(config, train=loop)
