@@ -108,7 +108,7 @@ def test_the_command_says_what_it_learns_from_and_what_comes_next(
     options = ["--from", "scratch", *set_all(TINY), "--epochs", "0.5"]
     for kind, notes, source in (
         ("loose", "all 30 pictures in", "folder:LABELLED"),
-        ("labelled", "the 6 test images are not learnt from", None),
+        ("labelled", "the 6 test and 2 validation images are not learnt from", None),
     ):
         data = f"folder:{pictures / kind}"
         out = tmp_path / kind
@@ -147,7 +147,7 @@ def test_small_images_keep_their_size_and_few_a_small_batch() -> None:
     source = mm.Dataset.from_arrays(images, np.arange(50) % 2)
     config, _ = pretrain_config(source)
     assert config.model.image_size is None
-    # 40 images are learnt from, each in two views.
+    # 40 images are not held out for the test, each has two views.
     assert config.train.batch_size == 80
     assert pretrain_config(source, "scratch")[0].model.patch_size is None
     with pytest.raises(mm.UserError, match="'cifar10' learns from labels"):

@@ -32,8 +32,9 @@ def pretrain_views() -> TrainConfig:
         model=ModelChoice(
             name="mixer_nano4", image_size=64, patch_size=8, gelu="erf", stem="whitened"
         ),
-        # No picture is held out to choose a checkpoint by: the last one is taken.
-        data=DataChoice(source="folder:photos", val_fraction=0.0, repeats=2),
+        # The validation images of a later fine-tuning are left to it: nothing has seen
+        # them then. Here the last checkpoint is taken.
+        data=DataChoice(source="folder:photos", val_fraction=0.1, repeats=2),
         augment=Augment(
             crop="inception", area=(0.2, 1.0), flip=True, jitter=0.4, gray=0.2
         ),

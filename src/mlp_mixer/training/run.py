@@ -180,6 +180,10 @@ def prepare(
         data = dataclasses.replace(data, source=source.spec)
         config = dataclasses.replace(config, data=data)
     train, val = split_validation(source, data)
+    if unlabelled and len(source.train.classes) < 2:
+        # No label will ever be checked on these images.
+        train = source.train
+        val = None
     if unlabelled:
         source_notes += _held_back(source.test, val)
         # There is nothing to choose a checkpoint by.
