@@ -8,9 +8,11 @@ returns values instead of printing them. `import mlp_mixer as mm` exports them.
 # function `train` by the module.
 
 from .learn import SCRATCH, best_run, finetune, finetune_config, train
+from .unlabelled import PRETRAINING, pretrain, pretrain_config
 from .use import evaluate, export, predict
 
 __all__ = [
+    "PRETRAINING",
     "SCRATCH",
     "best_run",
     "evaluate",
@@ -18,5 +20,7 @@ __all__ = [
     "finetune",
     "finetune_config",
     "predict",
+    "pretrain",
+    "pretrain_config",
     "train",
 ]

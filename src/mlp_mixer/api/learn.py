@@ -256,7 +256,7 @@ def _before_settings(weights: str, data: str | Dataset, recipe: str) -> TrainCon
     scratch = weights == SCRATCH
     if recipe == "auto":
         images = open_dataset(data).train
-        small = _are_small(images)
+        small = are_small(images)
         if not scratch:
             return finetune_auto(
                 weights,
@@ -290,8 +290,12 @@ def best_run(rows: Mapping[Path, JournalRow]) -> Path:
     return best
 
 
-def _are_small(images: Any) -> bool:
-    """Images in files are photos; only those in memory may be small ones."""
+def are_small(images: Any) -> bool:
+    """Return whether images are of 64 pixels or less.
+
+    Args:
+        images: Those in files are taken for photos.
+    """
     if not isinstance(images, ArraySet):
         return False
     return bool(max(images.images.shape[1:3]) <= _SMALL_IMAGE)

@@ -291,9 +291,11 @@ class Progress:
         self._bar.update(
             self._task, total=self._total_steps, completed=self._first_step
         )
+        classes = row["classes"]
+        labels = f"{classes} classes" if classes else "without labels"
         text = (
             f"{row['model']} ({row['parameters']:,} parameters) on {row['source']} "
-            f"({row['classes']} classes): {row['n_train']:,} images to train, "
+            f"({labels}): {row['n_train']:,} images to train, "
             f"{row['n_val']:,} to validate; {row['epochs']:.4g} epochs = "
             f"{row['total_steps']:,} steps on {row['device']}"
         )
@@ -333,10 +335,12 @@ class Progress:
 
 def _facts(row: dict[str, Any]) -> str:
     """Return the numbers of a training row."""
-    text = (
-        f"loss {row['loss']:.4f}  top-1 {percent(row['train_top1'])}  "
-        f"lr {row['lr']:.2e}  {row['images_per_second']:,.0f} img/s"
-    )
+    text = f"loss {row['loss']:.4f}  "
+    # Without labels there is no accuracy, but views that were found.
+    for name, word in (("train_top1", "top-1"), ("found", "found")):
+        if name in row:
+            text += f"{word} {percent(row[name])}  "
+    text += f"lr {row['lr']:.2e}  {row['images_per_second']:,.0f} img/s"
     if row.get("memory_mib"):
         text += f"  {row['memory_mib'] / 1024:.1f} GiB"
     if row["data_wait"] > _NOTABLE_WAIT:

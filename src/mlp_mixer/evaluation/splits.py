@@ -152,6 +152,10 @@ def _unseen(
         words: What to call them if none was learnt from.
         seen: What was learnt from, if that is known.
     """
+    if seen is not None and len(seen.unlabelled):
+        count = int(seen.contains_unlabelled(images.keys()).sum())
+        if count:
+            words += f", {count:,} of which it has seen without labels"
     # The keys of many images take time, and nothing can be among none.
     if seen is None or not len(seen.short_keys):
         return EvalSplit(images, words, None if seen is None else 0)
