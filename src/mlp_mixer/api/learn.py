@@ -21,7 +21,7 @@ from ..recipes.resolve import Settings, assignments, resolve_config, sweep_runs
 from ..training import TrainConfig
 from ..training import train as run_training
 from ..training.extras.linear_probe import fit_head
-from ..training.journal import JournalRow, Report
+from ..training.journal import JournalRow, Report, quality
 from ..training.track import tracking
 
 SCRATCH = "scratch"
@@ -253,12 +253,12 @@ def _before_settings(weights: str, data: str | Dataset, recipe: str) -> TrainCon
 
 
 def best_run(rows: Mapping[Path, JournalRow]) -> Path:
-    """Return the run with the best validation accuracy, the first of equal ones.
+    """Return the run that is best on the validation images, the first of equal ones.
 
     Args:
         rows: What `train` returned for each run.
     """
-    return max(rows, key=lambda run: float(rows[run].get("top1", 0.0)))
+    return max(rows, key=lambda run: quality(rows[run]))
 
 
 def _are_small(images: Any) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,7 +18,12 @@ from .arguments import (
 )
 from .console import percent, print_json
 
-_MEASURES = ("top1", "top5", "loss")
+if TYPE_CHECKING:
+    from ..evaluation import Evaluation
+
+_MEASURES = ("top1", "top5", "loss", "balanced_top1")
+# Between accuracy and balanced accuracy, from which on both are printed.
+_POINT = 0.01
 
 
 class SplitName(StrEnum):
@@ -82,18 +88,24 @@ def evaluate(
             "top1": result.top1,
             "top5": result.top5,
             "loss": result.loss,
+            "balanced_top1": result.balanced_top1,
             "tta": tta.value,
         }
         found.append(row)
+        per_class = [score.to_dict() for score in result.per_class]
         # Printed at once: the 75 test sets of ImageNet-C take long.
         if not as_json:
             print(
                 f"{name} on {spec}, {chosen.split}: top-1 {percent(result.top1)}, "
                 f"top-5 {percent(result.top5)}, loss {result.loss:.4f}, n = {result.n:,}"
+                + _balanced(result)
             )
+        if result.remark:
+            print(f"note: {result.remark}", file=sys.stderr)
     if len(found) == 1:
         if as_json:
-            print_json({"checkpoint": name, **found[0]})
+            # Not for each of 75 test sets: that would be 75,000 classes.
+            print_json({"checkpoint": name, **found[0], "per_class": per_class})
         return 0
     # Over test sets, not over images: so their authors report it.
     mean = {key: sum(row[key] for row in found) / len(found) for key in _MEASURES}
@@ -113,3 +125,10 @@ def evaluate(
             f"top-5 {percent(mean['top5'])}"
         )
     return 0
+
+
+def _balanced(result: Evaluation) -> str:
+    """Return the balanced accuracy where it says something else than the accuracy."""
+    if abs(result.balanced_top1 - result.top1) <= _POINT:
+        return ""
+    return f", balanced accuracy {percent(result.balanced_top1)}"

@@ -245,6 +245,8 @@ class Progress:
         # Without validation images an evaluation only marks the end of an epoch.
         if "top1" in row:
             measured = f"  val top-1 {percent(row['top1'])}  val loss {row['loss']:.4f}"
+        if "balanced_top1" in row:
+            measured += f"  balanced {percent(row['balanced_top1'])}"
         self._print_line(row, measured)
 
     def _print_line(self, row: dict[str, Any], measured: str) -> None:

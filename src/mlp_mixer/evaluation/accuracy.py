@@ -19,6 +19,12 @@ from ..distributed import all_gather, rank, world_size
 from ..errors import UserError, listed
 from ..images.preprocess import Preprocess
 from ..weights.labels import class_numbers, wordnet_ids
+from .per_class import (
+    ClassScore,
+    balanced_accuracy,
+    class_scores,
+    remark_on_majority,
+)
 
 Tta = Literal["none", "flip", "shift"]
 LabelSets = Sequence[Sequence[int]]
@@ -41,6 +47,7 @@ class Evaluation:
             likeliest.
         probabilities: (n, K) float32, the softmax of the logits.
         split: Which images, in words, where a dataset was evaluated.
+        classes: The names of the K classes, where they are known.
     """
 
     n: int
@@ -50,6 +57,7 @@ class Evaluation:
     labels: np.ndarray
     probabilities: np.ndarray
     split: str = ""
+    classes: tuple[str, ...] | None = None
 
     @property
     def predictions(self) -> np.ndarray:
@@ -62,6 +70,27 @@ class Evaluation:
         classes = self.probabilities.shape[1]
         pairs = self.labels * classes + self.predictions
         return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+
+    @property
+    def balanced_top1(self) -> float:
+        """The mean share of right answers over the classes that have images."""
+        return balanced_accuracy(self.confusion)
+
+    @property
+    def per_class(self) -> tuple[ClassScore, ...]:
+        """The counts of each class that has images or was answered."""
+        return class_scores(self.confusion, self._names)
+
+    @property
+    def remark(self) -> str | None:
+        """A sentence where the most frequent class explains the accuracy, else None."""
+        return remark_on_majority(self.confusion, self._names)
+
+    @property
+    def _names(self) -> Sequence[str]:
+        if self.classes is not None:
+            return self.classes
+        return [f"class {number}" for number in range(self.probabilities.shape[1])]
 
 
 def align_labels(images: ImageSet, model_labels: Sequence[str]) -> np.ndarray:

@@ -159,7 +159,10 @@ def evaluate_checkpoint(
         batch_size=batch_size,
         tta=tta,
     )
-    return chosen, dataclasses.replace(result, split=chosen.split)
+    # Without names, the data's own labels were compared with the model's.
+    names = checkpoint.labels or chosen.images.classes
+    known = names if len(names) == checkpoint.model.num_classes else None
+    return chosen, dataclasses.replace(result, split=chosen.split, classes=known)
 
 
 def _aligned(

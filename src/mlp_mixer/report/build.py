@@ -31,6 +31,7 @@ from ..training.run import split_validation
 from ..weights import Checkpoint, load
 from .page import Report, Sample
 
+_POINT = 0.01  # of accuracy
 _SAMPLES = 12
 _MISTAKES = 12
 _TOP = 3
@@ -71,6 +72,7 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
         subtitle=(
             f"Recipe {provenance.get('recipe') or '-'}; evaluated on "
             f"{public_name(evaluated_on)}, {chosen.split}, {result.n:,} images."
+            + _remark(result)
         ),
         facts=_facts(checkpoint, result, record, images_per_second),
         journal=tuple(read_journal(folder)),
@@ -85,6 +87,13 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
         # The run's validation images say nothing about another dataset.
         tempered=_tempered(checkpoint, record, result) if data is None else None,
     )
+
+
+def _remark(result: Evaluation) -> str:
+    """Return a sentence where the most frequent class explains the accuracy."""
+    if result.remark is None:
+        return ""
+    return f" {result.remark[0].upper()}{result.remark[1:]}."
 
 
 def _tempered(
@@ -115,6 +124,8 @@ def _facts(
 ) -> tuple[tuple[str, str], ...]:
     counted = cost(checkpoint.model)
     facts = {"top-1 accuracy": f"{100 * result.top1:.2f} %"}
+    if abs(result.balanced_top1 - result.top1) > _POINT:
+        facts["balanced accuracy"] = f"{100 * result.balanced_top1:.2f} %"
     # Of five classes, one of the best five is always right.
     if checkpoint.model.config.num_classes > 5:
         facts["top-5 accuracy"] = f"{100 * result.top5:.2f} %"

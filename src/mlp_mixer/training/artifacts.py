@@ -83,18 +83,22 @@ def measure(run: Run, model: IsotropicMlp) -> dict[str, float]:
         model: The network, on the run's device.
 
     Returns:
-        "top1" and "top5" (fractions of the images), "loss" and "n"; {} without
-        validation images.
+        "top1" and "top5" (fractions of the images), "loss" and "n", and
+        "balanced_top1" where the run corrects an imbalance; {} without validation
+        images.
     """
     if run.val is None:
         return {}
     result = evaluate(model, run.val, run.preprocess, workers=run.workers)
-    return {
+    measured = {
         "top1": result.top1,
         "top5": result.top5,
         "loss": result.loss,
         "n": result.n,
     }
+    if run.measure == "balanced_top1":
+        measured["balanced_top1"] = result.balanced_top1
+    return measured
 
 
 def write_checkpoints(

@@ -40,7 +40,7 @@ from .artifacts import (
 )
 from .config import TrainConfig
 from .extras.micro_batch import with_fitting_parts
-from .journal import Journal, JournalRow, Report, ignore_row
+from .journal import Journal, JournalRow, Report, ignore_row, quality
 from .meter import Meter
 from .optim.build import Ema, build_optimizer
 from .parallel import gathered, shard, wrap
@@ -334,9 +334,8 @@ class _Loop:
         row = self.record({"kind": "eval", "split": "val", **measured})
         # Of equals the later one: it has seen more images. Without validation images
         # every row is equal, and the last checkpoint is the best.
-        top1 = row.get("top1", 0.0)
         names = ["last"]
-        if self.best is None or top1 >= self.best.get("top1", 0.0):
+        if self.best is None or quality(row) >= quality(self.best):
             self.best = row
             names.append("best")
         # Every process must take part in gathering what is sharded.

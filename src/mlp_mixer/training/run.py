@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from ..errors import listed
 from ..images.preprocess import Preprocess
 from ..kernels import with_kernels
 from ..models import IsotropicMlp
-from ..randomness import batch_positions, steps_for
+from ..randomness import ClassMembers, steps_for
 from .config import DataChoice, TrainConfig
 from .extras.distill import Teacher, open_teacher
 from .extras.elastic import check_sides
+from .extras.imbalance import check_imbalance
 from .model import build_model
 from .optim.schedule import warmup_length
 from .parallel import check_parallel
@@ -79,13 +81,24 @@ class Run:
             return self.config.model.name
         return f"{Path(init).name} (fine-tuned)"
 
+    @property
+    def measure(self) -> str:
+        """What chooses the best checkpoint: the key of an evaluation row."""
+        # Who corrects an imbalance gives away accuracy on the frequent classes.
+        if self.config.data.sampling == "balanced":
+            return "balanced_top1"
+        if self.config.train.class_weights == "auto":
+            return "balanced_top1"
+        return "top1"
+
+    @functools.cached_property
+    def members(self) -> ClassMembers | None:
+        """The images of each class, where all classes come equally often."""
+        return class_members(self.train, self.config.data)
+
     def images_of(self, step: int) -> str:
         """Return the numbers of the first images in a step's batch, for messages."""
-        choice = self.config.train
-        repeats = self.config.data.repeats
-        _, indices = batch_positions(
-            step, choice.batch_size, len(self.train), choice.seed, repeats
-        )
+        _, indices = self.batches().positions(step)
         return listed([str(index) for index in sorted(indices.tolist())], 6, ", ")
 
     def batches(self) -> TrainBatches:
@@ -100,6 +113,7 @@ class Run:
             world_size(),
             self.config.data.repeats,
             self.store,
+            self.members,
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -149,6 +163,7 @@ def prepare(
             together.
     """
     check_parallel(config)
+    check_imbalance(config)
     choice = config.train
     data = config.data
     device = pick_device(choice.device)
@@ -204,6 +219,18 @@ def prepare(
         teacher=teaching,
         notes=(*notes, *teacher_notes, *kernel_notes),
     )
+
+
+def class_members(images: ImageSet, data: DataChoice) -> ClassMembers | None:
+    """Return the images of each class where sampling is balanced, else None.
+
+    Args:
+        images: The images to learn from.
+        data: Says how they are sampled.
+    """
+    if data.sampling == "shuffle":
+        return None
+    return ClassMembers.of(images.labels)
 
 
 def split_validation(

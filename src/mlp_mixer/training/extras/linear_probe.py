@@ -116,6 +116,12 @@ def fit_head(
             "a new head on frozen features is fitted to the labels: leave out "
             "distill.teacher"
         )
+    balanced = config.data.sampling == "balanced"
+    if balanced or config.train.class_weights == "auto":
+        raise UserError(
+            "a new head on frozen features is fitted to the images as they are: leave "
+            "out train.class_weights and data.sampling, or train all weights"
+        )
     if holds_run(out) and not overwrite:
         raise UserError(
             f"{str(out)!r} already holds a run; add --overwrite, or choose another --out"
