@@ -174,7 +174,7 @@ def nearest(
     best = cosines.topk(min(count, len(images))).indices.tolist()
     found = []
     for index in best:
-        name = images.classes[images.labels[index]]
+        name = images.label_text(index)
         picture = preprocess.fit(images.image(index))
         found.append((name, cosines[index].item(), picture))
     return found

@@ -36,7 +36,7 @@ class Batch:
 
     Attributes:
         images: uint8 (B, C, H, W).
-        labels: int64 (B,).
+        labels: int64 (B,), or float32 (B, K) with several labels per image.
         indices: int64 (B,), the images' places in the image set.
     """
 
@@ -101,7 +101,7 @@ class TrainBatches(TorchDataset[Batch]):
         mine = slice(self.rank * share, (self.rank + 1) * share)
         epochs = epochs[mine]
         indices = indices[mine]
-        labels = torch.from_numpy(self.images.labels[indices])
+        labels = torch.from_numpy(self.images.answers(indices))
         return Batch(self.pixels(epochs, indices), labels, torch.from_numpy(indices))
 
     def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,7 +189,7 @@ class EvalBatches(TorchDataset[Batch]):
         stop = min(start + self.batch_size, len(self.images))
         indices = np.arange(start, stop)
         pixels = _fitted(self.images, self.preprocess, indices)
-        labels = torch.from_numpy(self.images.labels[indices])
+        labels = torch.from_numpy(self.images.answers(indices))
         return Batch(pixels, labels, torch.from_numpy(indices))
 
 
