@@ -19,7 +19,7 @@ from .arguments import (
 from .console import percent, print_json
 
 if TYPE_CHECKING:
-    from ..evaluation import Evaluation
+    from ..evaluation import Evaluation, MultiLabelEvaluation
 
 _MEASURES = ("top1", "top5", "loss", "balanced_top1")
 # Between accuracy and balanced accuracy, from which on both are printed.
@@ -60,10 +60,10 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
-    """Measure top-1 and top-5 accuracy of a checkpoint."""
+    """Measure a checkpoint on labelled images: top-1 and top-5, or mAP and F1."""
     from ..data.imagenet import conditions
     from ..devices import pick_device
-    from ..evaluation import evaluate_checkpoint
+    from ..evaluation import MultiLabelEvaluation, evaluate_checkpoint
     from ..weights import load
 
     place = pick_device(device)
@@ -80,6 +80,10 @@ def evaluate(
             device=place,
             tta=tta.value,
         )
+        if isinstance(result, MultiLabelEvaluation):
+            about = {"checkpoint": name, "data": spec, "tta": tta.value}
+            _print_labels(result, about, as_json)
+            return 0
         row = {
             "data": spec,
             "split": chosen.split,
@@ -125,6 +129,31 @@ def evaluate(
             f"top-5 {percent(mean['top5'])}"
         )
     return 0
+
+
+def _print_labels(
+    result: MultiLabelEvaluation, about: dict[str, str], as_json: bool
+) -> None:
+    """Print what was measured on images with several labels each."""
+    measured = {
+        "split": result.split,
+        "n": result.n,
+        "map": result.map,
+        "micro_f1": result.micro_f1,
+        "macro_f1": result.macro_f1,
+        "loss": result.loss,
+    }
+    if as_json:
+        per_class = [score.to_dict() for score in result.per_class]
+        print_json({**about, **measured, "per_class": per_class})
+        return
+    map_text = "-" if result.map is None else percent(result.map)
+    macro = "-" if result.macro_f1 is None else percent(result.macro_f1)
+    print(
+        f"{about['checkpoint']} on {about['data']}, {result.split}: mAP {map_text}, "
+        f"micro F1 {percent(result.micro_f1)}, macro F1 {macro}, loss "
+        f"{result.loss:.4f}, n = {result.n:,}"
+    )
 
 
 def _balanced(result: Evaluation) -> str:

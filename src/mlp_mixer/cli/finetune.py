@@ -124,6 +124,9 @@ def finetune(
     for place, one in sweep_runs(config, folder, sweep):
         rows[place] = run(one, place)
     best_run = api.best_run(rows)
-    top1 = percent(rows[best_run].get("top1", 0.0))
-    print(f"best of {len(rows)}: {best_run} (validation top-1 {top1})")
+    best = rows[best_run]
+    about = f"top-1 {percent(best.get('top1', 0.0))}"
+    if "map" in best:
+        about = f"mAP {percent(best['map'])}"
+    print(f"best of {len(rows)}: {best_run} (validation {about})")
     return 0

@@ -131,6 +131,8 @@ def watch(start: Callable[[Report], JournalRow], folder: Path) -> JournalRow:
         about = f"epoch {best['epoch']:g}"
         if "top1" in best:
             about += f", validation top-1 {percent(best['top1'])}"
+        if "map" in best:
+            about += f", validation mAP {percent(best['map'])}"
         print(f"best checkpoint: {folder / 'best.safetensors'} ({about})")
     return best
 
@@ -245,6 +247,8 @@ class Progress:
         # Without validation images an evaluation only marks the end of an epoch.
         if "top1" in row:
             measured = f"  val top-1 {percent(row['top1'])}  val loss {row['loss']:.4f}"
+        if "map" in row:
+            measured = f"  val mAP {percent(row['map'])}  val loss {row['loss']:.4f}"
         if "balanced_top1" in row:
             measured += f"  balanced {percent(row['balanced_top1'])}"
         self._print_line(row, measured)

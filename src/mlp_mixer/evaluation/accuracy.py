@@ -108,6 +108,7 @@ def align_labels(images: ImageSet, model_labels: Sequence[str]) -> np.ndarray:
     Raises:
         UserError: The model does not know some of the classes, which the error names.
     """
+    images.need_one_label("a comparison with one class per image")
     return align_classes(images, model_labels)[images.labels]
 
 
@@ -179,9 +180,11 @@ def evaluate(
         UserError: An image cannot be read, or the images have other channels than the
             model takes.
     """
+    if labels is None:
+        images.need_one_label("accuracy")
     logits = outputs(
         model,
-        _over_views(model, tta),
+        over_views(model, tta),
         images,
         preprocess,
         batch_size=batch_size,
@@ -270,8 +273,13 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _over_views(model: nn.Module, tta: Tta) -> Callable[[Tensor], Tensor]:
-    """Return a function from images (B, C, H, W) to the mean logits over their views."""
+def over_views(model: nn.Module, tta: Tta) -> Callable[[Tensor], Tensor]:
+    """Return a function from images (B, C, H, W) to the mean logits over their views.
+
+    Args:
+        model: From images to logits.
+        tta: The views, as for `evaluate`.
+    """
     if tta == "none":
         return model
     shifts = (0, -1, 1) if tta == "shift" else (0,)

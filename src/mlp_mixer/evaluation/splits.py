@@ -18,6 +18,7 @@ from ..devices import pick_device
 from ..errors import UserError
 from ..weights import Checkpoint
 from .accuracy import Evaluation, LabelSets, Tta, align_classes, evaluate
+from .multilabel import MultiLabelEvaluation, evaluate_labels
 
 Split = Literal["test", "train", "all"]
 
@@ -117,12 +118,13 @@ def evaluate_checkpoint(
     batch_size: int = 256,
     device: torch.device | str | None = "auto",
     tta: Tta = "none",
-) -> tuple[EvalSplit, Evaluation]:
+) -> tuple[EvalSplit, Evaluation | MultiLabelEvaluation]:
     """Evaluate a checkpoint on images of a dataset that it has never seen.
 
     Classes are matched by name. A test set of ImageNet is scored by its authors'
     protocol: `EvalSplit.among` says if only its own classes could be answered, and an
-    image with several right answers counts for any of them.
+    image with several right answers counts for any of them. Images with several labels
+    each are scored by mAP and F1.
 
     Args:
         checkpoint: The network, its labels, preprocessing and provenance.
@@ -146,10 +148,21 @@ def evaluate_checkpoint(
             "this checkpoint has no classifier and cannot name classes; evaluate its "
             "features by `fewshot`"
         )
-    labels, among = _aligned(chosen, checkpoint.labels)
     model = checkpoint.model
     if device is not None:
         model = model.to(pick_device(device))
+    if chosen.images.targets is not None:
+        found = evaluate_labels(
+            model,
+            chosen.images,
+            checkpoint.preprocess,
+            thresholds=checkpoint.thresholds,
+            columns=_columns(checkpoint, chosen.images),
+            batch_size=batch_size,
+            tta=tta,
+        )
+        return chosen, dataclasses.replace(found, split=chosen.split)
+    labels, among = _aligned(chosen, checkpoint.labels)
     result = evaluate(
         model,
         chosen.images,
@@ -163,6 +176,23 @@ def evaluate_checkpoint(
     names = checkpoint.labels or chosen.images.classes
     known = names if len(names) == checkpoint.model.num_classes else None
     return chosen, dataclasses.replace(result, split=chosen.split, classes=known)
+
+
+def _columns(checkpoint: Checkpoint, images: ImageSet) -> np.ndarray | None:
+    """Return the numbers of the images' classes in the model; None if all are its own."""
+    if checkpoint.provenance.get("head") != "sigmoid":
+        raise UserError(
+            "these images have several labels each, and this checkpoint gives one class "
+            "per image (softmax): train or fine-tune a model on such images"
+        )
+    if checkpoint.labels is not None:
+        return align_classes(images, checkpoint.labels)
+    if len(images.classes) != checkpoint.model.num_classes:
+        raise UserError(
+            f"the images have {len(images.classes)} classes, and this checkpoint has "
+            f"{checkpoint.model.num_classes} without names: they cannot be matched"
+        )
+    return None
 
 
 def _aligned(

@@ -120,7 +120,7 @@ def _mixed_row(
     groups = -(-columns // group)
     first = slice(groups * group)
     pixels = batches.pixels(epochs[first], indices[first])
-    labels = torch.from_numpy(images.labels[indices[first]])
+    labels = torch.from_numpy(images.answers(indices[first]))
     plan = mix_plan(config.mix, batches.seed, step, batches.preprocess.image_size)
     mixed, _ = apply(plan, pixels, labels, len(images.classes), group)
     return mixed[:columns].round().to(torch.uint8)

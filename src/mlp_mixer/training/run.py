@@ -27,6 +27,7 @@ from .config import DataChoice, TrainConfig
 from .extras.distill import Teacher, open_teacher
 from .extras.elastic import check_sides
 from .extras.imbalance import check_imbalance
+from .extras.several_labels import for_several_labels
 from .model import build_model
 from .optim.schedule import warmup_length
 from .parallel import check_parallel
@@ -84,6 +85,8 @@ class Run:
     @property
     def measure(self) -> str:
         """What chooses the best checkpoint: the key of an evaluation row."""
+        if self.train.targets is not None:
+            return "map"
         # Who corrects an imbalance gives away accuracy on the frequent classes.
         if self.config.data.sampling == "balanced":
             return "balanced_top1"
@@ -177,6 +180,8 @@ def prepare(
         data = dataclasses.replace(data, source=source.spec)
         config = dataclasses.replace(config, data=data)
     train, val = split_validation(source, data)
+    config, label_notes = for_several_labels(config, train, teacher=teacher is not None)
+    choice = config.train
 
     # Fresh weights depend on the seed alone, and the caller's generator stays as it was.
     with torch.random.fork_rng(devices=[]):
@@ -217,7 +222,7 @@ def prepare(
         workers=auto_workers(train) if data.workers is None else data.workers,
         store=store,
         teacher=teaching,
-        notes=(*notes, *teacher_notes, *kernel_notes),
+        notes=(*label_notes, *notes, *teacher_notes, *kernel_notes),
     )
 
 

@@ -71,6 +71,7 @@ class Stepper:
         self.ema = ema
         self.choice = run.config.train
         self.class_weights = self._class_weights()
+        self.several = run.train.targets is not None
         # In DDP, `parallel.wrap` has made the network elastic already.
         sides = run.config.augment.sides
         if sides and isinstance(network, IsotropicMlp):
@@ -250,7 +251,8 @@ class Stepper:
     ) -> tuple[Tensor, Tensor]:
         """Return the mean loss in fp32, and the number of right answers.
 
-        A mixed image counts as right if the answer is the class of its larger part.
+        A mixed image counts as right if the answer is the class of its larger part, and
+        an image with several labels if the best answer is one of them.
         """
         with autocast(self.choice.precision, self.run.device):
             logits = self.network(images, draws)
@@ -261,8 +263,12 @@ class Stepper:
         if targets.ndim == 3:
             answers = targets[:, 1]
             targets = targets[:, 0]
-        labels = targets if targets.ndim == 1 else targets.argmax(1)
-        correct = (logits.detach().argmax(1) == labels).sum()
+        best = logits.detach().argmax(1)
+        if self.several:
+            correct = (targets.gather(1, best[:, None]) > 0.5).sum()
+        else:
+            labels = targets if targets.ndim == 1 else targets.argmax(1)
+            correct = (best == labels).sum()
 
         if self.choice.loss == "sigmoid":
             # The weight is that of a yes: of it a rare class has too few.

@@ -30,8 +30,8 @@ def class_weights(images: ImageSet) -> NDArray[np.float64]:
     """Return a weight for each class, the inverse of its frequency.
 
     They are N / (K n_k) for K classes with images, as scikit-learn's "balanced": the
-    mean over the training images is 1, so the learning rate keeps its meaning. A class
-    without images has 1.
+    mean over the training images is 1, so the learning rate keeps its meaning. With
+    several labels per image N counts the labels. A class without images has 1.
 
     Args:
         images: The images to learn from.
@@ -40,6 +40,8 @@ def class_weights(images: ImageSet) -> NDArray[np.float64]:
         float64 (K,).
     """
     counts = np.bincount(images.labels, minlength=len(images.classes))
+    if images.targets is not None:
+        counts = images.targets.sum(axis=0)
     seen = counts > 0
     weights = np.ones(len(counts))
     weights[seen] = counts.sum() / (seen.sum() * counts[seen])

@@ -129,6 +129,7 @@ def fit_head(
     # Every image is seen once, whatever the recipe's length: the checkpoint says so.
     once = dataclasses.replace(config.train, epochs=1.0, steps=None)
     run = prepare(dataclasses.replace(config, train=once), source)
+    run.train.need_one_label("a linear probe (frozen)")
     if len(np.unique(run.train.labels)) < 2:
         raise UserError(
             f"{run.source.spec}: the images to learn from are of one class; a classifier "
