@@ -83,7 +83,8 @@ def predict_to_file(
             for answer in answers:
                 unfinished.add(answer)
                 report(answer)
-            unfinished.finish(predictor.top)
+            several = predictor.thresholds is not None
+            unfinished.finish(predictor.top, several=several)
         finally:
             unfinished.close()
     return Written(path, unfinished.pictures, unfinished.failed)
@@ -138,12 +139,15 @@ def identity(predictor: Predictor) -> dict[str, Any]:
     Returns:
         The fingerprint of the weights, and the settings that change answers.
     """
-    return {
+    settings = {
         "weights": fingerprint(predictor.model),
         "preprocess": to_dict(predictor.checkpoint.preprocess),
         "top": predictor.top,
         "larger": predictor.larger,
     }
+    if predictor.thresholds is not None:
+        settings["thresholds"] = list(predictor.thresholds)
+    return settings
 
 
 class Unfinished:
@@ -209,13 +213,14 @@ class Unfinished:
         self._file.write(_line(row))
         self._count(row)
 
-    def finish(self, top: int) -> None:
+    def finish(self, top: int, *, several: bool = False) -> None:
         """Write the file itself, and remove the lines.
 
         Args:
             top: How many candidates the columns of .csv and .parquet hold.
+            several: Whether pictures have several labels each.
         """
-        write_answers(self.out, self._rows(), top)
+        write_answers(self.out, self._rows(), top, several=several)
         # Windows removes no open file.
         self._file.close()
         self.path.unlink()

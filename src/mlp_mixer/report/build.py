@@ -21,7 +21,12 @@ from ..config import from_dict
 from ..data.dataset import public_name
 from ..data.image_set import ImageSet
 from ..data.registry import open_dataset
-from ..evaluation import Evaluation, evaluate, evaluate_checkpoint
+from ..evaluation import (
+    Evaluation,
+    MultiLabelEvaluation,
+    evaluate,
+    evaluate_checkpoint,
+)
 from ..evaluation.calibration import Calibration, calibration, fit_temperature, tempered
 from ..files import read_json
 from ..models import IsotropicMlp, MlpMixer, cost
@@ -29,6 +34,7 @@ from ..training import TrainConfig
 from ..training.journal import read_journal
 from ..training.run import split_validation
 from ..weights import Checkpoint, load
+from .labels import label_facts, label_samples
 from .page import Report, Sample
 
 _POINT = 0.01  # of accuracy
@@ -66,26 +72,50 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
     images_per_second = result.n / (time.perf_counter() - began)
     classes = checkpoint.labels or chosen.images.classes
     provenance = checkpoint.provenance
-    shown = _Shown(chosen.images, result, classes)
-    return Report(
+    page = Report(
         title=f"{provenance.get('model', 'Mixer')} on {public_name(trained_on)}",
         subtitle=(
             f"Recipe {provenance.get('recipe') or '-'}; evaluated on "
             f"{public_name(evaluated_on)}, {chosen.split}, {result.n:,} images."
-            + _remark(result)
         ),
         facts=_facts(checkpoint, result, record, images_per_second),
         journal=tuple(read_journal(folder)),
         classes=classes,
-        confusion=result.confusion,
-        samples=shown.samples(_spread(result.n, _SAMPLES)),
-        mistakes=_mistakes(checkpoint, shown),
+        confusion=None,
+        samples=(),
+        mistakes=(),
         pictures=_pictures(checkpoint.model),
         config=record["config"],
         provenance={**provenance, "environment": record["environment"]},
+    )
+    if isinstance(result, MultiLabelEvaluation):
+        return _with_labels(page, chosen.images, result)
+    shown = _Shown(chosen.images, result, classes)
+    return replace(
+        page,
+        subtitle=page.subtitle + _remark(result),
+        confusion=result.confusion,
+        samples=shown.samples(_spread(result.n, _SAMPLES)),
+        mistakes=_mistakes(checkpoint, shown),
         calibration=calibration(result.probabilities, result.labels),
         # The run's validation images say nothing about another dataset.
         tempered=_tempered(checkpoint, record, result) if data is None else None,
+    )
+
+
+def _with_labels(
+    page: Report, images: ImageSet, result: MultiLabelEvaluation
+) -> Report:
+    """Return a page with what was measured on pictures with several labels each."""
+    wrong = result.mistakes
+    worst = np.argsort(-wrong, kind="stable")[:_MISTAKES]
+    worst = worst[wrong[worst] > 0]
+    return replace(
+        page,
+        samples=label_samples(images, result, _spread(result.n, _SAMPLES)),
+        mistakes=label_samples(images, result, worst),
+        labels=result.per_class,
+        mislabelled=(int((wrong > 0).sum()), result.n),
     )
 
 
@@ -118,17 +148,12 @@ def _tempered(
 
 def _facts(
     checkpoint: Checkpoint,
-    result: Evaluation,
+    result: Evaluation | MultiLabelEvaluation,
     record: dict[str, Any],
     images_per_second: float,
 ) -> tuple[tuple[str, str], ...]:
     counted = cost(checkpoint.model)
-    facts = {"top-1 accuracy": f"{100 * result.top1:.2f} %"}
-    if abs(result.balanced_top1 - result.top1) > _POINT:
-        facts["balanced accuracy"] = f"{100 * result.balanced_top1:.2f} %"
-    # Of five classes, one of the best five is always right.
-    if checkpoint.model.config.num_classes > 5:
-        facts["top-5 accuracy"] = f"{100 * result.top5:.2f} %"
+    facts = _measured(checkpoint, result)
     facts |= {
         "test images": f"{result.n:,}",
         "parameters": f"{counted.params:,}",
@@ -137,6 +162,20 @@ def _facts(
         "pictures per second": f"{images_per_second:,.0f}",
     }
     return tuple(facts.items())
+
+
+def _measured(
+    checkpoint: Checkpoint, result: Evaluation | MultiLabelEvaluation
+) -> dict[str, str]:
+    if isinstance(result, MultiLabelEvaluation):
+        return label_facts(result)
+    facts = {"top-1 accuracy": f"{100 * result.top1:.2f} %"}
+    if abs(result.balanced_top1 - result.top1) > _POINT:
+        facts["balanced accuracy"] = f"{100 * result.balanced_top1:.2f} %"
+    # Of five classes, one of the best five is always right.
+    if checkpoint.model.config.num_classes > 5:
+        facts["top-5 accuracy"] = f"{100 * result.top5:.2f} %"
+    return facts
 
 
 def _spread(count: int, most: int) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation.calibration import Calibration
+from ..evaluation.multilabel import LabelScore
 from ..files import PathLike, write_text
 from .chart import Annotation, Chart, Point, Series, line_chart, percent
 from .confusion import check_confusion, class_rows, confused_pairs
@@ -44,6 +45,8 @@ class Sample:
         top: The best classes with probabilities (0 to 1), best first.
         heat: The picture under a map of the places that speak for the best class,
             uint8 (H, W, 3).
+        labels: Of a picture with several labels all of them; else None.
+        answered: Likewise the labels that the network gave it.
     """
 
     name: str
@@ -51,10 +54,24 @@ class Sample:
     true_class: str | None
     top: tuple[tuple[str, float], ...]
     heat: Image8 | None = None
+    labels: tuple[str, ...] | None = None
+    answered: tuple[str, ...] = ()
+
+    def is_true(self, name: str) -> bool:
+        """Return whether a class is a right answer.
+
+        Args:
+            name: Of the class.
+        """
+        if self.labels is not None:
+            return name in self.labels
+        return name == self.true_class
 
     @property
     def correct(self) -> bool | None:
-        """Whether the best class is the true one; None where that is not known."""
+        """Whether the answer is right, with all labels; None where that is not known."""
+        if self.labels is not None:
+            return set(self.labels) == set(self.answered)
         if not self.top or self.true_class is None:
             return None
         return self.top[0][0] == self.true_class
@@ -78,6 +95,9 @@ class Report:
         provenance: Where the checkpoint comes from; it may be nested.
         calibration: Of the answers as they are.
         tempered: A temperature that other images chose, and the calibration with it.
+        labels: Of pictures with several labels each, instead of the confusion, what was
+            measured of each class.
+        mislabelled: Likewise how many pictures have a wrong label, and of how many.
     """
 
     title: str
@@ -93,6 +113,8 @@ class Report:
     provenance: dict[str, Any]
     calibration: Calibration | None = None
     tempered: tuple[float, Calibration] | None = None
+    labels: tuple[LabelScore, ...] = ()
+    mislabelled: tuple[int, int] | None = None
 
 
 def write_report(report: Report, path: PathLike) -> Path:
@@ -165,17 +187,20 @@ def _charts(journal: Iterable[Row]) -> list[Chart]:
             splits.setdefault(str(row.get("split", "evaluation")), []).append(row)
     losses = [Series("training", points(train, "loss"), "last")]
     accuracies: list[Series] = []
+    # With several labels per picture there is no top-1 accuracy.
+    several = any("map" in row for rows in splits.values() for row in rows)
+    key = "map" if several else "top1"
     for split, rows in splits.items():
         # Dots: a run with a single evaluation has no line to draw.
         losses.append(Series(split, points(rows, "loss"), dots=True))
         # Only the first is annotated on the chart: the best of two splits are often so
         # close that the numbers collide.
         note: Annotation = "none" if accuracies else "highest"
-        accuracies.append(Series(split, points(rows, "top1"), note, dots=True))
+        accuracies.append(Series(split, points(rows, key), note, dots=True))
     rates = [Series("learning rate", points(train, "lr"), "highest")]
     return [
         line_chart("Loss", losses),
-        accuracy_chart("Top-1 accuracy", accuracies),
+        accuracy_chart("mAP" if several else "Top-1 accuracy", accuracies),
         line_chart("Learning rate", rates),
     ]
 
