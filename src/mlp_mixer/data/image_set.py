@@ -31,6 +31,8 @@ class ImageSet(abc.ABC):
         size: (H, W) where all images share it, else None.
     """
 
+    targets: Targets | None = None
+
     def __init__(
         self,
         labels: Any,
@@ -39,7 +41,6 @@ class ImageSet(abc.ABC):
         size: tuple[int, int] | None,
         targets: Any | None = None,
     ) -> None:
-        self.targets: Targets | None = None
         if targets is not None:
             self.targets = checked_targets(targets, len(targets), len(classes))
             labels = rarest_labels(self.targets)

@@ -83,8 +83,7 @@ def predict_to_file(
             for answer in answers:
                 unfinished.add(answer)
                 report(answer)
-            several = predictor.thresholds is not None
-            unfinished.finish(predictor.top, several=several)
+            unfinished.finish(predictor.top)
         finally:
             unfinished.close()
     return Written(path, unfinished.pictures, unfinished.failed)
@@ -177,6 +176,8 @@ class Unfinished:
         self.pictures = 0
         self.failed = 0
         self._head = _line({"mlp_mixer predict": identity})
+        # Pictures have several labels each where classes have thresholds.
+        self._several = "thresholds" in identity
         head, has_answers = self._first_lines()
         if has_answers and not resume:
             raise UserError(
@@ -213,14 +214,13 @@ class Unfinished:
         self._file.write(_line(row))
         self._count(row)
 
-    def finish(self, top: int, *, several: bool = False) -> None:
+    def finish(self, top: int) -> None:
         """Write the file itself, and remove the lines.
 
         Args:
             top: How many candidates the columns of .csv and .parquet hold.
-            several: Whether pictures have several labels each.
         """
-        write_answers(self.out, self._rows(), top, several=several)
+        write_answers(self.out, self._rows(), top, several=self._several)
         # Windows removes no open file.
         self._file.close()
         self.path.unlink()
