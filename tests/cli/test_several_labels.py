@@ -216,6 +216,13 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(
     assert "Traceback" not in streams.err
 
 
+def test_one_label_each_cannot_judge_several(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("evaluate", trained, "--data", "digits") == 2
+    assert "name all labels of each image in a list" in capsys.readouterr().err
+
+
 def test_fine_tuning_weighs_rare_labels(
     trained: Path, listed: str, tmp_path: Path
 ) -> None:

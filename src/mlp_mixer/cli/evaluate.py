@@ -147,11 +147,13 @@ def _print_labels(
         per_class = [score.to_dict() for score in result.per_class]
         print_json({**about, **measured, "per_class": per_class})
         return
-    map_text = "-" if result.map is None else percent(result.map)
-    macro = "-" if result.macro_f1 is None else percent(result.macro_f1)
+    means = []
+    for value in (result.map, result.micro_f1, result.macro_f1):
+        means.append("-" if value is None else f"{100 * value:.1f} %")
+    mean_ap, micro, macro = means
     print(
-        f"{about['checkpoint']} on {about['data']}, {result.split}: mAP {map_text}, "
-        f"micro F1 {percent(result.micro_f1)}, macro F1 {macro}, loss "
+        f"{about['checkpoint']} on {about['data']}, {result.split}: mAP {mean_ap}, "
+        f"micro F1 {micro}, macro F1 {macro}, loss "
         f"{result.loss:.4f}, n = {result.n:,}"
     )
 

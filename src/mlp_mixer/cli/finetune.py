@@ -74,7 +74,7 @@ def finetune(
     from .. import api
     from ..recipes.resolve import sweep_runs
     from .console import percent
-    from .progress import watch
+    from .progress import map_text, watch
 
     # A person who has no weights should know what that costs before hours have passed.
     if weights == api.SCRATCH and not frozen:
@@ -127,6 +127,6 @@ def finetune(
     best = rows[best_run]
     about = f"top-1 {percent(best.get('top1', 0.0))}"
     if "map" in best:
-        about = f"mAP {percent(best['map'])}"
+        about = map_text(best)
     print(f"best of {len(rows)}: {best_run} (validation {about})")
     return 0

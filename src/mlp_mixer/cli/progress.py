@@ -132,7 +132,7 @@ def watch(start: Callable[[Report], JournalRow], folder: Path) -> JournalRow:
         if "top1" in best:
             about += f", validation top-1 {percent(best['top1'])}"
         if "map" in best:
-            about += f", validation mAP {percent(best['map'])}"
+            about += f", validation {map_text(best)}"
         print(f"best checkpoint: {folder / 'best.safetensors'} ({about})")
     return best
 
@@ -248,7 +248,7 @@ class Progress:
         if "top1" in row:
             measured = f"  val top-1 {percent(row['top1'])}  val loss {row['loss']:.4f}"
         if "map" in row:
-            measured = f"  val mAP {percent(row['map'])}  val loss {row['loss']:.4f}"
+            measured = f"  val {map_text(row)}  val loss {row['loss']:.4f}"
         if "balanced_top1" in row:
             measured += f"  balanced {percent(row['balanced_top1'])}"
         self._print_line(row, measured)
@@ -265,6 +265,15 @@ class Progress:
         rate = (time.monotonic() - self._started) / steps
         seconds = round(rate * (self._total_steps - step))
         return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
+
+
+def map_text(row: dict[str, Any]) -> str:
+    """Return the mean average precision of an evaluation row, and of how many images.
+
+    Args:
+        row: Of a run with several labels per image.
+    """
+    return f"mAP {100 * row['map']:.1f} % (n = {row['n']:,})"
 
 
 def _facts(row: dict[str, Any]) -> str:

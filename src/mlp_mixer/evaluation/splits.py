@@ -162,6 +162,13 @@ def evaluate_checkpoint(
             tta=tta,
         )
         return chosen, dataclasses.replace(found, split=chosen.split)
+    # A softmax over yes and no answers would give numbers that mean nothing.
+    if checkpoint.thresholds is not None:
+        raise UserError(
+            "this checkpoint gives an image several labels, and these images have one "
+            "each: name all labels of each image in a list (list:FILE with a column "
+            "labels)"
+        )
     labels, among = _aligned(chosen, checkpoint.labels)
     result = evaluate(
         model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
-from mlp_mixer import ArraySet, Dataset, UserError, load
+from mlp_mixer import ArraySet, Dataset, Preprocess, UserError, load
 from mlp_mixer.config import override
+from mlp_mixer.data.loader import TrainBatches
 from mlp_mixer.evaluation import evaluate
+from mlp_mixer.images.settings import Augment
 from mlp_mixer.randomness import ClassMembers, balanced_epoch, batch_positions
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.training import prepare, train
@@ -187,6 +190,18 @@ def test_a_crashed_run_goes_on_with_the_same_order_with_workers_too(
     found = digests(tmp_path / "run")
     expected = digests(tmp_path / "unbroken")
     assert found["last.safetensors"] == expected["last.safetensors"]
+
+
+def test_processes_share_the_same_batches() -> None:
+    images = overlapping(0)
+    members = ClassMembers.of(images.labels)
+    plain = Preprocess((8, 8), channels=1)
+    whole = TrainBatches(images, plain, Augment(), 12, seed=1, members=members)
+    parts = []
+    for rank in range(3):
+        part = replace(whole, rank=rank, world_size=3)[7]
+        parts += part.indices.tolist()
+    assert parts == whole[7].indices.tolist()
 
 
 def test_one_imbalance_is_not_corrected_twice() -> None:
