@@ -56,7 +56,7 @@ def sample(
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
     for index in chosen:
         # A class may be called "t-shirt/top".
-        name = images.classes[int(images.labels[index])].replace("/", "_")
+        name = images.label_text(int(index)).replace("/", "_") or "no label"
         picture = Image.fromarray(images.image(int(index)).squeeze())
         with atomic_file(out / f"{name}_{index}.png") as file:
             picture.save(file, format="PNG")

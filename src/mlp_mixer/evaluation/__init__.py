@@ -11,17 +11,20 @@ from .fewshot import (
     fewshot_curve,
     knn_accuracy,
 )
+from .multilabel import MultiLabelEvaluation, evaluate_labels
 from .splits import EvalSplit, eval_split, evaluate_checkpoint
 
 __all__ = [
     "EvalSplit",
     "Evaluation",
     "FewShot",
+    "MultiLabelEvaluation",
     "align_labels",
     "eval_split",
     "evaluate",
     "evaluate_checkpoint",
     "evaluate_fewshot",
+    "evaluate_labels",
     "fewshot_accuracy",
     "fewshot_curve",
     "knn_accuracy",

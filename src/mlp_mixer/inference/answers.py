@@ -138,12 +138,15 @@ def identity(predictor: Predictor) -> dict[str, Any]:
     Returns:
         The fingerprint of the weights, and the settings that change answers.
     """
-    return {
+    settings = {
         "weights": fingerprint(predictor.model),
         "preprocess": to_dict(predictor.checkpoint.preprocess),
         "top": predictor.top,
         "larger": predictor.larger,
     }
+    if predictor.thresholds is not None:
+        settings["thresholds"] = list(predictor.thresholds)
+    return settings
 
 
 class Unfinished:
@@ -173,6 +176,8 @@ class Unfinished:
         self.pictures = 0
         self.failed = 0
         self._head = _line({"mlp_mixer predict": identity})
+        # Pictures have several labels each where classes have thresholds.
+        self._several = "thresholds" in identity
         head, has_answers = self._first_lines()
         if has_answers and not resume:
             raise UserError(
@@ -215,7 +220,7 @@ class Unfinished:
         Args:
             top: How many candidates the columns of .csv and .parquet hold.
         """
-        write_answers(self.out, self._rows(), top)
+        write_answers(self.out, self._rows(), top, several=self._several)
         # Windows removes no open file.
         self._file.close()
         self.path.unlink()

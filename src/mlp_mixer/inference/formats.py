@@ -17,6 +17,7 @@ from ..files import atomic_file
 from .results import Features
 
 Row: TypeAlias = "dict[str, Any]"
+Columns: TypeAlias = "dict[str, str]"
 
 # How our own files begin; no other file is ever replaced.
 _BEGINNING = {
@@ -76,17 +77,20 @@ def _is_ours(path: Path, suffix: str) -> bool:
         return False
 
 
-def write_answers(out: Path, rows: Iterable[Row], top: int) -> None:
+def write_answers(
+    out: Path, rows: Iterable[Row], top: int, *, several: bool = False
+) -> None:
     """Write answers to a file, which appears when it is complete.
 
     Args:
         out: The file; its name ends in the format.
         rows: Answers as `to_dict` returns them.
         top: How many candidates the columns of .csv and .parquet hold.
+        several: Whether pictures have several labels each, which then have columns.
     """
     write = _WRITERS[out.suffix.lower()]
     with atomic_file(out) as file:
-        write(file, top, rows)
+        write(file, _columns(top, several), rows)
 
 
 def write_features(out: Path, name: str, found: Sequence[Features]) -> None:
@@ -113,10 +117,11 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _columns(top: int) -> dict[str, str]:
+def _columns(top: int, several: bool) -> Columns:
     """Return names and Arrow types of the columns.
 
-    Those of the best candidate begin with pred_, the others are numbered from 2.
+    Those of the best candidate begin with pred_, the others are numbered from 2. Several
+    labels are one text, separated as in `list:` files, and so are their scores.
     """
     columns = {
         "path": "string",
@@ -128,6 +133,9 @@ def _columns(top: int) -> dict[str, str]:
     for rank in range(2, top + 1):
         columns[f"top{rank}_class"] = "string"
         columns[f"top{rank}_score"] = "float32"
+    if several:
+        columns["labels"] = "string"
+        columns["label_scores"] = "string"
     columns["error"] = "string"
     return columns
 
@@ -139,22 +147,26 @@ def _flat(answer: Row) -> Row:
     for rank, candidate in enumerate(candidates[1:], start=2):
         row[f"top{rank}_class"] = candidate["name"]
         row[f"top{rank}_score"] = candidate["score"]
+    if "labels" in row:
+        labels = row["labels"]
+        row["labels"] = ";".join(label["name"] for label in labels)
+        row["label_scores"] = ";".join(f"{label['score']:.6g}" for label in labels)
     return row
 
 
-def _write_csv(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+def _write_csv(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> None:
     # csv writes text, and TextIOWrapper would close the file below it.
     text = SimpleNamespace(write=lambda line: file.write(_utf8(line)))
-    table = csv.DictWriter(text, list(_columns(top)), lineterminator="\n")
+    table = csv.DictWriter(text, list(columns), lineterminator="\n")
     table.writeheader()
     table.writerows(map(_flat, rows))
 
 
-def _write_jsonl(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+def _write_jsonl(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> None:
     _write_json_rows(file, rows, between=b"\n")
 
 
-def _write_json(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+def _write_json(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> None:
     file.write(b"[\n")
     _write_json_rows(file, rows, between=b",\n")
     file.write(b"]\n")
@@ -168,13 +180,12 @@ def _write_json_rows(file: BinaryIO, rows: Iterable[Row], between: bytes) -> Non
     file.write(b"\n")
 
 
-def _write_parquet(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+def _write_parquet(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> None:
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
-    columns = _columns(top).items()
     schema = pyarrow.schema(
-        [(name, getattr(pyarrow, kind)()) for name, kind in columns]
+        [(name, getattr(pyarrow, kind)()) for name, kind in columns.items()]
     )
     waiting = _utf8_rows(rows)
     with ParquetWriter(file, schema) as writer:
@@ -193,7 +204,7 @@ def _utf8_rows(rows: Iterable[Row]) -> Iterator[Row]:
         yield row
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, int, Iterable[Row]], None]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, Columns, Iterable[Row]], None]] = {
     ".csv": _write_csv,
     ".json": _write_json,
     ".jsonl": _write_jsonl,

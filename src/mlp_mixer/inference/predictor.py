@@ -52,6 +52,8 @@ class Predictor:
         larger: As given.
         model: The model, in evaluation mode on the device.
         score_kind: What scores are: a key of `SCORES`.
+        thresholds: The score of each class from which on it is answered, where pictures
+            have several labels each; else None.
         top: How many candidates an answer has.
     """
 
@@ -98,6 +100,7 @@ class Predictor:
         self.score_kind = str(checkpoint.provenance.get("head", "softmax"))
         if self.score_kind not in SCORES:
             raise unknown("kind of head", self.score_kind, SCORES)
+        self.thresholds = checkpoint.thresholds
         self.model = checkpoint.model.to(self.device).eval()
         self._run = make_engine(self.model, engine)
         classes = self.model.config.num_classes
@@ -195,6 +198,9 @@ class Predictor:
             for number in best.indices.tolist()
         ]
         first = candidates[0]
+        labels = None
+        if self.thresholds is not None:
+            labels = self._several(logits, scores, self.thresholds)
         return Prediction(
             path=name,
             pred_label=first.label,
@@ -202,7 +208,19 @@ class Predictor:
             pred_score=first.score,
             score_kind=self.score_kind,
             top=tuple(candidates),
+            labels=labels,
         )
+
+    def _several(
+        self, logits: Tensor, scores: Tensor, thresholds: Sequence[float]
+    ) -> tuple[Candidate, ...]:
+        """Return all classes whose scores reach their thresholds, best first."""
+        found = []
+        for number in logits.argsort(descending=True, stable=True).tolist():
+            score = scores[number].item()
+            if score >= thresholds[number]:
+                found.append(Candidate(number, self.labels[number], score))
+        return tuple(found)
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Compute the logits of preprocessed images, as a server does.

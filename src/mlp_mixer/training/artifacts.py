@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..config import to_dict
 from ..evaluation import evaluate
@@ -13,6 +14,7 @@ from ..files import write_bytes, write_json
 from ..machine import environment
 from ..models import IsotropicMlp
 from ..weights import save
+from .extras.several_labels import measure_labels, origin_of_labels
 from .journal import JournalRow
 from .run import Run
 
@@ -60,7 +62,8 @@ def write_split(run: Run, out: Path) -> None:
         return
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["path", "label", "split"])
+    several = source.train.targets is not None
+    table.writerow(["path", "labels" if several else "label", "split"])
     for split, images in (
         ("train", run.train),
         ("val", run.val),
@@ -69,13 +72,13 @@ def write_split(run: Run, out: Path) -> None:
         if images is None:
             continue
         for index in range(len(images)):
-            label = images.classes[images.labels[index]]
+            label = images.label_text(index)
             table.writerow([images.name(index), label, split])
     # File names are bytes on Linux; those that are not UTF-8 are written as they are.
     write_bytes(out / "split.csv", text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def measure(run: Run, model: IsotropicMlp) -> dict[str, float]:
+def measure(run: Run, model: IsotropicMlp) -> dict[str, Any]:
     """Evaluate a network on the validation split.
 
     Args:
@@ -83,18 +86,24 @@ def measure(run: Run, model: IsotropicMlp) -> dict[str, float]:
         model: The network, on the run's device.
 
     Returns:
-        "top1" and "top5" (fractions of the images), "loss" and "n"; {} without
-        validation images.
+        "top1" and "top5" (fractions of the images), "loss" and "n", and
+        "balanced_top1" where the run corrects an imbalance. With several labels per
+        image "map", "loss", "n" and "thresholds". {} without validation images.
     """
     if run.val is None:
         return {}
+    if run.val.targets is not None:
+        return measure_labels(model, run.val, run.preprocess, run.workers)
     result = evaluate(model, run.val, run.preprocess, workers=run.workers)
-    return {
+    measured = {
         "top1": result.top1,
         "top5": result.top5,
         "loss": result.loss,
         "n": result.n,
     }
+    if run.measure == "balanced_top1":
+        measured["balanced_top1"] = result.balanced_top1
+    return measured
 
 
 def write_checkpoints(
@@ -109,8 +118,13 @@ def write_checkpoints(
         names: "last", "best" or both.
         row: What the network measured, a row of kind "eval".
     """
-    measured = {key: value for key, value in row.items() if key != "kind"}
+    measured = {}
+    for key, value in row.items():
+        if key not in ("kind", "thresholds"):
+            measured[key] = value
     provenance = run.provenance() | {"measured": measured}
+    if run.train.targets is not None:
+        provenance |= origin_of_labels(len(run.train.classes), row)
     for name in names:
         save(
             out / f"{name}.safetensors",

@@ -85,6 +85,9 @@ class DataChoice:
     # augmentation, Hoffer et al. 2020, arXiv 1901.09335).
     repeats: int = 1
 
+    # balanced: an epoch is as long, and every class comes equally often in it.
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+
     # Processes that prepare batches; None: as many as are worth having.
     workers: int | None = None
 
@@ -264,6 +267,8 @@ class LoopChoice:
     # Of a fresh head; -6.9 in big_vision's recipe, so that sigmoids begin near 0.
     head_bias: float = 0.0
     label_smoothing: float = 0.0
+    # auto: the loss of a class counts by its inverse frequency, 1 in the mean.
+    class_weights: Literal["none", "auto"] = "none"
 
     # Decay of an exponential moving average of the weights, which is then what is
     # evaluated and saved; 0: no average.
