@@ -65,6 +65,9 @@ OverwriteRun = Annotated[
     typer.Option("--overwrite", help="Train anew in a folder that holds a run."),
 ]
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")]
+OverwriteOut = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what --out names.")
+]
 FindBatchSize = Annotated[
     bool,
     typer.Option(

@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 from . import complete
-from .arguments import Device, introduce_bundled, or_bundled, split_arguments
+from .arguments import (
+    Device,
+    OverwriteOut,
+    introduce_bundled,
+    or_bundled,
+    split_arguments,
+)
 from .console import percent
 
 
@@ -38,6 +44,7 @@ def explain(
         typer.Option(help="occlusion: cover parts of the image; gradient; or both."),
     ] = "both",
     device: Device = "auto",
+    overwrite: OverwriteOut = False,
 ) -> int:
     """Draw which parts of an image support a class.
 
@@ -47,7 +54,7 @@ def explain(
     from ..analysis.token_units import to_png
     from ..errors import UserError, unknown
     from ..evaluation import eval_split
-    from ..files import write_bytes
+    from ..files import refuse_to_replace, write_bytes
     from ..images.decode import decode_image
     from ..inference import Predictor
     from ..inference.pictures import fetched
@@ -57,6 +64,9 @@ def explain(
         raise UserError(
             f"the picture is a .png file, got {str(out)!r}; change its ending"
         )
+    # It may be the photo itself.
+    if not overwrite:
+        refuse_to_replace(out)
     if method not in (*METHODS, "both"):
         raise unknown("method", method, (*METHODS, "both"))
     checkpoint, images = split_arguments(paths, None)

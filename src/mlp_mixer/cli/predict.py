@@ -15,6 +15,7 @@ from .arguments import (
     Device,
     Engine,
     Json,
+    OverwriteOut,
     introduce_bundled,
     is_model,
     or_bundled,
@@ -64,6 +65,7 @@ def predict(
         bool,
         typer.Option("--resume", help="Continue a stopped run with this --out."),
     ] = False,
+    overwrite: OverwriteOut = False,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures computed at a time.")
     ] = 32,
@@ -85,7 +87,7 @@ def predict(
     from ..inference import Predictor
 
     checkpoint, names = split_arguments(paths, model)
-    _check(checkpoint, names, out, features, resume)
+    _check(checkpoint, names, out, features, resume, overwrite)
     # Weights are loaded after all checks: a download may take minutes.
     source, _ = or_bundled(checkpoint)
     predictor = Predictor(source, device=device, top=top, engine=engine, larger=larger)
@@ -98,7 +100,9 @@ def predict(
     if out is None:
         tally = _print_answers(predictor, pictures, batch_size, as_json)
     else:
-        tally = _write(predictor, pictures, batch_size, out, features, resume)
+        tally = _write(
+            predictor, pictures, batch_size, out, features, resume, overwrite
+        )
         if as_json:
             counts = {"pictures": tally.pictures, "failed": tally.failed}
             print_json({"out": str(out), **counts})
@@ -120,9 +124,11 @@ def _check(
     out: Path | None,
     features: str | None,
     resume: bool,
+    overwrite: bool,
 ) -> None:
     """Refuse, before weights are loaded, arguments that contradict each other."""
     from ..errors import UserError
+    from ..inference.answers import unfinished_path
     from ..inference.formats import check_out
 
     if checkpoint is not None and not names:
@@ -136,7 +142,8 @@ def _check(
             f"no pictures given to classify with {checkpoint!r}; add the paths of some"
         )
     if out is not None:
-        check_out(out, features=features is not None)
+        going_on = resume and unfinished_path(out).exists()
+        check_out(out, features=features is not None, replace=overwrite or going_on)
     elif features is not None:
         raise UserError(
             f"the features {features!r} need a file to go to; add --out FILE.npz"
@@ -186,6 +193,7 @@ def _write(
     out: Path,
     features: str | None,
     resume: bool,
+    overwrite: bool,
 ) -> Any:
     """Write answers or features to the file; return how many, and how many failed."""
     from ..inference import features_to_file, predict_to_file
@@ -199,6 +207,7 @@ def _write(
                 pictures,
                 features,
                 out,
+                overwrite=overwrite,
                 batch_size=batch_size,
                 report=tally,
             )
@@ -207,6 +216,7 @@ def _write(
             pictures,
             out,
             resume=resume,
+            overwrite=overwrite,
             batch_size=batch_size,
             report=tally,
         )

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .arguments import OverwriteOut
+
 
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a training run.")],
@@ -18,13 +20,20 @@ def report(
         Path | None,
         typer.Option(help="The page (default: report.html in the run's folder)."),
     ] = None,
+    overwrite: OverwriteOut = False,
 ) -> int:
     """Write a self-contained page about a run.
 
     It shows curves, the confusion matrix, sample predictions and token-mixing weights.
     """
+    from ..files import refuse_to_replace
     from ..report import build_report, write_report
 
-    page = write_report(build_report(run, data=data), out or run / "report.html")
+    # A page inside the run's folder is the run's own, and is written anew.
+    page = out or run / "report.html"
+    own = page.suffix == ".html" and page.resolve().parent == run.resolve()
+    if not (own or overwrite):
+        refuse_to_replace(page)
+    write_report(build_report(run, data=data), page)
     print(f"report: {page}")
     return 0

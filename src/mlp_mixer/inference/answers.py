@@ -49,6 +49,7 @@ def predict_to_file(
     out: PathLike,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     batch_size: int = 32,
     report: Callable[[Prediction | Failure], None] = _ignore,
 ) -> Written:
@@ -57,10 +58,10 @@ def predict_to_file(
     Args:
         predictor: What answers.
         pictures: As for `Predictor.predict`.
-        out: A .csv, .json, .jsonl or .parquet file; an older file of answers is
-            replaced.
+        out: A .csv, .json, .jsonl or .parquet file.
         resume: Continue from the answers that a stopped run with this `out` has kept,
             or start if there are none.
+        overwrite: Replace an older file of answers.
         batch_size: How many pictures to read and compute at a time.
         report: Is called with every new answer as soon as it is kept.
 
@@ -68,11 +69,11 @@ def predict_to_file(
         How many pictures there were, and how many failed: earlier runs included.
 
     Raises:
-        UserError: The file cannot be written, another process writes it, or it was
-            begun with other weights, settings or pictures.
+        UserError: The file exists or cannot be written, another process writes it, or
+            it was begun with other weights, settings or pictures.
     """
     path = Path(out)
-    check_out(path)
+    check_out(path, replace=overwrite or (resume and unfinished_path(path).exists()))
     # The folder is locked for this file only: others may be written beside it.
     with locked_folder(make_folder(path.parent), f".{path.name}.claimed"):
         unfinished = Unfinished(path, identity(predictor), resume=resume)
@@ -95,6 +96,7 @@ def features_to_file(
     name: str,
     out: PathLike,
     *,
+    overwrite: bool = False,
     batch_size: int = 32,
     report: Callable[[Features | Failure], None] = _ignore,
 ) -> Written:
@@ -105,7 +107,8 @@ def features_to_file(
         pictures: As for `Predictor.features`.
         name: The feature, such as "pre_logits"; its array in the file is float32
             (N, ...), beside the array `paths` (N,). Failures are in neither.
-        out: The .npz file; an older file of features is replaced.
+        out: The .npz file.
+        overwrite: Replace an older file of features.
         batch_size: How many pictures to read and compute at a time.
         report: Is called with what was computed for each picture.
 
@@ -113,10 +116,10 @@ def features_to_file(
         How many pictures there were, and how many failed.
 
     Raises:
-        UserError: The file cannot be written, or there is no such feature.
+        UserError: The file exists or cannot be written, or there is no such feature.
     """
     path = Path(out)
-    check_out(path, features=True)
+    check_out(path, features=True, replace=overwrite)
     found = []
     failed = 0
     for answer in predictor.features(pictures, name, batch_size=batch_size):
@@ -146,6 +149,15 @@ def identity(predictor: Predictor) -> dict[str, Any]:
     }
 
 
+def unfinished_path(out: Path) -> Path:
+    """Return the file that keeps the answers until all are there.
+
+    Args:
+        out: The file that will hold them.
+    """
+    return out.with_name(f"{out.name}.unfinished")
+
+
 class Unfinished:
     """The answers so far: lines of `FILE.unfinished`, below one that identifies the run.
 
@@ -169,7 +181,7 @@ class Unfinished:
                 continued.
         """
         self.out = out
-        self.path = out.with_name(f"{out.name}.unfinished")
+        self.path = unfinished_path(out)
         self.pictures = 0
         self.failed = 0
         self._head = _line({"mlp_mixer predict": identity})

@@ -13,12 +13,12 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 
 from ..errors import UserError
-from ..files import atomic_file
+from ..files import atomic_file, refuse_to_replace
 from .results import Features
 
 Row: TypeAlias = "dict[str, Any]"
 
-# How our own files begin; no other file is ever replaced.
+# How our own files begin; no other file is ever replaced, whatever was asked for.
 _BEGINNING = {
     ".csv": b"path,pred_label",
     ".json": b'[\n{"path"',
@@ -29,16 +29,16 @@ _BEGINNING = {
 _ROW_GROUP = 4096  # rows of Parquet in memory
 
 
-def check_out(out: Path, *, features: bool = False) -> None:
+def check_out(out: Path, *, features: bool = False, replace: bool = False) -> None:
     """Check, before any work, that a file can and may be written.
 
     Args:
         out: The file; its name ends in the format.
         features: Whether it is for features, and not for answers.
+        replace: Whether an older file of ours may be replaced.
 
     Raises:
-        UserError: The format is unknown or needs a package, or something else has that
-            name.
+        UserError: The format is unknown or needs a package, or the name is taken.
     """
     what = "features" if features else "answers"
     suffix = out.suffix.lower()
@@ -53,11 +53,15 @@ def check_out(out: Path, *, features: bool = False) -> None:
             f"cannot write {what} to {str(out)!r}: it is a folder; give the name of a "
             "file in it"
         )
-    if out.is_file() and out.stat().st_size and not _is_ours(out, suffix):
-        raise UserError(
-            f"{str(out)!r} was not written by `mlp-mixer predict`; move it, or choose "
-            "another name"
-        )
+    # An empty file, such as one of mktemp, holds nothing that could be lost.
+    if out.is_file() and out.stat().st_size:
+        if not _is_ours(out, suffix):
+            raise UserError(
+                f"{str(out)!r} was not written by `mlp-mixer predict`; move it, or "
+                "choose another name"
+            )
+        if not replace:
+            refuse_to_replace(out)
     if suffix == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
