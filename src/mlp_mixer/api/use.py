@@ -48,7 +48,8 @@ def evaluate(
 
     Returns:
         `.top1`, `.top5` (fractions), `.loss` (nats), `.n` (images), `.split` (which
-        images, in words), and every answer.
+        images, in words), and every answer. `evaluation.answered` says what is left of
+        it if low scores give no answer.
 
     Raises:
         UserError: The checkpoint or the data cannot be used, or the data has classes
@@ -76,6 +77,7 @@ def predict(
     device: str = "auto",
     engine: str = "auto",
     larger: str = "resize",
+    min_score: float | str | None = None,
 ) -> list[Prediction | Failure]:
     """Classify pictures; a picture that cannot be read gives a `Failure` in its place.
 
@@ -93,7 +95,7 @@ def predict(
         pictures: A path, address, array or `PIL.Image`, or several of them; folders,
             patterns and videos stand for the pictures in them.
         top: How many candidates to report for each picture.
-        batch_size, device, engine, larger: As for `Predictor`.
+        batch_size, device, engine, larger, min_score: As for `Predictor`.
 
     Returns:
         A `Prediction` or `Failure` for each picture, in order.
@@ -108,7 +110,14 @@ def predict(
         wanted = checkpoint
     if _is_one_picture(wanted):
         wanted = [wanted]
-    predictor = Predictor(model, device=device, top=top, engine=engine, larger=larger)
+    predictor = Predictor(
+        model,
+        device=device,
+        top=top,
+        engine=engine,
+        larger=larger,
+        min_score=min_score,
+    )
     return list(predictor.predict(wanted, batch_size=batch_size))
 
 

@@ -85,6 +85,14 @@ Engine = Annotated[
     str,
     typer.Option(help="What computes: torch, plain, onnxruntime, openvino or auto."),
 ]
+MinScore = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCORE",
+        help="Lower scores give no answer (unknown): 0 to 1, or auto, which the "
+        "validation images chose.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,10 +12,14 @@ from .arguments import (
     Device,
     Json,
     LabelledImages,
+    MinScore,
     WeightsOrBundled,
     or_bundled,
 )
 from .console import percent, print_json
+
+if TYPE_CHECKING:
+    from ..evaluation import Answered
 
 _MEASURES = ("top1", "top5", "loss")
 
@@ -50,6 +54,7 @@ def evaluate(
             "pixels."
         ),
     ] = Views.none,
+    min_score: MinScore = None,
     batch_size: BatchSize = 256,
     device: Device = "auto",
     as_json: Json = False,
@@ -57,12 +62,14 @@ def evaluate(
     """Measure top-1 and top-5 accuracy of a checkpoint."""
     from ..data.imagenet import conditions
     from ..devices import pick_device
-    from ..evaluation import evaluate_checkpoint
+    from ..evaluation import answered, evaluate_checkpoint
     from ..weights import load
+    from ..weights.scores import resolve_min_score
 
     place = pick_device(device)
     source, name = or_bundled(checkpoint)
     loaded = load(source)
+    lowest = resolve_min_score(min_score, loaded.provenance)
     found: list[dict[str, Any]] = []
     # A benchmark such as ImageNet-C is several test sets.
     for spec in conditions(data):
@@ -84,6 +91,9 @@ def evaluate(
             "loss": result.loss,
             "tta": tta.value,
         }
+        if lowest is not None:
+            part = answered(result, lowest)
+            row |= {"coverage": part.coverage, "answered_top1": part.top1}
         found.append(row)
         # Printed at once: the 75 test sets of ImageNet-C take long.
         if not as_json:
@@ -91,6 +101,8 @@ def evaluate(
                 f"{name} on {spec}, {chosen.split}: top-1 {percent(result.top1)}, "
                 f"top-5 {percent(result.top5)}, loss {result.loss:.4f}, n = {result.n:,}"
             )
+            if lowest is not None:
+                _print_answered(lowest, part, result.n)
     if len(found) == 1:
         if as_json:
             print_json({"checkpoint": name, **found[0]})
@@ -113,3 +125,11 @@ def evaluate(
             f"top-5 {percent(mean['top5'])}"
         )
     return 0
+
+
+def _print_answered(lowest: float, part: Answered, n: int) -> None:
+    right = "-" if part.top1 is None else percent(part.top1)
+    print(
+        f"scores from {lowest:.4g} on answer {part.n:,} of {n:,} images "
+        f"({percent(part.coverage)}): top-1 of these {right}"
+    )

@@ -84,7 +84,7 @@ def explain(
     if name is not None and name not in numbers:
         raise unknown("class", name, numbers)
     answer = predictor(image)
-    label = answer.pred_label if name is None else numbers[name]
+    label = answer.top[0].label if name is None else numbers[name]
 
     # Decoded once more: the maps are drawn over the pixels that the network saw.
     known = predictor.checkpoint

@@ -15,6 +15,7 @@ from .arguments import (
     Device,
     Engine,
     Json,
+    MinScore,
     OverwriteOut,
     introduce_bundled,
     is_model,
@@ -77,6 +78,7 @@ def predict(
             help="Images larger than the input: resize, or tile and average the tiles."
         ),
     ] = "resize",
+    min_score: MinScore = None,
     as_json: Json = False,
 ) -> int:
     """Classify pictures.
@@ -84,13 +86,23 @@ def predict(
     Pictures that cannot be read are listed and make the exit code 1; the others are
     answered.
     """
+    from ..errors import UserError
     from ..inference import Predictor
 
     checkpoint, names = split_arguments(paths, model)
     _check(checkpoint, names, out, features, resume, overwrite)
+    if features is not None and min_score is not None:
+        raise UserError("--min-score goes with answers; leave it or --features away")
     # Weights are loaded after all checks: a download may take minutes.
     source, _ = or_bundled(checkpoint)
-    predictor = Predictor(source, device=device, top=top, engine=engine, larger=larger)
+    predictor = Predictor(
+        source,
+        device=device,
+        top=top,
+        engine=engine,
+        larger=larger,
+        min_score=min_score,
+    )
     # Failures are part of the JSON on stdout.
     quiet = as_json and out is None
     if checkpoint is None and not quiet:
@@ -105,6 +117,8 @@ def predict(
         )
         if as_json:
             counts = {"pictures": tally.pictures, "failed": tally.failed}
+            if min_score is not None:
+                counts["unknown"] = tally.unknown
             print_json({"out": str(out), **counts})
         else:
             good = tally.pictures - tally.failed
@@ -114,8 +128,29 @@ def predict(
             f"{tally.failed} of {tally.pictures} pictures could not be read",
             file=sys.stderr,
         )
+    if min_score is not None and not quiet:
+        _tell_unknown(predictor, min_score, tally)
     # Scripts should notice that some pictures have no answer.
     return 1 if tally.failed else 0
+
+
+def _tell_unknown(predictor: Predictor, wanted: str, tally: Any) -> None:
+    """Say on stderr how many pictures have no answer, and where the limit is from."""
+    from ..weights.scores import AUTO, chosen_min_score
+
+    answers = tally.pictures - tally.failed
+    print(
+        f"{tally.unknown} of {answers} pictures are unknown: their best score is below "
+        f"{predictor.min_score:.4g}",
+        file=sys.stderr,
+    )
+    chosen = chosen_min_score(predictor.checkpoint.provenance)
+    if wanted == AUTO and chosen is not None:
+        print(
+            f"of {chosen.n:,} validation images it answers {percent(chosen.coverage)}, "
+            f"and {percent(chosen.accuracy)} of these answers are right",
+            file=sys.stderr,
+        )
 
 
 def _check(
@@ -174,11 +209,13 @@ class _Tally:
     quiet: bool = False
     pictures: int = 0
     failed: int = 0
+    unknown: int = 0
 
     def __call__(self, answer: Prediction | Features | Failure) -> None:
-        from ..inference import Failure
+        from ..inference import Failure, Prediction
 
         self.pictures += 1
+        self.unknown += isinstance(answer, Prediction) and answer.pred_label is None
         if isinstance(answer, Failure):
             self.failed += 1
             if not self.quiet:
@@ -255,7 +292,9 @@ def _print_table(answers: list[Prediction]) -> None:
     rows = []
     for answer in answers:
         others = []
-        for candidate in answer.top[1:3]:
+        # What an unknown picture may be all the same stands first.
+        first = 0 if answer.pred_label is None else 1
+        for candidate in answer.top[first : first + 2]:
             others.append(f"{candidate.name} {percent(candidate.score)}")
         score = percent(answer.pred_score)
         row = (escaped(answer.path), answer.pred_class, score, ", ".join(others))

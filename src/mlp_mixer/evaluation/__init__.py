@@ -3,6 +3,7 @@
 And what can be learnt from its features, with few images.
 """
 
+from .abstain import Answered, answered, choose_min_score
 from .accuracy import Evaluation, align_labels, evaluate
 from .fewshot import (
     FewShot,
@@ -14,10 +15,13 @@ from .fewshot import (
 from .splits import EvalSplit, eval_split, evaluate_checkpoint
 
 __all__ = [
+    "Answered",
     "EvalSplit",
     "Evaluation",
     "FewShot",
     "align_labels",
+    "answered",
+    "choose_min_score",
     "eval_split",
     "evaluate",
     "evaluate_checkpoint",

@@ -19,6 +19,7 @@ from ..distributed import all_gather, rank, world_size
 from ..errors import UserError, listed
 from ..images.preprocess import Preprocess
 from ..weights.labels import class_numbers, wordnet_ids
+from ..weights.scores import SCORES
 
 Tta = Literal["none", "flip", "shift"]
 LabelSets = Sequence[Sequence[int]]
@@ -40,6 +41,8 @@ class Evaluation:
         labels: (n,) true classes in the model's numbering; of several right ones the
             likeliest.
         probabilities: (n, K) float32, the softmax of the logits.
+        scores: (n,) float32, of each answer, as a predictor gives it: its probability,
+            or its sigmoid where the head learnt by sigmoids.
         split: Which images, in words, where a dataset was evaluated.
     """
 
@@ -49,6 +52,7 @@ class Evaluation:
     loss: float
     labels: np.ndarray
     probabilities: np.ndarray
+    scores: np.ndarray
     split: str = ""
 
     @property
@@ -123,6 +127,7 @@ def evaluate(
     workers: int | None = None,
     device: torch.device | None = None,
     tta: Tta = "none",
+    head: str = "softmax",
 ) -> Evaluation:
     """Run the model over all images, each exactly once, in fp32 and evaluation mode.
 
@@ -142,6 +147,7 @@ def evaluate(
         tta: Test-time augmentation, views of each image whose logits are averaged:
             "flip" adds its mirror image, "shift" also both of them moved by a pixel up
             and left, and down and right.
+        head: How logits become scores: a key of `SCORES`.
 
     Returns:
         What was measured; the same in every process.
@@ -166,7 +172,7 @@ def evaluate(
     labels = images.labels if labels is None else labels
     if not isinstance(labels, np.ndarray):
         labels = best_labels(logits, labels)
-    return score(logits, torch.from_numpy(labels))
+    return score(logits, torch.from_numpy(labels), head)
 
 
 @torch.inference_mode()
@@ -288,12 +294,13 @@ def best_labels(logits: Tensor, label_sets: LabelSets) -> np.ndarray:
     return np.array(best, dtype=np.int64)
 
 
-def score(logits: Tensor, labels: Tensor) -> Evaluation:
+def score(logits: Tensor, labels: Tensor, head: str = "softmax") -> Evaluation:
     """Count how often the logits are right.
 
     Args:
         logits: (n, K) on the CPU.
         labels: (n,) true classes.
+        head: As for `evaluate`.
     """
     top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = top5 == labels[:, None]
@@ -304,4 +311,5 @@ def score(logits: Tensor, labels: Tensor) -> Evaluation:
         loss=F.cross_entropy(logits, labels).item(),
         labels=labels.numpy(),
         probabilities=logits.softmax(dim=1).numpy(),
+        scores=SCORES[head](logits).amax(dim=1).numpy(),
     )

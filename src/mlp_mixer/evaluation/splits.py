@@ -17,6 +17,7 @@ from ..data.registry import open_dataset
 from ..devices import pick_device
 from ..errors import UserError
 from ..weights import Checkpoint
+from ..weights.scores import score_kind
 from .accuracy import Evaluation, LabelSets, Tta, align_classes, evaluate
 
 Split = Literal["test", "train", "all"]
@@ -158,6 +159,7 @@ def evaluate_checkpoint(
         among=among,
         batch_size=batch_size,
         tta=tta,
+        head=score_kind(checkpoint.provenance),
     )
     return chosen, dataclasses.replace(result, split=chosen.split)
 

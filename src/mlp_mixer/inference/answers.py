@@ -36,11 +36,13 @@ class Written:
         out: The file.
         pictures: How many pictures were asked for.
         failed: How many of them could not be read.
+        unknown: How many of the answers are "unknown".
     """
 
     out: Path
     pictures: int
     failed: int
+    unknown: int = 0
 
 
 def predict_to_file(
@@ -87,7 +89,7 @@ def predict_to_file(
             unfinished.finish(predictor.top)
         finally:
             unfinished.close()
-    return Written(path, unfinished.pictures, unfinished.failed)
+    return Written(path, unfinished.pictures, unfinished.failed, unfinished.unknown)
 
 
 def features_to_file(
@@ -141,12 +143,16 @@ def identity(predictor: Predictor) -> dict[str, Any]:
     Returns:
         The fingerprint of the weights, and the settings that change answers.
     """
-    return {
+    settings = {
         "weights": fingerprint(predictor.model),
         "preprocess": to_dict(predictor.checkpoint.preprocess),
         "top": predictor.top,
         "larger": predictor.larger,
     }
+    # Left out where it plays no part: files that 0.1.0 began have no such key.
+    if predictor.min_score is not None:
+        settings["min_score"] = predictor.min_score
+    return settings
 
 
 def unfinished_path(out: Path) -> Path:
@@ -166,6 +172,7 @@ class Unfinished:
         path: The file of the lines.
         pictures: How many answers there are, those of earlier runs included.
         failed: How many of them are failures.
+        unknown: How many of them are "unknown".
     """
 
     def __init__(self, out: Path, identity: dict[str, Any], *, resume: bool) -> None:
@@ -184,6 +191,8 @@ class Unfinished:
         self.path = unfinished_path(out)
         self.pictures = 0
         self.failed = 0
+        self.unknown = 0
+        self._may_be_unknown = "min_score" in identity
         self._head = _line({"mlp_mixer predict": identity})
         head, has_answers = self._first_lines()
         if has_answers and not resume:
@@ -227,7 +236,7 @@ class Unfinished:
         Args:
             top: How many candidates the columns of .csv and .parquet hold.
         """
-        write_answers(self.out, self._rows(), top)
+        write_answers(self.out, self._rows(), top, unknowns=self._may_be_unknown)
         # Windows removes no open file.
         self._file.close()
         self.path.unlink()
@@ -271,6 +280,7 @@ class Unfinished:
     def _count(self, row: dict[str, Any]) -> None:
         self.pictures += 1
         self.failed += "error" in row
+        self.unknown += row.get("pred_label", 0) is None
 
 
 def _line(value: dict[str, Any]) -> bytes:

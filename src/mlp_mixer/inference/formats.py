@@ -17,6 +17,7 @@ from ..files import atomic_file, refuse_to_replace
 from .results import Features
 
 Row: TypeAlias = "dict[str, Any]"
+Columns: TypeAlias = "dict[str, str]"  # name -> type of Arrow
 
 # How our own files begin; no other file is ever replaced, whatever was asked for.
 _BEGINNING = {
@@ -80,17 +81,22 @@ def _is_ours(path: Path, suffix: str) -> bool:
         return False
 
 
-def write_answers(out: Path, rows: Iterable[Row], top: int) -> None:
+def write_answers(
+    out: Path, rows: Iterable[Row], top: int, *, unknowns: bool = False
+) -> None:
     """Write answers to a file, which appears when it is complete.
 
     Args:
         out: The file; its name ends in the format.
         rows: Answers as `to_dict` returns them.
         top: How many candidates the columns of .csv and .parquet hold.
+        unknowns: Whether answers may be unknown: the best candidate then has columns of
+            its own.
     """
     write = _WRITERS[out.suffix.lower()]
+    columns = _columns(top, first=1 if unknowns else 2)
     with atomic_file(out) as file:
-        write(file, top, rows)
+        write(file, columns, rows)
 
 
 def write_features(out: Path, name: str, found: Sequence[Features]) -> None:
@@ -117,10 +123,11 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _columns(top: int) -> dict[str, str]:
+def _columns(top: int, first: int) -> Columns:
     """Return names and Arrow types of the columns.
 
-    Those of the best candidate begin with pred_, the others are numbered from 2.
+    Those of the answer begin with pred_; candidates are numbered, and the first of them
+    is left out where it always is the answer.
     """
     columns = {
         "path": "string",
@@ -129,36 +136,37 @@ def _columns(top: int) -> dict[str, str]:
         "pred_score": "float32",
         "score_kind": "string",
     }
-    for rank in range(2, top + 1):
+    for rank in range(first, top + 1):
         columns[f"top{rank}_class"] = "string"
         columns[f"top{rank}_score"] = "float32"
     columns["error"] = "string"
     return columns
 
 
-def _flat(answer: Row) -> Row:
-    """Return an answer as one row of `_columns`."""
+def _flat(answer: Row, columns: Columns) -> Row:
+    """Return an answer as one row of the columns."""
     row = dict(answer)
     candidates = row.pop("top", ())
-    for rank, candidate in enumerate(candidates[1:], start=2):
+    for rank, candidate in enumerate(candidates, start=1):
         row[f"top{rank}_class"] = candidate["name"]
         row[f"top{rank}_score"] = candidate["score"]
-    return row
+    return {name: row.get(name) for name in columns}
 
 
-def _write_csv(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+def _write_csv(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> None:
     # csv writes text, and TextIOWrapper would close the file below it.
     text = SimpleNamespace(write=lambda line: file.write(_utf8(line)))
-    table = csv.DictWriter(text, list(_columns(top)), lineterminator="\n")
+    table = csv.DictWriter(text, list(columns), lineterminator="\n")
     table.writeheader()
-    table.writerows(map(_flat, rows))
+    for row in rows:
+        table.writerow(_flat(row, columns))
 
 
-def _write_jsonl(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+def _write_jsonl(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> None:
     _write_json_rows(file, rows, between=b"\n")
 
 
-def _write_json(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+def _write_json(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> None:
     file.write(b"[\n")
     _write_json_rows(file, rows, between=b",\n")
     file.write(b"]\n")
@@ -172,32 +180,30 @@ def _write_json_rows(file: BinaryIO, rows: Iterable[Row], between: bytes) -> Non
     file.write(b"\n")
 
 
-def _write_parquet(file: BinaryIO, top: int, rows: Iterable[Row]) -> None:
+def _write_parquet(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> None:
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
-    columns = _columns(top).items()
-    schema = pyarrow.schema(
-        [(name, getattr(pyarrow, kind)()) for name, kind in columns]
-    )
-    waiting = _utf8_rows(rows)
+    fields = [(name, getattr(pyarrow, kind)()) for name, kind in columns.items()]
+    schema = pyarrow.schema(fields)
+    waiting = _utf8_rows(rows, columns)
     with ParquetWriter(file, schema) as writer:
         # In groups: a table of a million rows would stand in memory twice.
         while group := list(itertools.islice(waiting, _ROW_GROUP)):
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
 
-def _utf8_rows(rows: Iterable[Row]) -> Iterator[Row]:
+def _utf8_rows(rows: Iterable[Row], columns: Columns) -> Iterator[Row]:
     """Yield flat rows whose texts are valid UTF-8, as Arrow demands."""
     for answer in rows:
-        row = _flat(answer)
+        row = _flat(answer, columns)
         for name, value in row.items():
             if isinstance(value, str):
                 row[name] = _utf8(value).decode()
         yield row
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, int, Iterable[Row]], None]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, Columns, Iterable[Row]], None]] = {
     ".csv": _write_csv,
     ".json": _write_json,
     ".jsonl": _write_jsonl,

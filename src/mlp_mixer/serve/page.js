@@ -83,8 +83,9 @@ async function ask(blob, name) {
   try {
     const { predictions, milliseconds } = await answerOf(blob, $("explain").checked);
     if (mine !== question) return; // another picture came meanwhile
-    const [{ top, explanation }] = predictions;
-    current = { name, thumb, blob, top, explanation, milliseconds };
+    const [{ top, pred_label, explanation }] = predictions;
+    const unknown = pred_label === null;
+    current = { name, thumb, blob, top, unknown, explanation, milliseconds };
     past.unshift(current);
     past.length = Math.min(past.length, MOST_KEPT);
     show(current);
@@ -141,10 +142,15 @@ function show(entry) {
   const [best, next] = entry.top;
   const more = next ? `, then ${next.name}, ${percent(next.score)}` : "";
   const time = `${Math.round(entry.milliseconds)} ms`;
-  say(`${best.name}, ${percent(best.score)}${more}. ${time}.`);
+  say(`${sure(entry)}${best.name}, ${percent(best.score)}${more}. ${time}.`);
   $("bars").replaceChildren(...entry.top.map(barOf));
   $("explaining").hidden = false;
   remember();
+}
+
+// Where the score is too low for an answer, the best class is only a guess.
+function sure({ unknown }) {
+  return unknown ? "unknown, at best " : "";
 }
 
 function barOf({ name, score }) {
@@ -160,8 +166,8 @@ function remember() {
   $("past").hidden = !past.length;
   $("history").replaceChildren(...past.map(itemOf));
   const kept = [];
-  for (const { name, thumb, top, milliseconds } of past) {
-    kept.push({ name, thumb, top, milliseconds });
+  for (const { name, thumb, top, unknown, milliseconds } of past) {
+    kept.push({ name, thumb, top, unknown, milliseconds });
   }
   try {
     sessionStorage.setItem("past", JSON.stringify(kept));
@@ -172,7 +178,8 @@ function remember() {
 
 function itemOf(entry) {
   const [best] = entry.top;
-  const button = element("button", `${best.name}, ${percent(best.score)}`);
+  const text = `${sure(entry)}${best.name}, ${percent(best.score)}`;
+  const button = element("button", text);
   const choose = () => {
     question++;
     show(entry);

@@ -110,7 +110,7 @@ class Service:
         if question.explain:
             async with self._costly:
                 answer["explanation"] = await asyncio.to_thread(
-                    _explanation, self._predictor, seen_CHW, answer["pred_label"]
+                    _explanation, self._predictor, seen_CHW, answer["top"][0]["label"]
                 )
         return answer
 
@@ -138,6 +138,7 @@ class Service:
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "labels": self._predictor.labels,
             "score_kind": self._predictor.score_kind,
+            "min_score": self._predictor.min_score,
             "config": dataclasses.asdict(model.config),
             "preprocess": dataclasses.asdict(self._preprocess),
             "provenance": origin,

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from ..config import to_dict
 from ..evaluation import evaluate
+from ..evaluation.abstain import choose_min_score
 from ..files import write_bytes, write_json
 from ..machine import environment
 from ..models import IsotropicMlp
 from ..weights import save
+from ..weights.scores import MinScore
 from .journal import JournalRow
 from .run import Run
 
@@ -75,7 +77,7 @@ def write_split(run: Run, out: Path) -> None:
     write_bytes(out / "split.csv", text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def measure(run: Run, model: IsotropicMlp) -> dict[str, float]:
+def measure(run: Run, model: IsotropicMlp) -> tuple[dict[str, float], MinScore | None]:
     """Evaluate a network on the validation split.
 
     Args:
@@ -83,22 +85,35 @@ def measure(run: Run, model: IsotropicMlp) -> dict[str, float]:
         model: The network, on the run's device.
 
     Returns:
-        "top1" and "top5" (fractions of the images), "loss" and "n"; {} without
-        validation images.
+        "top1" and "top5" (fractions of the images), "loss" and "n", {} without
+        validation images; and the lowest score of an answer, if they can choose one.
     """
     if run.val is None:
-        return {}
-    result = evaluate(model, run.val, run.preprocess, workers=run.workers)
-    return {
+        return {}, None
+    result = evaluate(
+        model,
+        run.val,
+        run.preprocess,
+        workers=run.workers,
+        head=run.config.train.loss,
+    )
+    numbers = {
         "top1": result.top1,
         "top5": result.top5,
         "loss": result.loss,
         "n": result.n,
     }
+    right = result.predictions == result.labels
+    return numbers, choose_min_score(result.scores, right)
 
 
 def write_checkpoints(
-    run: Run, model: IsotropicMlp, out: Path, names: Sequence[str], row: JournalRow
+    run: Run,
+    model: IsotropicMlp,
+    out: Path,
+    names: Sequence[str],
+    row: JournalRow,
+    min_score: MinScore | None = None,
 ) -> None:
     """Write a network as `NAME.safetensors`, with where it comes from and its numbers.
 
@@ -108,9 +123,12 @@ def write_checkpoints(
         out: The folder of the run.
         names: "last", "best" or both.
         row: What the network measured, a row of kind "eval".
+        min_score: The lowest score of an answer, if validation images chose one.
     """
     measured = {key: value for key, value in row.items() if key != "kind"}
     provenance = run.provenance() | {"measured": measured}
+    if min_score is not None:
+        provenance["min_score"] = to_dict(min_score)
     for name in names:
         save(
             out / f"{name}.safetensors",

@@ -330,7 +330,7 @@ class _Loop:
 
     def evaluate(self) -> None:
         """Measure on the validation split; write `last`, and `best` if it is the best."""
-        measured = measure(self.run, self.eval_model)
+        measured, min_score = measure(self.run, self.eval_model)
         row = self.record({"kind": "eval", "split": "val", **measured})
         # Of equals the later one: it has seen more images. Without validation images
         # every row is equal, and the last checkpoint is the best.
@@ -342,7 +342,7 @@ class _Loop:
         # Every process must take part in gathering what is sharded.
         whole = gathered(self.eval_model)
         if is_main():
-            write_checkpoints(self.run, whole, self.out, names, row)
+            write_checkpoints(self.run, whole, self.out, names, row, min_score)
 
     def save_state(self) -> None:
         """Begin to write what a resumed run needs."""

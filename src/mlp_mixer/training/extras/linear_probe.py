@@ -16,6 +16,7 @@ from ...data.dataset import Dataset
 from ...errors import UserError
 from ...evaluation.fewshot import pooled_features
 from ...files import locked_folder, make_folder
+from ...weights.scores import MinScore
 from ..artifacts import (
     holds_run,
     measure,
@@ -129,7 +130,7 @@ def fit_head(
             "needs two"
         )
     with locked_folder(make_folder(out)):
-        best, note = _best_head(run, report)
+        best, note, min_score = _best_head(run, report)
         run = dataclasses.replace(run, notes=(*run.notes, note))
         journal = Journal(out, from_step=0)
         for text in run.notes:
@@ -137,26 +138,32 @@ def fit_head(
             report({"kind": "note", "text": text})
         journal.append(best)
         write_split(run, out)
-        write_checkpoints(run, run.model, out, ["last", "best"], best)
+        write_checkpoints(run, run.model, out, ["last", "best"], best, min_score)
         # Last, because its presence says that the folder holds a run.
         write_settings(run, out)
     return best
 
 
-def _best_head(run: Run, report: Report) -> tuple[JournalRow, str]:
-    """Give the run's model the best head; return its evaluation row and a note."""
+def _best_head(run: Run, report: Report) -> tuple[JournalRow, str, MinScore | None]:
+    """Give the run's model the best head.
+
+    Return its evaluation row, a note, and the lowest score of an answer.
+    """
     x = pooled_features(run.model, run.train, run.preprocess)
     best: JournalRow = {}
+    min_score: MinScore | None = None
     chosen = 0.0
     kept: dict[str, torch.Tensor] = {}
     for strength in STRENGTHS if run.val else (UNCHOSEN,):
         _fit(run, x, strength)
         row = {"kind": "eval", "split": "val", "step": 0, "epoch": 1.0}
-        row |= measure(run, run.model)
+        measured, chosen_score = measure(run, run.model)
+        row |= measured
         report({"kind": "note", "text": f"C = {strength:g}: {_words(row)}"})
         # Of equals the earlier one, whose penalty is stronger.
         if not best or row.get("top1", 0.0) > best.get("top1", 0.0):
             best = row
+            min_score = chosen_score
             chosen = strength
             state = run.model.head.state_dict()
             kept = {name: tensor.clone() for name, tensor in state.items()}
@@ -165,7 +172,7 @@ def _best_head(run: Run, report: Report) -> tuple[JournalRow, str]:
         "only the head was learnt, by logistic regression on frozen features with C = "
         f"{chosen:g}"
     )
-    return best, note
+    return best, note, min_score
 
 
 def _fit(run: Run, x: NDArray[np.float32], strength: float) -> None:
