@@ -49,9 +49,9 @@ from .run import Run, prepare
 from .state import (
     RunState,
     StateSaver,
+    finish_states,
     forget_states,
     newest_state,
-    prune_states,
     restore,
 )
 from .step import Stepper
@@ -211,7 +211,8 @@ class _Loop:
                 self.record({"kind": "note", "text": text})
 
     def continue_from(self, state: RunState) -> None:
-        restore(state, self.modules, self.optimizer)
+        if not state.finished:
+            restore(state, self.modules, self.optimizer)
         self.step = state.step
         self.best = state.best
         self.skipped = list(state.skipped)
@@ -224,10 +225,10 @@ class _Loop:
             # Also after an error: the thread must not write into a folder that is no
             # longer locked.
             self.saver.wait()
-        # The last parts of other processes may have come after the last pruning.
+        # Every process has written its part of the last state, or there is none to write.
         barrier()
         if is_main():
-            prune_states(self.out)
+            finish_states(self.out, self.step)
         assert self.best is not None
         return self.best
 
