@@ -16,7 +16,7 @@ from ..evaluation.accuracy import Tta
 from ..evaluation.splits import Split
 from ..exporting import export as export_file
 from ..files import PathLike
-from ..inference import Failure, Prediction, Predictor
+from ..inference import Failure, Prediction, Predictor, Sorter
 from ..inference.pictures import Picture
 from ..weights import Checkpoint, load, save
 from ..weights.catalog import BUNDLED
@@ -78,6 +78,8 @@ def predict(
     engine: str = "auto",
     larger: str = "resize",
     min_score: float | str | None = None,
+    sort_into: PathLike | None = None,
+    sort_by: str = "link",
 ) -> list[Prediction | Failure]:
     """Classify pictures; a picture that cannot be read gives a `Failure` in its place.
 
@@ -96,12 +98,16 @@ def predict(
             patterns and videos stand for the pictures in them.
         top: How many candidates to report for each picture.
         batch_size, device, engine, larger, min_score: As for `Predictor`.
+        sort_into: Also sort the files into this folder, which gets a folder for each
+            answer. Nothing is moved or replaced.
+        sort_by: "link" (copies where the system has no links) or "copy".
 
     Returns:
         A `Prediction` or `Failure` for each picture, in order.
 
     Raises:
-        UserError: The checkpoint cannot be loaded, or an option is wrong.
+        UserError: The checkpoint cannot be loaded, or an option is wrong, or the folder
+            to sort into cannot be used.
     """
     model: Any = checkpoint
     wanted: Any = pictures
@@ -118,7 +124,16 @@ def predict(
         larger=larger,
         min_score=min_score,
     )
-    return list(predictor.predict(wanted, batch_size=batch_size))
+    if sort_into is None:
+        return list(predictor.predict(wanted, batch_size=batch_size))
+    answers = []
+    with Sorter(predictor, sort_into, sort_by) as sorter:
+        for answer in predictor.predict(
+            wanted, batch_size=batch_size, outside=sort_into
+        ):
+            sorter.add(answer)
+            answers.append(answer)
+    return answers
 
 
 def _is_one_picture(pictures: Any) -> bool:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +27,14 @@ from .arguments import (
 from .console import escaped, percent, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..inference import Failure, Features, Prediction, Predictor
+    from ..inference import (
+        Failure,
+        Features,
+        Prediction,
+        Predictor,
+        Sorter,
+        Written,
+    )
     from .progress import Count
 
 _NOTES = {
@@ -34,6 +43,13 @@ _NOTES = {
     "semantic softmax": "scores rank the classes and are no probabilities: this head was "
     "trained in groups of classes",
 }
+
+
+class SortBy(StrEnum):
+    """How a picture comes into the folder of its answer."""
+
+    link = "link"
+    copy = "copy"
 
 
 def predict(
@@ -79,6 +95,16 @@ def predict(
         ),
     ] = "resize",
     min_score: MinScore = None,
+    sort_into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also sort the files into a folder for each answer; nothing is moved.",
+        ),
+    ] = None,
+    sort_by: Annotated[
+        SortBy, typer.Option(help="link (a copy where there are no links) or copy.")
+    ] = SortBy.link,
     as_json: Json = False,
 ) -> int:
     """Classify pictures.
@@ -87,12 +113,14 @@ def predict(
     answered.
     """
     from ..errors import UserError
-    from ..inference import Predictor
+    from ..inference import Predictor, Sorter
 
     checkpoint, names = split_arguments(paths, model)
     _check(checkpoint, names, out, features, resume, overwrite)
-    if features is not None and min_score is not None:
-        raise UserError("--min-score goes with answers; leave it or --features away")
+    if features is not None and (min_score is not None or sort_into is not None):
+        raise UserError(
+            "--min-score and --sort-into go with answers; leave them or --features away"
+        )
     # Weights are loaded after all checks: a download may take minutes.
     source, _ = or_bundled(checkpoint)
     predictor = Predictor(
@@ -109,12 +137,19 @@ def predict(
         introduce_bundled(predictor.labels)
     # Not a list: a pipe may never end, and a folder may hold a million pictures.
     pictures = _named(names)
-    if out is None:
-        tally = _print_answers(predictor, pictures, batch_size, as_json)
-    else:
-        tally = _write(
-            predictor, pictures, batch_size, out, features, resume, overwrite
-        )
+    sorting = Sorter(predictor, sort_into, sort_by.value) if sort_into else None
+    with sorting or contextlib.nullcontext() as sorter:
+        if out is None:
+            tally = _print_answers(predictor, pictures, batch_size, as_json, sorter)
+        elif features is not None:
+            tally = _write_features(
+                predictor, pictures, batch_size, out, features, overwrite
+            )
+        else:
+            tally = _write_answers(
+                predictor, pictures, batch_size, out, resume, overwrite, sorter
+            )
+    if out is not None:
         if as_json:
             counts = {"pictures": tally.pictures, "failed": tally.failed}
             if min_score is not None:
@@ -130,11 +165,13 @@ def predict(
         )
     if min_score is not None and not quiet:
         _tell_unknown(predictor, min_score, tally)
+    if sorting and not quiet:
+        _tell_sorted(sorting)
     # Scripts should notice that some pictures have no answer.
     return 1 if tally.failed else 0
 
 
-def _tell_unknown(predictor: Predictor, wanted: str, tally: Any) -> None:
+def _tell_unknown(predictor: Predictor, wanted: str, tally: _Tally | Written) -> None:
     """Say on stderr how many pictures have no answer, and where the limit is from."""
     from ..weights.scores import AUTO, chosen_min_score
 
@@ -149,6 +186,22 @@ def _tell_unknown(predictor: Predictor, wanted: str, tally: Any) -> None:
         print(
             f"of {chosen.n:,} validation images it answers {percent(chosen.coverage)}, "
             f"and {percent(chosen.accuracy)} of these answers are right",
+            file=sys.stderr,
+        )
+
+
+def _tell_sorted(sorter: Sorter) -> None:
+    """Say on stderr what came into which folder."""
+    counts = [f"{count:,} {name}" for name, count in sorted(sorter.counts.items())]
+    print(
+        f"sorted {sorter.counts.total():,} pictures into {sorter.folder}: "
+        f"{', '.join(counts) or 'none'} (each is a {sorter.by})",
+        file=sys.stderr,
+    )
+    if sorter.without_file:
+        print(
+            f"{sorter.without_file:,} answers are about addresses or frames of videos, "
+            "which are no files to sort",
             file=sys.stderr,
         )
 
@@ -223,44 +276,62 @@ class _Tally:
         self.show(self.pictures)
 
 
-def _write(
+def _write_features(
     predictor: Predictor,
     pictures: Iterator[str],
     batch_size: int,
     out: Path,
-    features: str | None,
-    resume: bool,
+    name: str,
     overwrite: bool,
-) -> Any:
-    """Write answers or features to the file; return how many, and how many failed."""
-    from ..inference import features_to_file, predict_to_file
+) -> Written:
+    """Write a feature to the file; return how many, and how many failed."""
+    from ..inference import features_to_file
     from .progress import counted
 
     with counted("pictures") as show:
-        tally = _Tally(show)
-        if features is not None:
-            return features_to_file(
-                predictor,
-                pictures,
-                features,
-                out,
-                overwrite=overwrite,
-                batch_size=batch_size,
-                report=tally,
-            )
+        return features_to_file(
+            predictor,
+            pictures,
+            name,
+            out,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            report=_Tally(show),
+        )
+
+
+def _write_answers(
+    predictor: Predictor,
+    pictures: Iterator[str],
+    batch_size: int,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    sorter: Sorter | None,
+) -> Written:
+    """Write answers to the file; return how many, and how many failed."""
+    from ..inference import predict_to_file
+    from .progress import counted
+
+    with counted("pictures") as show:
         return predict_to_file(
             predictor,
             pictures,
             out,
             resume=resume,
             overwrite=overwrite,
+            sorter=sorter,
             batch_size=batch_size,
-            report=tally,
+            report=_Tally(show),
         )
 
 
 def _print_answers(
-    predictor: Predictor, pictures: Iterator[str], batch_size: int, as_json: bool
+    predictor: Predictor,
+    pictures: Iterator[str],
+    batch_size: int,
+    as_json: bool,
+    sorter: Sorter | None,
 ) -> _Tally:
     from ..inference import Prediction
     from .progress import counted
@@ -269,8 +340,13 @@ def _print_answers(
     answers = []
     with counted("pictures") as show:
         tally = _Tally(show, quiet=as_json)
-        for answer in predictor.predict(pictures, batch_size=batch_size):
+        outside = None if sorter is None else sorter.folder
+        for answer in predictor.predict(
+            pictures, batch_size=batch_size, outside=outside
+        ):
             tally(answer)
+            if sorter is not None:
+                sorter.add(answer)
             answers.append(answer)
     if as_json:
         rows = []

@@ -5,6 +5,7 @@ from .answers import Written, features_to_file, predict_to_file
 from .mmpretrain import inference_model
 from .predictor import Predictor
 from .results import Candidate, Failure, Features, Prediction
+from .sorting import Sorter
 
 __all__ = [
     "SCORES",
@@ -13,6 +14,7 @@ __all__ = [
     "Features",
     "Prediction",
     "Predictor",
+    "Sorter",
     "Written",
     "features_to_file",
     "inference_model",

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import to_dict
 from ..errors import UserError
 from ..files import PathLike, locked_folder, make_folder
-from ..weights.checkpoint import fingerprint
 from .formats import check_out, write_answers, write_features
+from .identity import identity
 from .pictures import Picture
 from .predictor import Predictor
 from .results import Failure, Features, Prediction
+from .sorting import Sorter
 
 
 def _ignore(answer: object) -> None:
@@ -52,6 +52,7 @@ def predict_to_file(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    sorter: Sorter | None = None,
     batch_size: int = 32,
     report: Callable[[Prediction | Failure], None] = _ignore,
 ) -> Written:
@@ -64,6 +65,8 @@ def predict_to_file(
         resume: Continue from the answers that a stopped run with this `out` has kept,
             or start if there are none.
         overwrite: Replace an older file of answers.
+        sorter: Also sorts the pictures, those of the stopped run included; what lies in
+            its folder is no picture to classify.
         batch_size: How many pictures to read and compute at a time.
         report: Is called with every new answer as soon as it is kept.
 
@@ -80,11 +83,21 @@ def predict_to_file(
     with locked_folder(make_folder(path.parent), f".{path.name}.claimed"):
         unfinished = Unfinished(path, identity(predictor), resume=resume)
         try:
+            if sorter is not None:
+                # A kill may have come between an answer and its sorting.
+                for row in unfinished.earlier():
+                    if "error" not in row:
+                        sorter.place(row["path"], row["pred_class"])
             answers = predictor.predict(
-                pictures, batch_size=batch_size, answered=unfinished.answered()
+                pictures,
+                batch_size=batch_size,
+                answered=unfinished.answered(),
+                outside=None if sorter is None else sorter.folder,
             )
             for answer in answers:
                 unfinished.add(answer)
+                if sorter is not None:
+                    sorter.add(answer)
                 report(answer)
             unfinished.finish(predictor.top)
         finally:
@@ -132,27 +145,6 @@ def features_to_file(
             failed += 1
     write_features(path, name, found)
     return Written(path, len(found) + failed, failed)
-
-
-def identity(predictor: Predictor) -> dict[str, Any]:
-    """Return what must be the same for a run to continue another one.
-
-    Args:
-        predictor: What answers.
-
-    Returns:
-        The fingerprint of the weights, and the settings that change answers.
-    """
-    settings = {
-        "weights": fingerprint(predictor.model),
-        "preprocess": to_dict(predictor.checkpoint.preprocess),
-        "top": predictor.top,
-        "larger": predictor.larger,
-    }
-    # Left out where it plays no part: files that 0.1.0 began have no such key.
-    if predictor.min_score is not None:
-        settings["min_score"] = predictor.min_score
-    return settings
 
 
 def unfinished_path(out: Path) -> Path:
@@ -212,12 +204,16 @@ class Unfinished:
         # Unbuffered: a kill loses no answer that was added.
         self._file = self.path.open("ab", buffering=0)
 
-    def answered(self) -> Iterator[str]:
-        """Yield the names of the pictures that earlier runs have answered, in order.
+    def earlier(self) -> Iterator[dict[str, Any]]:
+        """Yield the answers of earlier runs, in order.
 
         They are read from the file again, so that a million of them need no memory.
         """
-        for row in itertools.islice(self._rows(), self._earlier):
+        yield from itertools.islice(self._rows(), self._earlier)
+
+    def answered(self) -> Iterator[str]:
+        """Yield the names of the pictures that earlier runs have answered, in order."""
+        for row in self.earlier():
             yield row["path"]
 
     def add(self, answer: Prediction | Failure) -> None:

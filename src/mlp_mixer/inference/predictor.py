@@ -26,7 +26,15 @@ from ..runtime import engine as make_engine
 from ..weights import Checkpoint, load
 from ..weights.catalog import BUNDLED
 from ..weights.scores import SCORES, UNKNOWN, resolve_min_score, score_kind
-from .pictures import NamedPicture, Picture, expand, fetched, is_url, skip_answered
+from .pictures import (
+    NamedPicture,
+    Picture,
+    expand,
+    fetched,
+    is_url,
+    leave_out,
+    skip_answered,
+)
 from .results import Candidate, Failure, Features, Prediction
 
 R = TypeVar("R")
@@ -133,6 +141,7 @@ class Predictor:
         *,
         batch_size: int = 32,
         answered: Iterable[str] = (),
+        outside: str | os.PathLike[str] | None = None,
     ) -> Iterator[Prediction | Failure]:
         """Yield answers in the order of the pictures.
 
@@ -142,13 +151,17 @@ class Predictor:
             batch_size: How many to read and compute at a time.
             answered: The names (`path`) of the first pictures, which an earlier run has
                 answered: they are passed over.
+            outside: Files in this folder are left out: the run itself puts them there.
 
         Raises:
             UserError: The checkpoint has no classifier, or the first pictures are not
                 those of `answered`.
         """
         self._need_classifier()
-        found = skip_answered(expand(pictures), answered)
+        named = expand(pictures)
+        if outside is not None:
+            named = leave_out(named, outside)
+        found = skip_answered(named, answered)
         computed = self._computed(found, batch_size, self.logits)
         return (
             logits if isinstance(logits, Failure) else self.prediction(name, logits)
