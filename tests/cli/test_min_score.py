@@ -161,7 +161,7 @@ def test_what_is_refused(
         "expected a number from 0 to 1, or 'auto'": [
             *("predict", weights, folder, "--min-score", "50")
         ],
-        "--min-score goes with answers": [
+        "--min-score and --sort-into go with answers": [
             *("predict", weights, folder, *npz, "--min-score", "0.5")
         ],
     }

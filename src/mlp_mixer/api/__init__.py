@@ -8,10 +8,13 @@ returns values instead of printing them. `import mlp_mixer as mm` exports them.
 # function `train` by the module.
 
 from .learn import SCRATCH, best_run, finetune, finetune_config, train
+from .soup import Average, average
 from .use import evaluate, export, predict
 
 __all__ = [
     "SCRATCH",
+    "Average",
+    "average",
     "best_run",
     "evaluate",
     "export",
