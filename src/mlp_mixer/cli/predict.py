@@ -138,6 +138,7 @@ def predict(
     # Not a list: a pipe may never end, and a folder may hold a million pictures.
     pictures = _named(names)
     sorting = Sorter(predictor, sort_into, sort_by.value) if sort_into else None
+    tally: _Tally | Written
     with sorting or contextlib.nullcontext() as sorter:
         if out is None:
             tally = _print_answers(predictor, pictures, batch_size, as_json, sorter)
