@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-Precision = Literal["auto", "fp32", "bf16"]
-"""Of the forward pass; auto: bf16 on a GPU that computes in it, else fp32."""
+Precision = Literal["auto", "fast", "fp32", "bf16"]
+"""Of the forward pass.
+
+auto: bf16 on a GPU that computes in it, else fp32. fast: the same, and bf16 also on a
+CPU that has instructions for it (AMX or AVX512-BF16).
+"""
 
 Kernels = Literal["auto", "plain", "fused"]
 """Token mixing on a GPU; auto: fused where it passes its check there, else plain."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -96,6 +97,46 @@ def override(config: Config, assignments: Iterable[str]) -> Config:
         everywhere = _leaves(config)
         config = _assign(config, path.split("."), text.strip(), path, everywhere)
     return config
+
+
+def check_bounds(
+    name: str,
+    value: float | None,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+) -> None:
+    """Check that a value is None or keeps all bounds that are given.
+
+    Args:
+        name: Of the field.
+        value: Its value.
+        above: It must be larger than this.
+        least: It must not be smaller.
+        below: It must be smaller.
+        most: It must not be larger.
+
+    Raises:
+        UserError: It does not keep one of them.
+    """
+    if value is None:
+        return
+    bounds = (
+        ("above", above, operator.gt),
+        ("at least", least, operator.ge),
+        ("below", below, operator.lt),
+        ("at most", most, operator.le),
+    )
+    wanted = []
+    kept = True
+    for word, limit, holds in bounds:
+        if limit is not None:
+            wanted.append(f"{word} {limit:g}")
+            kept = kept and holds(value, limit)
+    if not kept:
+        raise UserError(f"{name} must be {' and '.join(wanted)}, got {value}")
 
 
 def _has_no_default(field: dataclasses.Field[Any]) -> bool:

@@ -341,7 +341,7 @@ def test_a_signal_saves_and_says_how_to_go_on(
         assert process.poll() is None
         time.sleep(0.1)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=1200)
     assert process.returncode == code, stderr
     assert (
         f"go on with: mlp-mixer train {out}/config.json --out {out} --resume" in stderr

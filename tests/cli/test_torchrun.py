@@ -60,7 +60,7 @@ def run(out: Path, processes: int, *settings: str) -> None:
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -201,7 +201,7 @@ def test_torchrun_restarts_after_a_worker_died(two: Path, tmp_path: Path) -> Non
         ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
     os.kill(int(workers[-1]), signal.SIGKILL)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=1200)
     assert process.returncode == 0, errors[-3000:]
     assert digests(out) == digests(two)
 
@@ -219,7 +219,7 @@ def test_a_polite_stop_saves_at_the_same_step_everywhere(
     while steps_saved(out) == 0 and process.poll() is None:
         time.sleep(0.01)
     process.terminate()
-    process.wait(timeout=120)
+    process.wait(timeout=1200)
     assert 0 < steps_saved(out) < steps_saved(two)
     run(out, 2)
     assert digests(out) == digests(two)
@@ -281,7 +281,7 @@ def test_two_hosts_are_as_good_as_one(
             text=True,
         )
         processes.append(process)
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+    errors = [process.communicate(timeout=1200)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)[
         -3000:
     ]

@@ -73,7 +73,7 @@ def test_smoke_and_again(script: str, who: str, tmp_path: Path) -> None:
         text=True,
         env=environment,
         check=False,
-        timeout=500,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second, _ = done.stdout.split("AGAIN")
@@ -232,7 +232,7 @@ def test_a_ladder_stands_and_is_not_climbed_twice(tmp_path: Path) -> None:
         text=True,
         env=environment,
         check=True,
-        timeout=300,
+        timeout=1200,
     )
     first = run().stdout
     rows = [

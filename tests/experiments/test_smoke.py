@@ -64,7 +64,7 @@ def test_smoke(run: Path, tmp_path: Path) -> None:
         text=True,
         env=environment,
         check=False,
-        timeout=300,
+        timeout=1200,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     first = (tmp_path / "rows.jsonl.first").read_text(encoding="utf-8").splitlines()

@@ -16,6 +16,7 @@ from mlp_mixer import UserError
 from mlp_mixer.api import soup
 from mlp_mixer.cli import run
 from mlp_mixer.data import open_dataset
+from mlp_mixer.data.seen import SeenImages
 from mlp_mixer.training.config import DataChoice
 from mlp_mixer.training.run import split_validation
 
@@ -206,8 +207,23 @@ def test_what_cannot_be_judged_fairly(runs: dict[str, Path], tmp_path: Path) -> 
     other = changed(a, tmp_path / "other.safetensors", provenance=elsewhere)
     with pytest.raises(UserError, match="no images can judge all of these"):
         mm.average([a, other], out, data="digits")
+    # What each has learnt from, their average has learnt from too.
+    theirs = SeenImages(np.array([7], dtype=np.uint32))
+    knowing = elsewhere | {"seen": theirs.to_json()}
+    third = changed(a, tmp_path / "third.safetensors", provenance=knowing)
+    united = SeenImages.from_provenance(
+        mm.load(mm.average([a, third], out).path).provenance
+    )
+    own = SeenImages.from_provenance(origin)
+    assert united is not None
+    assert own is not None
+    assert united.complete
+    assert set(united.short_keys) == {7, *own.short_keys}
+    del elsewhere["seen"]
+    other = changed(a, other, provenance=elsewhere)
     with pytest.raises(UserError, match="have learnt from different images and do not"):
-        mm.average([a, other], out)
+        mm.average([a, other], out, overwrite=True)
+    out.unlink()
     foreign = mm.Dataset.from_arrays(
         np.zeros((40, 8, 8, 1), np.uint8), np.arange(40) % 2, ["0", "1"]
     )

@@ -20,9 +20,11 @@ from ..recipes.finetune import finetune_auto
 from ..recipes.resolve import Settings, assignments, resolve_config, sweep_runs
 from ..training import TrainConfig
 from ..training import train as run_training
+from ..training.choice import is_at_least_as_good
 from ..training.extras.linear_probe import fit_head
 from ..training.journal import JournalRow, Report
 from ..training.track import tracking
+from ..weights.catalog import START, is_bundled
 
 SCRATCH = "scratch"
 """In the place of weights: train from random weights."""
@@ -47,6 +49,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     find_batch_size: bool = False,
+    minutes: float | None = None,
     track: str | None = None,
     report: Report = _ignore,
     notes: Sequence[str] = (),
@@ -72,6 +75,8 @@ def train(
         resume: Continue from the newest saved state, or start if there is none.
         overwrite: Train anew in a folder that holds a run.
         find_batch_size: Compute each batch in as many parts as fit into memory.
+        minutes: Train for about this time on this machine, instead of a number of
+            epochs.
         track: Also follow the run in "tensorboard", "wandb" or "trackio".
         report: Is called with every row of the journal, and with rows of the kinds
             "start" and "note".
@@ -100,6 +105,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             find_batch_size=find_batch_size,
+            minutes=minutes,
             report=told,
             notes=(*notes, *rescaled),
         )
@@ -125,7 +131,7 @@ def _tracked(
 
 
 def finetune(
-    weights: PathLike,
+    weights: PathLike | None,
     data: str | Dataset,
     out: PathLike,
     *,
@@ -136,19 +142,21 @@ def finetune(
     resume: bool = False,
     overwrite: bool = False,
     find_batch_size: bool = False,
+    minutes: float | None = None,
     track: str | None = None,
     report: Report = _ignore,
 ) -> JournalRow:
-    """Fine-tune pretrained weights on other images, with a new head of zeros.
+    """Fine-tune pretrained weights on other images, from a head that fits already.
 
         import mlp_mixer as mm
 
-        best = mm.finetune("mixer_b16.goog_in21k", "folder:photos", "runs/photos")
-        print(best["top1"])
-        print(mm.evaluate("runs/photos", "folder:photos").top1)
+        mm.finetune("mixer_b16.goog_in21k", "folder:photos", "runs/photos")
+        result = mm.evaluate("runs/photos", "folder:photos")
+        print(result.top1, result.interval, result.n)
 
     Args:
-        weights: What `load` takes, or "scratch" for random weights.
+        weights: What `load` takes; None for the weights in the package, "scratch" for
+            random ones.
         data: A name or path as `open_dataset` takes it, or an open `Dataset`.
         out: The folder of the run; with `sweep` of the folders of the runs.
         recipe: "auto" chooses by the number and size of the images, "paper" is the
@@ -160,6 +168,7 @@ def finetune(
         resume: As for `train`.
         overwrite: As for `train`.
         find_batch_size: As for `train`.
+        minutes: As for `train`.
         track: As for `train`.
         report: As for `train`.
 
@@ -176,10 +185,10 @@ def finetune(
             "a linear probe (frozen) needs pretrained weights: name some, or train "
             "without it"
         )
-    if frozen and (resume or sweep or find_batch_size or track):
+    if frozen and (resume or sweep or find_batch_size or track or minutes):
         raise UserError(
             "a linear probe (frozen) takes seconds and has no steps: leave out resume, "
-            "sweep, find-batch-size and track"
+            "sweep, find-batch-size, minutes and track"
         )
     config = finetune_config(weights, data, recipe, settings)
     source = data if isinstance(data, Dataset) else None
@@ -197,6 +206,7 @@ def finetune(
             resume=resume,
             overwrite=overwrite,
             find_batch_size=find_batch_size,
+            minutes=minutes,
             track=track,
             report=report,
         )
@@ -211,7 +221,7 @@ def finetune(
 
 
 def finetune_config(
-    weights: PathLike,
+    weights: PathLike | None,
     data: str | Dataset,
     recipe: str = "auto",
     settings: Settings = (),
@@ -219,7 +229,7 @@ def finetune_config(
     """Return the configuration with which `finetune` trains.
 
     Args:
-        weights: What `load` takes, or "scratch".
+        weights: What `load` takes; None for those in the package, or "scratch".
         data: A name or path as `open_dataset` takes it, or an open `Dataset`.
         recipe: "auto", "paper", or the name of a recipe.
         settings: Fields to change.
@@ -227,7 +237,8 @@ def finetune_config(
     Raises:
         UserError: There is no such recipe, dataset or field.
     """
-    config = _before_settings(str(weights), data, recipe)
+    name = START if weights is None else str(weights)
+    config = _before_settings(name, data, recipe)
     return override(config, assignments(settings))
 
 
@@ -239,7 +250,12 @@ def _before_settings(weights: str, data: str | Dataset, recipe: str) -> TrainCon
         small = _are_small(images)
         if not scratch:
             return finetune_auto(
-                weights, spec, len(images), small=small, gpu=cuda_is_available()
+                weights,
+                spec,
+                len(images),
+                small=small,
+                gpu=cuda_is_available(),
+                bundled=is_bundled(weights),
             )
         config = get_recipe(_scratch_recipe(small, images.channels))
         return override(config, assignments({"data.source": spec}))
@@ -253,12 +269,16 @@ def _before_settings(weights: str, data: str | Dataset, recipe: str) -> TrainCon
 
 
 def best_run(rows: Mapping[Path, JournalRow]) -> Path:
-    """Return the run with the best validation accuracy, the first of equal ones.
+    """Return the run that did best on validation images, the first of equal ones.
 
     Args:
         rows: What `train` returned for each run.
     """
-    return max(rows, key=lambda run: float(rows[run].get("top1", 0.0)))
+    best, *others = rows
+    for run in others:
+        if not is_at_least_as_good(rows[best], rows[run]):
+            best = run
+    return best
 
 
 def _are_small(images: Any) -> bool:

@@ -14,6 +14,7 @@ from .._version import __version__
 from ..config import to_dict
 from ..data import Dataset, open_dataset
 from ..data.image_set import ImageSet
+from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..errors import UserError
 from ..evaluation import Evaluation, align_labels, choose_min_score
@@ -221,9 +222,14 @@ def _validation_images(
         split_seed=common["split_seed"],
         val_fraction=common["val_fraction"],
         test_fraction=common["test_fraction"] or DataChoice.test_fraction,
+        # Runs of 0.1.0 do not say it.
+        split_by=common.get("split_by", "position"),
     )
     dataset = open_dataset(
-        data, split_seed=choice.split_seed, test_fraction=choice.test_fraction
+        data,
+        split_seed=choice.split_seed,
+        test_fraction=choice.test_fraction,
+        split_by=choice.split_by,
     )
     if dataset.fingerprint() != common["fingerprint"]:
         raise UserError(
@@ -253,30 +259,35 @@ def _provenance(
     if len(models) == 1 and None not in models:
         record["model"] = models.pop()
     seen = _seen(origins)
-    if common is not None:
-        record["data"] = dict(common)
+    first = next(iter(origins.values()))
+    # Of different records the first: which images are new, `seen` knows of all of them.
+    data = common or first.get("data")
+    if data is not None:
+        record["data"] = dict(data)
+    if seen is not None:
+        record["seen"] = seen.to_json()
     # Published weights say nothing of their data, and neither does their average.
-    elif len(seen) < len(origins) and any("data" in one for one in origins.values()):
+    elif common is None and any("data" in one for one in origins.values()):
         raise UserError(
             "these have learnt from different images and do not say from which "
             f"({', '.join(origins)}), so nobody could evaluate their average fairly; "
             "average runs on one dataset with one split"
         )
-    if seen:
-        record["seen"] = seen
-    first = next(iter(origins.values()))
     record["head"] = score_kind(first)
     record["mlp_mixer"] = __version__
     record["torch"] = torch.__version__
     return record
 
 
-def _seen(origins: Mapping[str, Mapping[str, Any]]) -> list[Any]:
-    """Return what the ingredients have learnt from.
-
-    HERE BELONGS THE UNION of data/seen.py; until it is there, a list of their records.
-    """
-    return [origin["seen"] for origin in origins.values() if "seen" in origin]
+def _seen(origins: Mapping[str, Mapping[str, Any]]) -> SeenImages | None:
+    """Return the images that any of them has learnt from; None if one does not say."""
+    union = SeenImages.of()
+    for origin in origins.values():
+        own = SeenImages.from_provenance(origin)
+        if own is None:
+            return None
+        union |= own
+    return union
 
 
 def _measured(result: Evaluation) -> dict[str, Any]:

@@ -75,6 +75,13 @@ FindBatchSize = Annotated[
         help="Compute each batch in the parts that fit into memory and are fastest.",
     ),
 ]
+Minutes = Annotated[
+    float | None,
+    typer.Option(
+        min=0.1,
+        help="Train for about this long on this machine, instead of some epochs.",
+    ),
+]
 Track = Annotated[
     str | None,
     typer.Option(help="Also follow the run in tensorboard, wandb or trackio."),

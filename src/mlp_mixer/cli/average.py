@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..intervals import accuracy
 from . import complete
 from .arguments import BatchSize, Device, Json, OverwriteOut
-from .console import percent, print_json
+from .console import print_json
 
 if TYPE_CHECKING:
     from ..evaluation import Evaluation
@@ -50,7 +51,7 @@ def average(
 
     def tell(name: str, result: Evaluation) -> None:
         if not as_json:
-            print(f"{name}: validation top-1 {percent(result.top1)}, n = {result.n:,}")
+            print(f"{name}: validation top-1 {accuracy(result.top1, result.n)}")
 
     done = api.average(
         runs,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..intervals import accuracy, plain_accuracy
 from .arguments import (
     BatchSize,
     Device,
@@ -16,12 +17,15 @@ from .arguments import (
     WeightsOrBundled,
     or_bundled,
 )
-from .console import percent, print_json
+from .console import print_json
 
 if TYPE_CHECKING:
-    from ..evaluation import Answered
+    from ..evaluation import Answered, Evaluation
 
 _MEASURES = ("top1", "top5", "loss")
+
+# Of so few classes one of the best five is always the right one.
+_CLASSES_FOR_TOP5 = 6
 
 
 class SplitName(StrEnum):
@@ -85,8 +89,10 @@ def evaluate(
             "data": spec,
             "split": chosen.split,
             "among": chosen.among,
+            "seen": chosen.seen,
             "n": result.n,
             "top1": result.top1,
+            "interval": list(result.interval),
             "top5": result.top5,
             "loss": result.loss,
             "tta": tta.value,
@@ -97,10 +103,7 @@ def evaluate(
         found.append(row)
         # Printed at once: the 75 test sets of ImageNet-C take long.
         if not as_json:
-            print(
-                f"{name} on {spec}, {chosen.split}: top-1 {percent(result.top1)}, "
-                f"top-5 {percent(result.top5)}, loss {result.loss:.4f}, n = {result.n:,}"
-            )
+            print(f"{name} on {spec}, {chosen.split}: {_in_words(result)}")
             if lowest is not None:
                 _print_answered(lowest, part, result.n)
     if len(found) == 1:
@@ -120,16 +123,26 @@ def evaluate(
             }
         )
     else:
+        images = sum(row["n"] for row in found)
         print(
-            f"mean of {len(found)} conditions: top-1 {percent(mean['top1'])}, "
-            f"top-5 {percent(mean['top5'])}"
+            f"mean of {len(found)} conditions: top-1 "
+            f"{plain_accuracy(mean['top1'], images)}, top-5 "
+            f"{plain_accuracy(mean['top5'], images)}"
         )
     return 0
 
 
+def _in_words(result: Evaluation) -> str:
+    """Return what was measured, and how far it can be trusted."""
+    text = f"top-1 {accuracy(result.top1, result.n)}"
+    if result.probabilities.shape[1] >= _CLASSES_FOR_TOP5:
+        text += f", top-5 {plain_accuracy(result.top5, result.n)}"
+    return f"{text}, loss {result.loss:.4f}"
+
+
 def _print_answered(lowest: float, part: Answered, n: int) -> None:
-    right = "-" if part.top1 is None else percent(part.top1)
+    right = "-" if part.top1 is None else accuracy(part.top1, part.n)
     print(
         f"scores from {lowest:.4g} on answer {part.n:,} of {n:,} images "
-        f"({percent(part.coverage)}): top-1 of these {right}"
+        f"({100 * part.coverage:.1f} %): top-1 of these {right}"
     )

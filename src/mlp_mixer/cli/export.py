@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..intervals import short_accuracy
 from .arguments import Json, OverwriteFile, Weights
 from .console import percent, print_json, print_table
 
@@ -77,7 +78,8 @@ def export(
         "8 at once": "right",
         "largest difference": "right",
         "same top-1": "right",
-        "accuracy": "right",
+        "accuracy [95 %]": "right",
+        "n": "right",
     }
     print_table(headings, [_texts(row) for row in report["rows"]])
     print(f"{out}: compared with torch on {report['images']}")
@@ -92,5 +94,6 @@ def _texts(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['ms_batch_8']:.3g}",
         f"{row['difference']:.1e}",
         percent(row["same_top1"]),
-        "" if row["top1"] is None else percent(row["top1"]),
+        "" if row["top1"] is None else short_accuracy(row["top1"], row["top1_n"]),
+        str(row["top1_n"] or ""),
     )

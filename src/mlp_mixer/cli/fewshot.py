@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..intervals import accuracy, plain_accuracy, short_accuracy
 from .arguments import BatchSize, Device, Json, LabelledImages, Weights
-from .console import percent, print_json, print_table
+from .console import print_json, print_table
 
 if TYPE_CHECKING:
     from ..evaluation import FewShot
@@ -75,9 +76,10 @@ def fewshot(
         f"{checkpoint} on {data}, {chosen.split}: n = {len(chosen.images):,}, "
         f"{result.classes} classes, l2 = {l2:g}"
     )
-    _print_accuracies(result.accuracies)
+    _print_accuracies(result.accuracies, len(chosen.images))
     if result.neighbours is not None:
-        print(f"{knn} nearest neighbours: {percent(result.neighbours)}")
+        vote = accuracy(result.neighbours, len(chosen.images))
+        print(f"{knn} nearest neighbours: {vote}")
     return 0
 
 
@@ -98,14 +100,14 @@ def _plain(result: FewShot) -> dict[str, Any]:
     }
 
 
-def _print_accuracies(accuracies: dict[int, dict[int, float]]) -> None:
-    headings = {"shots": "right", "mean": "right"}
+def _print_accuracies(accuracies: dict[int, dict[int, float]], n: int) -> None:
+    headings = {"shots": "right", "mean [95 %]": "right"}
     for seed in next(iter(accuracies.values())):
         headings[f"seed {seed}"] = "right"
     rows = []
     for count, by_seed in accuracies.items():
-        each = [percent(accuracy) for accuracy in by_seed.values()]
-        rows.append((str(count), percent(_mean(by_seed)), *each))
+        each = [plain_accuracy(share, n) for share in by_seed.values()]
+        rows.append((str(count), short_accuracy(_mean(by_seed), n), *each))
     print_table(headings, rows)
 
 

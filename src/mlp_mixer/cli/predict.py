@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..intervals import accuracy
 from . import complete
 from .arguments import (
     Device,
@@ -184,9 +185,10 @@ def _tell_unknown(predictor: Predictor, wanted: str, tally: _Tally | Written) ->
     )
     chosen = chosen_min_score(predictor.checkpoint.provenance)
     if wanted == AUTO and chosen is not None:
+        answered = round(chosen.coverage * chosen.n)
         print(
-            f"of {chosen.n:,} validation images it answers {percent(chosen.coverage)}, "
-            f"and {percent(chosen.accuracy)} of these answers are right",
+            f"of {chosen.n:,} validation images it answers {answered:,}, and is right in "
+            f"{accuracy(chosen.accuracy, answered)}",
             file=sys.stderr,
         )
 

@@ -15,6 +15,7 @@ import typer
 from rich import progress as bars
 from rich.console import Console
 
+from ..intervals import accuracy, short_accuracy
 from .console import percent, stderr
 
 if TYPE_CHECKING:
@@ -128,9 +129,9 @@ def watch(start: Callable[[Report], JournalRow], folder: Path) -> JournalRow:
             # As a shell says it: 130 after Ctrl-C, 143 after SIGTERM.
             raise typer.Exit(128 + stopped.signal_number) from None
     if speaks:
-        about = f"epoch {best['epoch']:g}"
+        about = f"epoch {best['epoch']:.4g}"
         if "top1" in best:
-            about += f", validation top-1 {percent(best['top1'])}"
+            about += f", validation top-1 {accuracy(best['top1'], best['n'])}"
         print(f"best checkpoint: {folder / 'best.safetensors'} ({about})")
     return best
 
@@ -244,14 +245,16 @@ class Progress:
         measured = ""
         # Without validation images an evaluation only marks the end of an epoch.
         if "top1" in row:
-            measured = f"  val top-1 {percent(row['top1'])}  val loss {row['loss']:.4f}"
+            top1 = short_accuracy(row["top1"], row["n"])
+            measured = f"  val top-1 {top1}  val loss {row['loss']:.4f}"
         self._print_line(row, measured)
 
     def _print_line(self, row: dict[str, Any], measured: str) -> None:
         self._quiet.said()
-        # A bar shows the time that is left itself.
-        left = "" if self.live else f"  {self._time_left(row['step'])} left"
-        facts = _facts(self._train_row)
+        # Before the first step nobody knows the time; a bar shows it itself.
+        unknown = self.live or row["step"] == self._first_step
+        left = "" if unknown else f"  {self._time_left(row['step'])} left"
+        facts = _facts(self._train_row) if self._train_row else "before the first step"
         self.note(f"epoch {row['epoch']:6.2f}  {facts}{measured}{left}")
 
     def _time_left(self, step: int) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..intervals import short_accuracy
 from .arguments import Json, OverwriteOut
-from .console import percent, print_json, print_table
+from .console import print_json, print_table
 
 if TYPE_CHECKING:
     from ..report.compare import RunSummary
@@ -40,7 +41,8 @@ def runs(
             "run": "left",
             "recipe": "left",
             "epochs": "right",
-            "val top-1": "right",
+            "val top-1 [95 %]": "right",
+            "n": "right",
             "loss": "right",
             "img/s": "right",
             "minutes": "right",
@@ -52,10 +54,14 @@ def runs(
 
 
 def _texts(run: RunSummary) -> tuple[str, ...]:
-    top1 = "-" if run.best_top1 is None else percent(run.best_top1)
+    top1 = "-"
+    if run.best_top1 is not None:
+        top1 = short_accuracy(run.best_top1, run.best_n)
     loss = "-" if run.train_loss is None else f"{run.train_loss:.4f}"
     speed = "-"
     if run.images_per_second is not None:
         speed = f"{run.images_per_second:,.0f}"
     minutes = f"{run.seconds / 60:.1f}"
-    return run.name, run.recipe, f"{run.epochs:.1f}", top1, loss, speed, minutes
+    images = f"{run.best_n:,}" if run.best_n else "-"
+    epochs = f"{run.epochs:.1f}"
+    return run.name, run.recipe, epochs, top1, images, loss, speed, minutes

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from . import complete
-from .arguments import FindBatchSize, OverwriteRun, Resume, Settings, Track
+from .arguments import (
+    FindBatchSize,
+    Minutes,
+    OverwriteRun,
+    Resume,
+    Settings,
+    Track,
+)
 
 if TYPE_CHECKING:
     from ..training.journal import JournalRow, Report
@@ -40,6 +47,7 @@ def train(
         int | None,
         typer.Option(min=1, help="Another batch; the learning rate is scaled with it."),
     ] = None,
+    minutes: Minutes = None,
     resume: Resume = False,
     overwrite: OverwriteRun = False,
     find_batch_size: FindBatchSize = False,
@@ -74,6 +82,7 @@ def train(
             resume=resume,
             overwrite=overwrite,
             find_batch_size=find_batch_size,
+            minutes=minutes,
             track=track,
             report=report,
             notes=notes,

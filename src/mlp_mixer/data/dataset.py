@@ -7,29 +7,38 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..errors import UserError
 from .image_set import ArraySet, ImageSet, Labels
+from .keys import Keys, random_shares
 
 Splits = Mapping[str, ImageSet]
 """What a reader finds: "train", and "val" and "test" if they are there."""
 
 
+SplitBy = Literal["image", "position"]
+"""What decides on which side of a split an image is: itself, or its place.
+
+By image, pictures that come or go change no other picture's side. By position is how
+0.1.0 split, and how datasets with a test split of their own get a validation split.
+"""
+
+
 class HeldOut(NamedTuple):
     """Record how a test split was held out of a dataset that has none.
-
-    The split is `stratified_split(labels, test_fraction, seed)`.
 
     Attributes:
         test_fraction: The share of each class.
         seed: Of the choice.
+        by: "image" for `image_split`, "position" for `stratified_split`.
     """
 
     test_fraction: float
     seed: int
+    by: SplitBy = "image"
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class Dataset:
         *,
         split_seed: int = 0,
         test_fraction: float = 0.2,
+        split_by: SplitBy = "image",
     ) -> Dataset:
         """Make a dataset of splits; without val and test, hold out a test split.
 
@@ -69,6 +79,7 @@ class Dataset:
                 "test" becomes the test split.
             split_seed: Of the choice of images to hold out.
             test_fraction: The share of each class to hold out.
+            split_by: What decides which images are held out.
 
         Raises:
             UserError: There are no training images, or the fraction is not between 0
@@ -85,15 +96,15 @@ class Dataset:
             return cls(spec, train, None, val)
         if test is not None:
             return cls(spec, train, val, test)
-        rest, held = stratified_split(train.labels, test_fraction, split_seed)
+        rest, held = split(train, test_fraction, split_seed, by=split_by)
         # With one image per class there is nothing to spare.
         if len(held) == 0:
             return cls(spec, train)
         return cls(
             spec,
-            train.subset(rest),
-            test=train.subset(held),
-            held_out=HeldOut(test_fraction, split_seed),
+            train.take(rest),
+            test=train.take(held),
+            held_out=HeldOut(test_fraction, split_seed, split_by),
             _flat=train,
         )
 
@@ -132,6 +143,8 @@ class Dataset:
         Raises:
             UserError: Its test split is its own.
         """
+        if self.test is None:
+            return self.train
         if self._flat is None:
             raise UserError(
                 f"{self.spec} comes with a test split of its own: use its train and test"
@@ -171,10 +184,75 @@ def public_name(spec: str) -> str:
     return PurePath(spec).name
 
 
+def split(
+    images: ImageSet,
+    fraction: float,
+    seed: int,
+    *,
+    by: SplitBy = "image",
+    purpose: str = "test",
+) -> tuple[Labels, Labels]:
+    """Split the images of a set.
+
+    Args:
+        images: The images.
+        fraction: To hold out, in (0, 1).
+        seed: Of the choice.
+        by: What decides which images are held out.
+        purpose: "test" or "val": two splits by image of one set must not be the same.
+
+    Returns:
+        The indices of the rest and of the held-out images, each int64 and sorted.
+
+    Raises:
+        UserError: The fraction is not between 0 and 1.
+    """
+    if by == "position":
+        return stratified_split(images.labels, fraction, seed)
+    return image_split(images.keys(), images.labels, fraction, seed, purpose)
+
+
+def image_split(
+    keys: Keys, labels: Labels, fraction: float, seed: int, purpose: str = "test"
+) -> tuple[Labels, Labels]:
+    """Split indices by a hash of each image: other images do not matter.
+
+    So a folder that grows keeps its old test images, and copies of one picture are on
+    the same side.
+
+    Args:
+        keys: (N,) the identity of each image.
+        labels: int64 (N,).
+        fraction: The chance of each image to be held out, in (0, 1). Of a class with two
+            different images at least one is held out, and one is not.
+        seed: Of the choice.
+        purpose: Another purpose with the same seed makes another choice.
+
+    Returns:
+        The indices of the rest and of the held-out images, each int64 and sorted.
+
+    Raises:
+        UserError: The fraction is not between 0 and 1.
+    """
+    _check_fraction(fraction)
+    shares = random_shares(keys, seed, purpose)
+    chosen = shares < fraction
+    for label in np.unique(labels):
+        members = labels == label
+        lowest, highest = shares[members].min(), shares[members].max()
+        if lowest == highest:
+            # Copies of a single picture are no class to hold something out of.
+            chosen[members] = False
+        else:
+            chosen |= members & (shares == lowest)
+            chosen &= ~(members & (shares == highest))
+    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
 def stratified_split(
     labels: Labels, fraction: float, seed: int
 ) -> tuple[Labels, Labels]:
-    """Split indices class by class.
+    """Split indices class by class, by their positions.
 
     Args:
         labels: int64 (N,).
@@ -188,11 +266,7 @@ def stratified_split(
     Raises:
         UserError: The fraction is not between 0 and 1.
     """
-    if not 0 < fraction < 1:
-        raise UserError(
-            f"the fraction to hold out is {fraction}: expected a number between 0 and "
-            "1, such as 0.2"
-        )
+    _check_fraction(fraction)
     rng = np.random.default_rng(seed)
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
@@ -202,3 +276,11 @@ def stratified_split(
         count = min(count, len(members) - 1)
         chosen[rng.permutation(members)[:count]] = True
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise UserError(
+            f"the fraction to hold out is {fraction}: expected a number between 0 and "
+            "1, such as 0.2"
+        )

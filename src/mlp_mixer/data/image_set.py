@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, final
 
@@ -12,9 +13,12 @@ import numpy as np
 
 from ..errors import UserError
 from ..images.decode import Part, Pixels, decode_image
+from .keys import Keys, key_of_bytes, key_of_file, key_of_name
 
 Labels = np.ndarray[tuple[int], np.dtype[np.int64]]
 Indices = Sequence[int] | np.ndarray[Any, Any]
+
+_READERS = 8  # threads that read files for their keys
 
 
 class ImageSet(abc.ABC):
@@ -38,6 +42,9 @@ class ImageSet(abc.ABC):
         self.classes = tuple(classes)
         self.channels = channels
         self.size = size
+
+    # Keys that were asked for, and those that a subset was given.
+    _keys: Keys | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,6 +83,23 @@ class ImageSet(abc.ABC):
             A relative path, or a split and a number such as train/17.
         """
 
+    def key(self, index: int) -> int:
+        """Return the identity of an image: 64 bits of its content.
+
+        Args:
+            index: Which image, 0 ... N - 1.
+        """
+        return key_of_name(self.name(index))
+
+    def keys(self) -> Keys:
+        """Return the identity of each image, uint64 (N,); computed once."""
+        if self._keys is None:
+            self._keys = np.array(self._find_keys(), dtype=np.uint64)
+        return self._keys
+
+    def _find_keys(self) -> list[int]:
+        return [self.key(index) for index in range(len(self))]
+
     @abc.abstractmethod
     def subset(self, indices: Indices) -> ImageSet:
         """Return some of the images; they keep their names.
@@ -83,6 +107,18 @@ class ImageSet(abc.ABC):
         Args:
             indices: Which images, in the order of the new set.
         """
+
+    def take(self, indices: Indices) -> ImageSet:
+        """Return some of the images as `subset` does, with the keys known so far.
+
+        Args:
+            indices: Which images, in the order of the new set.
+        """
+        chosen = np.asarray(indices, dtype=np.int64)
+        taken = self.subset(chosen)
+        if self._keys is not None:
+            taken._keys = self._keys[chosen]
+        return taken
 
 
 @final
@@ -135,6 +171,10 @@ class ArraySet(ImageSet):
         """Return an image as uint8 (H, W, channels); see `ImageSet`."""
         pixels: Pixels = self.images[index]
         return pixels
+
+    def key(self, index: int) -> int:
+        """Return the identity of an image's pixels; see `ImageSet`."""
+        return key_of_bytes(np.ascontiguousarray(self.images[index]))
 
     def name(self, index: int) -> str:
         """Return the origin and number of an image, such as train/17."""
@@ -198,6 +238,20 @@ class FileSet(ImageSet):
         path = os.path.join(self.root, self._names[index])  # noqa: PTH118
         return decode_image(path, channels=self.channels, part=part)
 
+    def key(self, index: int) -> int:
+        """Return the identity of an image's file; see `ImageSet`."""
+        path = os.path.join(self.root, self._names[index])  # noqa: PTH118
+        try:
+            return key_of_file(path)
+        # Whoever needs the picture will say that it cannot be read.
+        except OSError:
+            return super().key(index)
+
+    def _find_keys(self) -> list[int]:
+        # Threads: nearly all of the time is waiting for the disk.
+        with ThreadPoolExecutor(_READERS) as readers:
+            return list(readers.map(self.key, range(len(self))))
+
     def name(self, index: int) -> str:
         """Return the path of an image below the root."""
         return self._names[index]
@@ -223,6 +277,14 @@ class EncodedSet(ImageSet):
         Raises:
             UserError: The bytes cannot be read.
         """
+
+    def key(self, index: int) -> int:
+        """Return the identity of an image's file; see `ImageSet`."""
+        try:
+            return key_of_bytes(self.encoded(index))
+        # Whoever needs the picture will say that it is broken.
+        except UserError:
+            return super().key(index)
 
     def image(self, index: int) -> Pixels:
         """Decode an image; see `ImageSet`."""

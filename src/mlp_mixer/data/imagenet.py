@@ -81,6 +81,10 @@ class Benchmark(ImageSet):
         """Return an image; see `ImageSet`."""
         return self._images.image(index)
 
+    def key(self, index: int) -> int:
+        """Return the identity of an image; see `ImageSet`."""
+        return self._images.key(index)
+
     def name(self, index: int) -> str:
         """Return the name of an image; see `ImageSet`."""
         return self._images.name(index)
@@ -115,6 +119,7 @@ class _NotForTraining(ImageSet):
         )
 
     image: Any = _refuse
+    key: Any = _refuse
     name: Any = _refuse
     subset: Any = _refuse
     labels: Any = property(_refuse)

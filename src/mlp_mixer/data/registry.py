@@ -12,7 +12,7 @@ from ..errors import UserError, unknown
 from . import imagenet
 from .arrays import read_digits, read_npz
 from .cifar import CIFAR10, CIFAR100
-from .dataset import Dataset
+from .dataset import Dataset, SplitBy
 from .folder import read_folder
 from .hf_datasets import read_hf
 from .idx import FASHION_MNIST, MNIST
@@ -89,7 +89,11 @@ _BY_ENDING = {".csv": "list", ".jsonl": "list", ".npz": "npz"}
 
 
 def open_dataset(
-    spec: str | Dataset, *, split_seed: int = 0, test_fraction: float = 0.2
+    spec: str | Dataset,
+    *,
+    split_seed: int = 0,
+    test_fraction: float = 0.2,
+    split_by: SplitBy = "image",
 ) -> Dataset:
     """Open a dataset.
 
@@ -98,6 +102,7 @@ def open_dataset(
             a `Dataset` is returned as it is.
         split_seed: Of the choice of a test split, where the dataset has none.
         test_fraction: The share of each class that such a test split takes.
+        split_by: What decides which images it takes; "position": as in 0.1.0.
 
     Returns:
         The dataset; its images are read when they are asked for.
@@ -113,7 +118,11 @@ def open_dataset(
     else:
         splits = DATASETS[name](Path(place).expanduser() if place else None)
     return Dataset.from_splits(
-        spec, splits, split_seed=split_seed, test_fraction=test_fraction
+        spec,
+        splits,
+        split_seed=split_seed,
+        test_fraction=test_fraction,
+        split_by=split_by,
     )
 
 

@@ -30,13 +30,17 @@ COLUMNS = {
     "shard": "<u4",
     "label": "<u4",
     "crc32": "<u4",
+    "key": "<u8",
     "name_end": "<u8",
 }
 """One value per image, with its type.
 
-`names` holds all names in UTF-8, one after another, and `name_end` says where each ends.
-Tars that others made have no crc32.
+`key` is the image's identity in the dataset that the shards were made from. `names`
+holds all names in UTF-8, one after another, and `name_end` says where each ends.
 """
+
+OPTIONAL = ("crc32", "key")
+"""Columns that tars made by others lack, and the second of them older shards."""
 
 _MOST_HEADER_BYTES = 2**16
 
@@ -58,7 +62,8 @@ def write_index(path: Path, columns: Mapping[str, Any], names: Iterable[str]) ->
 
     Args:
         path: The file.
-        columns: All of `COLUMNS`, except for `name_end`, which follows from the names.
+        columns: All of `COLUMNS` but those of `OPTIONAL`, and `name_end`, which follows
+            from the names.
         names: The images' names.
 
     Raises:
@@ -105,8 +110,9 @@ def _columns(path: Path, images: int) -> dict[str, Column]:
         header = json.loads(file.read(length))
     data = np.asarray(np.memmap(path, np.uint8, "r", offset=8 + length))
     names = [*COLUMNS, "names"]
-    if "crc32" not in header:
-        names.remove("crc32")
+    for name in OPTIONAL:
+        if name not in header:
+            names.remove(name)
     columns = {}
     for name in names:
         start, stop = header[name]["data_offsets"]

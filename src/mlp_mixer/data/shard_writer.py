@@ -226,6 +226,8 @@ def _finish_split(
     if not len(rows):
         raise UserError(f"not one image of {split} can be decoded: nothing to write")
     columns["label"] = images.labels[rows]
+    # A PNG of an array is another file, and still the same image.
+    columns["key"] = images.keys()[rows]
     index = out / split / INDEX
     write_index(index, columns, (images.name(row) for row in rows.tolist()))
     index_file = {

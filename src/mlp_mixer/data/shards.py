@@ -34,6 +34,7 @@ from ..files import cache_folder, write_bytes
 from ..remote import offline
 from .foreign_shards import index_tars
 from .image_set import EncodedSet, ImageSet, Indices
+from .keys import key_of_name
 from .shard_description import MOST_BYTES, Shards, read_description
 from .shard_index import DESCRIPTION, UNFINISHED, read_index
 
@@ -83,6 +84,15 @@ class ShardSet(EncodedSet):
                 "copy it again"
             )
         return data
+
+    def key(self, index: int) -> int:
+        """Return the identity of an image in the original dataset; see `ImageSet`."""
+        if "key" in self._index:
+            return int(self._index["key"][self._row(index)])
+        # Fetching all images of an address for their keys would take hours.
+        if self._files.kept is not None:
+            return key_of_name(self.name(index))
+        return super().key(index)
 
     def name(self, index: int) -> str:
         """Return what the original dataset called an image."""

@@ -18,6 +18,7 @@ from ..data.loader import EvalBatches, auto_workers, stream
 from ..distributed import all_gather, rank, world_size
 from ..errors import UserError, listed
 from ..images.preprocess import Preprocess
+from ..intervals import wilson_interval
 from ..weights.labels import class_numbers, wordnet_ids
 from ..weights.scores import SCORES
 
@@ -44,6 +45,7 @@ class Evaluation:
         scores: (n,) float32, of each answer, as a predictor gives it: its probability,
             or its sigmoid where the head learnt by sigmoids.
         split: Which images, in words, where a dataset was evaluated.
+        seen: How many of them the network has learnt from, where that is known.
     """
 
     n: int
@@ -54,6 +56,12 @@ class Evaluation:
     probabilities: np.ndarray
     scores: np.ndarray
     split: str = ""
+    seen: int | None = None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the top-1 accuracy (Wilson), in [0, 1]."""
+        return wilson_interval(self.top1 * self.n, self.n)
 
     @property
     def predictions(self) -> np.ndarray:

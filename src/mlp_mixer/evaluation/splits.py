@@ -14,6 +14,7 @@ from ..data.dataset import Dataset, HeldOut
 from ..data.image_set import ImageSet
 from ..data.imagenet import Benchmark
 from ..data.registry import open_dataset
+from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..errors import UserError
 from ..weights import Checkpoint
@@ -30,10 +31,13 @@ class EvalSplit:
     Attributes:
         images: The images.
         split: Which they are, in words.
+        seen: How many of them the checkpoint, or one that it began from, has learnt
+            from; None if it does not say what it has learnt from.
     """
 
     images: ImageSet
     split: str
+    seen: int | None = None
 
     @property
     def among(self) -> int | None:
@@ -51,35 +55,41 @@ def eval_split(
 ) -> EvalSplit:
     """Choose the images of a dataset by a checkpoint's provenance.
 
+    Every number that is told of a checkpoint comes from images that were chosen here.
+
     Args:
         spec: The dataset, or what `open_dataset` takes.
-        provenance: Of the checkpoint; it says what the network was trained on.
-        split: "test" is the dataset's own test split. Of a dataset without one it is the
-            part that training held out (the same images again, found by the
-            fingerprint), or, if the checkpoint was not trained on this dataset, all of
-            it.
+        provenance: Of the checkpoint; it says which images the network, and those that
+            it began from, have learnt from.
+        split: "test" is the dataset's own test split, or, of a dataset without one, all
+            its images; in both cases without those that were learnt from. "train" and
+            "all" leave none out and count them in `EvalSplit.seen`.
 
     Returns:
         The images, and in words which they are.
 
     Raises:
-        UserError: The dataset cannot be opened or has no such split.
+        UserError: The dataset cannot be opened or has no such split, or no image is
+            left that was not learnt from.
     """
     dataset = _open(spec, provenance)
+    seen = SeenImages.from_provenance(provenance)
     if split == "train":
-        return EvalSplit(dataset.train, "train")
-    if dataset.test is None:
-        return EvalSplit(dataset.train, "all images, one per class")
-    if dataset.held_out is None:
-        if split == "all":
+        return _counted(dataset.train, "train", seen)
+    if split == "all":
+        if dataset.test is not None and dataset.held_out is None:
             raise UserError(
                 f"{dataset.spec!r} has a test split of its own; use --split test or "
                 "--split train"
             )
-        return EvalSplit(dataset.test, "test" + _rule(dataset.test))
-    if split == "all" or not _trained_on(provenance, dataset):
-        return EvalSplit(dataset.all(), "all images")
-    return EvalSplit(dataset.test, _held_out(dataset.held_out))
+        return _counted(dataset.all(), "all images", seen)
+    if dataset.test is not None and dataset.held_out is None:
+        return _unseen(dataset, dataset.test, "test" + _rule(dataset.test), seen)
+    if seen is None and dataset.held_out and _trained_on(provenance, dataset):
+        # A checkpoint of 0.1.0, which remembers the dataset instead of its images.
+        assert dataset.test is not None
+        return EvalSplit(dataset.test, _held_out(dataset.held_out), 0)
+    return _unseen(dataset, dataset.all(), "all images", seen)
 
 
 def support_and_eval_split(
@@ -98,16 +108,63 @@ def support_and_eval_split(
         The images to learn from, and those to evaluate on.
 
     Raises:
-        UserError: The dataset cannot be opened or has nothing to hold out.
+        UserError: The dataset cannot be opened, has nothing to hold out, or nothing
+            held out that the checkpoint has not learnt from.
     """
     dataset = _open(spec, provenance)
     if dataset.test is None:
         raise UserError(
             f"{dataset.spec!r} has one image per class: none is left to evaluate on"
         )
-    if dataset.held_out is None:
-        return dataset.train, EvalSplit(dataset.test, "test")
-    return dataset.train, EvalSplit(dataset.test, _held_out(dataset.held_out))
+    seen = SeenImages.from_provenance(provenance)
+    words = _held_out(dataset.held_out) if dataset.held_out else "test"
+    return dataset.train, _unseen(dataset, dataset.test, words, seen)
+
+
+def _counted(images: ImageSet, words: str, seen: SeenImages | None) -> EvalSplit:
+    """Return all images, and count those that were learnt from."""
+    if seen is None:
+        return EvalSplit(images, words)
+    count = int(seen.contains(images.keys()).sum()) if len(seen.short_keys) else 0
+    if count:
+        words += f", {count:,} of which it has learnt from"
+    return EvalSplit(images, words, count)
+
+
+def _unseen(
+    dataset: Dataset, images: ImageSet, words: str, seen: SeenImages | None
+) -> EvalSplit:
+    """Return the images that were not learnt from.
+
+    Args:
+        dataset: That they belong to.
+        images: All that may be used.
+        words: What to call them if none was learnt from.
+        seen: What was learnt from, if that is known.
+    """
+    # The keys of many images take time, and nothing can be among none.
+    if seen is None or not len(seen.short_keys):
+        return EvalSplit(images, words, None if seen is None else 0)
+    rest = np.flatnonzero(~seen.contains(images.keys()))
+    if len(rest) == len(images):
+        return EvalSplit(images, words, 0)
+    if len(rest) == 0:
+        raise UserError(
+            f"this checkpoint, or one that it began from, has learnt from all "
+            f"{len(images):,} images of {dataset.spec!r} that could test it; give other "
+            "images, or use --split all, which says so beside its number"
+        )
+    unseen = images.take(rest)
+    if dataset.held_out and dataset.test is not None:
+        expected = np.sort(dataset.test.keys())
+        if np.array_equal(np.sort(unseen.keys()), expected):
+            return EvalSplit(unseen, _held_out(dataset.held_out), 0)
+    left_out = len(images) - len(rest)
+    if images is dataset.test:
+        words = f"{words} without {left_out:,} that it has learnt from"
+    else:
+        words = f"the images that it has not learnt from, without {left_out:,} others"
+    return EvalSplit(unseen, words, 0)
 
 
 def evaluate_checkpoint(
@@ -161,7 +218,7 @@ def evaluate_checkpoint(
         tta=tta,
         head=score_kind(checkpoint.provenance),
     )
-    return chosen, dataclasses.replace(result, split=chosen.split)
+    return chosen, dataclasses.replace(result, split=chosen.split, seen=chosen.seen)
 
 
 def _aligned(
@@ -192,9 +249,14 @@ def _aligned(
 def _open(spec: str | Dataset, provenance: Mapping[str, Any]) -> Dataset:
     """Return the dataset, split as for the training of the checkpoint."""
     data = provenance.get("data") or {}
-    seed = data.get("split_seed", 0)
-    fraction = data.get("test_fraction") or 0.2
-    return open_dataset(spec, split_seed=seed, test_fraction=fraction)
+    # 0.1.0 split by position, and did not say so.
+    split_by = data.get("split_by", "position" if "split_seed" in data else "image")
+    return open_dataset(
+        spec,
+        split_seed=data.get("split_seed", 0),
+        test_fraction=data.get("test_fraction") or 0.2,
+        split_by=split_by,
+    )
 
 
 def _trained_on(provenance: Mapping[str, Any], dataset: Dataset) -> bool:

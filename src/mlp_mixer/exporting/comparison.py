@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..data.keys import key_of_file
+from ..data.seen import SeenImages
 from ..errors import UserError
 from ..files import PathLike
 from ..images.decode import decode_image, image_extensions
@@ -43,15 +45,21 @@ class CheckImages(NamedTuple):
         pixels: uint8 (N, H, W, C), cropped and resized for the network.
         classes: Their classes (N), if their folders are named as the labels; else None.
         described: Where they come from, in words.
+        unseen: Positions (M) of those that may judge the accuracy: the network has not
+            learnt from them.
     """
 
     pixels: Array
     classes: Array | None
     described: str
+    unseen: Array
 
 
 def check_images(
-    folder: PathLike | None, record: Preprocess, labels: Sequence[str]
+    folder: PathLike | None,
+    record: Preprocess,
+    labels: Sequence[str],
+    seen: SeenImages | None = None,
 ) -> CheckImages:
     """Read the images of a folder, or make some up.
 
@@ -59,12 +67,16 @@ def check_images(
         folder: Pictures, best in one folder per class; None for noise and digits.
         record: The preprocessing of the network.
         labels: The names of its classes.
+        seen: The images that it has learnt from, if that is known. As many others as
+            there are come first.
 
     Raises:
         UserError: The folder has no images.
     """
     if folder is None:
-        return CheckImages(_noise_and_digits(record), None, "8 of noise and 8 digits")
+        made_up = _noise_and_digits(record)
+        words = "8 of noise and 8 digits"
+        return CheckImages(made_up, None, words, np.arange(len(made_up)))
     # Only the folder's own name is told: the path above it may be private.
     root = Path(folder).resolve()
     files = []
@@ -76,8 +88,14 @@ def check_images(
             f"there are no images in {str(folder)!r}; give a folder of pictures, best "
             "one folder per class"
         )
+    total = len(files)
+    files, unseen = _unseen_first(files, seen)
+    # Of many the unseen ones, which say how good the export is.
+    if unseen >= min(total, MOST_IMAGES):
+        files = files[:unseen]
     count = min(len(files), MOST_IMAGES)
     chosen = [files[i * len(files) // count] for i in range(count)]
+    told = set(files[:unseen])
     pixels = []
     classes = []
     numbers = class_numbers(labels)
@@ -88,8 +106,19 @@ def check_images(
     return CheckImages(
         np.stack(pixels),
         None if None in classes else np.array(classes),
-        f"{count} of {len(files)} in {root.name}",
+        f"{count} of {total} in {root.name}",
+        np.array([i for i, path in enumerate(chosen) if path in told], dtype=int),
     )
+
+
+def _unseen_first(files: list[Path], seen: SeenImages | None) -> tuple[list[Path], int]:
+    """Return the files, those that were not learnt from first, and how many these are."""
+    if seen is None:
+        return files, len(files)
+    keys = np.array([key_of_file(path) for path in files], dtype=np.uint64)
+    known = seen.contains(keys)
+    order = np.argsort(known, kind="stable")
+    return [files[i] for i in order], int((~known).sum())
 
 
 def _noise_and_digits(record: Preprocess) -> Array:
@@ -183,22 +212,27 @@ def check_difference(
         )
 
 
-def measures(
-    side: dict[str, Any], ours: Array, classes: Array | None
-) -> dict[str, Any]:
+def measures(side: dict[str, Any], ours: Array, images: CheckImages) -> dict[str, Any]:
     """Return what is reported of one side of the comparison.
 
     Args:
         side: Its logits, times, size in bytes and runtime.
         ours: The logits of torch.
-        classes: The true classes, if they are known.
+        images: The images that both were given.
 
     Returns:
         `runtime`; `mib`, its size; `ms_batch_1` and `ms_batch_8`, milliseconds for an
         image; `difference`, the largest of a logit; `same_top1`, the share of images
-        with the same answer as torch's; `top1`, the accuracy, or None.
+        with the same answer as torch's; `top1`, the accuracy on the images that the
+        network has not learnt from, or None, and `top1_n`, their number.
     """
     best = side["logits"].argmax(1)
+    top1 = None
+    top1_n = 0
+    if images.classes is not None and len(images.unseen):
+        hits = best[images.unseen] == images.classes[images.unseen]
+        top1 = float(hits.mean())
+        top1_n = len(hits)
     ms_batch_1, ms_batch_8 = map(float, side["ms"])
     return {
         "runtime": str(side["runtime"]),
@@ -207,5 +241,6 @@ def measures(
         "ms_batch_8": ms_batch_8,
         "difference": float(np.abs(side["logits"] - ours).max()),
         "same_top1": float((best == ours.argmax(1)).mean()),
-        "top1": None if classes is None else float((best == classes).mean()),
+        "top1": top1,
+        "top1_n": top1_n,
     }

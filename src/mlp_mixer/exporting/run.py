@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from ..config import to_dict
+from ..data.seen import SeenImages
 from ..errors import UserError, unknown
 from ..files import PathLike, atomic_file, make_folder, write_json
 from ..weights import Checkpoint, load
@@ -82,7 +83,8 @@ def export(
     labels = list(checkpoint.labels or ())
     network = ExportedModel(checkpoint.model, record if where == "inside" else None)
     network.eval()
-    images = check_images(check or calibrate, record, labels)
+    seen = SeenImages.from_provenance(checkpoint.provenance)
+    images = check_images(check or calibrate, record, labels, seen)
     x = network.input(images.pixels, record)
     ranges = x
     if calibrate and check:
@@ -101,9 +103,7 @@ def export(
         ours = _run_torch(network, x)
         check_difference(ours["logits"], theirs, target.tolerance, int8)
         _check_labels(theirs, labels)
-        rows = [
-            measures(side, ours["logits"], images.classes) for side in (ours, theirs)
-        ]
+        rows = [measures(side, ours["logits"], images) for side in (ours, theirs)]
         if target.is_folder:
             _move(folder, out, last=made)
         else:
@@ -111,6 +111,12 @@ def export(
             write_json(folder / f"{out.name}.json", about | measured)
             _move(folder, out.parent, last=made)
     notes = _notes(to, target, setup, calibrated=calibrate is not None)
+    learnt_from = len(images.pixels) - len(images.unseen)
+    if learnt_from and images.classes is not None:
+        notes.append(
+            f"{learnt_from} of the {len(images.pixels)} images were learnt from and do "
+            "not count in the accuracy"
+        )
     return {"path": str(out), "rows": rows, "images": images.described, "notes": notes}
 
 

@@ -70,7 +70,7 @@ def cifar10_16ep() -> TrainConfig:
         optim=OptimChoice(name="muon", lr=8e-3, weight_decay=0.05),
         schedule=ScheduleChoice(decay="linear", warmup_share=0.05),
         train=replace(
-            config.train, epochs=16, ema=0.99, eval_every_epochs=4, precision="bf16"
+            config.train, epochs=16, ema=0.99, eval_every_epochs=4, precision="fast"
         ),
     )
 

@@ -68,7 +68,7 @@ def fashion_mnist_12ep() -> TrainConfig:
             epochs=12,
             ema=0.99,
             eval_every_epochs=4,
-            precision="bf16",
+            precision="fast",
             threads=None,
         ),
     )

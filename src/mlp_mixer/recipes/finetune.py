@@ -12,16 +12,32 @@ from ..training.config import (
     TrainConfig,
 )
 
+# Images in all, as far as the number of epochs stays within the bounds below.
+_IMAGES = 15_000
+_FEWEST_EPOCHS = 2.0
+_MOST_EPOCHS = 30.0
+
+# Of the weights in the package, which learnt from images of 32 pixels: photographs are
+# given to them at 64, where their features tell more (docs/training.md has the table).
+_PHOTO_SIZE = 64
+_PHOTO_PATCH = 4
+
 
 def finetune_auto(
-    weights: str, source: str, images: int, *, small: bool = False, gpu: bool = False
+    weights: str,
+    source: str,
+    images: int,
+    *,
+    small: bool = False,
+    gpu: bool = False,
+    bundled: bool = False,
 ) -> TrainConfig:
     """Choose fine-tuning settings for a number of training images.
 
-    SGD as in the paper (App. C) at its rate of 0.03 for a batch of 512, in proportion to
-    the batch; as many epochs as give about 500 steps, but at least 3 and at most 20;
-    gentle crops, because strong ones spoil few images easily. The run ends after five
-    epochs that are not better than the best.
+    First a head is fitted to the frozen features, as `--frozen` does; then all weights
+    learn at a low rate. The validation images keep the fitted head if nothing after it
+    is better. The rate is for a batch of 32 and follows the batch in proportion; the
+    number of images that are seen does not depend on the batch.
 
     Args:
         weights: What `load` takes.
@@ -29,25 +45,35 @@ def finetune_auto(
         images: The number of training images.
         small: The images have 64 pixels or less, of which crops would leave nothing.
         gpu: A GPU is there, so a larger batch is faster.
+        bundled: The weights are those in the package.
 
     Returns:
         A complete configuration.
     """
-    batch_size = min(256 if gpu else 32, max(8, images // 8))
-    epochs = min(20.0, max(3.0, 500 * batch_size / max(1, images)))
+    batch_size = min(128 if gpu else 32, max(8, images // 8))
+    epochs = min(_MOST_EPOCHS, max(_FEWEST_EPOCHS, _IMAGES / max(1, images)))
+    model = ModelChoice(init=weights, head="fitted")
+    if bundled and not small:
+        model = ModelChoice(
+            init=weights,
+            head="fitted",
+            image_size=_PHOTO_SIZE,
+            patch_size=_PHOTO_PATCH,
+            resize="interpolate",
+        )
     return TrainConfig(
         recipe="finetune_auto",
-        model=ModelChoice(init=weights),
+        model=model,
         data=DataChoice(source=source, val_fraction=0.1),
         augment=Augment(crop="pad", pad=1)
         if small
         else Augment(crop="inception", area=(0.35, 1.0), flip=True),
-        optim=OptimChoice(name="sgd", lr=0.03 * batch_size / 512, weight_decay=0.0),
-        schedule=ScheduleChoice(decay="cosine", warmup_share=0.05, warmup_from="zero"),
+        optim=OptimChoice(name="sgd", lr=0.01 * batch_size / 32, weight_decay=0.0),
+        schedule=ScheduleChoice(decay="cosine", warmup_share=0.1, warmup_from="zero"),
         train=LoopChoice(
             epochs=round(epochs, 2),
             batch_size=batch_size,
-            label_smoothing=0.1,
-            patience=5,
+            ema=0.99,
+            precision="fast",
         ),
     )

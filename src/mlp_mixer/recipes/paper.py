@@ -213,7 +213,7 @@ def _finetuning(
     def recipe() -> TrainConfig:
         return TrainConfig(
             recipe=name,
-            model=ModelChoice(init=init, image_size=side),
+            model=ModelChoice(init=init, image_size=side, head="zero"),
             data=DataChoice(source=source, val_fraction=0.02),
             augment=_CROP,
             optim=OptimChoice(

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..config import from_dict, override
+from ..config import override
 from ..errors import UserError
 from ..files import read_json
-from ..training.config import TrainConfig
+from ..training.config import TrainConfig, stored_config
 from . import get_recipe
 from .rescale import rescale
 
@@ -72,7 +72,7 @@ def read_config(path: Path) -> TrainConfig:
             f"cannot read the configuration {str(path)!r}: it holds no 'config'; give "
             "the config.json of a run"
         )
-    return from_dict(TrainConfig, values["config"])
+    return stored_config(values["config"])
 
 
 def assignments(settings: Settings) -> list[str]:

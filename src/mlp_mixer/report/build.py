@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from ..analysis import token_unit_pictures
 from ..analysis.explain import maps, overlay
 from ..analysis.figures import token_weights
-from ..config import from_dict
 from ..data.dataset import public_name
 from ..data.image_set import ImageSet
 from ..data.registry import open_dataset
@@ -25,7 +24,7 @@ from ..evaluation import Evaluation, evaluate, evaluate_checkpoint
 from ..evaluation.calibration import Calibration, calibration, fit_temperature, tempered
 from ..files import read_json
 from ..models import IsotropicMlp, MlpMixer, cost
-from ..training import TrainConfig
+from ..training.config import stored_config
 from ..training.journal import read_journal
 from ..training.run import split_validation
 from ..weights import Checkpoint, load
@@ -64,7 +63,9 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
     chosen, result = evaluate_checkpoint(checkpoint, evaluated_on)
     images_per_second = result.n / (time.perf_counter() - began)
     classes = checkpoint.labels or chosen.images.classes
-    provenance = checkpoint.provenance
+    provenance = dict(checkpoint.provenance)
+    # A list of keys, for evaluations and not for readers.
+    provenance.pop("seen", None)
     shown = _Shown(chosen.images, result, classes)
     return Report(
         title=f"{provenance.get('model', 'Mixer')} on {public_name(trained_on)}",
@@ -93,9 +94,12 @@ def _tempered(
     """Fit a temperature on the validation images, and calibrate the answers with it."""
     # The split is made anew from the run's own seed, so these are the very images that
     # were held out from training; the test images must not choose a temperature.
-    choice = from_dict(TrainConfig, record["config"]).data
+    choice = stored_config(record["config"]).data
     dataset = open_dataset(
-        choice.source, split_seed=choice.split_seed, test_fraction=choice.test_fraction
+        choice.source,
+        split_seed=choice.split_seed,
+        test_fraction=choice.test_fraction,
+        split_by=choice.split_by,
     )
     _, val = split_validation(dataset, choice)
     # With other classes the answers cannot be compared with these labels.

@@ -10,6 +10,8 @@ from typing import Any
 from ..data.dataset import public_name
 from ..errors import UserError
 from ..files import PathLike, read_json
+from ..intervals import wilson_interval
+from ..training.choice import is_at_least_as_good
 from ..training.journal import JournalRow, read_journal
 from .chart import Series, line_chart
 from .html import write_html
@@ -27,7 +29,8 @@ class RunSummary:
         source: The dataset.
         steps: How far it came.
         epochs: How far it came.
-        best_top1: On the validation split, if it was evaluated.
+        best_top1: Of the best checkpoint on the validation images, if there are any.
+        best_n: How many these are.
         train_loss: The last one.
         images_per_second: The median.
         seconds: Of training, without evaluation.
@@ -41,6 +44,7 @@ class RunSummary:
     steps: int
     epochs: float
     best_top1: float | None
+    best_n: int
     train_loss: float | None
     images_per_second: float | None
     seconds: float
@@ -48,7 +52,13 @@ class RunSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON: everything but the journal."""
-        return {key: value for key, value in vars(self).items() if key != "journal"}
+        values = {key: value for key, value in vars(self).items() if key != "journal"}
+        values["interval"] = None
+        if self.best_top1 is not None:
+            values["interval"] = wilson_interval(
+                self.best_top1 * self.best_n, self.best_n
+            )
+        return values
 
 
 def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
@@ -89,7 +99,10 @@ def _summarise(folder: Path) -> RunSummary | None:
     journal = read_journal(folder)
     train = [row for row in journal if row.get("kind") == "train"]
     evaluations = [row for row in journal if row.get("kind") == "eval"]
-    tops = [row["top1"] for row in evaluations if "top1" in row]
+    best: JournalRow = {}
+    for row in evaluations:
+        if is_at_least_as_good(row, best or None):
+            best = row
     # The median: a step that waited for a busy machine would spoil a mean.
     rates = sorted(row["images_per_second"] for row in train)
     return RunSummary(
@@ -99,7 +112,8 @@ def _summarise(folder: Path) -> RunSummary | None:
         source=public_name(source),
         steps=max((row.get("step", 0) for row in journal), default=0),
         epochs=max((row.get("epoch", 0.0) for row in journal), default=0.0),
-        best_top1=max(tops, default=None),
+        best_top1=best.get("top1"),
+        best_n=best.get("n", 0),
         train_loss=train[-1]["loss"] if train else None,
         images_per_second=rates[len(rates) // 2] if rates else None,
         seconds=sum(row.get("seconds", 0.0) for row in train),

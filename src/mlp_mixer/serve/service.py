@@ -129,6 +129,8 @@ class Service:
         model = self._predictor.model
         origin = dict(self._predictor.checkpoint.provenance)
         name = origin.get("name") or origin.get("model") or type(model).__name__
+        # Which images it has learnt from is for evaluations, and long.
+        origin.pop("seen", None)
         if "file" in origin:
             # Not the folder: a path of the server is nobody's business.
             origin["file"] = origin["file"].rpartition("/")[2]

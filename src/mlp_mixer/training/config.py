@@ -5,11 +5,13 @@ Recipes return a `TrainConfig`, and `--set a.b=c` changes it. No torch is needed
 
 from __future__ import annotations
 
-import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ..choices import DropPathRule, Gelu, Kernels, Precision, ResizeMethod
+from ..config import check_bounds as _within
+from ..config import from_dict
 from ..errors import UserError
 from ..images.settings import Augment, Mix
 
@@ -36,6 +38,11 @@ class ModelChoice:
 
     # How the weights of `init` come to another image size.
     resize: ResizeMethod = "block_diagonal"
+
+    # The new head on the weights of `init`. known: rows of the classes that they know by
+    # name, zeros for others. zero: zeros, as in the paper. fitted: by logistic
+    # regression on the features of the training images, before the first step.
+    head: Literal["known", "zero", "fitted"] = "known"
 
     patch_size: int | None = None
     num_blocks: int | None = None
@@ -69,6 +76,10 @@ class DataChoice:
     test_fraction: float = 0.2
 
     split_seed: int = 0
+
+    # What decides which images are held out: each image itself (a hash of its content),
+    # so that a grown folder keeps its old test images; or its position, as in 0.1.0.
+    split_by: Literal["image", "position"] = "image"
 
     # Copies of each image in a batch, each augmented differently (repeated
     # augmentation, Hoffer et al. 2020, arXiv 1901.09335).
@@ -235,6 +246,11 @@ class LoopChoice:
     epochs: float = 10.0
     # Instead of epochs: how the paper states fine-tuning.
     steps: int | None = None
+    # Instead of epochs: so many images in all, so few images are seen more often. The
+    # number of epochs stays within the two bounds.
+    images: int | None = None
+    fewest_epochs: float = 10.0
+    most_epochs: float = 300.0
 
     # Over all processes.
     batch_size: int = 128
@@ -253,7 +269,7 @@ class LoopChoice:
     # evaluated and saved; 0: no average.
     ema: float = 0.0
 
-    # auto: bf16 on a GPU that has it.
+    # auto: bf16 on a GPU that has it; fast: also on a CPU that has it.
     precision: Precision = "auto"
     device: str = "auto"
     # Of the CPU; None: torch's choice. Tiny models are faster with one, and steadier.
@@ -281,6 +297,9 @@ class LoopChoice:
     def __post_init__(self) -> None:
         _within("train.epochs", self.epochs, above=0)
         _within("train.steps", self.steps, above=0)
+        _within("train.images", self.images, above=0)
+        _within("train.fewest_epochs", self.fewest_epochs, above=0)
+        _within("train.most_epochs", self.most_epochs, above=0)
         _within("train.eval_every_epochs", self.eval_every_epochs, above=0)
         _within("train.batch_size", self.batch_size, above=0)
         _within("train.accumulate", self.accumulate, above=0)
@@ -344,29 +363,17 @@ class TrainConfig:
     train: LoopChoice = field(default_factory=LoopChoice)
 
 
-def _within(
-    name: str,
-    value: float | None,
-    *,
-    above: float | None = None,
-    least: float | None = None,
-    below: float | None = None,
-    most: float | None = None,
-) -> None:
-    """Raise `UserError` unless a value is None or keeps all bounds that are given."""
-    if value is None:
-        return
-    bounds = (
-        ("above", above, operator.gt),
-        ("at least", least, operator.ge),
-        ("below", below, operator.lt),
-        ("at most", most, operator.le),
-    )
-    wanted = []
-    kept = True
-    for word, limit, holds in bounds:
-        if limit is not None:
-            wanted.append(f"{word} {limit:g}")
-            kept = kept and holds(value, limit)
-    if not kept:
-        raise UserError(f"{name} must be {' and '.join(wanted)}, got {value}")
+def stored_config(values: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration that a run left, of this version or an earlier one.
+
+    Args:
+        values: The fields in a run's config.json, or in a saved state.
+
+    Raises:
+        UserError: A field is unknown or has a value of another type.
+    """
+    data = values.get("data")
+    # 0.1.0 had no such field, and its runs must find their own test images again.
+    if isinstance(data, dict) and "split_by" not in data:
+        values = {**values, "data": {**data, "split_by": "position"}}
+    return from_dict(TrainConfig, values)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +39,10 @@ from .artifacts import (
     write_settings,
     write_split,
 )
+from .budget import with_stored_length, within_minutes
+from .choice import is_at_least_as_good
 from .config import TrainConfig
+from .extras.linear_probe import with_fitted_head
 from .extras.micro_batch import with_fitting_parts
 from .journal import Journal, JournalRow, Report, ignore_row
 from .meter import Meter
@@ -70,6 +74,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     find_batch_size: bool = False,
+    minutes: float | None = None,
     report: Report = ignore_row,
     notes: Sequence[str] = (),
 ) -> JournalRow:
@@ -91,6 +96,8 @@ def train(
         overwrite: Train anew in a folder that holds a run.
         find_batch_size: Compute each batch in as many parts as fit into memory and are
             fastest here, found by trying.
+        minutes: Train as many epochs as fit into this time on this machine, instead of
+            those of the configuration. A resumed run keeps the number that it found.
         report: Is called with every row of the journal, and with rows of the kinds
             "start" and "note" that only people need.
         notes: Sentences for the journal, such as what was rescaled.
@@ -103,6 +110,7 @@ def train(
             already, or the loss was not finite.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
+    started = time.perf_counter()
     with process_group(), contextlib.ExitStack() as stack:
         # torchrun restarts its workers with their old arguments. After a restart there
         # is something to resume, with or without --resume.
@@ -118,6 +126,9 @@ def train(
                 "another --out"
             )
 
+        if minutes is not None and resume and taken:
+            config = with_stored_length(config, out)
+            minutes = None
         run = prepare(config, source, teacher)
         run = replace(run, notes=(*notes, *run.notes))
         if not is_main():
@@ -136,6 +147,10 @@ def train(
 
         # States after the one we go on from are of a future that will not be.
         state = find_state(out, run, report) if resume else None
+        if state is None and run.config.model.head == "fitted":
+            run = with_fitted_head(run)
+        if minutes is not None:
+            run = within_minutes(run, minutes, started)
         saved_step = state.step if state else None
         check_same_on_all_ranks(
             (saved_step, run.fingerprint), "the saved state or the images"
@@ -220,6 +235,10 @@ class _Loop:
     def run_to_end(self, stop: StopRequest) -> JournalRow:
         """Train until the end, and return the evaluation row of the best checkpoint."""
         try:
+            # A head that fits already is the one to beat: training on from it may only
+            # be better.
+            if self.step == 0 and self.run.config.model.head == "fitted":
+                self.evaluate()
             self.take_steps_with_rollback(stop)
         finally:
             # Also after an error: the thread must not write into a folder that is no
@@ -333,11 +352,8 @@ class _Loop:
         """Measure on the validation split; write `last`, and `best` if it is the best."""
         measured, min_score = measure(self.run, self.eval_model)
         row = self.record({"kind": "eval", "split": "val", **measured})
-        # Of equals the later one: it has seen more images. Without validation images
-        # every row is equal, and the last checkpoint is the best.
-        top1 = row.get("top1", 0.0)
         names = ["last"]
-        if self.best is None or top1 >= self.best.get("top1", 0.0):
+        if is_at_least_as_good(row, self.best):
             self.best = row
             names.append("best")
         # Every process must take part in gathering what is sharded.

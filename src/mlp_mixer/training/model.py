@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from ..data.image_set import ImageSet
+from ..data.seen import SeenImages
 from ..errors import UserError
 from ..images.preprocess import Preprocess
 from ..models import IsotropicMlp, build_network, create_model
@@ -18,12 +19,27 @@ from ..weights.resize import resize
 from .config import ModelChoice, PreprocessChoice, TrainConfig
 from .extras.whiten import whiten
 
-Built = tuple[IsotropicMlp, Preprocess, tuple[str, ...]]
+
+class Built(NamedTuple):
+    """Hold a network as training finds it.
+
+    Attributes:
+        model: The network on the CPU.
+        preprocess: How an image becomes its input.
+        notes: Sentences for the journal.
+        seen: The images that its weights have learnt from before.
+    """
+
+    model: IsotropicMlp
+    preprocess: Preprocess
+    notes: tuple[str, ...]
+    seen: SeenImages
+
 
 # What may differ from the pretrained weights: noise in training has no weights.
 _NOISE = ("dropout", "drop_path", "drop_path_rule")
 # Settings that say where the network comes from; the others describe its layers.
-_ORIGIN = {"name", "init", "image_size", "patch_size", "resize", "stem"}
+_ORIGIN = {"name", "init", "image_size", "patch_size", "resize", "stem", "head"}
 
 
 def build_model(config: TrainConfig, images: ImageSet) -> Built:
@@ -37,7 +53,7 @@ def build_model(config: TrainConfig, images: ImageSet) -> Built:
         images: The training set.
 
     Returns:
-        The network on the CPU, its preprocessing, and notes for the journal.
+        The network with what belongs to it.
 
     Raises:
         UserError: The settings, the weights and the images do not fit together.
@@ -48,9 +64,13 @@ def build_model(config: TrainConfig, images: ImageSet) -> Built:
 
 
 def _fresh(config: TrainConfig, images: ImageSet) -> Built:
+    if config.model.head == "fitted":
+        raise UserError(
+            "model.head=fitted needs weights to take features from: set model.init"
+        )
     fields = _given(config.model)
-    del fields["resize"]
-    del fields["stem"]
+    for name in ("resize", "stem", "head"):
+        del fields[name]
     model = create_model(
         num_classes=len(images.classes), in_channels=images.channels, **fields
     )
@@ -60,7 +80,7 @@ def _fresh(config: TrainConfig, images: ImageSet) -> Built:
     # With the sigmoid loss every class begins improbable: see `train.head_bias`.
     if isinstance(model.head, nn.Linear) and config.train.head_bias:
         nn.init.constant_(model.head.bias, config.train.head_bias)
-    return model, preprocess, ()
+    return Built(model, preprocess, (), SeenImages.of())
 
 
 def _given(choice: ModelChoice) -> dict[str, Any]:
@@ -94,13 +114,15 @@ def _pretrained(choice: ModelChoice, init: str, images: ImageSet) -> Built:
             patch_size=choice.patch_size,
         )
     model = _with_noise(checkpoint.model, choice).train()
-    notes = [_new_head(model, checkpoint.labels, images)]
+    notes = [_new_head(model, checkpoint.labels, images, choice)]
     new = model.config
     if new.image_size != old.image_size:
         before = "x".join(map(str, old.image_size))
         now = "x".join(map(str, new.image_size))
         notes.insert(0, f"weights resized from {before} to {now} ({choice.resize})")
-    return model, checkpoint.preprocess, tuple(notes)
+    # What other projects' weights have learnt from is written nowhere.
+    seen = SeenImages.from_provenance(checkpoint.provenance) or SeenImages.unknown()
+    return Built(model, checkpoint.preprocess, tuple(notes), seen)
 
 
 def _with_noise(model: IsotropicMlp, choice: ModelChoice) -> IsotropicMlp:
@@ -119,12 +141,15 @@ def _with_noise(model: IsotropicMlp, choice: ModelChoice) -> IsotropicMlp:
 
 
 def _new_head(
-    model: IsotropicMlp, labels: tuple[str, ...] | None, images: ImageSet
+    model: IsotropicMlp,
+    labels: tuple[str, ...] | None,
+    images: ImageSet,
+    choice: ModelChoice,
 ) -> str:
     """Give a network a head for the images' classes, and return a note about it.
 
     The new head is zero, as in the paper's fine-tuning, but for the classes that the
-    old one knows by name: those keep their rows.
+    old one knows by name: those keep their rows, if `choice.head` says so.
     """
     if images.channels != model.config.in_channels:
         raise UserError(
@@ -132,21 +157,28 @@ def _new_head(
             f"{model.config.in_channels}"
         )
     old = model.get_classifier()
-    old_rows = class_numbers(labels or ())
     # New row -> old row, of the classes that both heads have.
     kept = {}
-    for row, name in enumerate(images.classes):
-        if name in old_rows:
-            kept[row] = old_rows[name]
+    if choice.head == "known":
+        old_rows = class_numbers(labels or ())
+        for row, name in enumerate(images.classes):
+            if name in old_rows:
+                kept[row] = old_rows[name]
 
     count = len(images.classes)
     model.reset_classifier(count)
     assert isinstance(model.head, nn.Linear)
     if not kept or not isinstance(old, nn.Linear):
         return f"new head of zeros for {count} classes"
+    new_rows = list(kept)
     with torch.no_grad():
-        model.head.weight[list(kept)] = old.weight[list(kept.values())]
-        model.head.bias[list(kept)] = old.bias[list(kept.values())]
+        bias = old.bias[list(kept.values())]
+        # A head that was trained with sigmoids has biases far below 0. Beside them the
+        # zeros of the other rows would be the answer to everything.
+        if len(kept) < count:
+            bias = bias - bias.mean()
+        model.head.weight[new_rows] = old.weight[list(kept.values())]
+        model.head.bias[new_rows] = bias
     return (
         f"the head keeps {len(kept)} of {count} classes that the weights know by name"
     )

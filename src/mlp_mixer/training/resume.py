@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from ..config import from_dict, to_dict
+from ..config import to_dict
 from ..distributed import world_size
 from ..errors import UserError
-from .config import TrainConfig
+from .config import stored_config
 from .journal import JournalRow, Report
 from .run import Run
 from .state import RunState, newest_state
@@ -77,7 +77,7 @@ def _check_same_run(state: RunState, run: Run, out: Path) -> None:
     # A field that this version added gets its default, which is what was done then. A
     # field that this version no longer has stays, and is named among the changes.
     with contextlib.suppress(UserError):
-        before = to_dict(from_dict(TrainConfig, state.config))
+        before = to_dict(stored_config(state.config))
     changed = _changes(before, to_dict(run.config))
     if changed:
         raise UserError(

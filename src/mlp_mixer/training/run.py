@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..data.dataset import Dataset, public_name, stratified_split
+from ..data.dataset import Dataset, public_name, split
 from ..data.image_set import ImageSet
 from ..data.loader import TrainBatches, auto_workers, stored
 from ..data.registry import open_dataset
+from ..data.seen import SeenImages
 from ..devices import pick_device
-from ..distributed import rank, world_size
+from ..distributed import is_main, rank, world_size
 from ..errors import listed
 from ..images.preprocess import Preprocess
 from ..kernels import with_kernels
@@ -28,6 +29,8 @@ from .extras.elastic import check_sides
 from .model import build_model
 from .optim.schedule import warmup_length
 from .parallel import check_parallel
+
+_MOST_EVALUATIONS = 40  # of a run whose epochs follow from the number of images
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ class Run:
             augmentation.
         teacher: The network whose answers are learned, if there is one.
         notes: What a person should know, such as which classes a head kept.
+        seen: The images that the weights have learnt from when the run is over,
+            validation images included, and those of the weights it begins with.
     """
 
     config: TrainConfig
@@ -66,6 +71,7 @@ class Run:
     store: Tensor | None = None
     teacher: Teacher | None = None
     notes: tuple[str, ...] = ()
+    seen: SeenImages = field(default_factory=SeenImages.unknown)
 
     def epoch(self, step: int) -> float:
         """Return how many epochs of images the first `step` steps saw."""
@@ -117,12 +123,14 @@ class Run:
                 "fingerprint": self.fingerprint,
                 "n_train": len(self.train),
                 "split_seed": data.split_seed,
+                "split_by": data.split_by,
                 "test_fraction": data.test_fraction if self.source.held_out else None,
                 "val_fraction": data.val_fraction,
             },
             "seed": self.config.train.seed,
             "epochs": round(self.epoch(self.total_steps), 4),
             "head": self.config.train.loss,
+            "seen": self.seen.to_json(),
         }
         if self.teacher:
             record["teacher"] = self.teacher.name
@@ -155,18 +163,23 @@ def prepare(
 
     if source is None:
         source = open_dataset(
-            data.source, split_seed=data.split_seed, test_fraction=data.test_fraction
+            data.source,
+            split_seed=data.split_seed,
+            test_fraction=data.test_fraction,
+            split_by=data.split_by,
         )
     else:
         # What is written beside the run must name the images that were used.
         data = dataclasses.replace(data, source=source.spec)
         config = dataclasses.replace(config, data=data)
     train, val = split_validation(source, data)
+    config = with_epochs(config, len(train))
+    choice = config.train
 
     # Fresh weights depend on the seed alone, and the caller's generator stays as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)
-        model, preprocess, notes = build_model(config, source.train)
+        model, preprocess, notes, seen = build_model(config, source.train)
     check_sides(config, model.config)
     teaching, teacher_notes = open_teacher(
         config, teacher, source.train, preprocess, device
@@ -202,8 +215,43 @@ def prepare(
         workers=auto_workers(train) if data.workers is None else data.workers,
         store=store,
         teacher=teaching,
-        notes=(*notes, *teacher_notes, *kernel_notes),
+        notes=(*notes, *_seen_notes(seen, val), *teacher_notes, *kernel_notes),
+        # Only the main process writes checkpoints.
+        seen=seen | SeenImages.of(train, val) if is_main() else seen,
     )
+
+
+def _seen_notes(seen: SeenImages, val: ImageSet | None) -> tuple[str, ...]:
+    """Return a note if the weights have learnt from images that are to choose now."""
+    if val is None or not len(seen.short_keys):
+        return ()
+    count = int(seen.contains(val.keys()).sum())
+    if not count:
+        return ()
+    return (
+        f"the weights have learnt from {count:,} of the {len(val):,} validation images, "
+        "whose numbers are too good; the split_seed of the earlier run keeps them apart",
+    )
+
+
+def with_epochs(config: TrainConfig, images: int) -> TrainConfig:
+    """Return a configuration whose length is stated in epochs or steps.
+
+    Args:
+        config: The configuration; `train.images` may state its length.
+        images: The number of training images.
+    """
+    choice = config.train
+    if choice.images is None:
+        return config
+    epochs = max(choice.fewest_epochs, choice.images / images)
+    epochs = round(min(epochs, choice.most_epochs), 2)
+    # Of hundreds of short epochs not each needs its evaluation.
+    every = max(choice.eval_every_epochs, round(epochs / _MOST_EVALUATIONS, 2))
+    length = dataclasses.replace(
+        choice, images=None, epochs=epochs, eval_every_epochs=every
+    )
+    return dataclasses.replace(config, train=length)
 
 
 def split_validation(
@@ -222,8 +270,15 @@ def split_validation(
     """
     if source.val is not None or data.val_fraction == 0:
         return source.train, source.val
-    labels = source.train.labels
-    rest, held_out = stratified_split(labels, data.val_fraction, data.split_seed)
+    # A dataset with a test split of its own is not asked for its images' keys: reading
+    # ImageNet for them would take minutes.
+    rest, held_out = split(
+        source.train,
+        data.val_fraction,
+        data.split_seed,
+        by=source.held_out.by if source.held_out else "position",
+        purpose="val",
+    )
     if not len(held_out):
         return source.train, None
-    return source.train.subset(rest), source.train.subset(held_out)
+    return source.train.take(rest), source.train.take(held_out)

@@ -19,6 +19,12 @@ from .labels import KEYS
 BUNDLED = Path(__file__).with_name("bundled") / "mixer_nano4.cifar10.safetensors"
 """The bundled weights, which answer where no others are named; named as their file."""
 
+START = "mixer_nano4.cifar10"
+"""The bundled weights that fine-tuning begins with where no others are named."""
+
+BETTER = "mixer_b16.goog_in21k"
+"""The weights to download where there are photographs and some time."""
+
 
 @dataclass(frozen=True)
 class PublishedWeights:
@@ -81,6 +87,16 @@ def find(name: str) -> PublishedWeights | None:
         name: Case matters.
     """
     return _BY_ANY_NAME.get(name)
+
+
+def is_bundled(name: str) -> bool:
+    """Return whether a name is that of weights in the package.
+
+    Args:
+        name: Or the path of their file.
+    """
+    record = find(name)
+    return (record is not None and record.lineage == "native") or Path(name) == BUNDLED
 
 
 def list_models(pattern: str = "*", *, weights: bool = False) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +15,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ...data.dataset import Dataset
+from ...data.image_set import ImageSet
 from ...errors import UserError
+from ...evaluation.abstain import choose_min_score
 from ...evaluation.fewshot import pooled_features
 from ...files import locked_folder, make_folder
 from ...weights.scores import MinScore
 from ..artifacts import (
     holds_run,
-    measure,
     write_checkpoints,
     write_settings,
     write_split,
@@ -29,12 +32,16 @@ from ..journal import Journal, JournalRow, Report, ignore_row
 from ..run import Run, prepare
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Inverse strengths of the penalty (scikit-learn's C, on standardised features).
+"""Inverse strengths of the penalty (scikit-learn's C, on standardised features)."""
 
-The validation images choose; without validation images it is `UNCHOSEN`.
-"""
+FOLDS = 5
 
 UNCHOSEN = 0.1
+"""The strength where there are too few images to choose one."""
+
+# Images, beyond which one fold says enough and five would take minutes.
+_MOST_FOR_ALL_FOLDS = 10_000
+_MOST_STEPS = 500
 
 # The logit bias of a class without an image to learn from: it is never the answer.
 _NEVER = -1e4
@@ -69,9 +76,13 @@ def fit_logistic(
     Returns:
         A row for each class.
     """
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    fitted = LogisticRegression(C=strength, max_iter=most_steps).fit(x, y)
+    with warnings.catch_warnings():
+        # The last iterations hardly move an answer.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = LogisticRegression(C=strength, max_iter=most_steps).fit(x, y)
     weight = fitted.coef_
     bias = fitted.intercept_
     # Two classes have a single row, the difference of their logits: half of it each.
@@ -79,6 +90,112 @@ def fit_logistic(
         weight = np.concatenate([-weight, weight]) / 2
         bias = np.concatenate([-bias, bias]) / 2
     return Logistic(fitted.classes_, weight, bias)
+
+
+@dataclass(frozen=True, eq=False)
+class CrossValidation:
+    """Hold what folds of the images say about a head that is fitted to all of them.
+
+    Attributes:
+        strength: The strength of the penalty that did best.
+        probabilities: (n, K) of each image that was judged, by a head that was fitted
+            without it.
+        labels: (n,) the classes of these images.
+        fold_top1: The accuracy of each fold.
+        losses: The mean cross-entropy by strength.
+    """
+
+    strength: float
+    probabilities: NDArray[np.float64]
+    labels: NDArray[np.int64]
+    fold_top1: tuple[float, ...]
+    losses: dict[float, float]
+
+    @property
+    def top1(self) -> float:
+        """The share of right answers."""
+        return float((self.probabilities.argmax(axis=1) == self.labels).mean())
+
+    @property
+    def loss(self) -> float:
+        """The mean cross-entropy in nats."""
+        return self.losses[self.strength]
+
+
+def cross_validate(
+    x: NDArray[np.floating],
+    y: NDArray[np.int64],
+    groups: NDArray[Any],
+    classes: int,
+    *,
+    seed: int = 0,
+) -> CrossValidation | None:
+    """Choose the penalty of a logistic regression, and say how good it will be.
+
+    The images are divided into folds, each class alike. Each fold is judged by a head
+    that was fitted to the others, and the strength with the least loss over all folds
+    wins. (By the number of right answers, small folders would choose by chance.)
+
+    Args:
+        x: Features (N, D), standardised.
+        y: Their classes (N,).
+        groups: (N,); equal values stay in one fold, as copies of a picture must.
+        classes: K.
+        seed: Of the folds.
+
+    Returns:
+        What was found; None where no class has two different images.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds = min(FOLDS, _second_largest_class(y, groups))
+    if folds < 2:
+        return None
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # A class with fewer images than folds is missing in some, which does no harm.
+        warnings.simplefilter("ignore", UserWarning)
+        pairs = list(splitter.split(x, y, groups))
+    if len(y) > _MOST_FOR_ALL_FOLDS:
+        pairs = pairs[:1]
+    pairs = [(rest, fold) for rest, fold in pairs if len(np.unique(y[rest])) > 1]
+    judged = np.concatenate([fold for _, fold in pairs])
+    found: dict[float, NDArray[np.float64]] = {}
+    losses: dict[float, float] = {}
+    for strength in STRENGTHS:
+        parts = [
+            _probabilities(x[rest], y[rest], x[fold], strength, classes)
+            for rest, fold in pairs
+        ]
+        found[strength] = np.concatenate(parts)
+        of_the_class = found[strength][np.arange(len(judged)), y[judged]]
+        losses[strength] = float(-np.log(np.maximum(of_the_class, 1e-12)).mean())
+    best = min(losses, key=losses.__getitem__)
+    hits = found[best].argmax(axis=1) == y[judged]
+    ends = np.cumsum([len(fold) for _, fold in pairs])[:-1]
+    by_fold = tuple(float(part.mean()) for part in np.split(hits, ends))
+    return CrossValidation(best, found[best], y[judged], by_fold, losses)
+
+
+def _second_largest_class(y: NDArray[np.int64], groups: NDArray[Any]) -> int:
+    """Return how many different images the second largest class has."""
+    counts = [len(np.unique(groups[y == label])) for label in np.unique(y)]
+    return sorted(counts)[-2] if len(counts) > 1 else 0
+
+
+def _probabilities(
+    x: NDArray[np.floating],
+    y: NDArray[np.int64],
+    x_fold: NDArray[np.floating],
+    strength: float,
+    classes: int,
+) -> NDArray[np.float64]:
+    """Return (n, K): what a head fitted to x and y makes of a fold."""
+    head = fit_logistic(x, y, strength=strength, most_steps=_MOST_STEPS)
+    logits = np.full((len(x_fold), classes), -np.inf)
+    logits[:, head.classes] = x_fold @ head.weight.T + head.bias
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
 
 
 def fit_head(
@@ -91,8 +208,9 @@ def fit_head(
 ) -> JournalRow:
     """Train only the head of `config.model.init`, on features that are computed once.
 
-    The penalty is the one that does best on the validation split. Augmentation,
-    optimiser and schedule of the configuration play no part.
+    The head learns from all images that are no test images; folds of them choose the
+    penalty and say how good the head is. Augmentation, optimiser and schedule of the
+    configuration play no part.
 
     Args:
         config: The configuration; `model.init` names the weights.
@@ -102,7 +220,7 @@ def fit_head(
         report: Is called with the notes.
 
     Returns:
-        The evaluation row.
+        The evaluation row, which five folds have measured.
 
     Raises:
         UserError: As for `train`, or there are no weights to take features from.
@@ -121,73 +239,114 @@ def fit_head(
         raise UserError(
             f"{str(out)!r} already holds a run; add --overwrite, or choose another --out"
         )
-    # Every image is seen once, whatever the recipe's length: the checkpoint says so.
+    # Every image is seen once, whatever the recipe's length: the checkpoint says so. None
+    # is put aside to choose: the folds take turns at that.
     once = dataclasses.replace(config.train, epochs=1.0, steps=None)
-    run = prepare(dataclasses.replace(config, train=once), source)
+    data = dataclasses.replace(config.data, val_fraction=0.0)
+    run = prepare(dataclasses.replace(config, train=once, data=data), source)
     if len(np.unique(run.train.labels)) < 2:
         raise UserError(
             f"{run.source.spec}: the images to learn from are of one class; a classifier "
             "needs two"
         )
     with locked_folder(make_folder(out)):
-        best, note, min_score = _best_head(run, report)
+        row, note, min_score = fit_best_head(run, report)
         run = dataclasses.replace(run, notes=(*run.notes, note))
         journal = Journal(out, from_step=0)
         for text in run.notes:
             journal.append({"kind": "note", "text": text, "step": 0})
             report({"kind": "note", "text": text})
-        journal.append(best)
+        journal.append(row)
         write_split(run, out)
-        write_checkpoints(run, run.model, out, ["last", "best"], best, min_score)
+        write_checkpoints(run, run.model, out, ["last", "best"], row, min_score)
         # Last, because its presence says that the folder holds a run.
         write_settings(run, out)
-    return best
+    return row
 
 
-def _best_head(run: Run, report: Report) -> tuple[JournalRow, str, MinScore | None]:
-    """Give the run's model the best head.
+def with_fitted_head(run: Run) -> Run:
+    """Give the run's model the best head for the features of its training images.
 
-    Return its evaluation row, a note, and the lowest score of an answer.
+    The validation images take no part: they are to judge what comes.
+
+    Args:
+        run: The run; its model's head is replaced.
+
+    Returns:
+        The run with a note.
     """
-    x = pooled_features(run.model, run.train, run.preprocess)
-    best: JournalRow = {}
-    min_score: MinScore | None = None
-    chosen = 0.0
-    kept: dict[str, torch.Tensor] = {}
-    for strength in STRENGTHS if run.val else (UNCHOSEN,):
-        _fit(run, x, strength)
-        row = {"kind": "eval", "split": "val", "step": 0, "epoch": 1.0}
-        measured, chosen_score = measure(run, run.model)
-        row |= measured
-        report({"kind": "note", "text": f"C = {strength:g}: {_words(row)}"})
-        # Of equals the earlier one, whose penalty is stronger.
-        if not best or row.get("top1", 0.0) > best.get("top1", 0.0):
-            best = row
-            min_score = chosen_score
-            chosen = strength
-            state = run.model.head.state_dict()
-            kept = {name: tensor.clone() for name, tensor in state.items()}
-    run.model.head.load_state_dict(kept)
+    if len(np.unique(run.train.labels)) < 2:
+        return run
+    strength, _ = _fit_best(run, [run.train])
     note = (
-        "only the head was learnt, by logistic regression on frozen features with C = "
-        f"{chosen:g}"
+        "before the first step the head was fitted to frozen features, by logistic "
+        f"regression with C = {strength:g}"
     )
-    return best, note, min_score
+    return dataclasses.replace(run, notes=(*run.notes, note))
 
 
-def _fit(run: Run, x: NDArray[np.float32], strength: float) -> None:
-    """Fit the head of the run's model to features (N, D) of the training images."""
-    from sklearn.exceptions import ConvergenceWarning
+def fit_best_head(run: Run, report: Report) -> tuple[JournalRow, str, MinScore | None]:
+    """Give the run's model the best head for all images that may be learnt from.
 
-    mean = x.mean(axis=0)
-    std = x.std(axis=0) + 1e-6
-    labels = run.train.labels
-    with warnings.catch_warnings():
-        # The last iterations hardly move an answer.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        fitted = fit_logistic(
-            (x - mean) / std, labels, strength=strength, most_steps=500
-        )
+    Args:
+        run: The run; its model's head is replaced.
+        report: Is called with notes.
+
+    Returns:
+        The evaluation row, which the folds have measured, a note, and the lowest score
+        of an answer, if the folds can choose one.
+    """
+    images = [run.train] if run.val is None else [run.train, run.val]
+    count = sum(map(len, images))
+    report({"kind": "note", "text": f"computing the features of {count:,} images"})
+    strength, chosen = _fit_best(run, images)
+    row: JournalRow = {"kind": "eval", "step": 0, "epoch": 1.0}
+    min_score = None
+    if chosen is not None:
+        right = chosen.probabilities.argmax(axis=1) == chosen.labels
+        min_score = choose_min_score(chosen.probabilities.max(axis=1), right)
+        row |= {
+            "split": f"{len(chosen.fold_top1)}-fold cross-validation",
+            "top1": chosen.top1,
+            "top5": _top5(chosen),
+            "loss": chosen.loss,
+            "n": len(chosen.labels),
+            "fold_top1": list(chosen.fold_top1),
+        }
+    note = (
+        "only the head was learnt, by logistic regression on frozen features of "
+        f"{count:,} images with C = {strength:g}"
+    )
+    return row, note, min_score
+
+
+def _fit_best(
+    run: Run, images: Sequence[ImageSet]
+) -> tuple[float, CrossValidation | None]:
+    """Fit the head to the images; return the strength and what the folds have said."""
+    parts = [pooled_features(run.model, part, run.preprocess) for part in images]
+    x = np.concatenate(parts)
+    y = np.concatenate([part.labels for part in images])
+    groups = np.concatenate([part.keys() for part in images])
+    mean = x.mean(axis=0, dtype=np.float64)
+    std = x.std(axis=0, dtype=np.float64) + 1e-6
+    standard = (x - mean) / std
+    chosen = cross_validate(standard, y, groups, len(run.train.classes))
+    strength = UNCHOSEN if chosen is None else chosen.strength
+    fitted = fit_logistic(standard, y, strength=strength, most_steps=_MOST_STEPS)
+    _set_head(run, fitted, mean, std)
+    return strength, chosen
+
+
+def _top5(chosen: CrossValidation) -> float:
+    best = np.argsort(-chosen.probabilities, axis=1, kind="stable")[:, :5]
+    return float((best == chosen.labels[:, None]).any(axis=1).mean())
+
+
+def _set_head(
+    run: Run, fitted: Logistic, mean: NDArray[np.float64], std: NDArray[np.float64]
+) -> None:
+    """Give the run's model the fitted rows; other classes are never answered."""
     # The network gives features as they are, so the standardising goes into the head.
     weight = fitted.weight / std
     bias = fitted.bias - fitted.weight @ (mean / std)
@@ -200,9 +359,3 @@ def _fit(run: Run, x: NDArray[np.float32], strength: float) -> None:
         head.bias.fill_(_NEVER)
         head.weight[rows] = torch.from_numpy(weight).to(head.weight)
         head.bias[rows] = torch.from_numpy(bias).to(head.bias)
-
-
-def _words(row: JournalRow) -> str:
-    if "top1" not in row:
-        return "no validation images"
-    return f"validation top-1 {100 * row['top1']:.2f} %"

@@ -12,9 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...intervals import accuracy
 from ..catalog import CATALOG
 from ..checkpoint import StoredWeights
 from ..lineages.timm_names import EntryPoint
+
+_FEWEST_FOR_A_CLAIM = 100  # images, of which the interval is up to 20 points wide
 
 # The hub accepts only licences of its list; these are the usual ones of weights.
 _LICENCES = re.compile(
@@ -57,6 +60,7 @@ def model_card(
         "entry": entry,
         "obstacles": obstacles,
         "changes": changes,
+        "accuracy": accuracy,
         "known": CATALOG.get(str(origin.get("name"))),
         "size": sides,
         "scaled": [math.floor(side / preprocess.crop_pct) for side in sides],
@@ -115,11 +119,14 @@ def _metadata(
         card.license = licence if _LICENCES.fullmatch(licence) else "other"
         if card.license == "other":
             card.license_name = re.sub("[^a-z0-9.]+", "-", licence).strip("-")
-    # An accuracy is a claim only together with the images it was measured on.
+    # An accuracy is a claim only together with the images it was measured on, and the
+    # hub shows it without their number: a few images make no claim.
     source = data.get("source")
     split = measured.get("split")
     top1 = measured.get("top1")
-    if source and split and isinstance(top1, float):
+    n = measured.get("n")
+    enough = isinstance(n, int) and n >= _FEWEST_FOR_A_CLAIM
+    if source and split and isinstance(top1, float) and enough:
         name = str(source)
         result = EvalResult(
             task, name, name, "accuracy", top1, dataset_split=str(split)

@@ -348,7 +348,7 @@ def test_the_environment_chooses_hub_token_and_cache(hub: Hub, tmp_path: Path) -
         str(tmp_path / "folder"),
     ]
     done = subprocess.run(
-        command, env=os.environ | home, capture_output=True, text=True, timeout=100
+        command, env=os.environ | home, capture_output=True, text=True, timeout=1200
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{hub}/me/birds/commit/")

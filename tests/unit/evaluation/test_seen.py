@@ -1,0 +1,177 @@
+"""No number is told of images that a checkpoint, or one before it, has learnt from.
+
+The images are noise with random labels: whoever has not seen them is right by chance,
+and whoever has seen them can be right about all.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mlp_mixer as mm
+from mlp_mixer import UserError
+from mlp_mixer.evaluation import eval_split
+from mlp_mixer.training.extras.linear_probe import fit_head
+
+SETTINGS = {
+    "model.name": "mixer_pico2",
+    "model.image_size": 8,
+    "train.device": "cpu",
+    "train.batch_size": 16,
+    "train.eval_every_epochs": 20,
+    "optim.lr": 0.01,
+    "data.val_fraction": 0.05,
+    "augment.crop": "none",
+}
+
+
+def noise(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "noise"
+    for number in range(120):
+        noise(root / "ab"[number % 2] / f"{number:03d}.png", number)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It has learnt all of its training images by heart."""
+    out = tmp_path_factory.mktemp("runs") / "noise"
+    mm.train("digits", out, data=f"folder:{folder}", settings=SETTINGS, epochs=60)
+    learnt = mm.evaluate(out, f"folder:{folder}", split="train")
+    assert learnt.top1 > 0.9
+    assert learnt.seen == learnt.n
+    return out
+
+
+def copy_of(folder: Path, place: Path) -> Path:
+    return Path(shutil.copytree(folder, place))
+
+
+def check_at_chance(result: mm.Evaluation) -> None:
+    """Half of n, within four deviations."""
+    assert result.seen == 0
+    assert abs(result.top1 - 0.5) < 4 * 0.5 / np.sqrt(result.n)
+
+
+def test_the_same_folder(run: Path, folder: Path) -> None:
+    result = mm.evaluate(run, f"folder:{folder}")
+    check_at_chance(result)
+    assert result.split == "test (20 % held out by seed 0)"
+    whole = mm.evaluate(run, f"folder:{folder}", split="all")
+    assert whole.seen == 120 - result.n
+    assert f"{whole.seen} of which it has learnt from" in whole.split
+
+
+def added(folder: Path) -> None:
+    noise(folder / "a" / "zzz.png", 1000)
+    noise(folder / "a" / "000_first.png", 1001)
+
+
+def removed(folder: Path) -> None:
+    for path in sorted(folder.rglob("*.png"))[::7]:
+        path.unlink()
+
+
+def renamed(folder: Path) -> None:
+    for number, path in enumerate(sorted(folder.rglob("*.png"))):
+        path.rename(path.with_name(f"IMG_{number * 37 % 120:04d}.png"))
+
+
+def nested(folder: Path) -> None:
+    """As train/<class> and test/<class>, where most of test was learnt from."""
+    for label in "ab":
+        paths = sorted((folder / label).glob("*.png"))
+        for part, images in (("test", paths[:40]), ("train", paths[40:])):
+            place = folder / part / label
+            place.mkdir(parents=True)
+            for path in images:
+                path.rename(place / path.name)
+        (folder / label).rmdir()
+
+
+@pytest.mark.parametrize("change", [added, removed, renamed, nested])
+def test_a_folder_that_has_changed(
+    run: Path, folder: Path, tmp_path: Path, change: object
+) -> None:
+    other = copy_of(folder, tmp_path / "noise")
+    change(other)  # type: ignore[operator]
+    result = mm.evaluate(run, f"folder:{other}")
+    check_at_chance(result)
+    assert result.n >= 4
+
+
+def test_shards_and_a_list_of_the_same_pictures(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    lines = ["path,label"]
+    for path in sorted(folder.rglob("*.png")):
+        lines.append(f"{path},{path.parent.name}")
+    listing = tmp_path / "list.csv"
+    listing.write_text("\n".join(lines), encoding="utf-8")
+    check_at_chance(mm.evaluate(run, f"list:{listing}"))
+
+
+def test_nothing_left_is_refused(run: Path, folder: Path, tmp_path: Path) -> None:
+    other = copy_of(folder, tmp_path / "noise")
+    test = eval_split(f"folder:{folder}", mm.load(run).provenance).images
+    for index in range(len(test)):
+        (other / test.name(index)).unlink()
+    with pytest.raises(UserError, match="has learnt from all"):
+        mm.evaluate(run, f"folder:{other}")
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_chain_of_checkpoints(
+    run: Path, folder: Path, tmp_path: Path, seed: int, frozen: bool
+) -> None:
+    """More photos came, so the run is trained on; maybe with another split."""
+    grown = copy_of(folder, tmp_path / "noise")
+    for number in range(8):
+        noise(grown / "ab"[number % 2] / f"new{number}.png", 2000 + number)
+    settings = {"data.split_seed": seed, "train.epochs": 1, "train.device": "cpu"}
+    out = tmp_path / "second"
+    mm.finetune(run, f"folder:{grown}", out, settings=settings, frozen=frozen)
+    result = mm.evaluate(out, f"folder:{grown}")
+    check_at_chance(result)
+    # What the first run held out and the second has not learnt from.
+    chosen = eval_split(f"folder:{grown}", mm.load(out).provenance)
+    first = eval_split(f"folder:{folder}", mm.load(run).provenance)
+    tested = set(chosen.images.keys().tolist())
+    learnt = {*map(int, mm.open_dataset(f"folder:{folder}").all().keys())}
+    learnt -= set(first.images.keys().tolist())
+    assert not tested & learnt
+
+
+def test_other_pictures_are_all_used(run: Path, tmp_path: Path) -> None:
+    for number in range(20):
+        noise(tmp_path / "new" / "ab"[number % 2] / f"{number}.png", 5000 + number)
+    result = mm.evaluate(run, f"folder:{tmp_path / 'new'}")
+    assert (result.n, result.split, result.seen) == (20, "all images", 0)
+
+
+def test_weights_that_say_nothing_are_not_said_to_be_clean(folder: Path) -> None:
+    assert eval_split(f"folder:{folder}", {}).seen is None
+    assert eval_split(f"folder:{folder}", {}, "train").seen is None
+
+
+def test_a_linear_probe_learns_from_all_but_the_test_images(
+    run: Path, folder: Path, tmp_path: Path
+) -> None:
+    config = mm.api.finetune_config(run, f"folder:{folder}")
+    row = fit_head(config, tmp_path / "probe")
+    result = mm.evaluate(tmp_path / "probe", f"folder:{folder}")
+    check_at_chance(result)
+    assert row["n"] == 120 - result.n
