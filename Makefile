@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install
 	$(BIN)/mlp-mixer train digits --out $(DEMO) --overwrite
 	$(BIN)/mlp-mixer evaluate $(DEMO) --data digits
-	$(BIN)/mlp-mixer data sample digits --out $(DEMO)/samples --count 8
+	$(BIN)/mlp-mixer data sample digits --out $(DEMO)/samples --count 8 --overwrite
 	$(BIN)/mlp-mixer predict $(DEMO) $(DEMO)/samples/*.png
 	$(BIN)/mlp-mixer report $(DEMO)
 	@echo "Open $(DEMO)/report.html in a browser."

@@ -1,7 +1,7 @@
 """MLP-Mixer (arXiv 2105.01601) in PyTorch: models, weights, training and reports.
 
 Names are imported when first used, so `import mlp_mixer` takes no time and touches no
-device. The verbs (`train`, `pretrain`, `finetune`, `evaluate`, `predict`,
+device. The verbs (`train`, `pretrain`, `finetune`, `average`, `evaluate`, `predict`,
 `export`) do what the commands of their names do.
 """
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api import evaluate, export, finetune, predict, pretrain, train
+    from .api import average, evaluate, export, finetune, predict, pretrain, train
     from .compat.sklearn import MixerClassifier
     from .data import ArraySet, Dataset, open_dataset
     from .errors import UserError
@@ -49,6 +49,7 @@ __all__ = [
     "TrainConfig",
     "UserError",
     "__version__",
+    "average",
     "convert",
     "cost",
     "create_model",
@@ -75,7 +76,15 @@ __all__ = [
 ]
 
 _NAMES_OF_MODULE = {
-    "api": ("evaluate", "export", "finetune", "predict", "pretrain", "train"),
+    "api": (
+        "average",
+        "evaluate",
+        "export",
+        "finetune",
+        "predict",
+        "pretrain",
+        "train",
+    ),
     "compat.sklearn": ("MixerClassifier",),
     "data": ("ArraySet", "Dataset", "open_dataset"),
     "errors": ("UserError",),

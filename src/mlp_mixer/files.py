@@ -50,6 +50,25 @@ def make_folder(path: PathLike) -> Path:
     return folder
 
 
+def refuse_to_replace(*paths: PathLike) -> None:
+    """Raise an error if one of the files is there: a person would lose it.
+
+    Args:
+        paths: What is about to be written.
+
+    Raises:
+        UserError: One of them exists.
+    """
+    for path in map(Path, paths):
+        # Also a link to nowhere: renaming a file onto it would remove the link. A folder
+        # is in nobody's danger, and the writer refuses it by that name.
+        if os.path.lexists(path) and not path.is_dir():
+            raise UserError(
+                f"{str(path)!r} exists; choose another name, or use --overwrite to "
+                "replace it"
+            )
+
+
 @contextlib.contextmanager
 def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
     """Open a binary file that appears at `path` only when the block ends well.

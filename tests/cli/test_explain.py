@@ -83,7 +83,7 @@ def test_another_class_and_one_map(
 ) -> None:
     pictures = []
     for name in ("digit 3", "digit 4"):
-        more = ["--class", name, "--method", "gradient"]
+        more = ["--class", name, "--method", "gradient", "--overwrite"]
         assert call("explain", weights, image, "--out", tmp_path / "o.png", *more) == 0
         assert capsys.readouterr().out.endswith(f", maps of {name}\n")
         pictures.append(np.array(Image.open(tmp_path / "o.png")))

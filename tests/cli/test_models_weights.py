@@ -45,7 +45,7 @@ def test_programs_get_every_field(capsys: Capture) -> None:
     assert [row["name"] for row in found if row["cached"]] == [BUNDLED.stem]
     fields = [field.name for field in dataclasses.fields(PublishedWeights)]
     for row in found:
-        assert list(row) == [*fields, "cached"]
+        assert list(row) == [*fields, "cached", "start_here"]
         record = CATALOG[row["name"]]
         assert row["aliases"] == list(record.aliases)
         assert (row["top1"], row["trained_on"]) == (record.top1, record.trained_on)
@@ -69,6 +69,7 @@ def test_people_get_a_table(capsys: Capture) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == [
         "name",
+        "start",
         "model",
         "classes",
         "top-1",
@@ -80,9 +81,10 @@ def test_people_get_a_table(capsys: Capture) -> None:
     ]
     table = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:21]}
     assert list(table) == list(CATALOG)
-    assert " 10 - - Apache-2.0 yes CIFAR-10 from scratch" in table[BUNDLED.stem]
+    mib = f"{BUNDLED.stat().st_size / 2**20:.2f}"
+    assert f" 10 - {mib} Apache-2.0 yes CIFAR-10 from" in table[BUNDLED.stem]
     assert table["mixer_b16.goog_in1k"] == (
-        "mixer_b16 1,000 76.44 228.47 Apache-2.0 no ImageNet-1k from scratch, 300 epochs"
+        "* mixer_b16 1,000 76.44 228.47 Apache-2.0 no ImageNet-1k from scratch, 300 epochs"
     )
     assert (
         table["mixer_b16.timm_goog_in1k"]
@@ -92,6 +94,27 @@ def test_people_get_a_table(capsys: Capture) -> None:
         "mixer_b16 11,221 - - unknown no ImageNet-21K-P"
     )
     assert "unverified" in table["mixer_s8.goog_gsam_in1k"]
+
+
+def test_it_says_where_to_start(capsys: Capture) -> None:
+    """With what a download costs and may be used for, as the catalog says it."""
+    assert call("models", "--weights") == 0
+    lines = capsys.readouterr().out.splitlines()
+    marked = [line.split()[0] for line in lines[1:21] if line.split()[1] == "*"]
+    place = lines.index("* start here:")
+    advice = [line.strip().partition(": ") for line in lines[place + 1 : place + 4]]
+    assert sorted(name for name, _, _ in advice) == sorted(marked)
+    assert marked[0] == BUNDLED.stem
+    for name, _, text in advice:
+        record = CATALOG[name]
+        if record.mib is None:
+            assert "works offline" in text
+        else:
+            assert f"{record.mib:.0f} MiB" in text
+            assert record.licence in text
+    # Beside a pattern only what matches it.
+    assert call("models", "*mmpretrain*", "--weights") == 0
+    assert "start here" not in capsys.readouterr().out
 
 
 def test_a_narrow_terminal_keeps_the_names_whole(

@@ -138,8 +138,8 @@ def test_every_format_reads_back_as_the_same_answers(
     ] == [2, 6, 6]
 
     out = tmp_path / "new" / f"answers{suffix}"
-    for _ in range(2):  # the second run replaces the file of the first
-        assert call(*arguments, "--out", out) == 1
+    for more in ([], ["--overwrite"]):
+        assert call(*arguments, "--out", out, *more) == 1
         streams = capsys.readouterr()
         assert streams.out == f"wrote answers for 6 pictures to {out}\n"
         assert streams.err.splitlines()[-1] == "2 of 8 pictures could not be read"
@@ -209,7 +209,7 @@ def test_a_name_that_is_not_utf8(
 ) -> None:
     latin = os.fsdecode(b"caf\xe9.png")
     (folder / "a.png").rename(folder / latin)
-    out = ["--out", str(tmp_path / f"a{suffix}")] if suffix else []
+    out = ["--out", str(tmp_path / f"a{suffix}"), "--overwrite"] if suffix else []
     if suffix == ".parquet":
         pytest.importorskip("pyarrow")
     assert call("predict", checkpoint, folder / latin, *out) == 0
@@ -393,19 +393,19 @@ def test_a_list_on_stdin_and_patterns(
         text = separator.join(os.fsencode(path) for path in listed[:count]) + separator
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(text)))
         out = tmp_path / "a.jsonl"
-        assert call("predict", checkpoint, "-", "--out", out) == 0
+        assert call("predict", checkpoint, "-", "--out", out, "--overwrite") == 0
         assert [row["path"] for row in read(out)] == [
             str(path) for path in listed[:count]
         ]
-    code = call("predict", checkpoint, tmp_path / "**" / "[abz]*.png", "--out", out)
-    assert code == 1
+    to_out = ["--out", str(out), "--overwrite"]
+    assert call("predict", checkpoint, tmp_path / "**" / "[abz]*.png", *to_out) == 1
     assert [Path(row["path"]).name for row in read(out)] == [
         "a.png",
         "b, with comma.png",
         "broken.png",
         "z.png",
     ]
-    assert call("predict", checkpoint, folder / "*.jpg", "--out", out) == 1
+    assert call("predict", checkpoint, folder / "*.jpg", *to_out) == 1
     assert read(out)[0]["error"].startswith("nothing matches")
 
 
@@ -444,11 +444,9 @@ def test_features_into_a_file(
     checkpoint: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a.npz"
-    for _ in range(2):
-        code = call(
-            "predict", checkpoint, folder, "--features", "blocks.0", "--out", out
-        )
-        assert code == 1
+    command = ["predict", str(checkpoint), "--out", str(out)]
+    for more in ([], ["--overwrite"]):
+        assert call(*command, folder, "--features", "blocks.0", *more) == 1
         streams = capsys.readouterr()
         assert streams.out == f"wrote blocks.0 for 6 pictures to {out}\n"
         assert "broken.png" in streams.err
@@ -463,10 +461,7 @@ def test_features_into_a_file(
         x = direct.preprocess(mlp_mixer.decode_image(folder / "a.png"))[None]
         expected = direct.model.features(x)["blocks.0"][0].detach().numpy()
         np.testing.assert_allclose(arrays["blocks.0"][0], expected, atol=1e-5)
-    code = call(
-        "predict", checkpoint, "nowhere.png", "--features", "norm", "--out", out
-    )
-    assert code == 1
+    assert call(*command, "nowhere.png", "--features", "norm", "--overwrite") == 1
     with np.load(out) as arrays:
         assert len(arrays["paths"]) == len(arrays["norm"]) == 0
 

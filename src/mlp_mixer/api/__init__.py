@@ -8,12 +8,15 @@ returns values instead of printing them. `import mlp_mixer as mm` exports them.
 # function `train` by the module.
 
 from .learn import SCRATCH, best_run, finetune, finetune_config, train
+from .soup import Average, average
 from .unlabelled import PRETRAINING, pretrain, pretrain_config
 from .use import evaluate, export, predict
 
 __all__ = [
     "PRETRAINING",
     "SCRATCH",
+    "Average",
+    "average",
     "best_run",
     "evaluate",
     "export",

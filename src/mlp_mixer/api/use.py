@@ -16,7 +16,7 @@ from ..evaluation.accuracy import Progress, Tta
 from ..evaluation.splits import Split
 from ..exporting import export as export_file
 from ..files import PathLike
-from ..inference import Failure, Prediction, Predictor
+from ..inference import Failure, Prediction, Predictor, Sorter
 from ..inference.pictures import Picture
 from ..weights import Checkpoint, load, save
 from ..weights.catalog import BUNDLED
@@ -51,7 +51,8 @@ def evaluate(
     Returns:
         `.top1`, `.top5` (fractions), `.loss` (nats), `.n` (images), `.split` (which
         images, in words), and every answer. Of images with several labels each `.map`,
-        `.micro_f1` and `.macro_f1` instead of the accuracies.
+        `.micro_f1` and `.macro_f1` instead of the accuracies. `evaluation.answered` says
+        what is left of it if low scores give no answer.
 
     Raises:
         UserError: The checkpoint or the data cannot be used, or the data has classes
@@ -85,6 +86,9 @@ def predict(
     device: str = "auto",
     engine: str = "auto",
     larger: str = "resize",
+    min_score: float | str | None = None,
+    sort_into: PathLike | None = None,
+    sort_by: str = "link",
 ) -> list[Prediction | Failure]:
     """Classify pictures; a picture that cannot be read gives a `Failure` in its place.
 
@@ -102,13 +106,17 @@ def predict(
         pictures: A path, address, array or `PIL.Image`, or several of them; folders,
             patterns and videos stand for the pictures in them.
         top: How many candidates to report for each picture.
-        batch_size, device, engine, larger: As for `Predictor`.
+        batch_size, device, engine, larger, min_score: As for `Predictor`.
+        sort_into: Also sort the files into this folder, which gets a folder for each
+            answer. Nothing is moved or replaced.
+        sort_by: "link" (copies where the system has no links) or "copy".
 
     Returns:
         A `Prediction` or `Failure` for each picture, in order.
 
     Raises:
-        UserError: The checkpoint cannot be loaded, or an option is wrong.
+        UserError: The checkpoint cannot be loaded, or an option is wrong, or the folder
+            to sort into cannot be used.
     """
     model: Any = checkpoint
     wanted: Any = pictures
@@ -117,8 +125,24 @@ def predict(
         wanted = checkpoint
     if _is_one_picture(wanted):
         wanted = [wanted]
-    predictor = Predictor(model, device=device, top=top, engine=engine, larger=larger)
-    return list(predictor.predict(wanted, batch_size=batch_size))
+    predictor = Predictor(
+        model,
+        device=device,
+        top=top,
+        engine=engine,
+        larger=larger,
+        min_score=min_score,
+    )
+    if sort_into is None:
+        return list(predictor.predict(wanted, batch_size=batch_size))
+    answers = []
+    with Sorter(predictor, sort_into, sort_by) as sorter:
+        for answer in predictor.predict(
+            wanted, batch_size=batch_size, outside=sort_into
+        ):
+            sorter.add(answer)
+            answers.append(answer)
+    return answers
 
 
 def _is_one_picture(pictures: Any) -> bool:

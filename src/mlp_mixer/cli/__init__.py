@@ -17,6 +17,7 @@ import typer
 from .._version import __version__
 from ..errors import UserError
 from .augment import augment
+from .average import average
 from .bench import bench
 from .convert import convert
 from .data import data_app
@@ -49,7 +50,7 @@ app.add_typer(data_app, name="data", rich_help_panel="Train")
 _VERBS = {
     "Train": (recipes, augment, train, pretrain, finetune, evaluate, report, runs),
     "Use": (predict, explain, serve, export),
-    "Weights": (models, convert, resize, figures, fewshot),
+    "Weights": (models, convert, average, resize, figures, fewshot),
     "This machine": (bench, doctor),
 }
 for panel, verbs in _VERBS.items():

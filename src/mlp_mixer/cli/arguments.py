@@ -65,6 +65,9 @@ OverwriteRun = Annotated[
     typer.Option("--overwrite", help="Train anew in a folder that holds a run."),
 ]
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")]
+OverwriteOut = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what --out names.")
+]
 FindBatchSize = Annotated[
     bool,
     typer.Option(
@@ -88,6 +91,14 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 Engine = Annotated[
     str,
     typer.Option(help="What computes: torch, plain, onnxruntime, openvino or auto."),
+]
+MinScore = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SCORE",
+        help="Lower scores give no answer (unknown): 0 to 1, or auto, which the "
+        "validation images chose.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import complete
-from .arguments import Settings
+from .arguments import OverwriteOut, Settings
 
 
 def augment(
@@ -36,14 +36,17 @@ def augment(
     mix: Annotated[
         bool, typer.Option("--mix", help="Add rows of the first four batches, mixed.")
     ] = False,
+    overwrite: OverwriteOut = False,
 ) -> int:
     """Draw training images beside what augmentation makes of them in the first epochs."""
     from ..analysis.token_units import to_jpeg, to_png
-    from ..files import write_bytes
+    from ..files import refuse_to_replace, write_bytes
     from ..recipes import RECIPES
     from ..recipes.resolve import resolve_config
     from ..training.contact_sheet import contact_sheet
 
+    if not overwrite:
+        refuse_to_replace(out)
     # "cifar10:PATH" is augmented as the recipe cifar10 would.
     name = data.partition(":")[0]
     default = name if name in RECIPES else "photos"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .arguments import Json
+from .arguments import Json, OverwriteOut
 from .console import escaped, printable
 
 if TYPE_CHECKING:
@@ -41,24 +41,30 @@ def sample(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     count: Annotated[int, typer.Option(min=1, help="How many.")] = 8,
     seed: Annotated[int, typer.Option(help="Each draws other images.")] = 0,
+    overwrite: OverwriteOut = False,
 ) -> int:
     """Write some test images of a dataset as PNG files, named by their class."""
     import numpy as np
     from PIL import Image
 
     from ..data import open_dataset
-    from ..files import atomic_file, make_folder
+    from ..files import atomic_file, make_folder, refuse_to_replace
 
     opened = open_dataset(source)
     # A dataset with one image per class has none to hold out.
     images = opened.train if opened.test is None else opened.test
     make_folder(out)
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
-    for index in chosen:
+    paths = {}
+    for index in map(int, chosen):
         # A class may be called "t-shirt/top".
-        name = images.label_text(int(index)).replace("/", "_") or "no label"
-        picture = Image.fromarray(images.image(int(index)).squeeze())
-        with atomic_file(out / f"{name}_{index}.png") as file:
+        name = images.label_text(index).replace("/", "_") or "no label"
+        paths[index] = out / f"{name}_{index}.png"
+    if not overwrite:
+        refuse_to_replace(*paths.values())
+    for index, path in paths.items():
+        picture = Image.fromarray(images.image(index).squeeze())
+        with atomic_file(path) as file:
             picture.save(file, format="PNG")
     print(f"wrote {len(chosen)} test images of {source} to {out}")
     return 0
@@ -142,6 +148,7 @@ def check(
         Path | None,
         typer.Option(help="A page with pictures, or a folder for page and JSON."),
     ] = None,
+    overwrite: OverwriteOut = False,
     fix: Annotated[
         bool, typer.Option("--fix", help="Move bad files into FOLDER.set-aside.")
     ] = False,
@@ -163,6 +170,7 @@ def check(
     from ..check.folder import check_folder
     from ..check.quarantine import set_aside
     from ..errors import UserError
+    from ..files import refuse_to_replace
     from .next_steps import after_check, print_next
     from .progress import counted
 
@@ -170,7 +178,9 @@ def check(
         raise UserError("--fix and --undo contradict each other: give one of them")
     if undo:
         return _put_back(folder)
-    # Before the long work, because a checkpoint may be refused.
+    # Before the long work, because a place or a checkpoint may be refused.
+    if out is not None and not overwrite:
+        refuse_to_replace(*_pages(out))
     features = _features(model) if model else None
     with counted("images") as report:
         found = check_folder(folder, workers=workers, features=features, report=report)
@@ -227,11 +237,18 @@ def _write_page(found: Check, out: Path) -> Path:
     from ..check.page import write_check_page
     from ..files import write_text
 
-    if out.suffix == ".html":
-        return write_check_page(found, out)
-    page = write_check_page(found, out / "check.html")
-    write_text(out / "check.json", escaped(_json(found.to_dict())) + "\n")
+    page, *beside = _pages(out)
+    write_check_page(found, page)
+    for path in beside:
+        write_text(path, escaped(_json(found.to_dict())) + "\n")
     return page
+
+
+def _pages(out: Path) -> tuple[Path, ...]:
+    """Return the page that --out asks for; of a folder also the JSON beside it."""
+    if out.suffix == ".html":
+        return (out,)
+    return out / "check.html", out / "check.json"
 
 
 def _json(value: Any) -> str:

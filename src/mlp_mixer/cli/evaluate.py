@@ -14,13 +14,14 @@ from .arguments import (
     Device,
     Json,
     LabelledImages,
+    MinScore,
     WeightsOrBundled,
     or_bundled,
 )
 from .console import print_json
 
 if TYPE_CHECKING:
-    from ..evaluation import Evaluation, MultiLabelEvaluation
+    from ..evaluation import Answered, Evaluation, MultiLabelEvaluation
 
 _MEASURES = ("top1", "top5", "loss", "balanced_top1")
 # Between accuracy and balanced accuracy, from which on both are printed.
@@ -60,6 +61,7 @@ def evaluate(
             "pixels."
         ),
     ] = Views.none,
+    min_score: MinScore = None,
     batch_size: BatchSize = 256,
     device: Device = "auto",
     as_json: Json = False,
@@ -68,14 +70,16 @@ def evaluate(
     from ..data.dataset import public_name
     from ..data.imagenet import conditions
     from ..devices import pick_device
-    from ..evaluation import MultiLabelEvaluation, evaluate_checkpoint
+    from ..evaluation import MultiLabelEvaluation, answered, evaluate_checkpoint
     from ..weights import load
+    from ..weights.scores import resolve_min_score
     from .next_steps import after_evaluation, print_next
     from .progress import counted
 
     place = pick_device(device)
     source, name = or_bundled(checkpoint)
     loaded = load(source)
+    lowest = resolve_min_score(min_score, loaded.provenance)
     found: list[dict[str, Any]] = []
     # A benchmark such as ImageNet-C is several test sets.
     for spec in conditions(data):
@@ -106,11 +110,16 @@ def evaluate(
             "balanced_top1": result.balanced_top1,
             "tta": tta.value,
         }
+        if lowest is not None:
+            part = answered(result, lowest)
+            row |= {"coverage": part.coverage, "answered_top1": part.top1}
         found.append(row)
         per_class = [score.to_dict() for score in result.per_class]
         # Printed at once: the 75 test sets of ImageNet-C take long.
         if not as_json:
             print(f"{name} on {spec}, {chosen.split}: {_in_words(result)}")
+            if lowest is not None:
+                _print_answered(lowest, part, result.n)
         if result.remark:
             print(f"note: {result.remark}", file=sys.stderr)
     if as_json and len(found) == 1:
@@ -186,4 +195,12 @@ def _print_labels(
         f"{about['checkpoint']} on {about['data']}, {result.split}: mAP {mean_ap}, "
         f"micro F1 {micro}, macro F1 {macro}, loss "
         f"{result.loss:.4f}, n = {result.n:,}"
+    )
+
+
+def _print_answered(lowest: float, part: Answered, n: int) -> None:
+    right = "-" if part.top1 is None else accuracy(part.top1, part.n)
+    print(
+        f"scores from {lowest:.4g} on answer {part.n:,} of {n:,} images "
+        f"({100 * part.coverage:.1f} %): top-1 of these {right}"
     )

@@ -9,7 +9,13 @@ from typing import Annotated
 import typer
 
 from . import complete
-from .arguments import Device, introduce_bundled, or_bundled, split_arguments
+from .arguments import (
+    Device,
+    OverwriteOut,
+    introduce_bundled,
+    or_bundled,
+    split_arguments,
+)
 from .console import percent
 
 
@@ -39,6 +45,7 @@ def explain(
         typer.Option(help="occlusion: cover parts of the image; gradient; or both."),
     ] = "both",
     device: Device = "auto",
+    overwrite: OverwriteOut = False,
 ) -> int:
     """Draw which parts of an image support a class.
 
@@ -48,7 +55,7 @@ def explain(
     from ..analysis.token_units import to_png
     from ..errors import UserError, unknown
     from ..evaluation import eval_split
-    from ..files import write_bytes
+    from ..files import refuse_to_replace, write_bytes
     from ..images.decode import decode_image
     from ..inference import Predictor
     from ..inference.pictures import fetched
@@ -59,6 +66,9 @@ def explain(
         raise UserError(
             f"the picture is a .png file, got {str(out)!r}; change its ending"
         )
+    # It may be the photo itself.
+    if not overwrite:
+        refuse_to_replace(out)
     if method not in (*METHODS, "both"):
         raise unknown("method", method, (*METHODS, "both"))
     checkpoint, images = split_arguments(paths, None)
@@ -76,7 +86,7 @@ def explain(
     if name is not None and name not in numbers:
         raise unknown("class", name, numbers)
     answer = predictor(image)
-    label = answer.pred_label if name is None else numbers[name]
+    label = answer.top[0].label if name is None else numbers[name]
 
     # Decoded once more: the maps are drawn over the pixels that the network saw.
     known = predictor.checkpoint

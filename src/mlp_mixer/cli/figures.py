@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from .arguments import WeightsOrBundled, or_bundled
+from .arguments import OverwriteOut, WeightsOrBundled, or_bundled
 
 
 def figures(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     checkpoint: WeightsOrBundled = None,
+    overwrite: OverwriteOut = False,
 ) -> int:
     """Draw Figures 5 to 7 of the paper from these weights.
 
@@ -20,16 +21,18 @@ def figures(
     """
     from ..analysis.figures import weight_figures
     from ..analysis.token_units import to_png
-    from ..files import make_folder, write_bytes
+    from ..files import make_folder, refuse_to_replace, write_bytes
     from ..weights import load
     from .progress import counted
 
     folder = make_folder(out)
     source, _ = or_bundled(checkpoint)
     with counted("pictures", tell_end=False) as show:
-        pictures = weight_figures(load(source).model, progress=show)
-    for name, picture in pictures.items():
-        path = folder / f"{name}.png"
+        drawn = weight_figures(load(source).model, progress=show)
+    pictures = {folder / f"{name}.png": picture for name, picture in drawn.items()}
+    if not overwrite:
+        refuse_to_replace(*pictures)
+    for path, picture in pictures.items():
         write_bytes(path, to_png(picture))
         print(path)
     return 0

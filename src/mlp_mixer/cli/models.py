@@ -22,7 +22,7 @@ MiB: activations that a training step keeps for one image in fp32."""
 
 _ABOUT_WEIGHTS = """
 top-1: published accuracy on ImageNet-1k in percent, measured by others.
-MiB: published size of the file. here: downloaded, or bundled with the package.
+MiB: size of the file. here: downloaded, or bundled with the package.
 `--json` adds sources, other names, and what is in doubt."""
 
 
@@ -114,7 +114,7 @@ def _print_costs(rows: list[dict[str, Any]]) -> None:
 def _list_weights(pattern: str, as_json: bool) -> int:
     from ..config import to_dict
     from ..errors import UserError
-    from ..weights.catalog import CATALOG, cached_path, list_models
+    from ..weights.catalog import CATALOG, START_HERE, cached_path, list_models
 
     names = list_models(pattern, weights=True)
     if not names:
@@ -125,8 +125,13 @@ def _list_weights(pattern: str, as_json: bool) -> int:
     rows = []
     for name in names:
         record = CATALOG[name]
-        cached = cached_path(record) is not None
-        rows.append(to_dict(record) | {"cached": cached})
+        cached = cached_path(record)
+        facts = {"cached": cached is not None, "start_here": START_HERE.get(name)}
+        row = to_dict(record) | facts
+        # Of a file that is here the size is known, whoever published it.
+        if record.mib is None and cached is not None:
+            row["mib"] = round(cached.stat().st_size / 2**20, 2)
+        rows.append(row)
     if as_json:
         print_json(rows)
     else:
@@ -137,6 +142,7 @@ def _list_weights(pattern: str, as_json: bool) -> int:
 def _print_weights(rows: list[dict[str, Any]]) -> None:
     headings = {
         "name": "left",
+        "start": "left",
         "model": "left",
         "classes": "right",
         "top-1": "right",
@@ -153,6 +159,7 @@ def _print_weights(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         values = {
             "name": row["name"],
+            "start": "*" if row["start_here"] else "",
             "model": row["architecture"],
             "classes": f"{row['num_classes']:,}",
             "top-1": "-" if row["top1"] is None else f"{row['top1']:.2f}",
@@ -164,4 +171,9 @@ def _print_weights(rows: list[dict[str, Any]]) -> None:
         }
         texts.append(tuple(values[title] for title in headings))
     print_table(headings, texts)
+    advised = [row for row in rows if row["start_here"]]
+    if advised:
+        print("\n* start here:")
+    for row in advised:
+        print(f"  {row['name']}: {row['start_here']}")
     print(_ABOUT_WEIGHTS)

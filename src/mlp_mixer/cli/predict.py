@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..intervals import accuracy
 from . import complete
 from .arguments import (
     Device,
     Engine,
     Json,
+    MinScore,
+    OverwriteOut,
     introduce_bundled,
     is_model,
     or_bundled,
@@ -23,7 +28,14 @@ from .arguments import (
 from .console import escaped, percent, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..inference import Failure, Features, Prediction, Predictor
+    from ..inference import (
+        Failure,
+        Features,
+        Prediction,
+        Predictor,
+        Sorter,
+        Written,
+    )
     from .progress import Count
 
 _NOTES = {
@@ -32,6 +44,13 @@ _NOTES = {
     "semantic softmax": "scores rank the classes and are no probabilities: this head was "
     "trained in groups of classes",
 }
+
+
+class SortBy(StrEnum):
+    """How a picture comes into the folder of its answer."""
+
+    link = "link"
+    copy = "copy"
 
 
 def predict(
@@ -64,6 +83,7 @@ def predict(
         bool,
         typer.Option("--resume", help="Continue a stopped run with this --out."),
     ] = False,
+    overwrite: OverwriteOut = False,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures computed at a time.")
     ] = 32,
@@ -75,6 +95,17 @@ def predict(
             help="Images larger than the input: resize, or tile and average the tiles."
         ),
     ] = "resize",
+    min_score: MinScore = None,
+    sort_into: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Also sort the files into a folder for each answer; nothing is moved.",
+        ),
+    ] = None,
+    sort_by: Annotated[
+        SortBy, typer.Option(help="link (a copy where there are no links) or copy.")
+    ] = SortBy.link,
     as_json: Json = False,
 ) -> int:
     """Classify pictures.
@@ -82,25 +113,49 @@ def predict(
     Pictures that cannot be read are listed and make the exit code 1; the others are
     answered.
     """
-    from ..inference import Predictor
+    from ..errors import UserError
+    from ..inference import Predictor, Sorter
 
     checkpoint, names = split_arguments(paths, model)
-    _check(checkpoint, names, out, features, resume)
+    _check(checkpoint, names, out, features, resume, overwrite)
+    if features is not None and (min_score is not None or sort_into is not None):
+        raise UserError(
+            "--min-score and --sort-into go with answers; leave them or --features away"
+        )
     # Weights are loaded after all checks: a download may take minutes.
     source, _ = or_bundled(checkpoint)
-    predictor = Predictor(source, device=device, top=top, engine=engine, larger=larger)
+    predictor = Predictor(
+        source,
+        device=device,
+        top=top,
+        engine=engine,
+        larger=larger,
+        min_score=min_score,
+    )
     # Failures are part of the JSON on stdout.
     quiet = as_json and out is None
     if checkpoint is None and not quiet:
         introduce_bundled(predictor.labels)
     # Not a list: a pipe may never end, and a folder may hold a million pictures.
     pictures = _named(names)
-    if out is None:
-        tally = _print_answers(predictor, pictures, batch_size, as_json)
-    else:
-        tally = _write(predictor, pictures, batch_size, out, features, resume)
+    sorting = Sorter(predictor, sort_into, sort_by.value) if sort_into else None
+    tally: _Tally | Written
+    with sorting or contextlib.nullcontext() as sorter:
+        if out is None:
+            tally = _print_answers(predictor, pictures, batch_size, as_json, sorter)
+        elif features is not None:
+            tally = _write_features(
+                predictor, pictures, batch_size, out, features, overwrite
+            )
+        else:
+            tally = _write_answers(
+                predictor, pictures, batch_size, out, resume, overwrite, sorter
+            )
+    if out is not None:
         if as_json:
             counts = {"pictures": tally.pictures, "failed": tally.failed}
+            if min_score is not None:
+                counts["unknown"] = tally.unknown
             print_json({"out": str(out), **counts})
         else:
             good = tally.pictures - tally.failed
@@ -110,8 +165,48 @@ def predict(
             f"{tally.failed} of {tally.pictures} pictures could not be read",
             file=sys.stderr,
         )
+    if min_score is not None and not quiet:
+        _tell_unknown(predictor, min_score, tally)
+    if sorting and not quiet:
+        _tell_sorted(sorting)
     # Scripts should notice that some pictures have no answer.
     return 1 if tally.failed else 0
+
+
+def _tell_unknown(predictor: Predictor, wanted: str, tally: _Tally | Written) -> None:
+    """Say on stderr how many pictures have no answer, and where the limit is from."""
+    from ..weights.scores import AUTO, chosen_min_score
+
+    answers = tally.pictures - tally.failed
+    print(
+        f"{tally.unknown} of {answers} pictures are unknown: their best score is below "
+        f"{predictor.min_score:.4g}",
+        file=sys.stderr,
+    )
+    chosen = chosen_min_score(predictor.checkpoint.provenance)
+    if wanted == AUTO and chosen is not None:
+        answered = round(chosen.coverage * chosen.n)
+        print(
+            f"of {chosen.n:,} validation images it answers {answered:,}, and is right in "
+            f"{accuracy(chosen.accuracy, answered)}",
+            file=sys.stderr,
+        )
+
+
+def _tell_sorted(sorter: Sorter) -> None:
+    """Say on stderr what came into which folder."""
+    counts = [f"{count:,} {name}" for name, count in sorted(sorter.counts.items())]
+    print(
+        f"sorted {sorter.counts.total():,} pictures into {sorter.folder}: "
+        f"{', '.join(counts) or 'none'} (each is a {sorter.by})",
+        file=sys.stderr,
+    )
+    if sorter.without_file:
+        print(
+            f"{sorter.without_file:,} answers are about addresses or frames of videos, "
+            "which are no files to sort",
+            file=sys.stderr,
+        )
 
 
 def _check(
@@ -120,9 +215,11 @@ def _check(
     out: Path | None,
     features: str | None,
     resume: bool,
+    overwrite: bool,
 ) -> None:
     """Refuse, before weights are loaded, arguments that contradict each other."""
     from ..errors import UserError
+    from ..inference.answers import unfinished_path
     from ..inference.formats import check_out
 
     if checkpoint is not None and not names:
@@ -136,7 +233,8 @@ def _check(
             f"no pictures given to classify with {checkpoint!r}; add the paths of some"
         )
     if out is not None:
-        check_out(out, features=features is not None)
+        going_on = resume and unfinished_path(out).exists()
+        check_out(out, features=features is not None, replace=overwrite or going_on)
     elif features is not None:
         raise UserError(
             f"the features {features!r} need a file to go to; add --out FILE.npz"
@@ -167,11 +265,13 @@ class _Tally:
     quiet: bool = False
     pictures: int = 0
     failed: int = 0
+    unknown: int = 0
 
     def __call__(self, answer: Prediction | Features | Failure) -> None:
-        from ..inference import Failure
+        from ..inference import Failure, Prediction
 
         self.pictures += 1
+        self.unknown += isinstance(answer, Prediction) and answer.pred_label is None
         if isinstance(answer, Failure):
             self.failed += 1
             if not self.quiet:
@@ -179,41 +279,62 @@ class _Tally:
         self.show(self.pictures)
 
 
-def _write(
+def _write_features(
     predictor: Predictor,
     pictures: Iterator[str],
     batch_size: int,
     out: Path,
-    features: str | None,
-    resume: bool,
-) -> Any:
-    """Write answers or features to the file; return how many, and how many failed."""
-    from ..inference import features_to_file, predict_to_file
+    name: str,
+    overwrite: bool,
+) -> Written:
+    """Write a feature to the file; return how many, and how many failed."""
+    from ..inference import features_to_file
     from .progress import counted
 
     with counted("pictures") as show:
-        tally = _Tally(show)
-        if features is not None:
-            return features_to_file(
-                predictor,
-                pictures,
-                features,
-                out,
-                batch_size=batch_size,
-                report=tally,
-            )
+        return features_to_file(
+            predictor,
+            pictures,
+            name,
+            out,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            report=_Tally(show),
+        )
+
+
+def _write_answers(
+    predictor: Predictor,
+    pictures: Iterator[str],
+    batch_size: int,
+    out: Path,
+    resume: bool,
+    overwrite: bool,
+    sorter: Sorter | None,
+) -> Written:
+    """Write answers to the file; return how many, and how many failed."""
+    from ..inference import predict_to_file
+    from .progress import counted
+
+    with counted("pictures") as show:
         return predict_to_file(
             predictor,
             pictures,
             out,
             resume=resume,
+            overwrite=overwrite,
+            sorter=sorter,
             batch_size=batch_size,
-            report=tally,
+            report=_Tally(show),
         )
 
 
 def _print_answers(
-    predictor: Predictor, pictures: Iterator[str], batch_size: int, as_json: bool
+    predictor: Predictor,
+    pictures: Iterator[str],
+    batch_size: int,
+    as_json: bool,
+    sorter: Sorter | None,
 ) -> _Tally:
     from ..inference import Prediction
     from .progress import counted
@@ -222,8 +343,13 @@ def _print_answers(
     answers = []
     with counted("pictures") as show:
         tally = _Tally(show, quiet=as_json)
-        for answer in predictor.predict(pictures, batch_size=batch_size):
+        outside = None if sorter is None else sorter.folder
+        for answer in predictor.predict(
+            pictures, batch_size=batch_size, outside=outside
+        ):
             tally(answer)
+            if sorter is not None:
+                sorter.add(answer)
             answers.append(answer)
     if as_json:
         rows = []
@@ -247,7 +373,9 @@ def _print_table(answers: list[Prediction]) -> None:
     rows = []
     for answer in answers:
         others = []
-        for candidate in answer.top[1:3]:
+        # What an unknown picture may be all the same stands first.
+        first = 0 if answer.pred_label is None else 1
+        for candidate in answer.top[first : first + 2]:
             others.append(f"{candidate.name} {percent(candidate.score)}")
         score = percent(answer.pred_score)
         row = (escaped(answer.path), answer.pred_class, score, ", ".join(others))

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .arguments import OverwriteOut
+
 
 def report(
     run: Annotated[Path, typer.Argument(help="The folder of a training run.")],
@@ -18,18 +20,25 @@ def report(
         Path | None,
         typer.Option(help="The page (default: report.html in the run's folder)."),
     ] = None,
+    overwrite: OverwriteOut = False,
 ) -> int:
     """Write a self-contained page about a run.
 
     It shows curves, the confusion matrix, sample predictions and token-mixing weights.
     """
+    from ..files import refuse_to_replace
     from ..report import build_report, write_report
     from .next_steps import after_report, print_next
     from .progress import stages
 
+    # A page inside the run's folder is the run's own, and is written anew.
+    page = out or run / "report.html"
+    own = page.suffix == ".html" and page.resolve().parent == run.resolve()
+    if not (own or overwrite):
+        refuse_to_replace(page)
     with stages() as stage:
         built = build_report(run, data=data, stage=stage)
-    page = write_report(built, out or run / "report.html")
+    write_report(built, page)
     print(f"report: {page}")
     print_next(after_report(run))
     return 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..intervals import short_accuracy
-from .arguments import Json
+from .arguments import Json, OverwriteOut
 from .console import print_json, print_table
 
 if TYPE_CHECKING:
@@ -24,11 +24,15 @@ def runs(
         Path | None,
         typer.Option(help="Also write a page with their curves: FILE.html."),
     ] = None,
+    overwrite: OverwriteOut = False,
     as_json: Json = False,
 ) -> int:
     """Compare runs: a row for each, and with --out their curves on one page."""
+    from ..files import refuse_to_replace
     from ..report.compare import find_runs, write_comparison
 
+    if out is not None and not overwrite:
+        refuse_to_replace(out)
     found = find_runs(folders or [Path("runs")])
     if as_json:
         print_json([run.to_dict() for run in found])

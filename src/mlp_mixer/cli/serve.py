@@ -10,6 +10,7 @@ from .arguments import (
     BatchSize,
     Device,
     Engine,
+    MinScore,
     WeightsOrBundled,
     introduce_bundled,
     or_bundled,
@@ -42,6 +43,7 @@ def serve(
             min=0.1, help="Seconds for a request to arrive, and for its answer."
         ),
     ] = 30,
+    min_score: MinScore = None,
 ) -> int:
     """Answer POST /predict with what is in a picture, and show a page at /.
 
@@ -70,14 +72,19 @@ def serve(
     )
     source, name = or_bundled(checkpoint)
     first = "plain" if engine == "auto" else engine
-    predictor = Predictor(source, device=device, engine=first)
+    predictor = Predictor(source, device=device, engine=first, min_score=min_score)
     if engine == "auto":
         # Engines are tried now: the first clients should not wait for that.
         config = predictor.model.config
         shape = (8, config.in_channels, *config.image_size)
         images = torch.zeros(shape, device=predictor.device)
         best, _ = fastest(predictor.model, images)
-        predictor = Predictor(predictor.checkpoint, device=device, engine=best)
+        predictor = Predictor(
+            predictor.checkpoint,
+            device=device,
+            engine=best,
+            min_score=predictor.min_score,
+        )
     app = create_app(predictor, limits)
     if checkpoint is None:
         introduce_bundled(predictor.labels)

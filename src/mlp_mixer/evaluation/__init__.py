@@ -3,6 +3,7 @@
 And what can be learnt from its features, with few images.
 """
 
+from .abstain import Answered, answered, choose_min_score
 from .accuracy import Evaluation, align_labels, evaluate
 from .fewshot import (
     FewShot,
@@ -15,11 +16,14 @@ from .multilabel import MultiLabelEvaluation, evaluate_labels
 from .splits import EvalSplit, eval_split, evaluate_checkpoint
 
 __all__ = [
+    "Answered",
     "EvalSplit",
     "Evaluation",
     "FewShot",
     "MultiLabelEvaluation",
     "align_labels",
+    "answered",
+    "choose_min_score",
     "eval_split",
     "evaluate",
     "evaluate_checkpoint",

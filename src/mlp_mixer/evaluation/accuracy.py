@@ -20,6 +20,7 @@ from ..errors import UserError, listed
 from ..images.preprocess import Preprocess
 from ..intervals import wilson_interval
 from ..weights.labels import class_numbers, wordnet_ids
+from ..weights.scores import SCORES
 from .per_class import (
     ClassScore,
     balanced_accuracy,
@@ -50,6 +51,8 @@ class Evaluation:
         labels: (n,) true classes in the model's numbering; of several right ones the
             likeliest.
         probabilities: (n, K) float32, the softmax of the logits.
+        scores: (n,) float32, of each answer, as a predictor gives it: its probability,
+            or its sigmoid where the head learnt by sigmoids.
         split: Which images, in words, where a dataset was evaluated.
         seen: How many of them the network has learnt from, where that is known.
         classes: The names of the K classes, where they are known.
@@ -61,6 +64,7 @@ class Evaluation:
     loss: float
     labels: np.ndarray
     probabilities: np.ndarray
+    scores: np.ndarray
     split: str = ""
     seen: int | None = None
     classes: tuple[str, ...] | None = None
@@ -164,6 +168,7 @@ def evaluate(
     workers: int | None = None,
     device: torch.device | None = None,
     tta: Tta = "none",
+    head: str = "softmax",
     progress: Progress | None = None,
 ) -> Evaluation:
     """Run the model over all images, each exactly once, in fp32 and evaluation mode.
@@ -184,6 +189,7 @@ def evaluate(
         tta: Test-time augmentation, views of each image whose logits are averaged:
             "flip" adds its mirror image, "shift" also both of them moved by a pixel up
             and left, and down and right.
+        head: How logits become scores: a key of `SCORES`.
         progress: Is told how many images are done.
 
     Returns:
@@ -212,7 +218,7 @@ def evaluate(
     labels = images.labels if labels is None else labels
     if not isinstance(labels, np.ndarray):
         labels = best_labels(logits, labels)
-    return score(logits, torch.from_numpy(labels))
+    return score(logits, torch.from_numpy(labels), head)
 
 
 @torch.inference_mode()
@@ -344,12 +350,13 @@ def best_labels(logits: Tensor, label_sets: LabelSets) -> np.ndarray:
     return np.array(best, dtype=np.int64)
 
 
-def score(logits: Tensor, labels: Tensor) -> Evaluation:
+def score(logits: Tensor, labels: Tensor, head: str = "softmax") -> Evaluation:
     """Count how often the logits are right.
 
     Args:
         logits: (n, K) on the CPU.
         labels: (n,) true classes.
+        head: As for `evaluate`.
     """
     top5 = logits.topk(min(5, logits.shape[1]), dim=1).indices
     hits = top5 == labels[:, None]
@@ -360,4 +367,5 @@ def score(logits: Tensor, labels: Tensor) -> Evaluation:
         loss=F.cross_entropy(logits, labels).item(),
         labels=labels.numpy(),
         probabilities=logits.softmax(dim=1).numpy(),
+        scores=SCORES[head](logits).amax(dim=1).numpy(),
     )

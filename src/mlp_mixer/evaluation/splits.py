@@ -18,6 +18,7 @@ from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..errors import UserError
 from ..weights import Checkpoint
+from ..weights.scores import score_kind
 from .accuracy import (
     Evaluation,
     LabelSets,
@@ -252,6 +253,7 @@ def evaluate_checkpoint(
         among=among,
         batch_size=batch_size,
         tta=tta,
+        head=score_kind(checkpoint.provenance),
         progress=progress,
     )
     # Without names, the data's own labels were compared with the model's.

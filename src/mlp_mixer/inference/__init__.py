@@ -1,9 +1,11 @@
 """From pictures to answers: the predictor, and answer files that survive a kill."""
 
+from ..weights.scores import SCORES
 from .answers import Written, features_to_file, predict_to_file
 from .mmpretrain import inference_model
 from .predictor import Predictor
-from .results import SCORES, Candidate, Failure, Features, Prediction
+from .results import Candidate, Failure, Features, Prediction
+from .sorting import Sorter
 
 __all__ = [
     "SCORES",
@@ -12,6 +14,7 @@ __all__ = [
     "Features",
     "Prediction",
     "Predictor",
+    "Sorter",
     "Written",
     "features_to_file",
     "inference_model",

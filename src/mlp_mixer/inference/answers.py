@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import to_dict
 from ..errors import UserError
 from ..files import PathLike, locked_folder, make_folder
-from ..weights.checkpoint import fingerprint
 from .formats import check_out, write_answers, write_features
+from .identity import identity
 from .pictures import Picture
 from .predictor import Predictor
 from .results import Failure, Features, Prediction
+from .sorting import Sorter
 
 
 def _ignore(answer: object) -> None:
@@ -36,11 +36,13 @@ class Written:
         out: The file.
         pictures: How many pictures were asked for.
         failed: How many of them could not be read.
+        unknown: How many of the answers are "unknown".
     """
 
     out: Path
     pictures: int
     failed: int
+    unknown: int = 0
 
 
 def predict_to_file(
@@ -49,6 +51,8 @@ def predict_to_file(
     out: PathLike,
     *,
     resume: bool = False,
+    overwrite: bool = False,
+    sorter: Sorter | None = None,
     batch_size: int = 32,
     report: Callable[[Prediction | Failure], None] = _ignore,
 ) -> Written:
@@ -57,10 +61,12 @@ def predict_to_file(
     Args:
         predictor: What answers.
         pictures: As for `Predictor.predict`.
-        out: A .csv, .json, .jsonl or .parquet file; an older file of answers is
-            replaced.
+        out: A .csv, .json, .jsonl or .parquet file.
         resume: Continue from the answers that a stopped run with this `out` has kept,
             or start if there are none.
+        overwrite: Replace an older file of answers.
+        sorter: Also sorts the pictures, those of the stopped run included; what lies in
+            its folder is no picture to classify.
         batch_size: How many pictures to read and compute at a time.
         report: Is called with every new answer as soon as it is kept.
 
@@ -68,25 +74,35 @@ def predict_to_file(
         How many pictures there were, and how many failed: earlier runs included.
 
     Raises:
-        UserError: The file cannot be written, another process writes it, or it was
-            begun with other weights, settings or pictures.
+        UserError: The file exists or cannot be written, another process writes it, or
+            it was begun with other weights, settings or pictures.
     """
     path = Path(out)
-    check_out(path)
+    check_out(path, replace=overwrite or (resume and unfinished_path(path).exists()))
     # The folder is locked for this file only: others may be written beside it.
     with locked_folder(make_folder(path.parent), f".{path.name}.claimed"):
         unfinished = Unfinished(path, identity(predictor), resume=resume)
         try:
+            if sorter is not None:
+                # A kill may have come between an answer and its sorting.
+                for row in unfinished.earlier():
+                    if "error" not in row:
+                        sorter.place(row["path"], row["pred_class"])
             answers = predictor.predict(
-                pictures, batch_size=batch_size, answered=unfinished.answered()
+                pictures,
+                batch_size=batch_size,
+                answered=unfinished.answered(),
+                outside=None if sorter is None else sorter.folder,
             )
             for answer in answers:
                 unfinished.add(answer)
+                if sorter is not None:
+                    sorter.add(answer)
                 report(answer)
             unfinished.finish(predictor.top)
         finally:
             unfinished.close()
-    return Written(path, unfinished.pictures, unfinished.failed)
+    return Written(path, unfinished.pictures, unfinished.failed, unfinished.unknown)
 
 
 def features_to_file(
@@ -95,6 +111,7 @@ def features_to_file(
     name: str,
     out: PathLike,
     *,
+    overwrite: bool = False,
     batch_size: int = 32,
     report: Callable[[Features | Failure], None] = _ignore,
 ) -> Written:
@@ -105,7 +122,8 @@ def features_to_file(
         pictures: As for `Predictor.features`.
         name: The feature, such as "pre_logits"; its array in the file is float32
             (N, ...), beside the array `paths` (N,). Failures are in neither.
-        out: The .npz file; an older file of features is replaced.
+        out: The .npz file.
+        overwrite: Replace an older file of features.
         batch_size: How many pictures to read and compute at a time.
         report: Is called with what was computed for each picture.
 
@@ -113,10 +131,10 @@ def features_to_file(
         How many pictures there were, and how many failed.
 
     Raises:
-        UserError: The file cannot be written, or there is no such feature.
+        UserError: The file exists or cannot be written, or there is no such feature.
     """
     path = Path(out)
-    check_out(path, features=True)
+    check_out(path, features=True, replace=overwrite)
     found = []
     failed = 0
     for answer in predictor.features(pictures, name, batch_size=batch_size):
@@ -129,24 +147,13 @@ def features_to_file(
     return Written(path, len(found) + failed, failed)
 
 
-def identity(predictor: Predictor) -> dict[str, Any]:
-    """Return what must be the same for a run to continue another one.
+def unfinished_path(out: Path) -> Path:
+    """Return the file that keeps the answers until all are there.
 
     Args:
-        predictor: What answers.
-
-    Returns:
-        The fingerprint of the weights, and the settings that change answers.
+        out: The file that will hold them.
     """
-    settings = {
-        "weights": fingerprint(predictor.model),
-        "preprocess": to_dict(predictor.checkpoint.preprocess),
-        "top": predictor.top,
-        "larger": predictor.larger,
-    }
-    if predictor.thresholds is not None:
-        settings["thresholds"] = list(predictor.thresholds)
-    return settings
+    return out.with_name(f"{out.name}.unfinished")
 
 
 class Unfinished:
@@ -157,6 +164,7 @@ class Unfinished:
         path: The file of the lines.
         pictures: How many answers there are, those of earlier runs included.
         failed: How many of them are failures.
+        unknown: How many of them are "unknown".
     """
 
     def __init__(self, out: Path, identity: dict[str, Any], *, resume: bool) -> None:
@@ -172,9 +180,11 @@ class Unfinished:
                 continued.
         """
         self.out = out
-        self.path = out.with_name(f"{out.name}.unfinished")
+        self.path = unfinished_path(out)
         self.pictures = 0
         self.failed = 0
+        self.unknown = 0
+        self._may_be_unknown = "min_score" in identity
         self._head = _line({"mlp_mixer predict": identity})
         # Pictures have several labels each where classes have thresholds.
         self._several = "thresholds" in identity
@@ -196,12 +206,16 @@ class Unfinished:
         # Unbuffered: a kill loses no answer that was added.
         self._file = self.path.open("ab", buffering=0)
 
-    def answered(self) -> Iterator[str]:
-        """Yield the names of the pictures that earlier runs have answered, in order.
+    def earlier(self) -> Iterator[dict[str, Any]]:
+        """Yield the answers of earlier runs, in order.
 
         They are read from the file again, so that a million of them need no memory.
         """
-        for row in itertools.islice(self._rows(), self._earlier):
+        yield from itertools.islice(self._rows(), self._earlier)
+
+    def answered(self) -> Iterator[str]:
+        """Yield the names of the pictures that earlier runs have answered, in order."""
+        for row in self.earlier():
             yield row["path"]
 
     def add(self, answer: Prediction | Failure) -> None:
@@ -220,7 +234,13 @@ class Unfinished:
         Args:
             top: How many candidates the columns of .csv and .parquet hold.
         """
-        write_answers(self.out, self._rows(), top, several=self._several)
+        write_answers(
+            self.out,
+            self._rows(),
+            top,
+            unknowns=self._may_be_unknown,
+            several=self._several,
+        )
         # Windows removes no open file.
         self._file.close()
         self.path.unlink()
@@ -264,6 +284,7 @@ class Unfinished:
     def _count(self, row: dict[str, Any]) -> None:
         self.pictures += 1
         self.failed += "error" in row
+        self.unknown += row.get("pred_label", 0) is None
 
 
 def _line(value: dict[str, Any]) -> bytes:

@@ -13,13 +13,13 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 
 from ..errors import UserError
-from ..files import atomic_file
+from ..files import atomic_file, refuse_to_replace
 from .results import Features
 
 Row: TypeAlias = "dict[str, Any]"
-Columns: TypeAlias = "dict[str, str]"
+Columns: TypeAlias = "dict[str, str]"  # name -> type of Arrow
 
-# How our own files begin; no other file is ever replaced.
+# How our own files begin; no other file is ever replaced, whatever was asked for.
 _BEGINNING = {
     ".csv": b"path,pred_label",
     ".json": b'[\n{"path"',
@@ -30,16 +30,16 @@ _BEGINNING = {
 _ROW_GROUP = 4096  # rows of Parquet in memory
 
 
-def check_out(out: Path, *, features: bool = False) -> None:
+def check_out(out: Path, *, features: bool = False, replace: bool = False) -> None:
     """Check, before any work, that a file can and may be written.
 
     Args:
         out: The file; its name ends in the format.
         features: Whether it is for features, and not for answers.
+        replace: Whether an older file of ours may be replaced.
 
     Raises:
-        UserError: The format is unknown or needs a package, or something else has that
-            name.
+        UserError: The format is unknown or needs a package, or the name is taken.
     """
     what = "features" if features else "answers"
     suffix = out.suffix.lower()
@@ -54,11 +54,15 @@ def check_out(out: Path, *, features: bool = False) -> None:
             f"cannot write {what} to {str(out)!r}: it is a folder; give the name of a "
             "file in it"
         )
-    if out.is_file() and out.stat().st_size and not _is_ours(out, suffix):
-        raise UserError(
-            f"{str(out)!r} was not written by `mlp-mixer predict`; move it, or choose "
-            "another name"
-        )
+    # An empty file, such as one of mktemp, holds nothing that could be lost.
+    if out.is_file() and out.stat().st_size:
+        if not _is_ours(out, suffix):
+            raise UserError(
+                f"{str(out)!r} was not written by `mlp-mixer predict`; move it, or "
+                "choose another name"
+            )
+        if not replace:
+            refuse_to_replace(out)
     if suffix == ".parquet":
         try:
             import pyarrow.parquet  # noqa: F401
@@ -78,7 +82,12 @@ def _is_ours(path: Path, suffix: str) -> bool:
 
 
 def write_answers(
-    out: Path, rows: Iterable[Row], top: int, *, several: bool = False
+    out: Path,
+    rows: Iterable[Row],
+    top: int,
+    *,
+    unknowns: bool = False,
+    several: bool = False,
 ) -> None:
     """Write answers to a file, which appears when it is complete.
 
@@ -86,11 +95,14 @@ def write_answers(
         out: The file; its name ends in the format.
         rows: Answers as `to_dict` returns them.
         top: How many candidates the columns of .csv and .parquet hold.
+        unknowns: Whether answers may be unknown: the best candidate then has columns of
+            its own.
         several: Whether pictures have several labels each, which then have columns.
     """
     write = _WRITERS[out.suffix.lower()]
+    columns = _columns(top, 1 if unknowns else 2, several)
     with atomic_file(out) as file:
-        write(file, _columns(top, several), rows)
+        write(file, columns, rows)
 
 
 def write_features(out: Path, name: str, found: Sequence[Features]) -> None:
@@ -117,11 +129,12 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _columns(top: int, several: bool) -> Columns:
+def _columns(top: int, first: int, several: bool) -> Columns:
     """Return names and Arrow types of the columns.
 
-    Those of the best candidate begin with pred_, the others are numbered from 2. Several
-    labels are one text, separated as in `list:` files, and so are their scores.
+    Those of the answer begin with pred_; candidates are numbered, and the first of them
+    is left out where it always is the answer. Several labels are one text, separated as
+    in `list:` files, and so are their scores.
     """
     columns = {
         "path": "string",
@@ -130,7 +143,7 @@ def _columns(top: int, several: bool) -> Columns:
         "pred_score": "float32",
         "score_kind": "string",
     }
-    for rank in range(2, top + 1):
+    for rank in range(first, top + 1):
         columns[f"top{rank}_class"] = "string"
         columns[f"top{rank}_score"] = "float32"
     if several:
@@ -140,18 +153,18 @@ def _columns(top: int, several: bool) -> Columns:
     return columns
 
 
-def _flat(answer: Row) -> Row:
-    """Return an answer as one row of `_columns`."""
+def _flat(answer: Row, columns: Columns) -> Row:
+    """Return an answer as one row of the columns."""
     row = dict(answer)
     candidates = row.pop("top", ())
-    for rank, candidate in enumerate(candidates[1:], start=2):
+    for rank, candidate in enumerate(candidates, start=1):
         row[f"top{rank}_class"] = candidate["name"]
         row[f"top{rank}_score"] = candidate["score"]
     if "labels" in row:
         labels = row["labels"]
         row["labels"] = ";".join(label["name"] for label in labels)
         row["label_scores"] = ";".join(f"{label['score']:.6g}" for label in labels)
-    return row
+    return {name: row.get(name) for name in columns}
 
 
 def _write_csv(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> None:
@@ -159,7 +172,8 @@ def _write_csv(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> None:
     text = SimpleNamespace(write=lambda line: file.write(_utf8(line)))
     table = csv.DictWriter(text, list(columns), lineterminator="\n")
     table.writeheader()
-    table.writerows(map(_flat, rows))
+    for row in rows:
+        table.writerow(_flat(row, columns))
 
 
 def _write_jsonl(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> None:
@@ -184,20 +198,19 @@ def _write_parquet(file: BinaryIO, columns: Columns, rows: Iterable[Row]) -> Non
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
-    schema = pyarrow.schema(
-        [(name, getattr(pyarrow, kind)()) for name, kind in columns.items()]
-    )
-    waiting = _utf8_rows(rows)
+    fields = [(name, getattr(pyarrow, kind)()) for name, kind in columns.items()]
+    schema = pyarrow.schema(fields)
+    waiting = _utf8_rows(rows, columns)
     with ParquetWriter(file, schema) as writer:
         # In groups: a table of a million rows would stand in memory twice.
         while group := list(itertools.islice(waiting, _ROW_GROUP)):
             writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
 
-def _utf8_rows(rows: Iterable[Row]) -> Iterator[Row]:
+def _utf8_rows(rows: Iterable[Row], columns: Columns) -> Iterator[Row]:
     """Yield flat rows whose texts are valid UTF-8, as Arrow demands."""
     for answer in rows:
-        row = _flat(answer)
+        row = _flat(answer, columns)
         for name, value in row.items():
             if isinstance(value, str):
                 row[name] = _utf8(value).decode()

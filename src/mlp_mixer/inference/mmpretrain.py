@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from ..weights import Checkpoint
+from ..weights.scores import SCORES
 from .pictures import Picture
 from .predictor import Predictor
-from .results import SCORES
 
 
 def inference_model(

@@ -74,6 +74,30 @@ def skip_answered(
     yield from found
 
 
+def leave_out(
+    found: Iterator[NamedPicture], folder: str | os.PathLike[str]
+) -> Iterator[NamedPicture]:
+    """Yield the pictures that do not lie in a folder.
+
+    Links in it count as lying in it, wherever their files are.
+
+    Args:
+        found: All pictures.
+        folder: The folder; it need not exist.
+    """
+    inside = os.path.realpath(folder)
+    parents: dict[str, bool] = {}
+    for name, picture in found:
+        if isinstance(picture, Path):
+            parent = str(picture.parent)
+            if parent not in parents:
+                real = os.path.realpath(parent)
+                parents[parent] = Path(real).is_relative_to(inside)
+            if parents[parent]:
+                continue
+        yield name, picture
+
+
 def read_list(file: IO[bytes]) -> Iterator[str]:
     """Yield the paths and addresses in a list, each as soon as it has been read.
 

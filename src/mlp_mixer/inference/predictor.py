@@ -25,8 +25,17 @@ from ..models import build_network
 from ..runtime import engine as make_engine
 from ..weights import Checkpoint, load
 from ..weights.catalog import BUNDLED
-from .pictures import NamedPicture, Picture, expand, fetched, is_url, skip_answered
-from .results import SCORES, Candidate, Failure, Features, Prediction
+from ..weights.scores import SCORES, UNKNOWN, resolve_min_score, score_kind
+from .pictures import (
+    NamedPicture,
+    Picture,
+    expand,
+    fetched,
+    is_url,
+    leave_out,
+    skip_answered,
+)
+from .results import Candidate, Failure, Features, Prediction
 
 R = TypeVar("R")
 FeatureArrays = dict[str, np.ndarray[Any, Any]]
@@ -50,6 +59,7 @@ class Predictor:
         device: Where the model computes.
         labels: The names of the classes; "class 7" where the checkpoint has none.
         larger: As given.
+        min_score: The lowest score of an answer that is given; None answers all.
         model: The model, in evaluation mode on the device.
         score_kind: What scores are: a key of `SCORES`.
         thresholds: The score of each class from which on it is answered, where pictures
@@ -65,6 +75,7 @@ class Predictor:
         top: int = 5,
         engine: str = "auto",
         larger: str = "resize",
+        min_score: float | str | None = None,
     ) -> None:
         """Load a checkpoint and prepare it to answer.
 
@@ -83,6 +94,9 @@ class Predictor:
                 and average the tiles' features. That is the answer of the network that
                 `resize` grows T-fold (the paper's App. C), without the zeros of its
                 block-diagonal weights.
+            min_score: The answer is "unknown" where the best score is below this, 0 to
+                1. "auto" takes what the validation images chose in training: the lowest
+                score at which 95 % of the answers were right.
 
         Raises:
             UserError: The device is not there, the checkpoint cannot be loaded, or an
@@ -97,9 +111,8 @@ class Predictor:
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = load(checkpoint)
         self.checkpoint = checkpoint
-        self.score_kind = str(checkpoint.provenance.get("head", "softmax"))
-        if self.score_kind not in SCORES:
-            raise unknown("kind of head", self.score_kind, SCORES)
+        self.score_kind = score_kind(checkpoint.provenance)
+        self.min_score = resolve_min_score(min_score, checkpoint.provenance)
         self.thresholds = checkpoint.thresholds
         self.model = checkpoint.model.to(self.device).eval()
         self._run = make_engine(self.model, engine)
@@ -131,6 +144,7 @@ class Predictor:
         *,
         batch_size: int = 32,
         answered: Iterable[str] = (),
+        outside: str | os.PathLike[str] | None = None,
     ) -> Iterator[Prediction | Failure]:
         """Yield answers in the order of the pictures.
 
@@ -140,13 +154,17 @@ class Predictor:
             batch_size: How many to read and compute at a time.
             answered: The names (`path`) of the first pictures, which an earlier run has
                 answered: they are passed over.
+            outside: Files in this folder are left out: the run itself puts them there.
 
         Raises:
             UserError: The checkpoint has no classifier, or the first pictures are not
                 those of `answered`.
         """
         self._need_classifier()
-        found = skip_answered(expand(pictures), answered)
+        named = expand(pictures)
+        if outside is not None:
+            named = leave_out(named, outside)
+        found = skip_answered(named, answered)
         computed = self._computed(found, batch_size, self.logits)
         return (
             logits if isinstance(logits, Failure) else self.prediction(name, logits)
@@ -198,13 +216,14 @@ class Predictor:
             for number in best.indices.tolist()
         ]
         first = candidates[0]
+        known = self.min_score is None or first.score >= self.min_score
         labels = None
         if self.thresholds is not None:
             labels = self._several(logits, scores, self.thresholds)
         return Prediction(
             path=name,
-            pred_label=first.label,
-            pred_class=first.name,
+            pred_label=first.label if known else None,
+            pred_class=first.name if known else UNKNOWN,
             pred_score=first.score,
             score_kind=self.score_kind,
             top=tuple(candidates),

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    return logits.softmax(dim=-1)
-
-
-SCORES: dict[str, Callable[[Tensor], Tensor]] = {
-    # The classes exclude each other: their scores sum to 1.
-    "softmax": _softmax,
-    # One yes or no for each class: weights trained with sigmoid cross-entropy, as
-    # big_vision's.
-    "sigmoid": torch.sigmoid,
-    # MIIL's head of ImageNet-21k was trained in groups of classes. A softmax over all
-    # of them ranks well, but it is no probability.
-    "semantic softmax": _softmax,
-}
-"""Logits (..., K) to scores, by the kind of head that a checkpoint's provenance names."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +29,19 @@ class Prediction:
 
     Attributes:
         path: The path or address of the picture.
-        pred_label: The number of the best class.
-        pred_class: Its name.
-        pred_score: Its score.
+        pred_label: The number of the best class; None if the answer is "unknown",
+            because its score is below the predictor's lowest one.
+        pred_class: Its name, or "unknown".
+        pred_score: The score of the best class, in either case.
         score_kind: What the scores are: a key of `SCORES`.
-        top: The best candidates in order, the first of them included.
+        top: The best candidates in order, the first of them included; those of an
+            unknown picture too.
         labels: All classes whose scores reach their thresholds, best first; None where a
             picture has one class.
     """
 
     path: str
-    pred_label: int
+    pred_label: int | None
     pred_class: str
     pred_score: float
     score_kind: str

@@ -115,7 +115,7 @@ class Service:
         answer = self._predictor.prediction(name, logits_K, question.top).to_dict()
         if question.explain:
             async with self._costly:
-                label = answer["pred_label"]
+                label = answer["top"][0]["label"]
                 answer |= await asyncio.to_thread(
                     _explanation, self._predictor, seen_CHW, label
                 )
@@ -148,6 +148,7 @@ class Service:
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "labels": self._predictor.labels,
             "score_kind": self._predictor.score_kind,
+            "min_score": self._predictor.min_score,
             "config": dataclasses.asdict(model.config),
             "preprocess": dataclasses.asdict(self._preprocess),
             "provenance": origin,

@@ -10,10 +10,12 @@ from typing import Any
 
 from ..config import to_dict
 from ..evaluation import evaluate
+from ..evaluation.abstain import choose_min_score
 from ..files import write_bytes, write_json
 from ..machine import environment
 from ..models import IsotropicMlp
 from ..weights import save
+from ..weights.scores import MinScore
 from .extras.several_labels import measure_labels, origin_of_labels
 from .journal import JournalRow
 from .run import Run
@@ -78,7 +80,7 @@ def write_split(run: Run, out: Path) -> None:
     write_bytes(out / "split.csv", text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def measure(run: Run, model: IsotropicMlp) -> dict[str, Any]:
+def measure(run: Run, model: IsotropicMlp) -> tuple[dict[str, Any], MinScore | None]:
     """Evaluate a network on the validation split.
 
     Args:
@@ -87,14 +89,21 @@ def measure(run: Run, model: IsotropicMlp) -> dict[str, Any]:
 
     Returns:
         "top1" and "top5" (fractions of the images), "loss" and "n", and
-        "balanced_top1" where the run corrects an imbalance. With several labels per
-        image "map", "loss", "n" and "thresholds". {} without validation images.
+        "balanced_top1" where the run corrects an imbalance; with several labels per
+        image "map", "loss", "n" and "thresholds"; {} without validation images. And the
+        lowest score of an answer, if they can choose one.
     """
     if run.val is None:
-        return {}
+        return {}, None
     if run.val.targets is not None:
-        return measure_labels(model, run.val, run.preprocess, run.workers)
-    result = evaluate(model, run.val, run.preprocess, workers=run.workers)
+        return measure_labels(model, run.val, run.preprocess, run.workers), None
+    result = evaluate(
+        model,
+        run.val,
+        run.preprocess,
+        workers=run.workers,
+        head=run.config.train.loss,
+    )
     measured = {
         "top1": result.top1,
         "top5": result.top5,
@@ -103,11 +112,17 @@ def measure(run: Run, model: IsotropicMlp) -> dict[str, Any]:
     }
     if run.measure == "balanced_top1":
         measured["balanced_top1"] = result.balanced_top1
-    return measured
+    right = result.predictions == result.labels
+    return measured, choose_min_score(result.scores, right)
 
 
 def write_checkpoints(
-    run: Run, model: IsotropicMlp, out: Path, names: Sequence[str], row: JournalRow
+    run: Run,
+    model: IsotropicMlp,
+    out: Path,
+    names: Sequence[str],
+    row: JournalRow,
+    min_score: MinScore | None = None,
 ) -> None:
     """Write a network as `NAME.safetensors`, with where it comes from and its numbers.
 
@@ -117,6 +132,7 @@ def write_checkpoints(
         out: The folder of the run.
         names: "last", "best" or both.
         row: What the network measured, a row of kind "eval".
+        min_score: The lowest score of an answer, if validation images chose one.
     """
     measured = {}
     for key, value in row.items():
@@ -125,6 +141,8 @@ def write_checkpoints(
     provenance = run.provenance() | {"measured": measured}
     if run.train.targets is not None:
         provenance |= origin_of_labels(len(run.train.classes), row)
+    if min_score is not None:
+        provenance["min_score"] = to_dict(min_score)
     for name in names:
         save(
             out / f"{name}.safetensors",

@@ -53,9 +53,9 @@ from .run import Run, prepare
 from .state import (
     RunState,
     StateSaver,
+    finish_states,
     forget_states,
     newest_state,
-    prune_states,
     restore,
 )
 from .step import Stepper
@@ -228,7 +228,8 @@ class _Loop:
                 self.record({"kind": "note", "text": text})
 
     def continue_from(self, state: RunState) -> None:
-        restore(state, self.modules, self.optimizer)
+        if not state.finished:
+            restore(state, self.modules, self.optimizer)
         self.step = state.step
         self.best = state.best
         self.skipped = list(state.skipped)
@@ -245,10 +246,10 @@ class _Loop:
             # Also after an error: the thread must not write into a folder that is no
             # longer locked.
             self.saver.wait()
-        # The last parts of other processes may have come after the last pruning.
+        # Every process has written its part of the last state, or there is none to write.
         barrier()
         if is_main():
-            prune_states(self.out)
+            finish_states(self.out, self.step)
         assert self.best is not None
         return self.best
 
@@ -351,7 +352,7 @@ class _Loop:
 
     def evaluate(self) -> None:
         """Measure on the validation split; write `last`, and `best` if it is the best."""
-        measured = measure(self.run, self.eval_model)
+        measured, min_score = measure(self.run, self.eval_model)
         row = self.record({"kind": "eval", "split": "val", **measured})
         names = ["last"]
         if is_at_least_as_good(row, self.best):
@@ -360,7 +361,7 @@ class _Loop:
         # Every process must take part in gathering what is sharded.
         whole = gathered(self.eval_model)
         if is_main():
-            write_checkpoints(self.run, whole, self.out, names, row)
+            write_checkpoints(self.run, whole, self.out, names, row, min_score)
 
     def save_state(self) -> None:
         """Begin to write what a resumed run needs."""

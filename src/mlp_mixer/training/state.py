@@ -5,7 +5,8 @@ were left out. No random generator is among them: data order, augmentation, mixi
 dropout and stochastic depth are functions of (seed, step) or of (seed, epoch, image).
 
 A state is one safetensors file under a new name, written atomically. The newest two are
-kept, so that a damaged one has a predecessor.
+kept, so that a damaged one has a predecessor. Of a finished run one is kept without its
+tensors, several times as large as a checkpoint: no later step needs them.
 
 With sharded weights (FSDP2) each process writes its own part into a file of its own,
 and a state counts once all its files are there; no process waits for another. Parts are
@@ -53,6 +54,7 @@ class RunState:
         files: The file of the state, or those of its parts.
         skipped: Steps that are left out since their loss or gradient was not finite.
         made_with: What may change bits: threads, processes, versions, the teacher.
+        finished: Whether the run has ended; then there are no tensors.
     """
 
     step: int
@@ -63,6 +65,7 @@ class RunState:
     files: tuple[Path, ...]
     skipped: list[int] = field(default_factory=list)
     made_with: dict[str, Any] = field(default_factory=dict)
+    finished: bool = False
 
 
 class Stored(Mapping[str, Tensor]):
@@ -231,6 +234,7 @@ def _read(files: tuple[Path, ...]) -> RunState:
         # States of early versions lack these two.
         skipped=header.get("skipped", []),
         made_with=header.get("made_with", {}),
+        finished=header.get("finished", False),
     )
 
 
@@ -303,6 +307,31 @@ def prune_states(out: Path) -> None:
     """
     for files in _states(out)[_KEEP:]:
         for path in files:
+            path.unlink(missing_ok=True)
+
+
+def finish_states(out: Path, step: int) -> None:
+    """Keep of a finished run's states only that it has finished, without tensors.
+
+    Resuming the run then finds its settings, its images and its best row, and nothing to
+    do.
+
+    Args:
+        out: The folder of the run.
+        step: The last step; nothing happens if the newest readable state is not of it.
+    """
+    state, _ = newest_state(out)
+    if state is None or state.step != step:
+        return
+    last = out / "state" / f"step-{state.step:09d}.safetensors"
+    if not state.finished:
+        with opened(state.files[0], _KEY) as (header, _):
+            described = json.dumps({**header, "finished": True})
+        # Under the old name, so that a kill leaves the one or the other.
+        write_bytes(last, safetensors.torch.save({}, {_KEY: described}))
+    # Parts of states that were never complete are among them.
+    for path in last.parent.glob("step-*.safetensors"):
+        if _NAME.fullmatch(path.name) and path != last:
             path.unlink(missing_ok=True)
 
 

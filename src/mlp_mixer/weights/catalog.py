@@ -357,6 +357,22 @@ _RECORDS = (
 CATALOG: dict[str, PublishedWeights] = {record.name: record for record in _RECORDS}
 """The bundled weights, and every published MLP-Mixer that we know of, by our name."""
 
+START_HERE: dict[str, str] = {
+    BUNDLED.stem: (
+        "bundled, works offline: for a first try, and to fine-tune on your own pictures "
+        "in minutes on a CPU"
+    ),
+    "mixer_b16.goog_in21k": (
+        "to fine-tune on photos where there is a GPU; learnt from ImageNet-21k; a "
+        "download of 290 MiB; Apache-2.0"
+    ),
+    "mixer_b16.goog_in1k": (
+        "to name the 1,000 classes of ImageNet at once, without any training; a download "
+        "of 228 MiB; Apache-2.0"
+    ),
+}
+"""The weights to begin with, and when to take which."""
+
 _BY_ANY_NAME = {
     name: record for record in _RECORDS for name in (record.name, *record.aliases)
 }

@@ -137,7 +137,8 @@ def test_a_file_is_written_by_one_run_at_a_time(
 
     def other(answer: Prediction | Failure) -> None:
         beside = tmp_path / "b.jsonl"
-        assert predict_to_file(predictor, pictures[:1], beside).pictures == 1
+        written = predict_to_file(predictor, pictures[:1], beside, overwrite=True)
+        assert written.pictures == 1
 
     assert predict_to_file(predictor, pictures, out, report=other).pictures == 5
 

@@ -47,8 +47,9 @@ def test_a_run_without_progress_ends_early_and_the_same_way_when_resumed(
     step = 0
     real = loop.measure
 
-    def best_at_ten(*args: Any) -> dict[str, float]:
-        return real(*args) | {"loss": 0.5 + abs(step - 10) / 1000}
+    def best_at_ten(*args: Any) -> tuple[dict[str, float], None]:
+        measured, _ = real(*args)
+        return measured | {"loss": 0.5 + abs(step - 10) / 1000}, None
 
     def watch(crash_step: int) -> Any:
         def report(row: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import safetensors.torch
 
 from mlp_mixer import UserError
 from mlp_mixer.config import override
-from mlp_mixer.training import Interrupted, prepare, train
+from mlp_mixer.training import Interrupted, loop, prepare, train
 from mlp_mixer.training.journal import ignore_row, read_journal
 from mlp_mixer.training.resume import find_state
 from mlp_mixer.training.state import _KEY, newest_state
@@ -58,6 +58,36 @@ def test_a_signal_saves_and_the_run_can_go_on(
     train(tiny(), tmp_path, resume=True)
     last = "last.safetensors"
     assert digests(tmp_path)[last] == digests(unbroken)[last]
+
+
+def test_a_finished_run_has_nothing_left_to_do(
+    unbroken: Path,
+    tmp_path: Path,
+    tiny: Any,
+    digests: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also one of an older version, whose states lose their tensors now."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "finish_states", lambda out, step: None)
+        train(tiny(), tmp_path)
+    assert len(list((tmp_path / "state").iterdir())) == 2
+    journal = read_journal(tmp_path)
+    with monkeypatch.context() as patch:
+        # Not a single image is read, and nothing is evaluated.
+        patch.setattr(loop, "measure", None)
+        patch.setattr(loop.Stepper, "__call__", None)
+        for _ in range(2):
+            best = train(tiny(), tmp_path, resume=True)
+            assert best == max(
+                (row for row in journal if row["kind"] == "eval"),
+                key=lambda row: (row["top1"], row["step"]),
+            )
+            assert digests(tmp_path) == digests(unbroken)
+    assert read_journal(tmp_path) == journal
+    # It is still the run of these settings, and of no others.
+    with pytest.raises(UserError, match=r"train.epochs was 1.5, is now 3"):
+        train(tiny(epochs=3), tmp_path, resume=True)
 
 
 def test_a_damaged_state_is_named_and_the_one_before_it_used(

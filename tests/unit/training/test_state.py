@@ -13,6 +13,7 @@ from mlp_mixer import UserError
 from mlp_mixer.training import state as module
 from mlp_mixer.training.state import (
     StateSaver,
+    finish_states,
     forget_states,
     newest_state,
     prune_states,
@@ -107,6 +108,25 @@ def test_a_state_counts_once_all_its_parts_are_there(tmp_path: Path) -> None:
     assert complaints == []
     prune_states(tmp_path)
     assert len(names(tmp_path)) == 4, "a part may belong to a state in the making"
+
+
+def test_of_a_finished_run_one_state_without_tensors_is_kept(tmp_path: Path) -> None:
+    for part in range(2):
+        write_part(tmp_path, 3, part, 2)
+    write_part(tmp_path, 2, 0, 4)
+    finish_states(tmp_path, step=4)
+    assert len(names(tmp_path)) == 3, "the newest state is not of the last step"
+    before, _ = newest_state(tmp_path)
+    assert before is not None
+    assert not before.finished
+    for _ in range(2):
+        finish_states(tmp_path, step=3)
+        assert names(tmp_path) == ["step-000000003.safetensors"]
+        state, complaints = newest_state(tmp_path)
+        assert state is not None
+        assert (state.step, state.finished, complaints) == (3, True, [])
+        assert (state.config, state.best) == (before.config, before.best)
+        assert list(state.tensors) == []
 
 
 def test_states_after_a_step_are_forgotten(tmp_path: Path) -> None:

@@ -18,9 +18,11 @@ from torch import nn
 from ...data.dataset import Dataset
 from ...data.image_set import ImageSet
 from ...errors import UserError
+from ...evaluation.abstain import choose_min_score
 from ...evaluation.accuracy import Progress
 from ...evaluation.fewshot import pooled_features
 from ...files import locked_folder, make_folder
+from ...weights.scores import MinScore
 from ..artifacts import (
     holds_run,
     write_checkpoints,
@@ -259,7 +261,7 @@ def fit_head(
             "needs two"
         )
     with locked_folder(make_folder(out)):
-        row, note = fit_best_head(run, report, progress)
+        row, note, min_score = fit_best_head(run, report, progress)
         run = dataclasses.replace(run, notes=(*run.notes, note))
         journal = Journal(out, from_step=0)
         for text in run.notes:
@@ -267,7 +269,7 @@ def fit_head(
             report({"kind": "note", "text": text})
         journal.append(row)
         write_split(run, out)
-        write_checkpoints(run, run.model, out, ["last", "best"], row)
+        write_checkpoints(run, run.model, out, ["last", "best"], row, min_score)
         # Last, because its presence says that the folder holds a run.
         write_settings(run, out)
     return row
@@ -296,7 +298,7 @@ def with_fitted_head(run: Run) -> Run:
 
 def fit_best_head(
     run: Run, report: Report, progress: Progress | None = None
-) -> tuple[JournalRow, str]:
+) -> tuple[JournalRow, str, MinScore | None]:
     """Give the run's model the best head for all images that may be learnt from.
 
     Args:
@@ -305,14 +307,18 @@ def fit_best_head(
         progress: Is told of how many images the features are computed.
 
     Returns:
-        The evaluation row, which the folds have measured, and a note.
+        The evaluation row, which the folds have measured, a note, and the lowest score
+        of an answer, if the folds can choose one.
     """
     images = [run.train] if run.val is None else [run.train, run.val]
     count = sum(map(len, images))
     report({"kind": "note", "text": f"computing the features of {count:,} images"})
     strength, chosen = _fit_best(run, images, progress)
     row: JournalRow = {"kind": "eval", "step": 0, "epoch": 1.0}
+    min_score = None
     if chosen is not None:
+        right = chosen.probabilities.argmax(axis=1) == chosen.labels
+        min_score = choose_min_score(chosen.probabilities.max(axis=1), right)
         row |= {
             "split": f"{len(chosen.fold_top1)}-fold cross-validation",
             "top1": chosen.top1,
@@ -321,10 +327,11 @@ def fit_best_head(
             "n": len(chosen.labels),
             "fold_top1": list(chosen.fold_top1),
         }
-    return row, (
+    note = (
         "only the head was learnt, by logistic regression on frozen features of "
         f"{count:,} images with C = {strength:g}"
     )
+    return row, note, min_score
 
 
 def _fit_best(

@@ -1,0 +1,32 @@
+"""What must be the same for one run of `predict` to continue another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..config import to_dict
+from ..weights.checkpoint import fingerprint
+from .predictor import Predictor
+
+
+def identity(predictor: Predictor) -> dict[str, Any]:
+    """Return what decides the answers, as JSON values.
+
+    Args:
+        predictor: What answers.
+
+    Returns:
+        The fingerprint of the weights, and the settings that change answers.
+    """
+    settings = {
+        "weights": fingerprint(predictor.model),
+        "preprocess": to_dict(predictor.checkpoint.preprocess),
+        "top": predictor.top,
+        "larger": predictor.larger,
+    }
+    # Left out where it plays no part: files that 0.1.0 began have no such key.
+    if predictor.min_score is not None:
+        settings["min_score"] = predictor.min_score
+    if predictor.thresholds is not None:
+        settings["thresholds"] = list(predictor.thresholds)
+    return settings
