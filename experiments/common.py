@@ -185,6 +185,7 @@ def fit(
     *,
     device: str = "cpu",
     change: Change = lambda images: images,
+    augment: Change | None = None,
     optimizer: Callable[[nn.Module], torch.optim.Optimizer] | None = None,
     gradients: Callable[[Callable[[], Tensor]], Tensor] = backward,
     curve_at: Sequence[int] = (),
@@ -192,6 +193,7 @@ def fit(
     """Train `model` in place and look at the test images at the end, and after the
     steps of `curve_at`.
 
+    augment: of images (B, C, H, W) in [0, 1], in the place of flips and shifts.
     optimizer: made from the model; its learning rates are scaled by the schedule.
         gradients: takes what computes the
     loss, fills the gradients (SAM does it in another way than `backward`) and returns
@@ -217,9 +219,12 @@ def fit(
             order = torch.cat([order, torch.randperm(len(labels), generator=draw)])
         rows = order[: recipe.batch].to(device)
         order = order[recipe.batch :]
-        shown = change(
-            _augmented(floats(images[rows], mean, std), draw, recipe, data.mirrored)
-        )
+        if augment is None:
+            seen = floats(images[rows], mean, std)
+            seen = _augmented(seen, draw, recipe, data.mirrored)
+        else:
+            seen = floats(255 * augment(images[rows].float() / 255), mean, std)
+        shown = change(seen)
         scale = min(
             (number + 1) / warm,
             0.5

@@ -1,14 +1,13 @@
 """Two pretexts for a Mixer to learn from images without labels: covered patches, and
 two views of one image.
 
-A pretext is a module around the Mixer, with what it needs besides; called with images
-(B, C, H, W) in [0, 1] it returns its loss. Axes: S patches of the grid, P pixels of a
-patch times C.
+The tasks are those of `mlp-mixer pretrain` (mlp_mixer.training.extras.pretext). Here
+they get images (B, C, H, W) in [0, 1] that lie on the device, and the views are drawn
+there too.
 """
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from abc import ABC, abstractmethod
@@ -19,92 +18,56 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlp_mixer import MlpMixer
+from mlp_mixer.training.config import PretextChoice
+from mlp_mixer.training.extras import pretext
 
 
 class Pretext(nn.Module, ABC):
     views = 1  # of each image in a step
     rate = 6e-3  # the largest of the schedule
+    choice: PretextChoice
 
     def __init__(
         self, model: MlpMixer, moments: tuple[Tensor, Tensor], mirrored: bool
     ) -> None:
         super().__init__()
-        self.model = model
+        task = pretext.build_pretext(self.choice, model)
+        assert task is not None
+        self.task = task
         self.moments = moments
         self.mirrored = mirrored
 
-    def normalised(self, images: Tensor) -> Tensor:
-        """What the network is shown, as in `common.fit`."""
-        mean, std = self.moments
-        return (images - mean.to(images)) / std.to(images)
-
     @abstractmethod
-    def forward(self, images: Tensor) -> Tensor: ...
+    def seen(self, images: Tensor) -> Tensor:
+        """What a step shows of the images (B, C, H, W): each `views` times, changed."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean, std = self.moments
+        seen = self.seen(images)
+        shown = (seen - mean.to(seen)) / std.to(seen)
+        draws = torch.rand(len(shown), self.task.covering(), device=shown.device)
+        loss, _ = self.task(shown, draws, None)
+        assert isinstance(loss, Tensor)
+        return loss
 
 
 class Covered(Pretext):
-    """SimMIM (Xie et al., arXiv 2111.09886): a mask token stands for three patches of
-    four, a linear layer guesses.
+    """A mask token stands for three patches of four."""
 
-    The covered tokens stay in their places, as the token-mixing layers take a fixed
-    number: the short sequences of a masked autoencoder (He et al., arXiv 2111.06377)
-    are none for a Mixer. Mean absolute error of the covered pixels, each patch by its
-    own mean and deviation.
-    """
+    choice = PretextChoice(name="covered", mask_ratio=0.75)
 
-    covered = 0.75
-
-    def __init__(
-        self, model: MlpMixer, moments: tuple[Tensor, Tensor], mirrored: bool
-    ) -> None:
-        super().__init__(model, moments, mirrored)
-        self.token = nn.Parameter(torch.zeros(model.num_features))
-        self.guess = nn.Linear(
-            model.num_features, model.config.patch_size**2 * model.config.in_channels
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        images = self.normalised(views(images, self.mirrored, least=0.4, colours=False))
-        side = self.model.config.patch_size
-        stem = self.model.stem(images)
-        mask_BS = torch.rand(stem.shape[:2], device=images.device).argsort(
-            dim=1
-        ) < round(self.covered * stem.shape[1])
-        x_BSC = torch.where(mask_BS[..., None], self.token.to(stem.dtype), stem)
-        for block in self.model.blocks:
-            x_BSC = block(x_BSC)
-        pixels_BSP = F.unfold(images, side, stride=side).transpose(1, 2)
-        mean = pixels_BSP.mean(dim=2, keepdim=True)
-        std = pixels_BSP.std(dim=2, keepdim=True)
-        target = (pixels_BSP - mean) / (std + 0.1)
-        return F.l1_loss(
-            self.guess(self.model.norm(x_BSC))[mask_BS].float(), target[mask_BS]
-        )
+    def seen(self, images: Tensor) -> Tensor:
+        return views(images, self.mirrored, least=0.4, colours=False)
 
 
 class TwoViews(Pretext):
-    """SimCLR (Chen et al., arXiv 2002.05709): of all views in the batch, find the other
-    one of the same image.
-    """
+    """Of all views in the batch, the other one of the same image is sought."""
 
     views = 2
-    temperature = 0.1
+    choice = PretextChoice(name="views", temperature=0.1)
 
-    def __init__(
-        self, model: MlpMixer, moments: tuple[Tensor, Tensor], mirrored: bool
-    ) -> None:
-        super().__init__(model, moments, mirrored)
-        C = model.num_features
-        self.project = nn.Sequential(
-            nn.Linear(C, 4 * C), nn.BatchNorm1d(4 * C), nn.ReLU(), nn.Linear(4 * C, 128)
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        both = torch.cat([views(images, self.mirrored) for _ in range(self.views)])
-        pooled = self.model.forward_head(
-            self.model.forward_features(self.normalised(both)), pre_logits=True
-        )
-        return contrast(self.project(pooled).float(), self.temperature)
+    def seen(self, images: Tensor) -> Tensor:
+        return torch.cat([views(images, self.mirrored) for _ in range(self.views)])
 
 
 PRETEXTS: dict[str, type[Pretext]] = {"covered": Covered, "views": TwoViews}
@@ -155,19 +118,6 @@ def pretrain(
         **seconds,
         "steps": steps,
     }
-
-
-def contrast(z: Tensor, temperature: float) -> Tensor:
-    """The cross-entropy of picking row (i + B) mod 2B of (2B, D) for row i by cosine
-    among all rows but itself.
-    """
-    z, count = F.normalize(z), len(z)
-    with torch.autocast(z.device.type, enabled=False):
-        scores = z @ z.T / temperature
-    scores.fill_diagonal_(-math.inf)
-    return F.cross_entropy(
-        scores, (torch.arange(count, device=z.device) + count // 2) % count
-    )
 
 
 def views(

@@ -7,8 +7,9 @@ than one from scratch?
 Pre-trained once each: "covered" and "views" without labels (pretext.py), "half" with
 the labels of the first half of the classes. Then the frozen features' few-shot and
 linear accuracy, and fine-tuning with some of the labels, beside a network from scratch
-with the same steps, and one ("long") that sees as many images in all, those of the
-pretext included. Learning rates are chosen on a tenth of the training images that was
+with the same steps, and two that see as many images in all, those of the pretext
+included: "long" with the flips and shifts of all fine-tuning, "long views" with the
+crops and colours of the pretext "views". Learning rates are chosen on a tenth of the training images that was
 held out. Weights: results/BUDGET/runs.
 """
 
@@ -29,7 +30,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import common
 import competitors
-from pretext import PRETEXTS, pretrain
+from pretext import PRETEXTS, pretrain, views
 
 from mlp_mixer import MlpMixer, load, save
 from mlp_mixer.evaluation import fewshot_accuracy
@@ -62,6 +63,9 @@ PLANS = {
 LOOKS = dict(
     zip(("views", "covered", "half", "scratch"), common.COLOURS.values(), strict=True)
 )
+
+# From scratch, as many images as pretext and fine-tuning together; and their lines.
+LONG = {"long": "--", "long views": ":"}
 
 
 @contextmanager
@@ -113,6 +117,8 @@ class Lab(NamedTuple):
                     model, half_of(self.data, second=False), recipe, 0, device=device
                 )
             else:
+                # A pretext has no use for a classifier.
+                model.reset_classifier(0)
                 task = PRETEXTS[kind](
                     model, common.moments(self.data.images), self.data.mirrored
                 )
@@ -178,14 +184,25 @@ class Lab(NamedTuple):
         return row
 
     def tuned(
-        self, kind: str, data: common.Data, seed: int, lr: float, extra: int = 0
+        self,
+        kind: str,
+        data: common.Data,
+        seed: int,
+        lr: float,
+        extra: int = 0,
+        augment: common.Change | None = None,
     ) -> dict[str, Any]:
-        """Train all weights, for `extra` images more."""
+        """Train all weights, for `extra` images more, with another augmentation."""
         steps = self.plan.recipe.steps + extra // self.plan.recipe.batch
         recipe = replace(self.plan.recipe, lr=lr, steps=steps)
         with bfloat16(self.choice.device):
             row = common.fit(
-                self.begun(kind, seed), data, recipe, seed, device=self.choice.device
+                self.begun(kind, seed),
+                data,
+                recipe,
+                seed,
+                device=self.choice.device,
+                augment=augment,
             )
         return row | {"images": len(data.labels), "steps": steps, "lr": lr}
 
@@ -226,6 +243,11 @@ def main() -> None:
                     lab.tuned, "scratch", labelled, seed, best["scratch"], plan.passes
                 )
                 results.get(f"long {fraction:g} seed {seed}", longer)
+                # What "views" gains over "long" may be its augmentation's alone.
+                results.get(
+                    f"long views {fraction:g} seed {seed}",
+                    partial(longer, augment=partial(views, mirrored=data.mirrored)),
+                )
     report(choice, plan, results)
 
 
@@ -264,8 +286,8 @@ def report(choice: argparse.Namespace, plan: Plan, results: common.Results) -> N
             ax.legend()
             text += [f"{title}:", common.table(heads, lines)]
         lines = []
-        for kind in ("views", "covered", "scratch", "long"):
-            seeds = plan.long_seeds if kind == "long" else plan.seeds
+        for kind in ("views", "covered", "scratch", *LONG):
+            seeds = plan.long_seeds if kind in LONG else plan.seeds
             found = [
                 results.of_seeds(f"{kind} {fraction:g}", seeds)
                 for fraction in plan.fractions
@@ -281,7 +303,7 @@ def report(choice: argparse.Namespace, plan: Plan, results: common.Results) -> N
                 ]
             )
             middles = [100 * statistics.mean(values) for values in found]
-            style = "--" if kind == "long" else "-"
+            style = LONG.get(kind, "-")
             colour = LOOKS.get(kind, LOOKS["scratch"])
             axes[2].plot(
                 [100 * f for f in plan.fractions],

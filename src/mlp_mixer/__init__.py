@@ -1,8 +1,8 @@
 """MLP-Mixer (arXiv 2105.01601) in PyTorch: models, weights, training and reports.
 
 Names are imported when first used, so `import mlp_mixer` takes no time and touches no
-device. The verbs (`train`, `finetune`, `average`, `evaluate`, `predict`, `export`) do
-what the commands of their names do.
+device. The verbs (`train`, `pretrain`, `finetune`, `average`, `evaluate`, `predict`,
+`export`) do what the commands of their names do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api import average, evaluate, export, finetune, predict, train
+    from .api import average, evaluate, export, finetune, predict, pretrain, train
     from .compat.sklearn import MixerClassifier
     from .data import ArraySet, Dataset, open_dataset
     from .errors import UserError
@@ -67,6 +67,7 @@ __all__ = [
     "load",
     "open_dataset",
     "predict",
+    "pretrain",
     "push_to_hub",
     "resize",
     "save",
@@ -75,7 +76,15 @@ __all__ = [
 ]
 
 _NAMES_OF_MODULE = {
-    "api": ("average", "evaluate", "export", "finetune", "predict", "train"),
+    "api": (
+        "average",
+        "evaluate",
+        "export",
+        "finetune",
+        "predict",
+        "pretrain",
+        "train",
+    ),
     "compat.sklearn": ("MixerClassifier",),
     "data": ("ArraySet", "Dataset", "open_dataset"),
     "errors": ("UserError",),

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -108,6 +108,42 @@ def all_reduce_mean(value: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(value)
         value /= world_size()
     return value
+
+
+def gathered_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Return the rows of all processes, in the order of their ranks, with gradients.
+
+    For a loss that every process computes alike from all rows, and whose gradients are
+    averaged over the processes afterwards: each then has the gradient of the whole.
+
+    Args:
+        rows: (B, ...), as many in every process.
+
+    Returns:
+        (B * processes, ...).
+    """
+    if not active():
+        return rows
+    gathered: torch.Tensor = _GatheredRows.apply(rows)
+    return gathered
+
+
+class _GatheredRows(torch.autograd.Function):
+    """Gathers rows; gradients go back to this process's own ones."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        # All processes compute the same loss, so the others' gradients of these rows
+        # are known here: times their number, because they will be averaged.
+        (gradient,) = gradients
+        own = gradient.chunk(world_size())[rank()]
+        return own * world_size()
 
 
 def all_gather(value: T) -> list[T]:

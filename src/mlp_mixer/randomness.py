@@ -29,6 +29,7 @@ STREAMS = {
     "mix": 0x4D49585550,
     "image side": 0x5349444553,
     "drop path": 0x5D0C7A571C0DE975,
+    "covered": 0x434F5645524544,
 }
 """Every use of random numbers has a constant of its own.
 
@@ -64,6 +65,13 @@ def drop_path_uniforms(
 ) -> np.ndarray:
     """Return (B, count) numbers in [0, 1) for stochastic depth, apart from `uniforms`."""
     return uniforms(seed ^ STREAMS["drop path"], epochs, indices, count)
+
+
+def covering_uniforms(
+    seed: int, epochs: np.ndarray, indices: np.ndarray, count: int
+) -> np.ndarray:
+    """Return (B, count) numbers in [0, 1) that say which patches are covered."""
+    return uniforms(seed ^ STREAMS["covered"], epochs, indices, count)
 
 
 @functools.lru_cache(maxsize=2)

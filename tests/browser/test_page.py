@@ -30,6 +30,13 @@ def choose(
     page.locator("#file").set_input_files(file)
 
 
+def choose_several(page: Page, pictures: dict[str, bytes]) -> None:
+    files = []
+    for name, data in pictures.items():
+        files.append({"name": name, "mimeType": "image/png", "buffer": data})
+    page.locator("#file").set_input_files(files)  # type: ignore[arg-type]
+
+
 def event(page: Page, kind: str, data: bytes, name: str = "photo.png") -> None:
     """Drop a file on the document, or paste it, as the browser would."""
     page.evaluate(
@@ -123,6 +130,65 @@ def test_a_server_that_is_gone_is_said_and_asked_again(page: Page, site: Any) ->
     expect(page.get_by_role("alert")).to_contain_text("does not answer")
 
 
+def test_several_pictures_are_all_answered(page: Page) -> None:
+    names = [f"{number}.png" for number in range(5)]
+    choose_several(page, {name: picture(seed=k) for k, name in enumerate(names)})
+    answered(page, 5)
+    # The newest comes first.
+    titles = page.locator("#history button").evaluate_all(
+        "all => all.map(b => b.title)"
+    )
+    assert titles == names[::-1]
+    expect(page.locator("#dropped")).to_be_hidden()
+
+
+def test_of_several_pictures_each_bad_one_is_named(page: Page) -> None:
+    choose_several(page, {"a.png": picture(), "b.png": b"no", "c.png": picture(seed=1)})
+    expect(page.locator("#history li")).to_have_count(2)
+    error = page.get_by_role("alert")
+    expect(error).to_contain_text("No answer to 1 of 3 pictures.")
+    expect(error).to_contain_text("b.png: ")
+    # The answer to the last one stays.
+    assert page.locator("#bars li").count() == 5
+    expect(page.locator("#answer")).to_have_attribute("aria-busy", "false")
+
+
+def test_what_the_history_has_no_room_for_is_said(page: Page) -> None:
+    data = picture(side=16)
+    choose_several(page, {f"{number}.png": data for number in range(63)})
+    expect(page.locator("#history li")).to_have_count(60)
+    expect(page.locator("#dropped")).to_contain_text("newest 60 are kept, 3 older left")
+
+
+# Share of the pixels of the shown picture that are gray.
+GRAY = """async (image) => {
+    await image.decode();
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const pen = canvas.getContext("2d");
+    pen.drawImage(image, 0, 0);
+    const data = pen.getImageData(0, 0, canvas.width, canvas.height).data;
+    let gray = 0;
+    for (let k = 0; k < data.length; k += 4) {
+        gray += data[k] === data[k + 1] && data[k] === data[k + 2];
+    }
+    return [image.naturalWidth, image.naturalHeight, gray / (data.length / 4)];
+}"""
+
+
+def test_the_explanation_lies_over_the_whole_picture(page: Page) -> None:
+    """It has the picture's shape and colours, not the network's 32 x 32 gray pixels."""
+    choose(page, picture(side=400))
+    answered(page)
+    shown = page.locator("#picture")
+    before = shown.get_attribute("src")
+    page.get_by_role("switch").check()
+    expect(shown).not_to_have_attribute("src", before or "")
+    width, height, gray = shown.evaluate(GRAY)
+    assert (width, height) == (400, 300)
+    assert gray < 0.2
+
+
 def test_the_explanation_takes_the_place_of_the_picture(page: Page) -> None:
     choose(page, picture())
     answered(page)
@@ -166,6 +232,16 @@ def test_the_weight_pictures_come_when_they_are_wanted(page: Page) -> None:
         expect(figure).to_have_attribute("src", f"figures/{name}.png")
         width = "async (image) => (await image.decode(), image.naturalWidth)"
         assert figure.evaluate(width) > 50
+
+
+@pytest.mark.parametrize("page", ["dark"], indirect=True)
+def test_the_weight_pictures_of_a_dark_page_are_dark(page: Page) -> None:
+    page.get_by_text("What the network has learned").click()
+    figure = page.locator("#token_units")
+    expect(figure).to_have_attribute("src", "figures/token_units.png?dark=true")
+    # Somebody who changes the colours of the system sees it at once.
+    page.emulate_media(color_scheme="light")
+    expect(figure).to_have_attribute("src", "figures/token_units.png")
 
 
 def test_the_keyboard_alone_will_do(page: Page) -> None:

@@ -16,6 +16,7 @@ from mlp_mixer.data.loader import TrainBatches
 from mlp_mixer.images.mix import apply, mix_plan
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.training.config import TrainConfig
+from mlp_mixer.training.contact_sheet import contact_sheet
 from mlp_mixer.training.run import prepare
 
 
@@ -41,11 +42,31 @@ def draw(out: Path, *arguments: str, settings: list[str] | None = None) -> int:
     return call("augment", "--data", "digits", "--out", out, *arguments, *given)
 
 
-def cells(path: Path, side: int = 8, scale: int = 12) -> np.ndarray:
-    """The pictures on a sheet (rows, columns, side, side), which must be whole, each
-    pixel a square of that scale.
-    """
+def pictures(path: Path) -> np.ndarray:
+    """The part of a sheet below the titles and beside the classes."""
     sheet = np.asarray(Image.open(path))
+    gray = sheet if sheet.ndim == 2 else sheet[..., 0]
+    # The frame of the pictures is 128, and reaches the right edge; the paper is 250.
+    top = int((gray[:, -1] == 128).argmax())
+    left = int((gray[top] == 128).argmax())
+    assert min(top, left) > 10
+    return sheet[top:, left:]
+
+
+def cells(path: Path) -> np.ndarray:
+    """The pictures on a sheet (rows, columns, side, side), of all its parts."""
+    sheet = pictures(path)
+    # Between two parts lies the paper of the titles.
+    starts = np.flatnonzero(np.diff((sheet[:, -1] == 128).astype(int), prepend=0) == 1)
+    parts = []
+    for part in np.split(sheet, starts[1:]):
+        titles = np.flatnonzero(part[:, -1] != 128)
+        parts.append(cells_of(part[: titles[0]] if len(titles) else part))
+    return np.concatenate(parts)
+
+
+def cells_of(sheet: np.ndarray, side: int = 8, scale: int = 12) -> np.ndarray:
+    """The pictures of a part, which must be whole, each pixel a square of that scale."""
     pitch = side * scale + 2
     rows, columns = ((length - 2) // pitch for length in sheet.shape[:2])
     assert sheet.shape[:2] == (rows * pitch + 2, columns * pitch + 2)
@@ -137,12 +158,12 @@ def test_no_more_rows_than_images(tmp_path: Path) -> None:
     ]
     means = ["--set", "preprocess.mean=0.5", "--set", "preprocess.std=0.5"]
     assert call("augment", *arguments, *means, "--count", "50", "--variants", "1") == 0
-    sheet = np.asarray(Image.open(out))
+    sheet = pictures(out)
     assert sheet.shape[2:] == (3,)
     assert 1 < (len(sheet) - 2) // 98 < 10
 
 
-def test_pictures_of_the_network_s_size_are_not_enlarged(tmp_path: Path) -> None:
+def test_pictures_of_photos_are_made_small(tmp_path: Path) -> None:
     """A source without a recipe of its own takes that for photos."""
     colours = np.random.default_rng(0).integers(0, 256, (12, 3))
     for number, colour in enumerate(colours):
@@ -162,7 +183,34 @@ def test_pictures_of_the_network_s_size_are_not_enlarged(tmp_path: Path) -> None
         "1",
     )
     assert code == 0
-    assert np.asarray(Image.open(out)).shape == (2 * 226 + 2, 2 * 226 + 2, 3)
+    sheet = pictures(out)
+    rows, columns, _ = sheet.shape
+    assert rows == columns
+    assert rows <= 2 * 130 + 2
+    small = tmp_path / "sheet.jpg"
+    arguments = ["--data", tmp_path / "photos", "--out", small, "--count", "2"]
+    assert call("augment", *arguments, "--variants", "1") == 0
+    with Image.open(small) as smaller, Image.open(out) as exact:
+        assert (smaller.format, smaller.size) == ("JPEG", exact.size)
+
+
+def test_titles_stand_above_columns_and_classes_beside_rows(tmp_path: Path) -> None:
+    config = override(get_recipe("digits"), ["data.source=digits"])
+    sheet = contact_sheet(config, count=3, variants=2, mix=True)
+    top, left = sheet.corner
+    title = sheet.image[:top, left:, 0]
+    beside = sheet.image[top:, :left, 0]
+    for part in np.split(title[:, : 3 * (title.shape[1] // 3)], 3, axis=1):
+        assert (part < 100).any(), "a column without a title"
+    pitch = 8 * 12 + 2
+    # The mixed rows have titles of their own above them.
+    starts = [row * pitch for row in range(3)]
+    starts += [3 * pitch + 2 + top + row * pitch for row in range(4)]
+    for start in starts:
+        written = beside[start : start + pitch]
+        assert (written < 100).any(), "a row without a class"
+    # Nothing but paper between the words and the pictures.
+    assert (sheet.image[:top, :left] == 250).all()
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     root = tmp_path / "my <b>photos</b>"
     for label, tint in (("sea", 90), ("meadow & hill", 0)):
         (root / "train" / label).mkdir(parents=True)
-        for number in range(6):
+        for number in range(10):
             rng = np.random.default_rng([tint, number])
             field = rng.integers(tint, 160 + tint, (6, 6, 3), dtype=np.uint8)
             image = Image.fromarray(field).resize((60, 50), Image.Resampling.BICUBIC)
@@ -88,7 +88,7 @@ def test_findings_in_lines_in_json_and_on_a_page(
 ) -> None:
     assert check(folder) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == "13 pictures in 2 classes: 15 errors, 1 warnings, 0 notes"
+    assert lines[-1] == "21 pictures in 2 classes: 15 errors, 1 warnings, 0 notes"
     assert len(lines) == 17
     start = "error   no-image            train/sea/new\\nline.jpg: "
     assert f"{start}is not an image in a known format" in "\n".join(lines)
@@ -99,18 +99,18 @@ def test_findings_in_lines_in_json_and_on_a_page(
     in_sea = [f"train/sea/{name}" for name in NAMES]
     in_broken = [f"train/broken/{name}" for name in NAMES]
     assert sorted(refused) == sorted([*in_sea, *in_broken])
-    assert result["files"] == 26
-    assert result["readable"] == 13
+    assert result["files"] == 34
+    assert result["readable"] == 21
     assert result["errors"] == 15
     assert result["moved"] == 0
-    assert result["classes"] == {"meadow & hill": {"train": 6}, "sea": {"train": 7}}
+    assert result["classes"] == {"meadow & hill": {"train": 10}, "sea": {"train": 11}}
     written = json.loads((tmp_path / "out/check.json").read_text())
     assert written | {"moved": 0} == result
     page = (tmp_path / "out/check.html").read_text()
     assert "<b>" not in page
     assert "meadow &amp; hill" in page
     # Contact sheets, and a copy beside its original.
-    assert page.count("data:image/jpeg;base64,") == 13 + 2
+    assert page.count("data:image/jpeg;base64,") == 21 + 2
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
@@ -259,4 +259,4 @@ def test_a_checkpoint_decides_which_labels_are_odd(
     )
     path = mlp_mixer.save(tmp_path / "model.safetensors", model)
     assert check(folder, "--model", str(path)) == 1
-    assert seen == [((12, 8), [0] * 6 + [1] * 6)]
+    assert seen == [((20, 8), [0] * 10 + [1] * 10)]

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from mlp_mixer.cli import progress as progress_module
-from mlp_mixer.cli.progress import Progress, counted
+from mlp_mixer.cli.progress import Progress, counted, stages
 
 START = {
     "kind": "start",
@@ -134,3 +134,51 @@ def test_a_count_on_a_terminal_is_live(monkeypatch: pytest.MonkeyPatch) -> None:
         show(2, 2)
     assert "2/2 images" in stream.getvalue()
     assert "2 of 2 images" not in stream.getvalue()
+
+
+def test_a_short_work_prints_no_line_where_it_should_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with counted("images", tell_end=False) as show:
+        show(1, 2)
+        show(2, 2)
+    with stages() as stage:
+        for unit in ("test images", "maps"):
+            count = stage(unit)
+            count(3, 3)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_long_work_says_what_it_does_and_how_long_it_still_takes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with stages() as stage:
+        count = stage("test images")
+        for done in range(1, 5):
+            now[0] += 10
+            count(done, 10)
+        count = stage("maps")
+        now[0] += 20
+        count(1, 4)
+    assert capsys.readouterr().err.splitlines() == [
+        "2 of 10 test images, 0:01:20 left",
+        "4 of 10 test images, 0:01:00 left",
+        "1 of 4 maps, 0:01:00 left",
+    ]
+
+
+def test_stages_on_a_terminal_follow_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=True, width=80, color_system=None)
+    monkeypatch.setattr(progress_module, "stderr", lambda: console)
+    with stages() as stage:
+        stage("test images")(5, 5)
+        stage("maps")(1, 2)
+    text = stream.getvalue()
+    assert "maps" in text
+    last = text.split("maps")[-1]
+    assert "test images" not in last

@@ -1,5 +1,6 @@
-"""The pretexts of `experiments/transfer` hide what is to be guessed, and compare and
-crop what they say.
+"""The pretexts of `experiments/transfer` crop and colour what they say, and learn.
+
+The tasks themselves are tested with the package.
 """
 
 from __future__ import annotations
@@ -26,21 +27,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def small() -> MlpMixer:
-    return MlpMixer(MixerConfig(4, 2, 12, 6, 24, image_size=(16, 16), num_classes=3))
-
-
-def test_the_other_view_is_what_is_to_be_found() -> None:
-    z = torch.randn(6, 5, dtype=torch.float64)
-    unit = [row / row.square().sum().sqrt() for row in z]
-    terms = []
-    for i, other in enumerate((3, 4, 5, 0, 1, 2)):
-        among = sum(float((unit[i] @ unit[j] / 0.2).exp()) for j in range(6) if j != i)
-        terms.append(
-            -torch.tensor(float((unit[i] @ unit[other] / 0.2).exp()) / among).log()
-        )
-    torch.testing.assert_close(
-        PRETEXT.contrast(z, 0.2), torch.stack(terms).mean().double(), rtol=1e-6, atol=0
-    )
+    return MlpMixer(MixerConfig(4, 2, 12, 6, 24, image_size=(16, 16), num_classes=0))
 
 
 @pytest.mark.parametrize("mirrored", [True, False])
@@ -79,51 +66,6 @@ def test_colours_are_drawn_for_each_image_alone() -> None:
     light = seen.mean(1) / 0.4
     assert 0.6 - 1e-4 < light.min() < 0.62
     assert 1.38 < light.max() < 1.4 + 1e-4
-
-
-def test_covered_patches_are_invisible_and_are_what_the_loss_is_of() -> None:
-    task = PRETEXT.Covered(small(), (torch.zeros(3, 1, 1), torch.ones(3, 1, 1)), True)
-    shown: list[Tensor] = []
-
-    def noted(_module: nn.Module, given: tuple[Tensor]) -> Tensor:
-        shown.append(given[0].detach().clone().requires_grad_())
-        return shown[-1]
-
-    task.model.stem.register_forward_pre_hook(noted)
-    images = torch.rand(5, 3, 16, 16)
-    task(images).backward()
-    assert shown[0].grad is not None
-    seen = (
-        shown[0]
-        .grad.abs()
-        .unfold(2, 4, 4)
-        .unfold(3, 4, 4)
-        .sum(dim=(1, 4, 5))
-        .flatten(1)
-        > 0
-    )  # B, S
-    assert seen.sum(dim=1).tolist() == [16 - round(PRETEXT.Covered.covered * 16)] * 5
-    assert not seen.equal(seen[:1].expand(5, 16))
-
-    nn.init.zeros_(task.guess.weight)
-    nn.init.zeros_(task.guess.bias)
-    torch.manual_seed(1)
-    loss = task(images)
-    nn.init.normal_(task.guess.weight)
-    torch.manual_seed(1)
-    task(images).backward()
-    assert shown[2].grad is not None
-    expected = []
-    for image, gradient in zip(shown[2].detach(), shown[2].grad, strict=True):
-        for top in range(0, 16, 4):
-            for left in range(0, 16, 4):
-                here = slice(None), slice(top, top + 4), slice(left, left + 4)
-                if not gradient[here].any():
-                    patch = image[here]
-                    expected.append(
-                        ((patch - patch.mean()) / (patch.std() + 0.1)).abs().mean()
-                    )
-    torch.testing.assert_close(loss, torch.stack(expected).mean(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", PRETEXT.PRETEXTS)
@@ -185,6 +127,28 @@ def test_lost_weights_come_back_and_begin_what_is_tuned(
     fresh = lab.begun("scratch", 0).state_dict()
     assert not fresh["stem.proj.weight"].equal(first["stem.proj.weight"])
     assert not first["head.weight"].any()
+
+
+def test_the_control_sees_the_crops_and_colours_of_views(run: SimpleNamespace) -> None:
+    """They come in the place of flips and shifts, in training alone."""
+    data = run.common.load_data("digits")
+    seen: list[tuple[float, float, tuple[int, ...]]] = []
+
+    def noted(images: Tensor) -> Tensor:
+        seen.append((float(images.min()), float(images.max()), tuple(images.shape)))
+        return PRETEXT.views(images, data.mirrored)
+
+    recipe = run.common.Recipe(steps=3, batch=16)
+    losses = []
+    for augment in (noted, None):
+        torch.manual_seed(0)
+        model = run.competitors.build("Mixer", data, 0, grid=4, **run.SMALL)
+        row = run.common.fit(model, data, recipe, 0, augment=augment)
+        losses.append(row["loss"])
+    assert len(seen) == 3
+    assert all(low >= 0 and high <= 1 for low, high, _ in seen)
+    assert seen[0][2] == (16, 1, 8, 8)
+    assert losses[0] != losses[1]
 
 
 def test_the_halves_share_no_class(run: SimpleNamespace) -> None:

@@ -231,6 +231,7 @@ def test_the_streams_are_part_of_what_a_seed_means() -> None:
         "mix": 0x4D49585550,
         "image side": 0x5349444553,
         "drop path": 0x5D0C7A571C0DE975,
+        "covered": 0x434F5645524544,
     }
     assert philox("epoch order", 1, 2).permutation(5).tolist() == [0, 4, 2, 3, 1]
     assert philox("mix", 1, 2).random() == 0.37724721683712903

@@ -4,6 +4,7 @@ from .token_units import (
     draw_units,
     mean_frequency,
     order_units,
+    to_jpeg,
     to_png,
     token_unit_pictures,
 )
@@ -12,6 +13,7 @@ __all__ = [
     "draw_units",
     "mean_frequency",
     "order_units",
+    "to_jpeg",
     "to_png",
     "token_unit_pictures",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +23,35 @@ PAPER = (250, 250, 248)
 INK = (40, 44, 52)
 
 
-def weight_figures(model: IsotropicMlp) -> dict[str, NDArray[np.uint8]]:
+class Theme(NamedTuple):
+    """Name the colours of a figure, RGB.
+
+    Attributes:
+        paper: Of the background.
+        ink: Of the titles.
+    """
+
+    paper: tuple[int, int, int]
+    ink: tuple[int, int, int]
+
+
+LIGHT = Theme(PAPER, INK)
+# The card and the text of a dark page of ours: no white slab among them.
+DARK = Theme((28, 31, 37), (232, 234, 239))
+
+
+def weight_figures(
+    model: IsotropicMlp,
+    *,
+    dark: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, NDArray[np.uint8]]:
     """Draw what a Mixer has learned.
 
     Args:
         model: A Mixer; networks of other families have no token-mixing MLPs to draw.
+        dark: For a dark page.
+        progress: Is told how many pictures of how many are done.
 
     Returns:
         Pictures (H, W, 3) by name. `token_units`: 128 hidden units of each of the first
@@ -44,16 +69,32 @@ def weight_figures(model: IsotropicMlp) -> dict[str, NDArray[np.uint8]]:
         some_titles.append(f"Block {number}")
         all_titles.append(f"Block {number}: all {len(weight)} units")
     grid = model.config.grid
-    some_units = token_unit_pictures(weights, grid, most_units=_SOME_UNITS)
-    all_units = token_unit_pictures(weights, grid)
+    theme = DARK if dark else LIGHT
     P = model.config.patch_size
     stem = _array(model.state_dict()["stem.proj.weight"])
     stem_title = f"{model.config.hidden_dim} filters of {P} x {P} pixels"
-    return {
-        "token_units": stacked(some_titles, some_units),
-        "token_units_all": stacked(all_titles, all_units),
-        "embeddings": stacked([stem_title], [draw_filters(stem)]),
+
+    def some_units() -> NDArray[np.uint8]:
+        drawn = token_unit_pictures(weights, grid, most_units=_SOME_UNITS, dark=dark)
+        return stacked(some_titles, drawn, theme)
+
+    def all_units() -> NDArray[np.uint8]:
+        return stacked(all_titles, token_unit_pictures(weights, grid, dark=dark), theme)
+
+    def embeddings() -> NDArray[np.uint8]:
+        return stacked([stem_title], [draw_filters(stem, paper=theme.paper)], theme)
+
+    wanted = {
+        "token_units": some_units,
+        "token_units_all": all_units,
+        "embeddings": embeddings,
     }
+    figures = {}
+    for name, draw in wanted.items():
+        figures[name] = draw()
+        if progress is not None:
+            progress(len(figures), len(wanted))
+    return figures
 
 
 def token_weights(model: IsotropicMlp, most: int) -> list[Array]:
@@ -75,7 +116,9 @@ def _array(tensor: Tensor) -> Array:
     return array
 
 
-def draw_filters(filters_NCHW: Array, *, gap: int = 3) -> NDArray[np.uint8]:
+def draw_filters(
+    filters_NCHW: Array, *, gap: int = 3, paper: tuple[int, int, int] = PAPER
+) -> NDArray[np.uint8]:
     """Draw filters over pixels as a mosaic, lowest frequencies first.
 
     Mid-grey is zero, and each filter is scaled by its own largest magnitude.
@@ -84,6 +127,7 @@ def draw_filters(filters_NCHW: Array, *, gap: int = 3) -> NDArray[np.uint8]:
         filters_NCHW: N filters. One or three input channels are drawn as grey or RGB,
             the mean of any other number as grey.
         gap: Pixels between the filters.
+        paper: The colour of the gaps, RGB.
 
     Returns:
         A picture (height, width, 3), about twice as wide as high.
@@ -106,27 +150,30 @@ def draw_filters(filters_NCHW: Array, *, gap: int = 3) -> NDArray[np.uint8]:
     scale = max(1, round(_FILTER_PIXELS / tiles.shape[1]))
     tiles = np.broadcast_to(tiles, (*tiles.shape[:3], 3))
     columns = int(np.ceil(np.sqrt(2 * len(tiles))))
-    return mosaic(tiles, columns=columns, gap=gap, colour=PAPER, scale=scale)
+    return mosaic(tiles, columns=columns, gap=gap, colour=paper, scale=scale)
 
 
-def stacked(titles: Sequence[str], pictures: Sequence[Array]) -> NDArray[np.uint8]:
+def stacked(
+    titles: Sequence[str], pictures: Sequence[Array], theme: Theme = LIGHT
+) -> NDArray[np.uint8]:
     """Put pictures under each other, each below its title.
 
     Args:
         titles: One for each picture.
         pictures: uint8 (H, W, 3), of any sizes.
+        theme: The colours of background and titles.
 
     Returns:
         A picture (height, width, 3).
     """
     width = max(picture.shape[1] for picture in pictures)
     height = sum(picture.shape[0] + _TITLE_PIXELS for picture in pictures)
-    sheet = Image.new("RGB", (width, height), PAPER)
+    sheet = Image.new("RGB", (width, height), theme.paper)
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=18)
     top = 0
     for title, picture in zip(titles, pictures, strict=True):
-        pen.text((6, top + 6), title, fill=INK, font=font)
+        pen.text((6, top + 6), title, fill=theme.ink, font=font)
         sheet.paste(Image.fromarray(picture), (0, top + _TITLE_PIXELS))
         top += _TITLE_PIXELS + picture.shape[0]
     return np.asarray(sheet)

@@ -42,6 +42,23 @@ _DIVERGING = np.array(
     ],
     dtype=np.float64,
 )
+# The same from bright blue to bright red over the card of a dark page.
+_DIVERGING_DARK = np.array(
+    [
+        (150, 205, 255),
+        (98, 165, 232),
+        (58, 117, 182),
+        (38, 74, 118),
+        (31, 48, 70),
+        (28, 31, 37),
+        (66, 38, 40),
+        (120, 49, 46),
+        (180, 70, 58),
+        (230, 112, 88),
+        (255, 172, 145),
+    ],
+    dtype=np.float64,
+)
 # A grey that no weight has, calm on a light page and on a dark one.
 _GAP = (116, 122, 133)
 # The side of one unit in `token_unit_pictures`, before rounding to whole pixels per
@@ -115,18 +132,19 @@ def order_units(units_NHW: Array) -> NDArray[np.intp]:
 
 
 def draw_units(
-    units_NHW: Array, *, columns: int, scale: int, gap: int
+    units_NHW: Array, *, columns: int, scale: int, gap: int, dark: bool = False
 ) -> NDArray[np.uint8]:
     """Draw units in reading order as one RGB mosaic.
 
-    Blue is negative, red is positive, near-white is zero; each unit is scaled by its
-    own largest magnitude.
+    Blue is negative, red is positive, near-white is zero (near-black where `dark`); each
+    unit is scaled by its own largest magnitude.
 
     Args:
         units_NHW: The units.
         columns: Units in a row.
         scale: Each weight becomes a crisp square of so many pixels.
         gap: Pixels of the frame around each unit.
+        dark: For a dark page.
 
     Returns:
         A uint8 picture (height, width, 3).
@@ -141,7 +159,7 @@ def draw_units(
             f"gap={gap}: expected at least one unit, columns >= 1, scale >= 1 and "
             "gap >= 0"
         )
-    tiles = colours(_normalised(units))
+    tiles = colours(_normalised(units), dark=dark)
     return mosaic(tiles, columns=columns, gap=gap, colour=_GAP, scale=scale)
 
 
@@ -150,6 +168,7 @@ def token_unit_pictures(
     grid: tuple[int, int],
     *,
     most_units: int | None = None,
+    dark: bool = False,
 ) -> list[NDArray[np.uint8]]:
     """Draw the first token-mixing weight of each block as a mosaic of its units.
 
@@ -158,6 +177,7 @@ def token_unit_pictures(
         grid: Patch rows and patch columns.
         most_units: Draw only so many: the first in the order, so the lowest
             frequencies with their inverses.
+        dark: For a dark page.
 
     Returns:
         A uint8 picture (height, width, 3) for each block.
@@ -165,11 +185,11 @@ def token_unit_pictures(
     Raises:
         UserError: A weight does not fit the grid, or is not finite.
     """
-    return [_picture(weight, grid, most_units) for weight in token_weights]
+    return [_picture(weight, grid, most_units, dark) for weight in token_weights]
 
 
 def _picture(
-    weight: Array, grid: tuple[int, int], most_units: int | None
+    weight: Array, grid: tuple[int, int], most_units: int | None, dark: bool
 ) -> NDArray[np.uint8]:
     height, width = grid
     if weight.ndim != 2 or weight.shape[1] != height * width:
@@ -182,14 +202,14 @@ def _picture(
     # Rounded up to an even number, for the same reason as _MOST_COLUMNS.
     columns = min(_MOST_COLUMNS, len(chosen) + len(chosen) % 2)
     scale = max(1, _UNIT_PIXELS // max(height, width))
-    return draw_units(units[chosen], columns=columns, scale=scale, gap=4)
+    return draw_units(units[chosen], columns=columns, scale=scale, gap=4, dark=dark)
 
 
 def to_png(image: Array) -> bytes:
     """Encode an image as PNG.
 
     Args:
-        image: uint8 (H, W), (H, W, 1) or (H, W, 3).
+        image: uint8 (H, W), (H, W, 1), (H, W, 3) or, with opacity, (H, W, 4).
 
     Returns:
         The bytes of the file.
@@ -197,31 +217,57 @@ def to_png(image: Array) -> bytes:
     Raises:
         UserError: The image has another shape or type.
     """
+    return _encoded(image, "PNG", (1, 3, 4), optimize=True)
+
+
+def to_jpeg(image: Array, quality: int = 85) -> bytes:
+    """Encode an image as JPEG, for photos a tenth of a PNG.
+
+    Args:
+        image: As for `to_png`, without opacity.
+        quality: 1 to 95.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        UserError: The image has another shape or type.
+    """
+    return _encoded(image, "JPEG", (1, 3), quality=quality)
+
+
+def _encoded(
+    image: Array, form: str, channels: tuple[int, ...], **options: Any
+) -> bytes:
+    """Return an image as the bytes of a file in a form that Pillow knows."""
     pixels = image[:, :, 0] if image.shape[2:] == (1,) else image
-    has_shape = image.size > 0 and pixels.ndim >= 2 and pixels.shape[2:] in ((), (3,))
+    known = [(), *((count,) for count in channels)]
+    has_shape = image.size > 0 and pixels.ndim >= 2 and pixels.shape[2:] in known
     if not has_shape or image.dtype != np.uint8:
         raise UserError(
             f"cannot write an image of shape {image.shape} and type {image.dtype} as "
-            "PNG: expected uint8 (H, W), (H, W, 1) or (H, W, 3)"
+            f"{form}: expected uint8 (H, W), (H, W, 1) or (H, W, 3)"
         )
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    Image.fromarray(pixels).save(file, format=form, **options)
     return file.getvalue()
 
 
-def colours(values: NDArray[np.float64]) -> NDArray[np.uint8]:
+def colours(values: NDArray[np.float64], *, dark: bool = False) -> NDArray[np.uint8]:
     """Colour values: blue is negative, red is positive, near-white is zero.
 
     Args:
         values: -1 to 1, of any shape (...).
+        dark: Zero is near-black, for a dark page.
 
     Returns:
         RGB (..., 3), interpolated between the anchors of the palette.
     """
-    places = np.linspace(-1, 1, len(_DIVERGING))
+    palette = _DIVERGING_DARK if dark else _DIVERGING
+    places = np.linspace(-1, 1, len(palette))
     channels = []
     for channel in range(3):
-        channels.append(np.interp(values, places, _DIVERGING[:, channel]))
+        channels.append(np.interp(values, places, palette[:, channel]))
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 

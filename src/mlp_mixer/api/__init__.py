@@ -9,9 +9,11 @@ returns values instead of printing them. `import mlp_mixer as mm` exports them.
 
 from .learn import SCRATCH, best_run, finetune, finetune_config, train
 from .soup import Average, average
+from .unlabelled import PRETRAINING, pretrain, pretrain_config
 from .use import evaluate, export, predict
 
 __all__ = [
+    "PRETRAINING",
     "SCRATCH",
     "Average",
     "average",
@@ -21,5 +23,7 @@ __all__ = [
     "finetune",
     "finetune_config",
     "predict",
+    "pretrain",
+    "pretrain_config",
     "train",
 ]

@@ -14,6 +14,7 @@ from ..config import override
 from ..data import ArraySet, Dataset, open_dataset
 from ..devices import cuda_is_available
 from ..errors import UserError
+from ..evaluation.accuracy import Progress
 from ..files import PathLike
 from ..recipes import get_recipe
 from ..recipes.finetune import finetune_auto
@@ -145,6 +146,7 @@ def finetune(
     minutes: float | None = None,
     track: str | None = None,
     report: Report = _ignore,
+    progress: Progress | None = None,
 ) -> JournalRow:
     """Fine-tune pretrained weights on other images, from a head that fits already.
 
@@ -171,6 +173,8 @@ def finetune(
         minutes: As for `train`.
         track: As for `train`.
         report: As for `train`.
+        progress: With `frozen`: is called with the images whose features are computed,
+            and with all.
 
     Returns:
         The row of the best evaluation, as `train` does; with `sweep` that of the best
@@ -195,7 +199,12 @@ def finetune(
     folder = Path(out)
     if frozen:
         return fit_head(
-            config, folder, source=source, overwrite=overwrite, report=report
+            config,
+            folder,
+            source=source,
+            overwrite=overwrite,
+            report=report,
+            progress=progress,
         )
 
     def run(config: TrainConfig, place: Path) -> JournalRow:
@@ -247,7 +256,7 @@ def _before_settings(weights: str, data: str | Dataset, recipe: str) -> TrainCon
     scratch = weights == SCRATCH
     if recipe == "auto":
         images = open_dataset(data).train
-        small = _are_small(images)
+        small = are_small(images)
         if not scratch:
             return finetune_auto(
                 weights,
@@ -281,8 +290,12 @@ def best_run(rows: Mapping[Path, JournalRow]) -> Path:
     return best
 
 
-def _are_small(images: Any) -> bool:
-    """Images in files are photos; only those in memory may be small ones."""
+def are_small(images: Any) -> bool:
+    """Return whether images are of 64 pixels or less.
+
+    Args:
+        images: Those in files are taken for photos.
+    """
     if not isinstance(images, ArraySet):
         return False
     return bool(max(images.images.shape[1:3]) <= _SMALL_IMAGE)

@@ -12,7 +12,7 @@ from ..data import Dataset
 from ..devices import pick_device
 from ..errors import unknown
 from ..evaluation import Evaluation, evaluate_checkpoint
-from ..evaluation.accuracy import Tta
+from ..evaluation.accuracy import Progress, Tta
 from ..evaluation.splits import Split
 from ..exporting import export as export_file
 from ..files import PathLike
@@ -30,6 +30,7 @@ def evaluate(
     tta: Tta = "none",
     batch_size: int = 256,
     device: str = "auto",
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Measure the accuracy of a checkpoint on labelled images it was not trained on.
 
@@ -45,6 +46,7 @@ def evaluate(
         tta: Test-time augmentation: "none", "flip" or "shift".
         batch_size: Images at a time.
         device: "auto" is a GPU if there is one.
+        progress: Is called with the images that are done, and with all.
 
     Returns:
         `.top1`, `.top5` (fractions), `.loss` (nats), `.n` (images), `.split` (which
@@ -63,7 +65,13 @@ def evaluate(
     place = pick_device(device)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
     _, result = evaluate_checkpoint(
-        loaded, data, split, batch_size=batch_size, device=place, tta=tta
+        loaded,
+        data,
+        split,
+        batch_size=batch_size,
+        device=place,
+        tta=tta,
+        progress=progress,
     )
     return result
 
@@ -154,6 +162,7 @@ def export(
     preprocess: str | None = None,
     check: PathLike | None = None,
     overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint for another runtime, which reads it back and is compared.
 
@@ -173,6 +182,7 @@ def export(
             can); "beside": it takes normalised floats.
         check: A folder of images to compare on, best one folder per class.
         overwrite: Replace `path`.
+        progress: Is called with the steps that are done, and with all.
 
     Returns:
         What was compared, as `mlp_mixer.exporting.export` says: `path`; `rows` of torch
@@ -193,6 +203,7 @@ def export(
             preprocess=preprocess,
             check=check,
             overwrite=overwrite,
+            progress=progress or (lambda done, total: None),
         )
 
 

@@ -23,7 +23,7 @@ _KINDS = (
     ("warning", True, "duplicate tiny flat"),
     ("warning", False, "near-duplicate near-leak near-label-conflict odd-label"),
     ("warning", False, "wrong-ending flawed colour-space animated"),
-    ("warning", False, "class-names rare-class no-classes"),
+    ("warning", False, "class-names rare-class few-pictures no-classes"),
     ("note", False, "gray turned transparent hidden unused other-file"),
 )
 KINDS: dict[str, tuple[str, bool]] = {

@@ -18,6 +18,7 @@ Features = Callable[[Sequence[Path]], Iterable[NDArray[Any] | None]]
 """From the paths of pictures to features (D,) of each; None for an unreadable one."""
 
 _RARE = 10  # a rare class is so many times smaller than the largest
+_FEW = 10  # pictures of a class, below which it can hardly be learnt or judged
 
 
 def check_classes(
@@ -25,7 +26,7 @@ def check_classes(
     pictures: Sequence[Picture],
     in_use: set[str],
 ) -> Iterator[Finding]:
-    """Find empty, unknown and rare classes, and names that differ in spelling only.
+    """Find empty, unknown, rare and small classes, and names spelled almost alike.
 
     Args:
         classes: The classes by the paths of their folders.
@@ -53,6 +54,9 @@ def check_classes(
         elif split == "train" and (count == 1 or count * _RARE <= largest):
             message = f"has {count:,} pictures, the largest class {largest:,}"
             yield Finding("rare-class", folder, message)
+        elif split == "train" and count < _FEW:
+            message = f"has {count:,} pictures: fewer than {_FEW} teach little"
+            yield Finding("few-pictures", folder, message)
     yield from _spelled_alike(classes)
     if len(train) < 2 and (classes or not pictures):
         message = f"has {len(train)} class(es) to train on: expected at least two"

@@ -47,15 +47,20 @@ def write_check_page(check: Check, path: PathLike) -> Path:
     kinds = dict.fromkeys(finding.kind for finding in check.findings)
     on_sheet = _MOST_ON_SHEETS // max(len(labels), 1)
     on_sheet = min(max(on_sheet, _FEWEST_ON_SHEET), _MOST_ON_SHEET)
+    counts = Counter(picture.label for picture in check.pictures)
     sheets = []
     for label in labels:
-        sheets.append((label or "All pictures", _sheet(check, label, on_sheet)))
+        shown = _sheet(check, label, on_sheet)
+        how_many = f"{counts[label]:,}"
+        if len(shown) < counts[label]:
+            how_many = f"{len(shown):,} of {counts[label]:,} shown"
+        sheets.append((label or "All pictures", how_many, shown))
     assert __package__
     return write_html(
         path,
         "check.html.j2",
         templates=resources.files(__package__),
-        title=f"Pictures of {check.root.resolve().name}",
+        title=f"Check of the folder {check.root.resolve().name}",
         facts=_facts(check, labels),
         kinds=[_cards_of_kind(check, kind) for kind in kinds],
         balance=_balance(check, labels),
@@ -126,16 +131,22 @@ def _small(check: Check, path: str) -> str:
 
 
 def _balance(check: Check, labels: Sequence[str]) -> list[Bar]:
-    """Return the counts of each class by split, against the largest class."""
+    """Return the counts of each class by split, against the largest class.
+
+    A folder that is not split has plain counts: training will hold out some of them.
+    """
+    is_split = {picture.split for picture in check.pictures} != {"train"}
     counts = {label: Counter[str]() for label in labels}
     for picture in check.pictures:
         counts[picture.label][picture.split] += 1
     largest = max((count.total() for count in counts.values()), default=1)
     bars = []
     for label, count in counts.items():
-        by_split = [f"{number:,} {split}" for split, number in sorted(count.items())]
-        share = count.total() / largest
-        bars.append((label or "no class", " + ".join(by_split), share))
+        value = f"{count.total():,}"
+        if is_split:
+            parts = [f"{number:,} {split}" for split, number in sorted(count.items())]
+            value = " + ".join(parts)
+        bars.append((label or "no class", value, count.total() / largest))
     return bars
 
 

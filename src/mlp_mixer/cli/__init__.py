@@ -30,6 +30,7 @@ from .figures import figures
 from .finetune import finetune
 from .models import models
 from .predict import predict
+from .pretrain import pretrain
 from .recipes import recipes
 from .report import report
 from .resize import resize
@@ -47,7 +48,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data", rich_help_panel="Train")
 _VERBS = {
-    "Train": (recipes, augment, train, finetune, evaluate, report, runs),
+    "Train": (recipes, augment, train, pretrain, finetune, evaluate, report, runs),
     "Use": (predict, explain, serve, export),
     "Weights": (models, convert, average, resize, figures, fewshot),
     "This machine": (bench, doctor),

@@ -16,7 +16,7 @@ def augment(
         str,
         typer.Option(help="digits, fashion_mnist:PATH, cifar10:PATH, folder:PATH, ..."),
     ],
-    out: Annotated[Path, typer.Option(help="The sheet, a PNG file.")],
+    out: Annotated[Path, typer.Option(help="The sheet, a .png or a small .jpg file.")],
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -39,7 +39,7 @@ def augment(
     overwrite: OverwriteOut = False,
 ) -> int:
     """Draw training images beside what augmentation makes of them in the first epochs."""
-    from ..analysis.token_units import to_png
+    from ..analysis.token_units import to_jpeg, to_png
     from ..files import refuse_to_replace, write_bytes
     from ..recipes import RECIPES
     from ..recipes.resolve import resolve_config
@@ -52,7 +52,8 @@ def augment(
     default = name if name in RECIPES else "photos"
     config, _ = resolve_config(recipe or default, data=data, settings=settings or ())
     sheet = contact_sheet(config, count=count, variants=variants, mix=mix)
-    write_bytes(out, to_png(sheet.image))
+    is_jpeg = out.suffix.lower() in (".jpg", ".jpeg")
+    write_bytes(out, to_jpeg(sheet.image) if is_jpeg else to_png(sheet.image))
     print(
         f"wrote {sheet.count} images of {data} with {variants} variants each to {out}"
     )

@@ -171,6 +171,7 @@ def check(
     from ..check.quarantine import set_aside
     from ..errors import UserError
     from ..files import refuse_to_replace
+    from .next_steps import after_check, print_next
     from .progress import counted
 
     if undo and fix:
@@ -197,6 +198,8 @@ def check(
         print(escaped(_json({**found.to_dict(), "moved": moved})))
     else:
         _print_findings(found, folder, page, moved)
+        if not left:
+            print_next(after_check(folder))
     return 1 if left else 0
 
 

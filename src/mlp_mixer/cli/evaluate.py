@@ -64,11 +64,14 @@ def evaluate(
     as_json: Json = False,
 ) -> int:
     """Measure top-1 and top-5 accuracy of a checkpoint."""
+    from ..data.dataset import public_name
     from ..data.imagenet import conditions
     from ..devices import pick_device
     from ..evaluation import answered, evaluate_checkpoint
     from ..weights import load
     from ..weights.scores import resolve_min_score
+    from .next_steps import after_evaluation, print_next
+    from .progress import counted
 
     place = pick_device(device)
     source, name = or_bundled(checkpoint)
@@ -77,14 +80,16 @@ def evaluate(
     found: list[dict[str, Any]] = []
     # A benchmark such as ImageNet-C is several test sets.
     for spec in conditions(data):
-        chosen, result = evaluate_checkpoint(
-            loaded,
-            spec,
-            split.value,
-            batch_size=batch_size,
-            device=place,
-            tta=tta.value,
-        )
+        with counted("images", tell_end=False) as show:
+            chosen, result = evaluate_checkpoint(
+                loaded,
+                spec,
+                split.value,
+                batch_size=batch_size,
+                device=place,
+                tta=tta.value,
+                progress=show,
+            )
         row = {
             "data": spec,
             "split": chosen.split,
@@ -106,10 +111,20 @@ def evaluate(
             print(f"{name} on {spec}, {chosen.split}: {_in_words(result)}")
             if lowest is not None:
                 _print_answered(lowest, part, result.n)
-    if len(found) == 1:
-        if as_json:
-            print_json({"checkpoint": name, **found[0]})
-        return 0
+    if as_json and len(found) == 1:
+        print_json({"checkpoint": name, **found[0]})
+    elif len(found) > 1:
+        _print_mean(name, data, found, as_json)
+    if not as_json:
+        trained_on = (loaded.provenance.get("data") or {}).get("source")
+        own = public_name(data) == trained_on
+        print_next(after_evaluation(checkpoint, data, own))
+    return 0
+
+
+def _print_mean(
+    name: str, data: str, found: list[dict[str, Any]], as_json: bool
+) -> None:
     # Over test sets, not over images: so their authors report it.
     mean = {key: sum(row[key] for row in found) / len(found) for key in _MEASURES}
     if as_json:
@@ -129,7 +144,6 @@ def evaluate(
             f"{plain_accuracy(mean['top1'], images)}, top-5 "
             f"{plain_accuracy(mean['top5'], images)}"
         )
-    return 0
 
 
 def _in_words(result: Evaluation) -> str:

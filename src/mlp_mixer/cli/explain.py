@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,7 @@ def explain(
 
     Beside them: the best five classes, and the training images that look alike.
     """
-    from ..analysis.explain import METHODS, draw, maps, nearest
+    from ..analysis.explain import METHODS, draw, maps, nearest, seen_part, unsure
     from ..analysis.token_units import to_png
     from ..errors import UserError, unknown
     from ..evaluation import eval_split
@@ -59,6 +60,7 @@ def explain(
     from ..inference import Predictor
     from ..inference.pictures import fetched
     from ..weights.labels import class_numbers
+    from .progress import stages
 
     if out.suffix.lower() != ".png":
         raise UserError(
@@ -92,17 +94,23 @@ def explain(
     x_BCHW = known.preprocess(pixels)[None].to(predictor.device)
     # Neighbours are looked for among the images it learned from, not in a test split.
     near = []
-    if data:
-        trained_on = eval_split(data, known.provenance, "train").images
-        near = nearest(known, x_BCHW, trained_on)
     heat = {}
-    for one in METHODS:
-        if method in (one, "both"):
-            heat[one] = maps(predictor.model, x_BCHW, label, one)
+    with stages() as stage:
+        if data:
+            trained_on = eval_split(data, known.provenance, "train").images
+            shown = stage("training images")
+            near = nearest(known, x_BCHW, trained_on, progress=shown)
+        for one in METHODS:
+            if method in (one, "both"):
+                shown = stage(f"steps of {one}")
+                heat[one] = maps(predictor.model, x_BCHW, label, one, shown)
     top = [(candidate.name, candidate.score) for candidate in answer.top]
     explained = predictor.labels[label]
-    drawn = draw(known.preprocess.fit(pixels), heat, explained, top, near)
+    photo = seen_part(pixels, known.preprocess)
+    drawn = draw(photo, heat, explained, top, near)
     write_bytes(out, to_png(drawn))
     score = percent(answer.pred_score)
     print(f"{out}: {answer.pred_class} {score}, maps of {explained}")
+    if remark := unsure(top):
+        print(f"note: {remark}", file=sys.stderr)
     return 0

@@ -53,18 +53,22 @@ def export(
     The runtime reads the file back, and its answers are compared with torch's.
     """
     from .. import api
+    from .next_steps import after_export, print_next
+    from .progress import counted
 
-    report = api.export(
-        checkpoint,
-        out,
-        to,
-        int8=int8,
-        calibrate=calibrate,
-        opset=opset,
-        preprocess=preprocess,
-        check=check,
-        overwrite=overwrite,
-    )
+    with counted("steps of the export", tell_end=False) as show:
+        report = api.export(
+            checkpoint,
+            out,
+            to,
+            int8=int8,
+            calibrate=calibrate,
+            opset=opset,
+            preprocess=preprocess,
+            check=check,
+            overwrite=overwrite,
+            progress=show,
+        )
     if as_json:
         print_json(report)
         return 0
@@ -83,6 +87,11 @@ def export(
     }
     print_table(headings, [_texts(row) for row in report["rows"]])
     print(f"{out}: compared with torch on {report['images']}")
+    described = Path(f"{out}.json")
+    remark = ""
+    if described.is_file():
+        remark = f"{described} says how a picture becomes the input of {out.name}"
+    print_next(after_export(checkpoint), remark)
     return 0
 
 

@@ -52,18 +52,21 @@ def fewshot(
     from ..devices import pick_device
     from ..evaluation import evaluate_fewshot
     from ..weights import load
+    from .progress import counted
 
-    result = evaluate_fewshot(
-        load(checkpoint),
-        data,
-        shots=_numbers(shots, "--shots", 1),
-        seeds=_numbers(seeds, "--seeds", 0),
-        l2=l2,
-        neighbours=knn,
-        resize=resize.value if resize else None,
-        batch_size=batch_size,
-        device=pick_device(device),
-    )
+    with counted("images", tell_end=False) as show:
+        result = evaluate_fewshot(
+            load(checkpoint),
+            data,
+            shots=_numbers(shots, "--shots", 1),
+            seeds=_numbers(seeds, "--seeds", 0),
+            l2=l2,
+            neighbours=knn,
+            resize=resize.value if resize else None,
+            batch_size=batch_size,
+            device=pick_device(device),
+            progress=show,
+        )
     if as_json:
         how = {
             "l2": l2,

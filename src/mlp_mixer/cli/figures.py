@@ -23,12 +23,13 @@ def figures(
     from ..analysis.token_units import to_png
     from ..files import make_folder, refuse_to_replace, write_bytes
     from ..weights import load
+    from .progress import counted
 
     folder = make_folder(out)
     source, _ = or_bundled(checkpoint)
-    pictures = {}
-    for name, picture in weight_figures(load(source).model).items():
-        pictures[folder / f"{name}.png"] = picture
+    with counted("pictures", tell_end=False) as show:
+        drawn = weight_figures(load(source).model, progress=show)
+    pictures = {folder / f"{name}.png": picture for name, picture in drawn.items()}
     if not overwrite:
         refuse_to_replace(*pictures)
     for path, picture in pictures.items():

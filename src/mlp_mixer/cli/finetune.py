@@ -83,7 +83,7 @@ def finetune(
     """
     from .. import api
     from ..recipes.resolve import sweep_runs
-    from .progress import watch
+    from .progress import counted, watch
 
     if weights is None:
         _introduce_start()
@@ -92,23 +92,26 @@ def finetune(
         print(_PRICE, file=sys.stderr)
     folder = out or Path("runs") / f"finetune-{time.strftime('%Y%m%d-%H%M%S')}"
     if frozen:
-        best = api.finetune(
-            weights,
-            data,
-            folder,
-            recipe=recipe,
-            settings=settings or (),
-            frozen=True,
-            sweep=sweep,
-            resume=resume,
-            overwrite=overwrite,
-            find_batch_size=find_batch_size,
-            minutes=minutes,
-            track=track,
-            report=lambda row: print(row["text"], file=sys.stderr),
-        )
+        with counted("images", tell_end=False) as show:
+            best = api.finetune(
+                weights,
+                data,
+                folder,
+                recipe=recipe,
+                settings=settings or (),
+                frozen=True,
+                sweep=sweep,
+                resume=resume,
+                overwrite=overwrite,
+                find_batch_size=find_batch_size,
+                minutes=minutes,
+                track=track,
+                report=lambda row: print(row["text"], file=sys.stderr),
+                progress=show,
+            )
         print(f"checkpoint: {folder / 'best.safetensors'}{_by_folds(best)}")
         _test(folder, data)
+        _print_next(folder, data)
         return 0
 
     def run(config: TrainConfig, place: Path) -> JournalRow:
@@ -130,6 +133,7 @@ def finetune(
     if sweep is None:
         run(config, folder)
         _test(folder, data)
+        _print_next(folder, data)
         return 0
     # Run by run, so that each of them has its own line of progress and result.
     rows = {}
@@ -142,7 +146,16 @@ def finetune(
         about = f" (validation top-1 {accuracy(row['top1'], row['n'])})"
     print(f"best of {len(rows)} by {chosen_by(row)}: {best_run}{about}")
     _test(best_run, data)
+    _print_next(best_run, data)
     return 0
+
+
+def _print_next(run: Path, data: str) -> None:
+    from .next_steps import after_training, print_next
+    from .progress import speaks
+
+    if speaks():
+        print_next(after_training(run, data, tested=True))
 
 
 def _introduce_start() -> None:

@@ -55,43 +55,107 @@ class Count(Protocol):
         """
 
 
+Stage = Callable[[str], Count]
+"""What `stages` gives to the work: from what is counted next to its count."""
+
+
 @contextlib.contextmanager
-def counted(unit: str) -> Iterator[Count]:
-    """Show a count while the block works.
+def counted(unit: str, *, tell_end: bool = True) -> Iterator[Count]:
+    """Show a count, and the time that is left, while the block works.
 
     Args:
         unit: What is counted, in the plural, such as "images".
+        tell_end: Where there is no terminal, print a line at the end of a short run
+            too. Without it a run of less than `QUIET_SECONDS` prints nothing.
 
     Yields:
         A function to call with each new count.
     """
-    console = stderr()
-    quiet = QuietLine()
-    started = time.monotonic()
-    bar = bars.Progress(
-        bars.BarColumn(),
-        bars.TextColumn("{task.description}"),
-        bars.TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    )
-    task = bar.add_task("", total=None)
+    with _Counts(tell_end=tell_end) as counts:
+        yield counts.stage(unit)
 
-    def report(done: int, total: int | None = None) -> None:
-        if console.is_terminal:
-            text = f"{done:,}/{total:,} {unit}" if total else f"{done:,} {unit}"
-            bar.update(task, completed=done, total=total, description=text)
-        # The end is always told, or a short run would leave no line at all.
-        elif (total is not None and done == total) or quiet.due():
-            quiet.said()
-            if total is None:
-                rate = done / max(time.monotonic() - started, 1e-9)
-                console.print(f"{done:,} {unit}, {rate:,.0f}/s", soft_wrap=True)
-            else:
-                console.print(f"{done:,} of {total:,} {unit}", soft_wrap=True)
 
-    with bar:
-        yield report
+@contextlib.contextmanager
+def stages() -> Iterator[Stage]:
+    """Show one count after another while the block works, and nothing in a short run.
+
+    Yields:
+        A function that begins the next count; it takes the unit.
+    """
+    with _Counts(tell_end=False) as counts:
+        yield counts.stage
+
+
+class _Counts:
+    """A line that shows counts: live on a terminal, now and then elsewhere."""
+
+    def __init__(self, *, tell_end: bool) -> None:
+        self._console = stderr()
+        self._tell_end = tell_end
+        self._quiet = QuietLine()
+        self._bar = bars.Progress(
+            bars.BarColumn(),
+            bars.TextColumn("{task.description}"),
+            bars.TimeRemainingColumn(),
+            console=self._console,
+            # A bar that has ended stays only where it is the record of the work.
+            transient=not tell_end,
+            disable=not self._console.is_terminal,
+        )
+
+    def __enter__(self) -> _Counts:
+        """Show the line."""
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Leave the line, or take it away."""
+        self._bar.__exit__(*error)
+
+    def stage(self, unit: str) -> Count:
+        """Begin a count in the place of the one before.
+
+        Args:
+            unit: What is counted.
+        """
+        for task in self._bar.task_ids:
+            self._bar.remove_task(task)
+        task = self._bar.add_task(unit, total=None)
+        started = time.monotonic()
+
+        def count(done: int, total: int | None = None) -> None:
+            if self._console.is_terminal:
+                text = f"{done:,}/{total:,} {unit}" if total else f"{done:,} {unit}"
+                self._bar.update(task, completed=done, total=total, description=text)
+                return
+            is_end = total is not None and done == total
+            if self._quiet.due() or (is_end and self._tell_end):
+                self._quiet.said()
+                seconds = time.monotonic() - started
+                line = _plain_line(unit, done, total, seconds)
+                self._console.print(line, soft_wrap=True, markup=False)
+
+        return count
+
+
+def _plain_line(unit: str, done: int, total: int | None, seconds: float) -> str:
+    """Return a count as a line of a log, with its rate or the time that is left."""
+    if total is None:
+        return f"{done:,} {unit}, {done / max(seconds, 1e-9):,.0f}/s"
+    line = f"{done:,} of {total:,} {unit}"
+    if 0 < done < total:
+        line += f", {clock(seconds * (total - done) / done)} left"
+    return line
+
+
+def clock(seconds: float) -> str:
+    """Write seconds as hours, minutes and seconds: 0:01:05.
+
+    Args:
+        seconds: From 0.
+    """
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole % 3600 // 60:02d}:{whole % 60:02d}"
 
 
 def watch(start: Callable[[Report], JournalRow], folder: Path) -> JournalRow:
@@ -114,9 +178,7 @@ def watch(start: Callable[[Report], JournalRow], folder: Path) -> JournalRow:
 
     # Allowed here, because this process trains and does nothing else.
     keep_memory()
-    # Set by torchrun, whose process group exists only inside `start`.
-    speaks = os.environ.get("RANK", "0") == "0"
-    with Progress(stderr(), quiet=not speaks) as progress:
+    with Progress(stderr(), quiet=not speaks()) as progress:
         try:
             best = start(progress)
         except Interrupted as stopped:
@@ -128,12 +190,18 @@ def watch(start: Callable[[Report], JournalRow], folder: Path) -> JournalRow:
             )
             # As a shell says it: 130 after Ctrl-C, 143 after SIGTERM.
             raise typer.Exit(128 + stopped.signal_number) from None
-    if speaks:
+    if speaks():
         about = f"epoch {best['epoch']:.4g}"
         if "top1" in best:
             about += f", validation top-1 {accuracy(best['top1'], best['n'])}"
         print(f"best checkpoint: {folder / 'best.safetensors'} ({about})")
     return best
+
+
+def speaks() -> bool:
+    """Return whether this process prints: of several the first one does."""
+    # Set by torchrun, whose process group exists only while it trains.
+    return os.environ.get("RANK", "0") == "0"
 
 
 class Progress:
@@ -223,9 +291,11 @@ class Progress:
         self._bar.update(
             self._task, total=self._total_steps, completed=self._first_step
         )
+        classes = row["classes"]
+        labels = f"{classes} classes" if classes else "without labels"
         text = (
             f"{row['model']} ({row['parameters']:,} parameters) on {row['source']} "
-            f"({row['classes']} classes): {row['n_train']:,} images to train, "
+            f"({labels}): {row['n_train']:,} images to train, "
             f"{row['n_val']:,} to validate; {row['epochs']:.4g} epochs = "
             f"{row['total_steps']:,} steps on {row['device']}"
         )
@@ -260,16 +330,17 @@ class Progress:
     def _time_left(self, step: int) -> str:
         steps = max(1, step - self._first_step)
         rate = (time.monotonic() - self._started) / steps
-        seconds = round(rate * (self._total_steps - step))
-        return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
+        return clock(rate * (self._total_steps - step))
 
 
 def _facts(row: dict[str, Any]) -> str:
     """Return the numbers of a training row."""
-    text = (
-        f"loss {row['loss']:.4f}  top-1 {percent(row['train_top1'])}  "
-        f"lr {row['lr']:.2e}  {row['images_per_second']:,.0f} img/s"
-    )
+    text = f"loss {row['loss']:.4f}  "
+    # Without labels there is no accuracy, but views that were found.
+    for name, word in (("train_top1", "top-1"), ("found", "found")):
+        if name in row:
+            text += f"{word} {percent(row[name])}  "
+    text += f"lr {row['lr']:.2e}  {row['images_per_second']:,.0f} img/s"
     if row.get("memory_mib"):
         text += f"  {row['memory_mib'] / 1024:.1f} GiB"
     if row["data_wait"] > _NOTABLE_WAIT:

@@ -28,12 +28,17 @@ def report(
     """
     from ..files import refuse_to_replace
     from ..report import build_report, write_report
+    from .next_steps import after_report, print_next
+    from .progress import stages
 
     # A page inside the run's folder is the run's own, and is written anew.
     page = out or run / "report.html"
     own = page.suffix == ".html" and page.resolve().parent == run.resolve()
     if not (own or overwrite):
         refuse_to_replace(page)
-    write_report(build_report(run, data=data), page)
+    with stages() as stage:
+        built = build_report(run, data=data, stage=stage)
+    write_report(built, page)
     print(f"report: {page}")
+    print_next(after_report(run))
     return 0

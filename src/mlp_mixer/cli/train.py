@@ -73,7 +73,8 @@ def train(
     folder = out or Path("runs") / name
 
     from .. import api
-    from .progress import watch
+    from .next_steps import after_training, print_next
+    from .progress import speaks, watch
 
     def start(report: Report) -> JournalRow:
         return api.train(
@@ -89,4 +90,6 @@ def train(
         )
 
     watch(start, folder)
+    if speaks():
+        print_next(after_training(folder, config.data.source))
     return 0

@@ -18,6 +18,7 @@ from .hf_datasets import read_hf
 from .idx import FASHION_MNIST, MNIST
 from .image_set import ImageSet
 from .listing import read_listing
+from .pictures import read_pictures
 from .shard_index import DESCRIPTION, UNFINISHED
 from .shards import read_shards
 from .torchvision_sets import read_flowers102, read_oxford_pets, read_stl10, read_svhn
@@ -124,6 +125,50 @@ def open_dataset(
         test_fraction=test_fraction,
         split_by=split_by,
     )
+
+
+def open_pictures(
+    spec: str,
+    *,
+    split_seed: int = 0,
+    test_fraction: float = 0.2,
+    split_by: SplitBy = "image",
+) -> tuple[Dataset, str]:
+    """Open images to learn from without labels: a dataset, or any folder of pictures.
+
+    A dataset with labels is split as `open_dataset` does, so that its test images can
+    still be held back. Where a folder has no classes, all its pictures are read, at any
+    depth; of a folder with `train/`, only those in there.
+
+    Args:
+        spec: As for `open_dataset`.
+        split_seed: As for `open_dataset`.
+        test_fraction: As for `open_dataset`.
+        split_by: As for `open_dataset`.
+
+    Returns:
+        The dataset, and a sentence if it has no labels: what was read, and why. Its
+        images are then of a single class.
+
+    Raises:
+        UserError: As for `open_dataset`, or the folder holds no pictures.
+    """
+    name, place = _parse(spec)
+    try:
+        dataset = open_dataset(
+            spec,
+            split_seed=split_seed,
+            test_fraction=test_fraction,
+            split_by=split_by,
+        )
+    except UserError as error:
+        if name != "folder" or place is None:
+            raise
+        images, where = read_pictures(Path(place).expanduser())
+        reason = str(error).split(": expected")[0]
+        note = f"all {len(images):,} pictures in {where} are learnt from ({reason})"
+        return Dataset(spec, images), note
+    return dataset, ""
 
 
 def _parse(spec: str) -> tuple[str, str | None]:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,24 +32,28 @@ class SeenImages:
             different. Of n other images about n M / 2^32 are taken for them.
         complete: Whether these are all of them. False: some dataset was too large to
             be remembered.
+        unlabelled: uint32 (U,), likewise of those that it has seen without labels.
     """
 
     short_keys: NDArray[np.uint32]
     complete: bool = True
+    unlabelled: NDArray[np.uint32] = field(default_factory=lambda: _NONE)
 
     @classmethod
-    def of(cls, *images: ImageSet | None) -> SeenImages:
+    def of(cls, *images: ImageSet | None, labelled: bool = True) -> SeenImages:
         """Return the record of some images.
 
         Args:
             images: Sets of them; None is an empty one.
+            labelled: Whether their labels are learnt.
         """
         parts = [part for part in images if part is not None]
         # Asked first: the keys of a million files take minutes.
         if sum(map(len, parts)) > MOST_REMEMBERED:
             return cls(_NONE, complete=False)
         keys = [_short(part.keys()) for part in parts]
-        return cls(np.unique(np.concatenate([_NONE, *keys])))
+        every = np.unique(np.concatenate([_NONE, *keys]))
+        return cls(every) if labelled else cls(_NONE, unlabelled=every)
 
     @classmethod
     def unknown(cls) -> SeenImages:
@@ -70,13 +74,11 @@ class SeenImages:
         if record is None:
             return None
         try:
-            unpacker = zlib.decompressobj()
-            data = unpacker.decompress(
-                base64.b64decode(record["keys"], validate=True), _MOST_BYTES
+            return cls(
+                _unpacked(record["keys"]),
+                bool(record["complete"]),
+                _unpacked(record["unlabelled"]),
             )
-            steps = np.frombuffer(data, dtype="<u4").astype(np.uint64)
-            keys = np.cumsum(steps, dtype=np.uint64).astype(np.uint32)
-            return cls(keys, bool(record["complete"]))
         except (TypeError, KeyError, ValueError, binascii.Error, zlib.error) as error:
             raise UserError(
                 "the checkpoint's record of the images it has learnt from is damaged "
@@ -85,23 +87,22 @@ class SeenImages:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record for a checkpoint's provenance under the key "seen"."""
-        # Differences are small numbers, of which zlib leaves little.
-        steps = np.diff(self.short_keys.astype(np.uint64), prepend=np.uint64(0))
-        data = zlib.compress(steps.astype("<u4").tobytes(), 9)
         return {
             "images": len(self.short_keys),
             "complete": self.complete,
-            "keys": base64.b64encode(data).decode(),
+            "keys": _packed(self.short_keys),
+            "unlabelled": _packed(self.unlabelled),
         }
 
     def __or__(self, other: SeenImages) -> SeenImages:
         """Return the record of the images of both."""
         complete = self.complete and other.complete
         both = np.union1d(self.short_keys, other.short_keys)
-        if len(both) > MOST_REMEMBERED:
+        unlabelled = np.union1d(self.unlabelled, other.unlabelled)
+        if len(both) + len(unlabelled) > MOST_REMEMBERED:
             # The newer images are those that people evaluate on.
-            return SeenImages(other.short_keys, complete=False)
-        return SeenImages(both, complete)
+            return SeenImages(other.short_keys, False, other.unlabelled)
+        return SeenImages(both, complete, unlabelled)
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
         """Return which images are among them.
@@ -113,6 +114,32 @@ class SeenImages:
             bool (N,).
         """
         return np.isin(_short(keys), self.short_keys)
+
+    def contains_unlabelled(self, keys: Keys) -> NDArray[np.bool_]:
+        """Return which images were seen without labels.
+
+        Args:
+            keys: (N,).
+
+        Returns:
+            bool (N,).
+        """
+        return np.isin(_short(keys), self.unlabelled)
+
+
+def _packed(keys: NDArray[np.uint32]) -> str:
+    # Differences are small numbers, of which zlib leaves little.
+    steps = np.diff(keys.astype(np.uint64), prepend=np.uint64(0))
+    data = zlib.compress(steps.astype("<u4").tobytes(), 9)
+    return base64.b64encode(data).decode()
+
+
+def _unpacked(text: str) -> NDArray[np.uint32]:
+    data = zlib.decompressobj().decompress(
+        base64.b64decode(text, validate=True), _MOST_BYTES
+    )
+    steps = np.frombuffer(data, dtype="<u4").astype(np.uint64)
+    return np.cumsum(steps, dtype=np.uint64).astype(np.uint32)
 
 
 def _short(keys: Keys) -> NDArray[np.uint32]:

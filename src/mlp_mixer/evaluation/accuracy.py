@@ -26,6 +26,9 @@ Tta = Literal["none", "flip", "shift"]
 LabelSets = Sequence[Sequence[int]]
 """The right answers of each image, at least one: an answer counts if it is any of them."""
 
+Progress = Callable[[int, int], None]
+"""Is told again and again how many images of how many are done."""
+
 _MOST_NAMES = 5  # of classes in an error
 
 
@@ -136,6 +139,7 @@ def evaluate(
     device: torch.device | None = None,
     tta: Tta = "none",
     head: str = "softmax",
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Run the model over all images, each exactly once, in fp32 and evaluation mode.
 
@@ -156,6 +160,7 @@ def evaluate(
             "flip" adds its mirror image, "shift" also both of them moved by a pixel up
             and left, and down and right.
         head: How logits become scores: a key of `SCORES`.
+        progress: Is told how many images are done.
 
     Returns:
         What was measured; the same in every process.
@@ -172,6 +177,7 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         device=device,
+        progress=progress,
     )
     if among is not None:
         barred = torch.ones(logits.shape[1], dtype=torch.bool)
@@ -193,6 +199,7 @@ def outputs(
     batch_size: int = 256,
     workers: int | None = None,
     device: torch.device | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Return what `compute` gives for each image, with the model in evaluation mode.
 
@@ -207,6 +214,7 @@ def outputs(
         batch_size: Images in a forward pass.
         workers: Processes that read images.
         device: Where the model is.
+        progress: Is told how many images are done, of all processes together.
 
     Returns:
         (n, ...) float32 on the CPU, every image once and in order, in every process.
@@ -238,6 +246,9 @@ def outputs(
         ):
             x_BCHW = preprocess.normalize(batch.to(device).images)
             found.append((number, compute(x_BCHW).float().cpu()))
+            if progress is not None:
+                done = len(found) * processes * batches.batch_size
+                progress(min(done, len(images)), len(images))
     by_number: dict[int, Tensor] = {}
     for pairs in all_gather(found):
         by_number.update(pairs)

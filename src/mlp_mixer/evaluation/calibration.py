@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 15  # as in the paper
+FEWEST = 100
+"""Images. Of fewer, neither a calibration error nor a temperature says anything: 24 answers
+in 15 bins are one or two each, and the error is then mostly noise."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,11 @@ class Calibration:
 
     error: float
     bins: tuple[tuple[float, float, int], ...]
+
+    @property
+    def n(self) -> int:
+        """How many answers were compared."""
+        return sum(count for _, _, count in self.bins)
 
 
 def calibration(probabilities: NDArray[Any], labels: NDArray[Any]) -> Calibration:

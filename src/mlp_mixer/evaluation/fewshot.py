@@ -21,7 +21,7 @@ from ..errors import UserError
 from ..images.preprocess import Preprocess
 from ..models import IsotropicMlp
 from ..weights import Checkpoint
-from .accuracy import outputs
+from .accuracy import Progress, outputs
 from .splits import EvalSplit, support_and_eval_split
 
 # big_vision's.
@@ -259,6 +259,7 @@ def evaluate_fewshot(
     resize: Literal["resmall", "resize"] | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = "auto",
+    progress: Progress | None = None,
 ) -> FewShot:
     """Evaluate a checkpoint's pooled features, with or without a head, on a dataset.
 
@@ -277,6 +278,7 @@ def evaluate_fewshot(
         batch_size: Images in a forward pass.
         device: Where to compute, a name for `pick_device` or torch's; the model is moved
             there. None: where the model is.
+        progress: Is told how many images are done.
 
     Returns:
         The accuracy for each number of images and each seed, and that of k-NN.
@@ -298,8 +300,19 @@ def evaluate_fewshot(
         preprocess = dataclasses.replace(preprocess, resize=resize)
     # Rows that stay 0 are never drawn.
     x_train = np.zeros((len(train), model.num_features), dtype=np.float32)
-    x_train[used] = pooled_features(model, train.subset(used), preprocess, batch_size)
-    x_test = pooled_features(model, chosen.images, preprocess, batch_size)
+    told = progress or (lambda done, total: None)
+    n_test = len(chosen.images)
+
+    def features(images: ImageSet, before: int) -> np.ndarray:
+        """Both sets are one piece of work to a person who waits."""
+
+        def add(done: int, total: int) -> None:
+            told(before + done, len(used) + n_test)
+
+        return pooled_features(model, images, preprocess, batch_size, progress=add)
+
+    x_train[used] = features(train.subset(used), 0)
+    x_test = features(chosen.images, len(used))
     four = (x_train, train.labels, x_test, chosen.images.labels)
     curve = fewshot_curve(*four, shots=shots, seeds=seeds, l2=l2)
     vote = None if neighbours is None else knn_accuracy(*four, k=neighbours)
@@ -307,7 +320,11 @@ def evaluate_fewshot(
 
 
 def pooled_features(
-    model: IsotropicMlp, images: ImageSet, preprocess: Preprocess, batch_size: int = 256
+    model: IsotropicMlp,
+    images: ImageSet,
+    preprocess: Preprocess,
+    batch_size: int = 256,
+    progress: Progress | None = None,
 ) -> np.ndarray:
     """Return what the head reads, for each image in order.
 
@@ -316,6 +333,7 @@ def pooled_features(
         images: The images.
         preprocess: How the model wants them.
         batch_size: Images in a forward pass.
+        progress: Is told how many images are done.
 
     Returns:
         (n, C) float32.
@@ -324,7 +342,10 @@ def pooled_features(
     def pooled(x: torch.Tensor) -> torch.Tensor:
         return model.forward_head(model.forward_features(x), pre_logits=True)
 
-    return outputs(model, pooled, images, preprocess, batch_size=batch_size).numpy()
+    features = outputs(
+        model, pooled, images, preprocess, batch_size=batch_size, progress=progress
+    )
+    return features.numpy()
 
 
 def _checked(*four: Any) -> tuple[np.ndarray, ...]:

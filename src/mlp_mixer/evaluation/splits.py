@@ -19,7 +19,14 @@ from ..devices import pick_device
 from ..errors import UserError
 from ..weights import Checkpoint
 from ..weights.scores import score_kind
-from .accuracy import Evaluation, LabelSets, Tta, align_classes, evaluate
+from .accuracy import (
+    Evaluation,
+    LabelSets,
+    Progress,
+    Tta,
+    align_classes,
+    evaluate,
+)
 
 Split = Literal["test", "train", "all"]
 
@@ -89,7 +96,11 @@ def eval_split(
         # A checkpoint of 0.1.0, which remembers the dataset instead of its images.
         assert dataset.test is not None
         return EvalSplit(dataset.test, _held_out(dataset.held_out), 0)
-    return _unseen(dataset, dataset.all(), "all images", seen)
+    every = dataset.all()
+    words = "all images"
+    if dataset.test is None and len(every) == len(np.unique(every.labels)):
+        words += ", one per class"
+    return _unseen(dataset, every, words, seen)
 
 
 def support_and_eval_split(
@@ -142,6 +153,10 @@ def _unseen(
         words: What to call them if none was learnt from.
         seen: What was learnt from, if that is known.
     """
+    if seen is not None and len(seen.unlabelled):
+        count = int(seen.contains_unlabelled(images.keys()).sum())
+        if count:
+            words += f", {count:,} of which it has seen without labels"
     # The keys of many images take time, and nothing can be among none.
     if seen is None or not len(seen.short_keys):
         return EvalSplit(images, words, None if seen is None else 0)
@@ -175,6 +190,7 @@ def evaluate_checkpoint(
     batch_size: int = 256,
     device: torch.device | str | None = "auto",
     tta: Tta = "none",
+    progress: Progress | None = None,
 ) -> tuple[EvalSplit, Evaluation]:
     """Evaluate a checkpoint on images of a dataset that it has never seen.
 
@@ -190,6 +206,7 @@ def evaluate_checkpoint(
         device: Where to compute, a name for `pick_device` or torch's; the model is moved
             there. None: where the model is.
         tta: As for `evaluate`.
+        progress: As for `evaluate`.
 
     Returns:
         Which images were chosen, and what was measured.
@@ -217,6 +234,7 @@ def evaluate_checkpoint(
         batch_size=batch_size,
         tta=tta,
         head=score_kind(checkpoint.provenance),
+        progress=progress,
     )
     return chosen, dataclasses.replace(result, split=chosen.split, seen=chosen.seen)
 

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from .comparison import check_difference, check_images, measures, run_export
 from .reload import Array, answer, of_torch
 from .targets import TARGETS, ExportedModel, ExportJob, Target
 
+# Weights and images are read, the export is written, run by its runtime, and compared.
+_STEPS = 4
 _REGISTER = "from mlp_mixer.compat.timm_models import register; register()"
 
 
@@ -36,6 +39,7 @@ def export(
     preprocess: str | None = None,
     check: PathLike | None = None,
     overwrite: bool = False,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Export a checkpoint for another runtime.
 
@@ -58,6 +62,7 @@ def export(
         check: A folder of images to compare on, best one folder per class. Default:
             that of `calibrate`, else images that are made up.
         overwrite: Replace what is at `out`.
+        progress: Is told how many steps of how many are done.
 
     Returns:
         `path`; `rows`, the measures of torch and of the export
@@ -78,6 +83,7 @@ def export(
     _check_packages(to, target, int8)
     make_folder(out.parent)
 
+    progress(0, _STEPS)
     checkpoint = load(source)
     record = checkpoint.preprocess
     labels = list(checkpoint.labels or ())
@@ -94,12 +100,15 @@ def export(
     job = ExportJob(checkpoint, network, carried, int8, ranges, opset)
     setup = _timm_setup(checkpoint, target)
 
+    progress(1, _STEPS)
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / (out.name or "export")
         target.write(job, made)
+        progress(2, _STEPS)
         folder = made if target.is_folder else Path(scratch)
         sizes = [file.stat().st_size for file in folder.iterdir()]
         theirs = run_export(to, made, x, setup) | {"bytes": sum(sizes)}
+        progress(3, _STEPS)
         ours = _run_torch(network, x)
         check_difference(ours["logits"], theirs, target.tolerance, int8)
         _check_labels(theirs, labels)
@@ -110,6 +119,7 @@ def export(
             measured = {"measured": rows[1], "measured_on": images.described}
             write_json(folder / f"{out.name}.json", about | measured)
             _move(folder, out.parent, last=made)
+    progress(_STEPS, _STEPS)
     notes = _notes(to, target, setup, calibrated=calibrate is not None)
     learnt_from = len(images.pixels) - len(images.unseen)
     if learnt_from and images.classes is not None:

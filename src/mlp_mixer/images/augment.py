@@ -6,7 +6,8 @@ resume. Axes: B batch, C channels, H, W; values are uint8 until the network's
 normalisation.
 
 Columns of a sample's numbers: 0-21 the inception crop, 24-30 the operations of whole
-batches, 32-55 erasing, and from 56 on the policy, so that none moves another's numbers.
+batches, 22, 23 and 31 colours, 32-55 erasing, and from 56 on the policy, so that none
+moves another's numbers.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ FLIP = 30  # the column that says whether an image is mirrored: below 0.5
 DRAWS = 32
 
 _TRIES = 10  # of the crop and of erasing
+
+_COLOURS = [22, 23, 31]  # columns: brightness, contrast, saturation
+_JITTERED = 0.8  # share of the images whose colours change
 
 # Columns of erasing: whether, area and ratio of each try, top and left, the key of noise.
 _ERASE = slice(DRAWS, DRAWS + 2 * _TRIES + 4)
@@ -136,7 +140,7 @@ def augment_batch(
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.5,),
 ) -> UInt8[Tensor, "B C H W"]:
-    """Apply what keeps the size: padded crop, affine map, flip, policy, erasing.
+    """Apply what keeps the size: padded crop, affine map, flip, policy, colours, erasing.
 
     Args:
         images: On any device; policies compute on the CPU and give the result back.
@@ -156,6 +160,8 @@ def augment_batch(
         images = _flip(images, draws[:, FLIP] < 0.5)
     if augment.policy != "none":
         images = _with_policy(images, draws[:, _POLICY:].cpu().numpy(), augment)
+    if augment.jitter or augment.gray:
+        images = _recoloured(images, draws, augment)
     if augment.erase:
         images = _erase(images, draws[:, _ERASE].cpu().numpy(), augment, mean, std)
     return images
@@ -221,6 +227,30 @@ def _with_policy(images: Tensor, draws: np.ndarray, augment: Augment) -> Tensor:
     ]
     stacked = torch.from_numpy(np.stack(changed)).permute(0, 3, 1, 2)
     return stacked.contiguous().to(images.device)
+
+
+def _recoloured(images: Tensor, draws: Tensor, augment: Augment) -> Tensor:
+    """Change brightness, contrast and saturation, in this order, and take colours away.
+
+    SimCLR's (Chen et al., arXiv 2002.05709), without its turns of the hue.
+    """
+    # Three columns are free, and five numbers are wanted: where a draw decides by a
+    # threshold, its place on one side of it is again uniform.
+    light, contrast, saturation = draws[:, _COLOURS].float().to(images.device).T
+    changed = light < _JITTERED
+    gray = saturation < augment.gray
+    light = light / _JITTERED
+    saturation = (saturation - augment.gray) / max(1 - augment.gray, 1e-6)
+
+    def factor(draw: Tensor) -> Tensor:
+        moved = 1 + augment.jitter * (2 * draw - 1)
+        return torch.where(changed, moved, 1.0)[:, None, None, None]
+
+    pixels = images * factor(light)
+    pixels = pixels.mean(dim=(1, 2, 3), keepdim=True).lerp(pixels, factor(contrast))
+    kept = factor(saturation).masked_fill(gray[:, None, None, None], 0.0)
+    pixels = pixels.mean(dim=1, keepdim=True).lerp(pixels, kept)
+    return pixels.round().clamp(0, 255).to(torch.uint8)
 
 
 def _erase(

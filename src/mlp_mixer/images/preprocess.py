@@ -134,6 +134,26 @@ class Preprocess:
             return fitted
         return np.rint(fitted).astype(np.uint8)
 
+    def seen(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Return which part of an image `fit` keeps, without what the crop cuts off.
+
+        Args:
+            height: Of the image, in pixels.
+            width: Of the image, in pixels.
+
+        Returns:
+            (top, left, bottom, right) as shares of the height and the width, 0 to 1.
+
+        Raises:
+            UserError: The preprocessing takes no image of that size.
+        """
+        scaled_h, scaled_w = self._scaled_size(height, width)
+        top = self._offset(scaled_h, self.image_size[0])
+        left = self._offset(scaled_w, self.image_size[1])
+        bottom = top + self.image_size[0]
+        right = left + self.image_size[1]
+        return top / scaled_h, left / scaled_w, bottom / scaled_h, right / scaled_w
+
     def _fit(self, image: Array) -> Array:
         """Do as `fit`, but return float32 where the resampler does not round."""
         right = image.dtype == np.uint8 and image.ndim == 3 and 0 not in image.shape

@@ -17,7 +17,7 @@ _MOST_MAGNITUDE = 30
 
 @dataclass(frozen=True)
 class Augment:
-    """Say what happens to a training image: crop, affine, flip, policy, erasing.
+    """Say what happens to a training image: crop, affine, flip, policy, colours, erasing.
 
     That is the order. Without an affine map it is big_vision's (inception_crop | flip_lr
     | randaug), with erasing last as in timm.
@@ -40,6 +40,9 @@ class Augment:
         policy_layers: Operations per image, of both RandAugments.
         policy_magnitude: Of both RandAugments, 0 to 30: 15 in the paper; torchvision's
             default is 9.
+        jitter: Largest relative change of brightness, contrast and saturation, each by
+            a factor of 1 - jitter to 1 + jitter, in four images of five.
+        gray: Probability that an image loses its colours.
         erase: Probability of a random rectangle without content (Zhong et al. 2020,
             arXiv 1708.04896).
         erase_value: Noise of the data's mean and deviation (timm "pixel"), their mean,
@@ -65,6 +68,8 @@ class Augment:
     policy: Policy = "none"
     policy_layers: int = 2
     policy_magnitude: float = 10.0
+    jitter: float = 0.0
+    gray: float = 0.0
     erase: float = 0.0
     erase_value: EraseValue = "random"
     sides: tuple[int, ...] = ()
@@ -87,9 +92,15 @@ class Augment:
         _check_word("augment.policy", self.policy, get_args(Policy))
         _check_word("augment.erase_value", self.erase_value, get_args(EraseValue))
         self._check_policy()
-        if not 0 <= self.erase <= 1:
+        for name in ("gray", "erase"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise UserError(
+                    f"augment.{name} must be a probability from 0 to 1, got {value}"
+                )
+        if not 0 <= self.jitter < 1:
             raise UserError(
-                f"augment.erase must be a probability from 0 to 1, got {self.erase}"
+                f"augment.jitter must be at least 0 and below 1, got {self.jitter}"
             )
 
     def _check_policy(self) -> None:

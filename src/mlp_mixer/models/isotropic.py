@@ -80,7 +80,19 @@ class IsotropicMlp(nn.Module):
             UserError: The image has another size or number of channels.
         """
         self._check(image)
-        x_BSC = self.stem(image)
+        return self.forward_tokens(self.stem(image), draws_BL2)
+
+    def forward_tokens(
+        self,
+        x_BSC: Float[Tensor, "B S C"],
+        draws_BL2: Float[Tensor, "B L 2"] | None = None,
+    ) -> Float[Tensor, "B S C"]:
+        """Return the tokens after the blocks and the final norm.
+
+        Args:
+            x_BSC: The tokens that enter the first block.
+            draws_BL2: As for `forward_features`.
+        """
         for i, block in enumerate(self.blocks):
             draws_B2 = None if draws_BL2 is None else draws_BL2[:, i]
             if self.grad_checkpointing and self.training:

@@ -21,6 +21,7 @@ from .keras_example import keras_cifar100
 from .measured import MEASURED, Measurement
 from .paper import FINETUNING, PRETRAINING, bigvision_b16, deit_b16, gsam_b16, sam_b16
 from .photos import photos
+from .pretrain import pretrain_covered, pretrain_views
 
 __all__ = [
     "MEASURED",
@@ -45,6 +46,8 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "cifar100_200ep": cifar.cifar100_200ep,
     "keras_cifar100": keras_cifar100,
     "photos": photos,
+    "pretrain_views": pretrain_views,
+    "pretrain_covered": pretrain_covered,
     **PRETRAINING,
     "bigvision_b16": bigvision_b16,
     "deit_b16": deit_b16,

@@ -6,7 +6,7 @@ It reads the journal, evaluates the best checkpoint anew, and draws its weights.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,37 +15,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..analysis import token_unit_pictures
-from ..analysis.explain import maps, overlay
+from ..analysis.explain import maps, overlay, seen_part
 from ..analysis.figures import token_weights
 from ..data.dataset import public_name
 from ..data.image_set import ImageSet
 from ..data.registry import open_dataset
 from ..evaluation import Evaluation, evaluate, evaluate_checkpoint
-from ..evaluation.calibration import Calibration, calibration, fit_temperature, tempered
+from ..evaluation.accuracy import Progress
+from ..evaluation.calibration import (
+    FEWEST,
+    Calibration,
+    calibration,
+    fit_temperature,
+    tempered,
+)
 from ..files import read_json
 from ..models import IsotropicMlp, MlpMixer, cost
 from ..training.config import stored_config
 from ..training.journal import read_journal
 from ..training.run import split_validation
 from ..weights import Checkpoint, load
-from .page import Report, Sample
+from .cells import cell_pictures
+from .page import Report, Sample, epochs
 
 _SAMPLES = 12
 _MISTAKES = 12
 _TOP = 3
 _MOST_UNITS = 64
 _MOST_BLOCKS = 4
+Stage = Callable[[str], Progress]
+"""From what is counted next, in the plural, to what is told how many are done."""
+
 # Multiply-accumulates for the maps of the mistakes: half a minute of two cores.
 _MAP_MACS = 3e12
 
 
-def build_report(run: str | Path, *, data: str | None = None) -> Report:
+def build_report(
+    run: str | Path, *, data: str | None = None, stage: Stage | None = None
+) -> Report:
     """Evaluate a run's best checkpoint and collect what a reader wants to see.
 
     Args:
         run: The folder that `mlp-mixer train` left.
         data: A dataset to evaluate on, such as "folder:PATH"; by default the run's own,
             of which only images that the checkpoint was not trained on are used.
+        stage: Is told what is counted next, and returns what is told the count.
 
     Returns:
         What `write_report` writes.
@@ -53,6 +67,7 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
     Raises:
         UserError: The run is incomplete, or the dataset cannot be opened.
     """
+    counted = stage or _silent
     folder = Path(run)
     checkpoint = load(folder)
     advice = "give the folder of a training run"
@@ -60,13 +75,21 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
     trained_on = record["config"]["data"]["source"]
     evaluated_on = data or trained_on
     began = time.perf_counter()
-    chosen, result = evaluate_checkpoint(checkpoint, evaluated_on)
+    chosen, result = evaluate_checkpoint(
+        checkpoint, evaluated_on, progress=counted("test images")
+    )
     images_per_second = result.n / (time.perf_counter() - began)
     classes = checkpoint.labels or chosen.images.classes
     provenance = dict(checkpoint.provenance)
     # A list of keys, for evaluations and not for readers.
     provenance.pop("seen", None)
     shown = _Shown(chosen.images, result, classes)
+    better: tuple[float, Calibration] | None = None
+    remark = ""
+    # The run's validation images say nothing about another dataset.
+    if data is None:
+        progress = counted("validation images")
+        better, remark = _tempered(checkpoint, record, result, progress)
     return Report(
         title=f"{provenance.get('model', 'Mixer')} on {public_name(trained_on)}",
         subtitle=(
@@ -78,20 +101,33 @@ def build_report(run: str | Path, *, data: str | None = None) -> Report:
         classes=classes,
         confusion=result.confusion,
         samples=shown.samples(_spread(result.n, _SAMPLES)),
-        mistakes=_mistakes(checkpoint, shown),
+        mistakes=_mistakes(checkpoint, shown, counted("maps of mistakes")),
         pictures=_pictures(checkpoint.model),
         config=record["config"],
         provenance={**provenance, "environment": record["environment"]},
         calibration=calibration(result.probabilities, result.labels),
-        # The run's validation images say nothing about another dataset.
-        tempered=_tempered(checkpoint, record, result) if data is None else None,
+        tempered=better,
+        remark=remark,
+        cells=cell_pictures(chosen.images, result),
     )
 
 
+def _silent(unit: str) -> Progress:
+    """Count for nobody."""
+    return lambda done, total: None
+
+
 def _tempered(
-    checkpoint: Checkpoint, record: dict[str, Any], result: Evaluation
-) -> tuple[float, Calibration] | None:
-    """Fit a temperature on the validation images, and calibrate the answers with it."""
+    checkpoint: Checkpoint,
+    record: dict[str, Any],
+    result: Evaluation,
+    progress: Progress,
+) -> tuple[tuple[float, Calibration] | None, str]:
+    """Fit a temperature on the validation images, and calibrate the answers with it.
+
+    Returns:
+        Both, or None; and why there is no temperature, if a reader could wonder.
+    """
     # The split is made anew from the run's own seed, so these are the very images that
     # were held out from training; the test images must not choose a temperature.
     choice = stored_config(record["config"]).data
@@ -104,11 +140,14 @@ def _tempered(
     _, val = split_validation(dataset, choice)
     # With other classes the answers cannot be compared with these labels.
     if val is None or val.classes != checkpoint.labels:
-        return None
-    on_val = evaluate(checkpoint.model, val, checkpoint.preprocess)
+        return None, ""
+    if len(val) < FEWEST:
+        too_few = f"Too few validation images to choose a temperature: {len(val)}."
+        return None, too_few
+    on_val = evaluate(checkpoint.model, val, checkpoint.preprocess, progress=progress)
     temperature = fit_temperature(on_val.probabilities, on_val.labels)
     cooled = tempered(result.probabilities, temperature)
-    return temperature, calibration(cooled, result.labels)
+    return (temperature, calibration(cooled, result.labels)), ""
 
 
 def _facts(
@@ -125,11 +164,17 @@ def _facts(
     facts |= {
         "test images": f"{result.n:,}",
         "parameters": f"{counted.params:,}",
-        "MACs per image": f"{counted.macs / 1e6:,.1f} M",
-        "epochs": f"{record['config']['train']['epochs']:g}",
-        "pictures per second": f"{images_per_second:,.0f}",
+        "GMACs per image": _gmacs(counted.gmacs),
+        "epochs": epochs(record["config"]["train"]["epochs"]),
+        # Not to be confused with the speed of training, which is another line.
+        "evaluation speed": f"{images_per_second:,.0f} images/s",
     }
     return tuple(facts.items())
+
+
+def _gmacs(value: float) -> str:
+    """Write GMACs as the tables of models do; of tiny networks three digits."""
+    return f"{value:.3f}" if value >= 0.01 else f"{value:.3g}"
 
 
 def _spread(count: int, most: int) -> NDArray[np.int64]:
@@ -170,7 +215,9 @@ def _worst_mistakes(result: Evaluation) -> NDArray[np.intp]:
     return wrong[np.argsort(-confidence, kind="stable")][:_MISTAKES]
 
 
-def _mistakes(checkpoint: Checkpoint, shown: _Shown) -> tuple[Sample, ...]:
+def _mistakes(
+    checkpoint: Checkpoint, shown: _Shown, progress: Progress
+) -> tuple[Sample, ...]:
     """Return the worst mistakes, the first of them with maps.
 
     A map of a large network takes seconds, so there are as many as `_MAP_MACS` allow.
@@ -187,8 +234,9 @@ def _mistakes(checkpoint: Checkpoint, shown: _Shown) -> tuple[Sample, ...]:
         x_BCHW = preprocess(sample.image)[None]
         answer = int(shown.result.predictions[index])
         heat = maps(model, x_BCHW, answer, "occlusion")
-        picture = overlay(preprocess.fit(sample.image), heat)
+        picture = overlay(seen_part(sample.image, preprocess), heat)
         with_maps.append(replace(sample, heat=picture))
+        progress(len(with_maps), mapped)
     return (*with_maps, *samples[mapped:])
 
 

@@ -6,6 +6,7 @@ All functions are pure.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _BOTTOM = 196
 # More than one point for each column of pixels shows nothing new and makes pages heavy.
 MOST_POINTS = 400
 _MOST_DOTS = 40  # more of them would hide the line
+COLOURS = 4  # of the style sheet
+DASHES = 6
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,35 @@ class Series:
         points: (x, y) by x.
         annotate: The point whose value is written beside it.
         dots: Whether each point has a dot, if there are few.
+        style: Its `Style`, the same in every chart of a page; by default its place
+            among the series of the chart.
     """
 
     name: str
     points: Sequence[Point]
     annotate: Annotation = "none"
     dots: bool = False
+    style: int | None = None
+
+
+@dataclass(frozen=True)
+class Style:
+    """Tell one of 24 lines from the others, by colour and dash.
+
+    Attributes:
+        number: Any, from 0; the first four differ in both.
+    """
+
+    number: int
+
+    @property
+    def classes(self) -> str:
+        """The classes of the style sheet, such as "s0 d0"."""
+        colour = self.number % COLOURS
+        # The dash moves on by five from one line of a colour to its next one. Five and
+        # six have no common factor, so no pair comes twice.
+        dash = (self.number + self.number // COLOURS) % DASHES
+        return f"s{colour} d{dash}"
 
 
 @dataclass(frozen=True)
@@ -63,12 +89,14 @@ class Line:
         path: Of the SVG element.
         dots: Centres.
         note: The annotated value, if there is one.
+        style: Colour and dash.
     """
 
     name: str
     path: str
     dots: tuple[Point, ...]
     note: Note | None
+    style: Style
 
 
 @dataclass(frozen=True)
@@ -210,7 +238,9 @@ def line_chart(
     Returns:
         The chart; without lines if no value is finite.
     """
-    drawn = [line for line in series if any(map(_is_finite, line.points))]
+    # A style belongs to a series, drawn or not: the others keep theirs without it.
+    styled = [_styled(line, index) for index, line in enumerate(series)]
+    drawn = [line for line in styled if any(map(_is_finite, line.points))]
     finite = [point for line in drawn for point in line.points if _is_finite(point)]
     if not finite:
         return Chart(title, "No values were recorded.")
@@ -242,6 +272,13 @@ def line_chart(
     )
 
 
+def _styled(series: Series, index: int) -> Series:
+    """Give a series the style of its place, if it has none."""
+    if series.style is not None:
+        return series
+    return dataclasses.replace(series, style=index)
+
+
 def _draw(series: Series, place: Callable[[Point], Point], text: Format) -> Line:
     points = thin(series.points)
     path = ""
@@ -259,7 +296,8 @@ def _draw(series: Series, place: Callable[[Point], Point], text: Format) -> Line
     chosen = annotated(series)
     if chosen:
         note = _note(place(chosen), text(chosen[1]))
-    return Line(series.name, path, dots, note)
+    assert series.style is not None
+    return Line(series.name, path, dots, note, Style(series.style))
 
 
 def annotated(series: Series) -> Point | None:

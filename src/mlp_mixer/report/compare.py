@@ -13,9 +13,9 @@ from ..files import PathLike, read_json
 from ..intervals import wilson_interval
 from ..training.choice import is_at_least_as_good
 from ..training.journal import JournalRow, read_journal
-from .chart import Series, line_chart
+from .chart import Series, Style, line_chart
 from .html import write_html
-from .page import accuracy_chart, points
+from .page import accuracy_chart, epochs, points
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _summarise(folder: Path) -> RunSummary | None:
     return RunSummary(
         name=str(folder),
         recipe=config.get("recipe") or "-",
-        model=model.get("init") or model.get("name", "-"),
+        model=_public(model.get("init") or model.get("name", "-")),
         source=public_name(source),
         steps=max((row.get("step", 0) for row in journal), default=0),
         epochs=max((row.get("epoch", 0.0) for row in journal), default=0.0),
@@ -119,6 +119,17 @@ def _summarise(folder: Path) -> RunSummary | None:
         seconds=sum(row.get("seconds", 0.0) for row in train),
         journal=tuple(journal),
     )
+
+
+def _public(weights: str) -> str:
+    """Return weights without the folders above them; a page is passed on."""
+    if weights.startswith("hf-hub:") or "://" in weights:
+        return weights
+    path = Path(weights)
+    # The checkpoints of all runs have the same name: their folder tells them apart.
+    if path.stem in ("best", "last"):
+        return "/".join(path.parts[-2:])
+    return path.name
 
 
 def write_comparison(runs: Sequence[RunSummary], path: PathLike) -> Path:
@@ -140,7 +151,10 @@ def write_comparison(runs: Sequence[RunSummary], path: PathLike) -> Path:
         path,
         "compare.html.j2",
         title="1 run" if len(runs) == 1 else f"{len(runs)} runs",
-        runs=runs,
+        # The swatches of the table are those of the charts.
+        runs=[
+            (run, Style(place), epochs(run.epochs)) for place, run in enumerate(runs)
+        ],
         charts=[
             accuracy_chart("Validation top-1", accuracies),
             line_chart("Training loss", losses),

@@ -44,12 +44,14 @@ class ConfusedPair:
         predicted: The predicted class.
         count: How many pictures.
         share: The fraction of the true class.
+        cell: The places of both classes.
     """
 
     true: str
     predicted: str
     count: int
     share: float
+    cell: tuple[int, int]
 
 
 def check_confusion(confusion: NDArray[Any], classes: Sequence[str]) -> None:
@@ -110,7 +112,8 @@ def confused_pairs(
         count = int(mistakes[true, predicted])
         if count > 0:
             share = count / int(totals[true])
-            pairs.append(ConfusedPair(classes[true], classes[predicted], count, share))
+            names = classes[true], classes[predicted]
+            pairs.append(ConfusedPair(*names, count, share, (true, predicted)))
     return pairs
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..analysis import to_png
+from ..analysis import to_jpeg, to_png
 from ..files import PathLike, write_text
 from .chart import number
 
@@ -26,6 +26,7 @@ Image8 = NDArray[np.uint8]
 """Pixels (H, W, C), C 1 or 3."""
 
 _MOST_SAMPLE_PIXELS = 256  # on the longer side; cards show about 180
+_MOST_TINY_PIXELS = 112  # of a picture among many others
 _SMALL_PIXELS = 64  # up to here an enlarged picture shows its pixels instead of a blur
 
 
@@ -97,8 +98,9 @@ def _environment(folders: list[Traversable]) -> jinja2.Environment:
         "percent": _percent,
         "number": _number_or_dash,
         "fraction": _fraction,
-        "thumbnail": _thumbnail,
+        "thumbnail": thumbnail,
         "data_uri": _data_uri,
+        "tiny_uri": _tiny_uri,
         "small": _is_small,
     }
     return environment
@@ -132,10 +134,18 @@ def _fraction(value: Any) -> float:
     return round(min(max(fraction, 0.0), 1.0), 4)
 
 
-def _thumbnail(image: Image8) -> Image8:
-    """Make a picture smaller if it is larger than a card can show."""
+def thumbnail(image: Image8, most: int = _MOST_SAMPLE_PIXELS) -> Image8:
+    """Make a picture smaller if it is larger than a place for it.
+
+    Args:
+        image: uint8 (H, W, C), C 1 or 3.
+        most: Pixels of its longer side.
+
+    Returns:
+        uint8, the picture itself if it fits.
+    """
     height, width = image.shape[:2]
-    shrink = max(height, width) / _MOST_SAMPLE_PIXELS
+    shrink = max(height, width) / most
     # Pixels of another type are left to `to_png`, which refuses them in one sentence.
     if shrink <= 1 or image.dtype != np.uint8:
         return image
@@ -146,6 +156,14 @@ def _thumbnail(image: Image8) -> Image8:
 
 def _data_uri(image: Image8) -> str:
     return "data:image/png;base64," + base64.b64encode(to_png(image)).decode("ascii")
+
+
+def _tiny_uri(image: Image8) -> str:
+    """Write one of many pictures: exact if it has few pixels, else as a small JPEG."""
+    if _is_small(image) or image.dtype != np.uint8:
+        return _data_uri(image)
+    data = to_jpeg(thumbnail(image, _MOST_TINY_PIXELS), quality=78)
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
 
 
 def _is_small(image: Image8) -> bool:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluation.calibration import Calibration
+from ..evaluation.calibration import FEWEST, Calibration
 from ..files import PathLike, write_text
 from .chart import Annotation, Chart, Point, Series, line_chart, percent
 from .confusion import check_confusion, class_rows, confused_pairs
@@ -61,6 +61,21 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class CellPictures:
+    """Hold pictures of one cell of the confusion matrix.
+
+    Attributes:
+        true: The place of the true class.
+        predicted: The place of the predicted class.
+        pictures: Name and uint8 (H, W, C) of some of them.
+    """
+
+    true: int
+    predicted: int
+    pictures: tuple[tuple[str, Image8], ...]
+
+
+@dataclass(frozen=True)
 class Report:
     """Hold what `render` shows; empty parts leave no trace on the page.
 
@@ -78,6 +93,8 @@ class Report:
         provenance: Where the checkpoint comes from; it may be nested.
         calibration: Of the answers as they are.
         tempered: A temperature that other images chose, and the calibration with it.
+        remark: A sentence on the calibration, such as why there is no temperature.
+        cells: Pictures of cells of the confusion matrix.
     """
 
     title: str
@@ -93,6 +110,8 @@ class Report:
     provenance: dict[str, Any]
     calibration: Calibration | None = None
     tempered: tuple[float, Calibration] | None = None
+    remark: str = ""
+    cells: tuple[CellPictures, ...] = ()
 
 
 def write_report(report: Report, path: PathLike) -> Path:
@@ -129,20 +148,34 @@ def render(report: Report) -> str:
         title=report.title,
         report=report,
         charts=_charts(report.journal) if report.journal else [],
-        reliability=_reliability(report) if report.calibration else None,
+        reliability=_reliability(report) if _says_something(report) else None,
+        sureness=_sureness(report),
+        with_top5=_with_top5(report.classes),
         pace=_pace(report.journal),
-        evaluations=[row for row in report.journal if row.get("kind") == "eval"],
+        evaluations=_evaluations(report.journal),
         settings=list(_flat(report.config)),
-        origins=list(_flat(report.provenance)),
+        origins=list(_flat(_shown(report))),
         **_confusion(report),
     )
+
+
+def _evaluations(journal: Iterable[Row]) -> list[dict[str, Any]]:
+    """Return the evaluations of a journal for a table."""
+    found = []
+    for row in journal:
+        if row.get("kind") == "eval":
+            epoch = to_float(row.get("epoch"))
+            shown = epochs(epoch) if math.isfinite(epoch) else "–"
+            found.append({**row, "epoch": shown})
+    return found
 
 
 def _confusion(report: Report) -> dict[str, Any]:
     """Return the confusion matrix as a table, or as a list if the table is too large."""
     confusion = report.confusion
     if confusion is None or not report.classes:
-        return {"rows": None, "pairs": None, "n": None, "wrong": None}
+        nothing = ("rows", "pairs", "n", "wrong", "cells")
+        return dict.fromkeys(nothing)
     # A table of more classes is a wall of zeros, in which no mistake is found.
     rows = None
     pairs = None
@@ -150,8 +183,13 @@ def _confusion(report: Report) -> dict[str, Any]:
         rows = class_rows(confusion, report.classes)
     else:
         pairs = confused_pairs(confusion, report.classes)
-    wrong = int(confusion.sum() - np.trace(confusion))
-    return {"rows": rows, "pairs": pairs, "n": int(confusion.sum()), "wrong": wrong}
+    return {
+        "rows": rows,
+        "pairs": pairs,
+        "n": int(confusion.sum()),
+        "wrong": int(confusion.sum() - np.trace(confusion)),
+        "cells": {(cell.true, cell.predicted): cell.pictures for cell in report.cells},
+    }
 
 
 def _charts(journal: Iterable[Row]) -> list[Chart]:
@@ -165,19 +203,23 @@ def _charts(journal: Iterable[Row]) -> list[Chart]:
             splits.setdefault(str(row.get("split", "evaluation")), []).append(row)
     losses = [Series("training", points(train, "loss"), "last")]
     accuracies: list[Series] = []
-    for split, rows in splits.items():
+    # The training line is 0, so a split has the same style in both charts.
+    for style, (split, rows) in enumerate(splits.items(), start=1):
         # Dots: a run with a single evaluation has no line to draw.
-        losses.append(Series(split, points(rows, "loss"), dots=True))
+        losses.append(Series(split, points(rows, "loss"), dots=True, style=style))
         # Only the first is annotated on the chart: the best of two splits are often so
         # close that the numbers collide.
         note: Annotation = "none" if accuracies else "highest"
-        accuracies.append(Series(split, points(rows, "top1"), note, dots=True))
+        top1 = points(rows, "top1")
+        accuracies.append(Series(split, top1, note, dots=True, style=style))
     rates = [Series("learning rate", points(train, "lr"), "highest")]
-    return [
+    charts = [
         line_chart("Loss", losses),
         accuracy_chart("Top-1 accuracy", accuracies),
         line_chart("Learning rate", rates),
     ]
+    # A linear probe has no learning rate, and nobody misses an empty chart.
+    return [chart for chart in charts if chart.lines]
 
 
 def accuracy_chart(title: str, series: Sequence[Series]) -> Chart:
@@ -191,6 +233,76 @@ def accuracy_chart(title: str, series: Sequence[Series]) -> Chart:
         The chart.
     """
     return line_chart(title, series, percent, from_zero=False, limits=(0, 1))
+
+
+def _with_top5(classes: Sequence[str]) -> bool:
+    """Whether top-5 accuracy says anything: of five classes it is always 100 %."""
+    return not 0 < len(classes) <= 5
+
+
+def _shown(report: Report) -> dict[str, Any]:
+    """Return the provenance for a reader: no 16 digits, no top-5 that says nothing.
+
+    The settings of the run stay exact, because they are copied.
+    """
+    hidden = set() if _with_top5(report.classes) else {"top5"}
+    return {key: _short(value, hidden) for key, value in report.provenance.items()}
+
+
+def _short(value: Any, hidden: set[str]) -> Any:
+    """Round the floats in a nested value to five digits, and leave out some keys."""
+    if isinstance(value, float) and math.isfinite(value):
+        return float(f"{value:.5g}")
+    if isinstance(value, Mapping):
+        kept = {key: one for key, one in value.items() if key not in hidden}
+        return {key: _short(one, hidden) for key, one in kept.items()}
+    return value
+
+
+def _says_something(report: Report) -> bool:
+    """Whether there are answers enough to compare confidence with accuracy."""
+    return report.calibration is not None and report.calibration.n >= FEWEST
+
+
+def _sureness(report: Report) -> str:
+    """Say how good the confidence is, and what a temperature makes of it."""
+    found = report.calibration
+    if found is None:
+        return ""
+    if not _says_something(report):
+        return f"Too few images to judge confidence: {found.n}."
+    text = (
+        f"Expected calibration error {100 * found.error:.1f}%: the mean gap between "
+        "confidence and accuracy."
+    )
+    if report.tempered:
+        temperature, after = report.tempered
+        text += (
+            f" Dividing the logits by {temperature:.2f}, a temperature fitted on the "
+            f"validation images, {_change(found.error, after.error)}."
+        )
+    return f"{text} {report.remark}".rstrip()
+
+
+def _change(before: float, after: float) -> str:
+    """Say whether an error became smaller, in the decimals that the page shows."""
+    shown = f"{100 * after:.1f}%"
+    if shown == f"{100 * before:.1f}%":
+        return "leaves it as it is"
+    if after > before:
+        return f"makes it worse: {shown}"
+    return f"brings it to {shown}"
+
+
+def epochs(value: float) -> str:
+    """Write a number of epochs, of which a reader wants no fractions: 11.0345 -> 11.
+
+    Args:
+        value: From 0; below one epoch two digits are kept.
+    """
+    if value < 1:
+        return f"{value:.2g}"
+    return f"{value:.1f}".removesuffix(".0")
 
 
 def _reliability(report: Report) -> Chart:
@@ -244,8 +356,8 @@ def _pace(journal: Iterable[Row]) -> str:
     parts = []
     if steps := _finite(train, "step"):
         parts.append(f"{max(steps):,.0f} steps")
-    if epochs := _finite(train, "epoch"):
-        parts.append(f"{max(epochs):.4g} epochs")
+    if passed := _finite(train, "epoch"):
+        parts.append(f"{epochs(max(passed))} epochs")
     if rates := _finite(train, "images_per_second"):
         parts.append(f"median {statistics.median(rates):,.0f} images per second")
     return ", ".join(parts)

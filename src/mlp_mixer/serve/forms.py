@@ -32,7 +32,9 @@ class Fault(BaseModel):
 class Answers(BaseModel):
     """The prediction for each picture.
 
-    One has an `explanation` as well, a PNG data URL, if that was asked for.
+    If that was asked for, one has besides PNG data URLs: `explanation`, the map over what
+    the network saw, and `explanation_map`, the map alone and transparent. It lies in
+    `explanation_box` of the picture: top, left, bottom, right, from 0 to 1.
     """
 
     predictions: list[Prediction | Fault]

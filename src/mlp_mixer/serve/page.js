@@ -1,16 +1,22 @@
-// One picture at a time: ask, show, remember.
+// Picture after picture: ask, show, remember.
 // Everything from outside enters the page as text, never as markup.
 
-const MOST_KEPT = 24; // pictures in the history
+const MOST_KEPT = 60; // pictures in the history
+const UNSURE = 0.5; // score of the best class, below which an answer is hardly one
 const SIDE = 480; // pixels of the longer side of a thumbnail
 const GONE = "The server does not answer. Is it still running?";
 
 let limits = { bytes: Infinity };
 let current = null; // the entry of the history that is shown
-let question = 0; // counts what was asked, so that a late answer can be dropped
+let question = 0; // counts what was asked for, so that a late answer is not shown
+let working = false;
+let dropped = 0; // answers that the history had no more room for
+const waiting = []; // pictures that were chosen and not asked about yet
 
 // Newest first: name, thumbnail and answer of each picture, in this tab only.
 const past = JSON.parse(sessionStorage.getItem("past") || "[]");
+
+const darkness = matchMedia("(prefers-color-scheme: dark)");
 
 const $ = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -74,30 +80,106 @@ async function answerOf(blob, explain) {
   return answer;
 }
 
-async function ask(blob, name) {
+// Every file that was chosen, dropped or pasted is asked about, one after the other.
+async function take(files) {
+  waiting.push(...(files ?? []));
+  if (working) return;
+  working = true;
   const mine = ++question;
-  const thumb = await thumbnail(blob);
-  current = null;
-  preview({ name, thumb });
-  say("Asking …", true);
-  try {
-    const { predictions, milliseconds } = await answerOf(blob, $("explain").checked);
-    if (mine !== question) return; // another picture came meanwhile
-    const [{ top, pred_label, explanation }] = predictions;
-    const unknown = pred_label === null;
-    current = { name, thumb, blob, top, unknown, explanation, milliseconds };
-    past.unshift(current);
-    past.length = Math.min(past.length, MOST_KEPT);
-    show(current);
-  } catch (error) {
-    if (mine === question) fail(error, () => ask(blob, name));
+  const failures = [];
+  let asked = 0;
+  while (waiting.length) {
+    const file = waiting.shift();
+    asked++;
+    const of = waiting.length ? ` ${asked} of ${asked + waiting.length}` : "";
+    try {
+      await ask(file, mine, `Asking${of} …`);
+    } catch (error) {
+      failures.push({ file, error });
+    }
   }
+  working = false;
+  if (failures.length) report(failures, asked);
+}
+
+async function ask(blob, mine, words) {
+  const { name } = blob;
+  const thumb = await thumbnail(blob);
+  // Somebody who looks at an older answer meanwhile is not interrupted.
+  if (mine === question) {
+    current = null;
+    preview({ name, thumb });
+    say(words, true);
+  }
+  const { predictions, milliseconds } = await answerOf(blob, $("explain").checked);
+  const [answer] = predictions;
+  const entry = { name, thumb, blob, top: answer.top, milliseconds };
+  entry.unknown = answer.pred_label === null; // too low a score for an answer
+  entry.explained = await laidOver(thumb, answer);
+  past.unshift(entry);
+  dropped += Math.max(0, past.length - MOST_KEPT);
+  past.length = Math.min(past.length, MOST_KEPT);
+  if (mine === question) show(entry);
+  else remember();
+}
+
+// Of one picture its sentence; of several those that have no answer, each in a line.
+function report(failures, asked) {
+  const again = failures.filter(({ error }) => error.passing).map(({ file }) => file);
+  const retry = () => take(again);
+  if (asked === 1) {
+    fail(failures[0].error, retry);
+    return;
+  }
+  const lines = failures.map(({ file, error }) => `${file.name}: ${error.message}`);
+  const head = `No answer to ${failures.length} of ${asked} pictures.`;
+  if (!current) {
+    say("");
+    $("bars").replaceChildren();
+  }
+  $("answer").setAttribute("aria-busy", false);
+  complain([head, ...lines].join("\n"), again.length > 0, retry);
+  remember();
+}
+
+// The map on the part of the picture that the network saw; the rest is darker.
+async function laidOver(thumb, { explanation, explanation_map, explanation_box }) {
+  if (!explanation) return "";
+  // The browser cannot show this picture: what the network saw is better than nothing.
+  if (!thumb || !explanation_box) return explanation;
+  const [picture, map] = await Promise.all([thumb, explanation_map].map(loaded));
+  // Small pictures are enlarged, so that the map is not as coarse as they are.
+  const times = Math.max(1, Math.floor(SIDE / Math.max(picture.width, picture.height)));
+  const canvas = element("canvas");
+  const width = (canvas.width = picture.width * times);
+  const height = (canvas.height = picture.height * times);
+  const [top, left, bottom, right] = explanation_box;
+  const box = [left * width, top * height, (right - left) * width, (bottom - top) * height];
+  const pen = canvas.getContext("2d");
+  pen.imageSmoothingEnabled = times === 1;
+  pen.drawImage(picture, 0, 0, width, height);
+  pen.imageSmoothingEnabled = true;
+  pen.drawImage(map, ...box);
+  pen.rect(0, 0, width, height);
+  pen.rect(...box);
+  pen.fillStyle = "rgb(0 0 0 / 0.45)";
+  pen.fill("evenodd");
+  return canvas.toDataURL();
+}
+
+function loaded(url) {
+  return new Promise((resolve, reject) => {
+    const image = new Image();
+    image.onload = () => resolve(image);
+    image.onerror = () => reject(problem("The map cannot be shown."));
+    image.src = url;
+  });
 }
 
 async function explain() {
   const entry = current;
   if (!entry) return;
-  if (!$("explain").checked || entry.explanation) {
+  if (!$("explain").checked || entry.explained) {
     show(entry);
     return;
   }
@@ -109,7 +191,7 @@ async function explain() {
   say("Asking …", true);
   try {
     const { predictions } = await answerOf(entry.blob, true);
-    entry.explanation = predictions[0].explanation;
+    entry.explained = await laidOver(entry.thumb, predictions[0]);
     if (entry === current) show(entry);
   } catch (error) {
     fail(error, explain);
@@ -126,13 +208,17 @@ function say(text, busy = false) {
 function fail(error, retry) {
   say("");
   if (retry) $("bars").replaceChildren();
-  Object.assign($("error"), { textContent: error.message, hidden: false });
-  Object.assign($("again"), { hidden: !error.passing, onclick: retry });
+  complain(error.message, error.passing, retry);
   remember();
 }
 
-function preview({ name, thumb, explanation }) {
-  const url = ($("explain").checked && explanation) || thumb;
+function complain(text, passing, retry) {
+  Object.assign($("error"), { textContent: text, hidden: false });
+  Object.assign($("again"), { hidden: !passing, onclick: retry });
+}
+
+function preview({ name, thumb, explained }) {
+  const url = ($("explain").checked && explained) || thumb;
   Object.assign($("picture"), { src: url || "data:,", hidden: !url, alt: name });
 }
 
@@ -142,15 +228,12 @@ function show(entry) {
   const [best, next] = entry.top;
   const more = next ? `, then ${next.name}, ${percent(next.score)}` : "";
   const time = `${Math.round(entry.milliseconds)} ms`;
-  say(`${sure(entry)}${best.name}, ${percent(best.score)}${more}. ${time}.`);
+  const unsure = best.score < UNSURE ? "Not sure: " : "";
+  const doubt = entry.unknown ? "Unknown, at best " : unsure;
+  say(`${doubt}${best.name}, ${percent(best.score)}${more}. ${time}.`);
   $("bars").replaceChildren(...entry.top.map(barOf));
   $("explaining").hidden = false;
   remember();
-}
-
-// Where the score is too low for an answer, the best class is only a guess.
-function sure({ unknown }) {
-  return unknown ? "unknown, at best " : "";
 }
 
 function barOf({ name, score }) {
@@ -164,6 +247,8 @@ function barOf({ name, score }) {
 // Show the history, and keep it for a reload, without the files themselves.
 function remember() {
   $("past").hidden = !past.length;
+  $("dropped").hidden = !dropped;
+  $("dropped").textContent = `The newest ${MOST_KEPT} are kept, ${dropped} older left.`;
   $("history").replaceChildren(...past.map(itemOf));
   const kept = [];
   for (const { name, thumb, top, unknown, milliseconds } of past) {
@@ -178,8 +263,7 @@ function remember() {
 
 function itemOf(entry) {
   const [best] = entry.top;
-  const text = `${sure(entry)}${best.name}, ${percent(best.score)}`;
-  const button = element("button", text);
+  const button = element("button", `${best.name}, ${percent(best.score)}`);
   const choose = () => {
     question++;
     show(entry);
@@ -193,25 +277,23 @@ function itemOf(entry) {
   return item;
 }
 
-function take(files) {
-  if (files?.[0]) ask(files[0], files[0].name);
-}
-
 function chosen({ target }) {
-  take(target.files);
+  take([...target.files]);
   target.value = ""; // so that the same file can be chosen again
 }
 
 function dragged(event) {
   event.preventDefault();
   document.body.classList.toggle("over", event.type === "dragover");
-  if (event.type === "drop") take(event.dataTransfer.files);
+  if (event.type === "drop") take([...event.dataTransfer.files]);
 }
 
-// The figures are drawn when somebody first asks for them.
+// The figures are drawn when somebody first asks for them, in the colours of the page.
 function loadFigures() {
+  if (!$("weights").open) return;
   for (const name of ["token_units", "embeddings"]) {
-    $(name).src ||= `figures/${name}.png`;
+    const address = `figures/${name}.png${darkness.matches ? "?dark=true" : ""}`;
+    if ($(name).getAttribute("src") !== address) $(name).src = address;
   }
 }
 
@@ -242,7 +324,8 @@ $("picture").onload = ({ target }) => {
   target.classList.toggle("small", target.naturalWidth <= 64);
 };
 $("weights").ontoggle = loadFigures;
-document.addEventListener("paste", (event) => take(event.clipboardData.files));
+darkness.onchange = loadFigures;
+document.addEventListener("paste", (event) => take([...event.clipboardData.files]));
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, dragged);
 }

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import dataclasses
 import functools
+import io
 import json
 import time
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from fastapi import Query, Request, Response
+from PIL import Image
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
 from ..analysis import to_png
-from ..analysis.explain import maps, overlay
+from ..analysis.explain import maps, overlay, veil
 from ..analysis.figures import weight_figures
+from ..images.preprocess import Preprocess
 from ..inference import Predictor, inference_model
 from ..models import MlpMixer
 from .batcher import Answer, Batcher
@@ -57,6 +61,8 @@ class Service:
         self._bodies = Bodies(limits)
         # One explanation or figure at a time: each costs as much as many pictures.
         self._costly = asyncio.Lock()
+        # Figures by whether they are dark; weights do not change.
+        self._drawn: dict[bool, dict[str, bytes]] = {}
         self.registry = CollectorRegistry()
         for name in ("waiting", "computed", "batches"):
             gauge = Gauge(
@@ -93,12 +99,12 @@ class Service:
         if len(results) == 1 and isinstance(results[0], HTTPException):
             raise results[0]
         answers = []
-        for (name, _), result in zip(question.pictures, results, strict=True):
-            answers.append(await self._answer_one(name, result, question))
+        for (name, data), result in zip(question.pictures, results, strict=True):
+            answers.append(await self._answer_one(name, data, result, question))
         return answers
 
     async def _answer_one(
-        self, name: str, result: Answer | BaseException, question: Question
+        self, name: str, data: bytes, result: Answer | BaseException, question: Question
     ) -> dict[str, Any]:
         """Return a `Prediction` or a `Fault` as plain values."""
         if isinstance(result, HTTPException):
@@ -109,9 +115,11 @@ class Service:
         answer = self._predictor.prediction(name, logits_K, question.top).to_dict()
         if question.explain:
             async with self._costly:
-                answer["explanation"] = await asyncio.to_thread(
-                    _explanation, self._predictor, seen_CHW, answer["top"][0]["label"]
+                label = answer["top"][0]["label"]
+                answer |= await asyncio.to_thread(
+                    _explanation, self._predictor, seen_CHW, label
                 )
+            answer["explanation_box"] = _seen_box(data, self._preprocess)
         return answer
 
     async def healthz(self) -> dict[str, str]:
@@ -152,8 +160,11 @@ class Service:
             },
         }
 
-    async def figure(self, name: Figure) -> Response:
-        """Draw weights: the paper's Figure 5 (token_units) or 7 (embeddings)."""
+    async def figure(self, name: Figure, dark: bool = False) -> Response:
+        """Draw weights: the paper's Figure 5 (token_units) or 7 (embeddings).
+
+        With `dark` in the colours of a dark page.
+        """
         if not isinstance(self._predictor.model, MlpMixer):
             raise HTTPException(
                 404,
@@ -161,13 +172,15 @@ class Service:
                 "family",
             )
         async with self._costly:
-            figures = await asyncio.to_thread(lambda: self._figures)
+            figures = await asyncio.to_thread(self._figures, dark)
         return Response(figures[name], media_type="image/png")
 
-    @functools.cached_property
-    def _figures(self) -> dict[str, bytes]:
-        pictures = weight_figures(self._predictor.model)
-        return {name: to_png(picture) for name, picture in pictures.items()}
+    def _figures(self, dark: bool) -> dict[str, bytes]:
+        if dark not in self._drawn:
+            pictures = weight_figures(self._predictor.model, dark=dark)
+            files = {name: to_png(picture) for name, picture in pictures.items()}
+            self._drawn[dark] = files
+        return self._drawn[dark]
 
     async def metrics(self) -> Response:
         """Write the metrics for Prometheus."""
@@ -194,12 +207,35 @@ def _warm_up(predictor: Predictor) -> None:
     inference_model(predictor, blank)
 
 
-def _explanation(predictor: Predictor, seen_CHW: Tensor, label: int) -> str:
-    """Draw an occlusion map over what the network saw, as a PNG data URL."""
+def _explanation(predictor: Predictor, seen_CHW: Tensor, label: int) -> dict[str, str]:
+    """Draw an occlusion map, over what the network saw and alone, as PNG data URLs."""
     record = predictor.checkpoint.preprocess
     # Back from the network's numbers to pixels: the file itself is gone by now.
     pixels = 255 * (seen_CHW.permute(1, 2, 0).numpy() * record.std + record.mean)
     x_BCHW = seen_CHW[None].to(predictor.device)
     heat = maps(predictor.model, x_BCHW, label, "occlusion")
-    png = base64.b64encode(to_png(overlay(pixels, heat))).decode()
-    return f"data:image/png;base64,{png}"
+    return {
+        "explanation": _data_url(to_png(overlay(pixels, heat))),
+        "explanation_map": _data_url(to_png(veil(heat))),
+    }
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+_ORIENTATION = 0x0112  # of EXIF
+_LYING = (5, 6, 7, 8)  # width and height change places
+
+
+def _seen_box(data: bytes, preprocess: Preprocess) -> list[float] | None:
+    """Return where the map lies on the picture: (top, left, bottom, right), 0 to 1.
+
+    None where the header does not tell the size; then the map lies on nothing.
+    """
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+        if image.getexif().get(_ORIENTATION) in _LYING:
+            return list(preprocess.seen(width, height))
+        return list(preprocess.seen(height, width))
+    return None

@@ -134,6 +134,6 @@ def write_checkpoints(
             out / f"{name}.safetensors",
             model,
             preprocess=run.preprocess,
-            labels=run.train.classes,
+            labels=None if run.task else run.train.classes,
             provenance=provenance,
         )

@@ -34,6 +34,6 @@ def is_at_least_as_good(row: JournalRow, best: JournalRow | None) -> bool:
     """
     if best is None or "top1" not in row or "top1" not in best:
         return True
-    if chosen_by(row) == "loss":
+    if chosen_by(row) == "loss" and "loss" in row and "loss" in best:
         return bool(row["loss"] <= best["loss"])
     return bool(row["top1"] >= best["top1"])

@@ -335,6 +335,34 @@ class DistillChoice:
 
 
 @dataclass(frozen=True)
+class PretextChoice:
+    """Names a task that needs no labels, in the place of classes.
+
+    The checkpoint has no classifier then. `extras.pretext` states the tasks.
+
+    Raises:
+        UserError: A field is out of range.
+    """
+
+    # views: find the other view of the same image (SimCLR); two views of an image come
+    # from data.repeats=2. covered: guess the pixels of covered patches (SimMIM).
+    name: Literal["none", "views", "covered"] = "none"
+
+    # Of views: similarities are divided by it.
+    temperature: float = 0.1
+    # Of views: numbers that an image is projected to, only for this comparison.
+    projection_dim: int = 128
+
+    # Of covered: share of the patches.
+    mask_ratio: float = 0.75
+
+    def __post_init__(self) -> None:
+        _within("pretext.temperature", self.temperature, above=0)
+        _within("pretext.projection_dim", self.projection_dim, least=1)
+        _within("pretext.mask_ratio", self.mask_ratio, above=0, below=1)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Holds a complete training run.
 
@@ -346,6 +374,7 @@ class TrainConfig:
         augment: What happens to a training image before.
         mix: Mixup and CutMix.
         distill: A teacher.
+        pretext: A task without labels.
         optim: The optimiser.
         schedule: The learning rate.
         train: The loop.
@@ -358,6 +387,7 @@ class TrainConfig:
     augment: Augment = field(default_factory=Augment)
     mix: Mix = field(default_factory=Mix)
     distill: DistillChoice = field(default_factory=DistillChoice)
+    pretext: PretextChoice = field(default_factory=PretextChoice)
     optim: OptimChoice = field(default_factory=OptimChoice)
     schedule: ScheduleChoice = field(default_factory=ScheduleChoice)
     train: LoopChoice = field(default_factory=LoopChoice)

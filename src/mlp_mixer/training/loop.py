@@ -206,11 +206,13 @@ class _Loop:
         shard(self.model, run.config)
         if self.choice.ema:
             shard(self.eval_model, run.config)
-        self.optimizer = build_optimizer(self.model, run.config.optim)
+        if run.beside:
+            self.modules["pretext"] = run.beside
+        self.optimizer = build_optimizer(self.model, run.config.optim, run.beside)
         ema = None
         if self.choice.ema:
             ema = Ema(self.model, self.eval_model, self.choice.ema)
-        network = wrap(self.model, run.config)
+        network = wrap(self.model, run.config, run.task)
         self.stepper = Stepper(run, network, self.optimizer, ema)
 
         self.saver = StateSaver(out)
@@ -265,7 +267,7 @@ class _Loop:
         # The state of a run that ended early may be resumed: there is nothing to do.
         if self.out_of_patience():
             return
-        meter = Meter(self.run.device)
+        meter = Meter(self.run.device, self.run.right_name)
         for batch in meter.waiting_for(self.batches()):
             # One step of the optimiser. A step that a rollback left out is counted but
             # not taken, so that all later ones keep their numbers and random numbers.

@@ -21,13 +21,17 @@ class Meter:
     make the processor wait for the GPU, and the GPU then for the processor.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(
+        self, device: torch.device, right_name: str | None = "train_top1"
+    ) -> None:
         """Start to measure.
 
         Args:
             device: The device of the losses.
+            right_name: What rows call the share of right answers; None leaves it out.
         """
         self.device = device
+        self.right_name = right_name
         # Loss, share of right answers, norm of the gradient.
         self.sums = torch.zeros(3, device=device)
         # The first step with a loss or gradient that is not finite, -1 before one.
@@ -88,9 +92,10 @@ class Meter:
         bad = [step for step in all_gather(int(self.first_bad.item())) if step >= 0]
         means = all_reduce_mean(self.sums) / max(1, steps)
         loss, right, norm = means.tolist()
-        row = {
-            "loss": round(loss, 6),
-            "train_top1": round(right, 4),
+        row: JournalRow = {"loss": round(loss, 6)}
+        if self.right_name:
+            row[self.right_name] = round(right, 4)
+        row |= {
             "grad_norm": round(norm, 4),
             "images_per_second": round(images / seconds, 1),
             "data_wait": round(self.waited / seconds, 3),

@@ -49,7 +49,8 @@ def build_model(config: TrainConfig, images: ImageSet) -> Built:
         config: The run. Without `model.init` the network is fresh, and fields that are
             None keep the variant's values. With `model.init` it has the checkpoint's
             weights and preprocessing, resized if another image size is asked for, and a
-            new head that keeps the rows of the classes it knows by name.
+            new head that keeps the rows of the classes it knows by name. With a pretext
+            the network has no head.
         images: The training set.
 
     Returns:
@@ -58,12 +59,14 @@ def build_model(config: TrainConfig, images: ImageSet) -> Built:
     Raises:
         UserError: The settings, the weights and the images do not fit together.
     """
+    # A task without labels has no use for a classifier.
+    classes = 0 if config.pretext.name != "none" else len(images.classes)
     if config.model.init is None:
-        return _fresh(config, images)
-    return _pretrained(config.model, config.model.init, images)
+        return _fresh(config, images, classes)
+    return _pretrained(config.model, config.model.init, images, classes)
 
 
-def _fresh(config: TrainConfig, images: ImageSet) -> Built:
+def _fresh(config: TrainConfig, images: ImageSet, classes: int) -> Built:
     if config.model.head == "fitted":
         raise UserError(
             "model.head=fitted needs weights to take features from: set model.init"
@@ -71,9 +74,7 @@ def _fresh(config: TrainConfig, images: ImageSet) -> Built:
     fields = _given(config.model)
     for name in ("resize", "stem", "head"):
         del fields[name]
-    model = create_model(
-        num_classes=len(images.classes), in_channels=images.channels, **fields
-    )
+    model = create_model(num_classes=classes, in_channels=images.channels, **fields)
     preprocess = _preprocess(config.preprocess, model)
     if config.model.stem == "whitened":
         whiten(model.stem, images, preprocess, config.train.seed)
@@ -103,7 +104,9 @@ def _preprocess(choice: PreprocessChoice, model: IsotropicMlp) -> Preprocess:
     return Preprocess(image_size=size, channels=channels, **dataclasses.asdict(choice))
 
 
-def _pretrained(choice: ModelChoice, init: str, images: ImageSet) -> Built:
+def _pretrained(
+    choice: ModelChoice, init: str, images: ImageSet, classes: int
+) -> Built:
     checkpoint = load(init)
     old = checkpoint.model.config
     if choice.image_size or choice.patch_size:
@@ -114,7 +117,12 @@ def _pretrained(choice: ModelChoice, init: str, images: ImageSet) -> Built:
             patch_size=choice.patch_size,
         )
     model = _with_noise(checkpoint.model, choice).train()
-    notes = [_new_head(model, checkpoint.labels, images, choice)]
+    _check_channels(model, images)
+    if classes:
+        notes = [_new_head(model, checkpoint.labels, images, choice)]
+    else:
+        model.reset_classifier(0)
+        notes = ["without the classifier of the weights"]
     new = model.config
     if new.image_size != old.image_size:
         before = "x".join(map(str, old.image_size))
@@ -140,6 +148,14 @@ def _with_noise(model: IsotropicMlp, choice: ModelChoice) -> IsotropicMlp:
     return noisy
 
 
+def _check_channels(model: IsotropicMlp, images: ImageSet) -> None:
+    if images.channels != model.config.in_channels:
+        raise UserError(
+            f"the images have {images.channels} channels, these weights take "
+            f"{model.config.in_channels}"
+        )
+
+
 def _new_head(
     model: IsotropicMlp,
     labels: tuple[str, ...] | None,
@@ -151,11 +167,6 @@ def _new_head(
     The new head is zero, as in the paper's fine-tuning, but for the classes that the
     old one knows by name: those keep their rows, if `choice.head` says so.
     """
-    if images.channels != model.config.in_channels:
-        raise UserError(
-            f"the images have {images.channels} channels, these weights take "
-            f"{model.config.in_channels}"
-        )
     old = model.get_classifier()
     # New row -> old row, of the classes that both heads have.
     kept = {}

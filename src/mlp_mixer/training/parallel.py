@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..models import IsotropicMlp, build_network
 from .config import TrainConfig
 from .extras.elastic import Elastic
+from .extras.pretext import Pretext, check_pretext
 
 
 def check_parallel(config: TrainConfig) -> None:
@@ -25,6 +26,7 @@ def check_parallel(config: TrainConfig) -> None:
     Raises:
         UserError: A size does not divide another, or an option needs whole weights.
     """
+    check_pretext(config)
     choice = config.train
     optim = config.optim
     batch = choice.batch_size
@@ -83,20 +85,24 @@ def shard(model: IsotropicMlp, config: TrainConfig) -> None:
         fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
-def wrap(model: IsotropicMlp, config: TrainConfig) -> nn.Module:
+def wrap(
+    model: IsotropicMlp, config: TrainConfig, task: Pretext | None = None
+) -> nn.Module:
     """Return what the training step calls: a network that averages its gradients.
 
     Args:
         model: The network, on its device, sharded if the run asks for it.
         config: The run.
+        task: Of a run without labels: what is called instead of the model inside it.
 
     Returns:
-        The model itself for one process and for FSDP, else the model in DDP.
+        The model or the task itself for one process and for FSDP, else one of them in
+        DDP.
     """
+    network: nn.Module = task or model
     if not active() or config.train.parallel == "fsdp":
-        return model
+        return network
     device = model.stem.proj.weight.device
-    network: nn.Module = model
     if config.augment.sides:
         network = Elastic(model, config.augment.sides)
     device_ids = [device.index] if device.type == "cuda" else None
@@ -107,8 +113,11 @@ def wrap(model: IsotropicMlp, config: TrainConfig) -> nn.Module:
     # it; a resumed run then adds in the same order as one that was never stopped.
     size = (model.config.in_channels, *model.config.image_size)
     for _ in range(2):
-        wrapped(torch.zeros(1, *size, device=device)).sum().backward()
-    model.zero_grad()
+        if task:
+            wrapped(*task.example())[0].backward()
+        else:
+            wrapped(torch.zeros(1, *size, device=device)).sum().backward()
+    network.zero_grad()
     return wrapped
 
 

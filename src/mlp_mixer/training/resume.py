@@ -148,7 +148,9 @@ def start_row(run: Run, step: int) -> JournalRow:
         "model": run.model_name,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "source": run.source.spec,
-        "classes": len(run.train.classes),
+        "classes": 0 if run.task else len(run.train.classes),
+        # Whether there are classes that a fine-tuning could learn.
+        "labelled": len(run.train.classes) > 1,
         "n_train": len(run.train),
         "n_val": len(run.val) if run.val is not None else 0,
         "device": str(run.device),

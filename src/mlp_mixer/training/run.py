@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .._version import __version__
+from ..config import to_dict
 from ..data.dataset import Dataset, public_name, split
 from ..data.image_set import ImageSet
 from ..data.loader import TrainBatches, auto_workers, stored
-from ..data.registry import open_dataset
+from ..data.registry import open_dataset, open_pictures
 from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..distributed import is_main, rank, world_size
@@ -26,6 +27,8 @@ from ..randomness import batch_positions, steps_for
 from .config import DataChoice, TrainConfig
 from .extras.distill import Teacher, open_teacher
 from .extras.elastic import check_sides
+from .few_images import few_images
+from .extras.pretext import Pretext, build_pretext
 from .model import build_model
 from .optim.schedule import warmup_length
 from .parallel import check_parallel
@@ -52,6 +55,7 @@ class Run:
         store: All training images on the device, where they fit and need nothing but
             augmentation.
         teacher: The network whose answers are learned, if there is one.
+        task: What is learned instead of labels, if anything is.
         notes: What a person should know, such as which classes a head kept.
         seen: The images that the weights have learnt from when the run is over,
             validation images included, and those of the weights it begins with.
@@ -70,6 +74,7 @@ class Run:
     workers: int
     store: Tensor | None = None
     teacher: Teacher | None = None
+    task: Pretext | None = None
     notes: tuple[str, ...] = ()
     seen: SeenImages = field(default_factory=SeenImages.unknown)
 
@@ -83,7 +88,18 @@ class Run:
         init = self.config.model.init
         if init is None:
             return self.config.model.name
-        return f"{Path(init).name} (fine-tuned)"
+        how = "without labels" if self.task else "fine-tuned"
+        return f"{Path(init).name} ({how})"
+
+    @property
+    def beside(self) -> nn.Module | None:
+        """What learns beside the network: it is in a state, and not in a checkpoint."""
+        return self.task.own if self.task else None
+
+    @property
+    def right_name(self) -> str | None:
+        """What the journal calls the share of right answers, if there are any."""
+        return self.task.right_name if self.task else "train_top1"
 
     def images_of(self, step: int) -> str:
         """Return the numbers of the first images in a step's batch, for messages."""
@@ -129,9 +145,12 @@ class Run:
             },
             "seed": self.config.train.seed,
             "epochs": round(self.epoch(self.total_steps), 4),
-            "head": self.config.train.loss,
             "seen": self.seen.to_json(),
         }
+        if self.task:
+            record["pretext"] = to_dict(self.config.pretext)
+        else:
+            record["head"] = self.config.train.loss
         if self.teacher:
             record["teacher"] = self.teacher.name
         record["mlp_mixer"] = __version__
@@ -161,18 +180,24 @@ def prepare(
     data = config.data
     device = pick_device(choice.device)
 
+    unlabelled = config.pretext.name != "none"
+    source_notes = list[str]()
     if source is None:
-        source = open_dataset(
-            data.source,
-            split_seed=data.split_seed,
-            test_fraction=data.test_fraction,
-            split_by=data.split_by,
-        )
+        source, source_notes = _opened(data, unlabelled)
     else:
         # What is written beside the run must name the images that were used.
         data = dataclasses.replace(data, source=source.spec)
         config = dataclasses.replace(config, data=data)
     train, val = split_validation(source, data)
+    warnings = [] if unlabelled else few_images(source, train)
+    if unlabelled and len(source.train.classes) < 2:
+        # No label will ever be checked on these images.
+        train = source.train
+        val = None
+    if unlabelled:
+        source_notes += _held_back(source.test, val)
+        # There is nothing to choose a checkpoint by.
+        val = None
     config = with_epochs(config, len(train))
     choice = config.train
 
@@ -188,6 +213,10 @@ def prepare(
     # The fused kernels are compiled for one number of patches.
     kernels = "plain" if config.augment.sides else choice.kernels
     model, kernel_notes = with_kernels(model.to(device), kernels, choice.precision)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(choice.seed)
+        task = build_pretext(config.pretext, model)
 
     total_steps = choice.steps
     if total_steps is None:
@@ -215,9 +244,19 @@ def prepare(
         workers=auto_workers(train) if data.workers is None else data.workers,
         store=store,
         teacher=teaching,
-        notes=(*notes, *_seen_notes(seen, val), *teacher_notes, *kernel_notes),
+        task=task,
+        notes=(
+            *source_notes,
+            *warnings,
+            *notes,
+            *_seen_notes(seen, val),
+            *teacher_notes,
+            *kernel_notes,
+        ),
         # Only the main process writes checkpoints.
-        seen=seen | SeenImages.of(train, val) if is_main() else seen,
+        seen=seen | SeenImages.of(train, val, labelled=not unlabelled)
+        if is_main()
+        else seen,
     )
 
 
@@ -252,6 +291,19 @@ def with_epochs(config: TrainConfig, images: int) -> TrainConfig:
         choice, images=None, epochs=epochs, eval_every_epochs=every
     )
     return dataclasses.replace(config, train=length)
+
+
+def _opened(data: DataChoice, unlabelled: bool) -> tuple[Dataset, list[str]]:
+    """Open the images of a run; return them and what a person should know."""
+    how: dict[str, Any] = {
+        "split_seed": data.split_seed,
+        "test_fraction": data.test_fraction,
+        "split_by": data.split_by,
+    }
+    if not unlabelled:
+        return open_dataset(data.source, **how), []
+    source, note = open_pictures(data.source, **how)
+    return source, [note] if note else []
 
 
 def split_validation(

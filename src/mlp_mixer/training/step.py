@@ -23,9 +23,15 @@ from ..devices import autocast
 from ..distributed import rank, world_size
 from ..images.mix import apply, mix_plan, soft_targets
 from ..models import IsotropicMlp
-from ..randomness import batch_positions, drop_path_uniforms, torch_seed
+from ..randomness import (
+    batch_positions,
+    covering_uniforms,
+    drop_path_uniforms,
+    torch_seed,
+)
 from .extras.distill import Teacher
 from .extras.elastic import Elastic, at_a_side
+from .extras.pretext import Pretext
 from .optim.build import Ema, set_lr
 from .optim.sam import rho_at, sharpness_gradients
 from .optim.schedule import lr_factor
@@ -109,13 +115,16 @@ class Stepper:
         Returns:
             Images (B, C, H, W), normalised and mixed; targets, either class numbers (B,)
             or shares of the classes (B, K), with a teacher (B, 2, K): the labels' and
-            the teacher's; numbers (B, L, 2) for stochastic depth, or None.
+            the teacher's, with a pretext random numbers of its own; numbers (B, L, 2)
+            for stochastic depth, or None.
         """
         run = self.run
         choice = self.choice
         classes = run.model.config.num_classes
         batch = batch.to(run.device)
         images = run.preprocess.normalize(batch.images)
+        if run.task:
+            return images, self.covering_draws(run.task, step), self.depth_draws(step)
         targets = batch.labels
 
         if run.config.mix.active:
@@ -173,18 +182,34 @@ class Stepper:
         config = self.run.model.config
         if config.drop_path == 0:
             return None
-        seed = self.choice.seed
+        epochs, indices = self._own_positions(step)
+        count = 2 * config.num_blocks
+        draws = drop_path_uniforms(self.choice.seed, epochs, indices, count)
+        draws_BL2 = torch.from_numpy(draws.astype(np.float32))
+        return draws_BL2.reshape(len(draws), -1, 2).to(self.run.device)
+
+    def covering_draws(self, task: Pretext, step: int) -> Tensor:
+        """Return the numbers (B, S) that a task wants of each image.
+
+        Args:
+            task: The task.
+            step: The number of the step.
+        """
+        epochs, indices = self._own_positions(step)
+        count = task.covering()
+        draws = covering_uniforms(self.choice.seed, epochs, indices, count)
+        return torch.from_numpy(draws).to(self.run.device, torch.float32)
+
+    def _own_positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the epochs and indices of this process's images at a step."""
         size = self.choice.batch_size
         repeats = self.run.config.data.repeats
         epochs, indices = batch_positions(
-            step, size, len(self.run.train), seed, repeats
+            step, size, len(self.run.train), self.choice.seed, repeats
         )
         share = size // world_size()
         mine = slice(rank() * share, (rank() + 1) * share)
-        count = 2 * config.num_blocks
-        draws = drop_path_uniforms(seed, epochs[mine], indices[mine], count)
-        draws_BL2 = torch.from_numpy(draws.astype(np.float32)).reshape(share, -1, 2)
-        return draws_BL2.to(self.run.device)
+        return epochs[mine], indices[mine]
 
     def backward(
         self, images: Tensor, targets: Tensor, draws: Tensor | None, step: int
@@ -248,6 +273,9 @@ class Stepper:
         A mixed image counts as right if the answer is the class of its larger part.
         """
         with autocast(self.choice.precision, self.run.device):
+            if self.run.task:
+                loss, correct = self.network(images, targets, draws)
+                return loss, correct
             logits = self.network(images, draws)
         # In bf16, the softmax of many classes would not add up to one.
         logits = logits.float()
@@ -291,7 +319,8 @@ class Stepper:
 
     def clip(self) -> Tensor:
         """Clip the gradient over all parameters; return its norm before that."""
-        parameters = list(self.run.model.parameters())
+        learning = self.run.task or self.run.model
+        parameters = list(learning.parameters())
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if isinstance(norm, DTensor):

@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from mlp_mixer import Checkpoint, Preprocess, UserError, create_model
-from mlp_mixer.analysis.explain import METHODS, Method, draw, maps, nearest, overlay
+from mlp_mixer.analysis.explain import (
+    METHODS,
+    Method,
+    draw,
+    maps,
+    nearest,
+    overlay,
+    seen_part,
+    unsure,
+    veil,
+)
 from mlp_mixer.data.image_set import ArraySet
 from mlp_mixer.models import IsotropicMlp
 
@@ -177,7 +187,9 @@ def test_neighbours_are_those_of_brute_force() -> None:
     inputs = torch.stack([known.preprocess(each) for each in pixels])
     with torch.inference_mode():
         features = known.model(inputs).double().numpy()
-    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    # What all images share says nothing about any of them.
+    centred = features - features.mean(axis=0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     cosines = unit @ unit[7]
     order = np.argsort(-cosines)[:5]
     x = inputs[7:8]
@@ -186,7 +198,7 @@ def test_neighbours_are_those_of_brute_force() -> None:
     for (label, cosine, shown), index in zip(found, order, strict=True):
         assert label == "abcd"[index % 4]
         assert cosine == pytest.approx(cosines[index], abs=1e-5)
-        assert np.array_equal(shown, known.preprocess.fit(pixels[index]))
+        assert np.array_equal(shown, seen_part(pixels[index], known.preprocess))
     assert len(nearest(known, x, images.subset([3, 4]))) == 2
 
 
@@ -249,3 +261,66 @@ def test_images_that_are_no_rgb(channels: int) -> None:
     sheet = draw(pixels, {"occlusion": heat}, "a", [("a", 0.5)], near)
     shown = sheet[44:332, 20:236][CENTRES]
     assert np.array_equal(shown[:, :, 0], pixels.mean(axis=2).round())
+
+
+@pytest.mark.parametrize("resize", ["resmall", "resize"])
+@pytest.mark.parametrize("shape", [(300, 200), (128, 256), (77, 91)])
+def test_the_seen_part_is_what_the_network_gets_but_finer(
+    shape: tuple[int, int], resize: str
+) -> None:
+    """Shrunk to the network's size it is the network's input, but for the rounding of
+    its edges to whole pixels.
+    """
+    preprocess = Preprocess((16, 12), crop_pct=0.875, resize=resize)  # type: ignore[arg-type]
+    ramp = np.linspace(0, 255, shape[0] * shape[1]).reshape(*shape, 1)
+    across = np.broadcast_to(np.linspace(0, 255, shape[1])[None, :, None], ramp.shape)
+    photo = np.concatenate([ramp, across, 255 - across], axis=2).astype(np.uint8)
+    part = seen_part(photo, preprocess)
+    top, left, bottom, right = preprocess.seen(*shape)
+    assert part.shape[0] == pytest.approx((bottom - top) * shape[0], abs=2)
+    assert part.shape[1] == pytest.approx((right - left) * shape[1], abs=2)
+    squashed = dataclasses.replace(preprocess, resize="resize", crop_pct=1.0)
+    network = preprocess.fit(photo).astype(float)
+    assert np.abs(squashed.fit(part) - network).max() < 255 * 1.5 / min(shape) + 3
+
+
+def test_the_seen_part_of_large_and_of_small_photos() -> None:
+    preprocess = Preprocess((16, 16), crop_pct=1.0)
+    large = np.zeros((1500, 3000, 3), np.uint8)
+    assert seen_part(large, preprocess).shape == (1024, 1024, 3)
+    small = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    assert np.array_equal(seen_part(small, preprocess), preprocess.fit(small))
+
+
+def test_a_map_is_enlarged_to_its_photo() -> None:
+    photo = np.full((40, 20, 3), 100, np.uint8)
+    heat = np.array([[1.0], [-1.0]], np.float32)
+    drawn = overlay(photo, heat).astype(int)
+    assert drawn.shape == (40, 20, 3)
+    assert (drawn[:8, :, 0] > drawn[:8, :, 2]).all()
+    assert (drawn[-8:, :, 2] > drawn[-8:, :, 0]).all()
+
+
+def test_a_veil_is_clear_where_nothing_speaks() -> None:
+    """Over white it is what `overlay` draws over white."""
+    heat = np.array([[2, -2], [0.02, 0]], np.float32)
+    drawn = veil(heat).astype(float)
+    assert drawn[1, 1, 3] == 0
+    alpha = drawn[..., 3:] / 255
+    white = np.full((2, 2, 3), 255, np.uint8)
+    expected = overlay(white, heat).astype(float)
+    pale = 127 + 255 / 2
+    laid = drawn[..., :3] * alpha + pale * (1 - alpha)
+    np.testing.assert_allclose(laid, expected, atol=2)
+
+
+def test_a_weak_answer_is_called_so() -> None:
+    assert unsure([("a", 0.5), ("b", 0.5)]) == ""
+    assert unsure([]) == ""
+    assert unsure([("a", 0.33)]).startswith("The network is unsure (33 %)")
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    heat: dict[Method, np.ndarray] = {"occlusion": np.ones((16, 16))}
+    sure = draw(pixels, heat, "a", [("a", 0.9)], [])
+    weak = draw(pixels, heat, "a", [("a", 0.3)], [])
+    # The sentence has a line of its own.
+    assert len(weak) == len(sure) + 24

@@ -70,6 +70,22 @@ def test_titles_stand_above_their_pictures() -> None:
     assert (sheet[:34] < 100).any(), "no letters"
 
 
+def test_figures_of_a_dark_page_are_dark() -> None:
+    model = create_model("mixer_nano4", num_blocks=1, num_classes=2)
+    told: list[tuple[int, int]] = []
+    light = weight_figures(
+        model, progress=lambda done, total: told.append((done, total))
+    )
+    dark = weight_figures(model, dark=True)
+    assert told == [(1, 3), (2, 3), (3, 3)]
+    for name, picture in light.items():
+        assert picture.shape == dark[name].shape
+        assert picture[:30].mean() > 200, "the title on light paper"
+        assert dark[name][:30].mean() < 80, "the title on dark paper"
+    # Weights near zero are most of them: no slab of white tiles.
+    assert dark["token_units"].mean() < light["token_units"].mean() - 50
+
+
 def draw(checkpoint: Path, out: Path) -> int:
     return run(["figures", str(checkpoint), "--out", str(out)])
 

@@ -135,7 +135,7 @@ def test_unfit_weights_are_refused() -> None:
         draw_units(np.ones((1, 2, 2)), columns=0, scale=1, gap=0)
 
 
-@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 1), (3, 5, 3)])
+@pytest.mark.parametrize("shape", [(3, 5), (3, 5, 1), (3, 5, 3), (3, 5, 4)])
 def test_png_round_trip(shape: tuple[int, ...]) -> None:
     image = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
     back = np.asarray(Image.open(io.BytesIO(to_png(image))))
@@ -144,7 +144,7 @@ def test_png_round_trip(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize(
     "image",
-    [np.zeros((2, 2)), np.zeros((2, 2, 4), np.uint8), np.zeros((0, 2), np.uint8)],
+    [np.zeros((2, 2)), np.zeros((2, 2, 5), np.uint8), np.zeros((0, 2), np.uint8)],
 )
 def test_png_refuses_what_is_no_image(image: np.ndarray) -> None:
     with pytest.raises(UserError, match="as PNG: expected uint8"):

@@ -38,7 +38,9 @@ def test_everything_is_on_the_page(folder: Path, tmp_path: Path) -> None:
     assert "duplicate: 1" in page
     assert "no-image: 1" in page
     assert "is not an image in a known format" in page
-    assert ">3 train<" in page
+    assert ">3<" in page, "no split, so no name of one"
+    assert " train<" not in page
+    assert "Check of the folder &lt;i&gt;mine" in page
     assert "64–127 px" in page
     assert "128–223 px" in page
     # Contact sheets of six pictures, and a copy beside its original.
@@ -72,3 +74,12 @@ def test_a_sound_folder_has_a_page_too(tmp_path: Path) -> None:
     check = check_folder(tmp_path / "empty", workers=1)
     page = write_check_page(check, tmp_path / "check.html").read_text("utf-8")
     assert "one-class: 1" in page
+
+
+def test_a_sheet_says_how_many_pictures_it_leaves_out(
+    tmp_path: Path, write_sound: Callable[..., Path]
+) -> None:
+    check = check_folder(write_sound(tmp_path / "photos", train=26, test=3), workers=1)
+    page = write_check_page(check, tmp_path / "check.html").read_text("utf-8")
+    assert page.count(">24 of 29 shown<") == 3
+    assert ">3 test + 26 train<" in page

@@ -50,13 +50,23 @@ def test_senseless_fractions(fraction):
 def test_a_flat_dataset_is_split_and_remembered():
     images, labels = flat()
     dataset = Dataset.from_arrays(images, labels, split_seed=3, test_fraction=0.4)
-    assert (len(dataset.train), len(dataset.test)) == (30, 20)
+    assert len(dataset.train) + len(dataset.test) == 50
+    assert 10 <= len(dataset.test) <= 30
     assert dataset.val is None
-    assert dataset.held_out == (0.4, 3)
+    assert dataset.held_out == (0.4, 3, "image")
     np.testing.assert_array_equal(dataset.all().images[..., 0], images)
-    train = {dataset.train.name(index) for index in range(30)}
-    test = {dataset.test.name(index) for index in range(20)}
+    train = {dataset.train.name(i) for i in range(len(dataset.train))}
+    test = {dataset.test.name(i) for i in range(len(dataset.test))}
     assert not train & test
+
+
+def test_a_split_of_0_1_0_is_made_again():
+    dataset = Dataset.from_arrays(*flat())
+    parts = {"train": dataset.all()}
+    old = Dataset.from_splits("x", parts, test_fraction=0.4, split_by="position")
+    _, held = stratified_split(dataset.all().labels, 0.4, 0)
+    assert old.held_out == (0.4, 0, "position")
+    assert old.test.images[:, 0, 0, 0].tolist() == held.tolist()
 
 
 def test_fingerprint_ignores_the_split_and_sees_the_data():

@@ -24,7 +24,7 @@ def test_flat_folder_is_split(tmp_path):
     dataset = open_dataset(f"folder:{tmp_path}", split_seed=4, test_fraction=0.4)
     assert dataset.train.classes == ("cat", "dog")
     assert (len(dataset.train), len(dataset.test)) == (6, 4)
-    assert dataset.held_out == (0.4, 4)
+    assert dataset.held_out == (0.4, 4, "image")
     cats = [f"cat/{i}.png" for i in range(5)]
     dogs = [f"dog/{i}.png" for i in range(5)]
     assert names(dataset.all()) == cats + dogs

@@ -145,7 +145,7 @@ def test_configuration_and_split(library):
     tables = {"train[:3]": table(*range(10)), "extra": table(1)}
     library.hub["owner/pets", "small"] = tables
     dataset = open_dataset("hf:owner/pets:small,split=train[:3]")
-    assert dataset.held_out == (0.2, 0)
+    assert dataset.held_out == (0.2, 0, "image")
     part = dataset.train.subset([5, 2])
     assert reds(part)[0] == dataset.train.image(5)[0, 0, 0]
     assert part.name(0) == dataset.train.name(5)

@@ -67,7 +67,8 @@ def test_shards_keep_the_keys_of_files_and_of_arrays(
         write_shards(dataset, out, shard_bytes=50_000)
         shards = open_dataset(str(out))
         np.testing.assert_array_equal(shards.train.keys(), dataset.train.keys())
-        assert shards.test is not None and dataset.test is not None
+        assert shards.test is not None
+        assert dataset.test is not None
         assert by_name(shards.test) == by_name(dataset.test)
 
 
@@ -94,7 +95,8 @@ def test_a_picture_more_moves_no_other_picture(folder: Path) -> None:
         noise(folder / "a", f"0_{number}", number)  # first by name
     (folder / "b" / "001.png").rename(folder / "b" / "renamed.png")
     after = open_dataset(f"folder:{folder}")
-    assert before.test is not None and after.test is not None
+    assert before.test is not None
+    assert after.test is not None
     old_test = set(by_name(before.test).values())
     new_test = set(by_name(after.test).values())
     assert old_test <= new_test
@@ -142,7 +144,8 @@ def test_a_record_of_images_survives_json_and_unites() -> None:
     first, second = whole.take(range(200)), whole.take(range(100, 250))
     seen = SeenImages.of(first)
     stored = SeenImages.from_provenance({"seen": seen.to_json()})
-    assert stored is not None and stored.complete
+    assert stored is not None
+    assert stored.complete
     assert stored.contains(whole.keys()).tolist() == [True] * 200 + [False] * 100
     both = stored | SeenImages.of(second)
     assert both.contains(whole.keys()).sum() == 250
@@ -174,5 +177,6 @@ def test_from_arrays_and_npz_split_alike(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x_train=images, y_train=labels)
     one = Dataset.from_arrays(images, labels)
     other = open_dataset(f"npz:{tmp_path / 'x.npz'}")
-    assert one.test is not None and other.test is not None
+    assert one.test is not None
+    assert other.test is not None
     np.testing.assert_array_equal(one.test.keys(), other.test.keys())

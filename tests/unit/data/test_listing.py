@@ -11,8 +11,9 @@ from mlp_mixer.errors import UserError
 @pytest.fixture
 def photos(tmp_path) -> Path:
     (tmp_path / "p q").mkdir()
-    for name in "abcdef":
-        Image.new("RGB", (2, 2)).save(tmp_path / f"p q/{name}.png")
+    for number, name in enumerate("abcdef"):
+        colour = (number, 0, 0)
+        Image.new("RGB", (2, 2), colour).save(tmp_path / f"p q/{name}.png")
     return tmp_path
 
 
@@ -29,7 +30,7 @@ def test_csv_without_splits(photos):
     dataset = open_dataset(write_csv(photos, "\ufeffpath,label", *rows))
     assert dataset.train.classes == ("9", "10")
     assert (len(dataset.train), len(dataset.test)) == (4, 2)
-    assert dataset.held_out == (0.2, 0)
+    assert dataset.held_out == (0.2, 0, "image")
     assert dataset.all().name(0) == "p q/a.png"
     assert dataset.all().labels.tolist() == [1, 0, 1, 0, 1, 0]
     assert dataset.all().image(0).shape == (2, 2, 3)

@@ -48,7 +48,7 @@ def test_a_flat_folder_holds_out_the_same_images(photos, tmp_path, assert_same):
     write_shards(flat, out, shard_bytes=13_000)
     assert sorted(path.name for path in out.iterdir()) == ["dataset.json", "train"]
     opened = open_dataset(f"shards:{out}", split_seed=3, test_fraction=0.3)
-    assert opened.held_out == (0.3, 3)
+    assert opened.held_out == (0.3, 3, "image")
     assert_same(flat, opened)
 
 

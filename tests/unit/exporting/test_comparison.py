@@ -10,7 +10,12 @@ from PIL import Image
 
 from mlp_mixer import Preprocess, UserError
 from mlp_mixer.exporting import comparison
-from mlp_mixer.exporting.comparison import check_difference, check_images, measures
+from mlp_mixer.exporting.comparison import (
+    CheckImages,
+    check_difference,
+    check_images,
+    measures,
+)
 
 RECORD = Preprocess((8, 12))
 LABELS = ["cat", "dog"]
@@ -74,10 +79,18 @@ def test_measures_count_equal_answers_and_right_ones() -> None:
     ours = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
     logits = np.array([[1.0, 0.5], [2.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
     side = {"logits": logits, "ms": [2, 1], "bytes": 2**21, "runtime": "x 1"}
-    row = measures(side, ours, np.array([0, 1, 1, 0]))
+    pixels = np.zeros((4, 2, 2, 1), np.uint8)
+    labelled = CheckImages(pixels, np.array([0, 1, 1, 0]), "four", np.arange(4))
+    row = measures(side, ours, labelled)
     assert (row["runtime"], row["mib"]) == ("x 1", 2)
     assert (row["ms_batch_1"], row["ms_batch_8"]) == (2, 1)
     assert row["difference"] == 2
     assert row["same_top1"] == 0.75
-    assert row["top1"] == 0.5
-    assert measures(side, ours, None)["top1"] is None
+    assert (row["top1"], row["top1_n"]) == (0.5, 4)
+    assert measures(side, ours, labelled._replace(classes=None))["top1"] is None
+    # What the network has learnt from says nothing about its accuracy.
+    row = measures(side, ours, labelled._replace(unseen=np.array([1, 2, 3])))
+    assert (row["top1"], row["top1_n"]) == (pytest.approx(1 / 3), 3)
+    row = measures(side, ours, labelled._replace(unseen=np.array([], int)))
+    assert (row["top1"], row["top1_n"]) == (None, 0)
+    assert row["same_top1"] == 0.75

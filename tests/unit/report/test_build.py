@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_becomes_a_report(trained: Path) -> None:
-    report = build_report(trained)
+    ends: dict[str, tuple[int, int]] = {}
+
+    def stage(unit: str) -> Callable[[int, int], None]:
+        return lambda done, total: ends.update({unit: (done, total)})
+
+    report = build_report(trained, stage=stage)
+    # Each stage was counted to its end.
+    assert list(ends) == ["test images", "validation images", "maps of mistakes"]
+    assert all(done == total > 0 for done, total in ends.values())
     facts = dict(report.facts)
     assert report.title.endswith("on digits")
     assert "evaluated on digits, test" in report.subtitle
@@ -32,6 +41,12 @@ def test_a_run_becomes_a_report(trained: Path) -> None:
     assert report.confusion.sum() == int(facts["test images"].replace(",", ""))
     assert report.classes == tuple("0123456789")
     assert "top-5 accuracy" in facts
+    assert "GMACs per image" in facts
+    # Every cell has pictures of its own class, and no more than it counts.
+    assert report.cells
+    for cell in report.cells:
+        count = report.confusion[cell.true, cell.predicted]
+        assert 0 < len(cell.pictures) <= min(count, 12)
     assert [heading for heading, _, _ in report.pictures][:1] == ["Block 1"]
     assert len(report.samples) == 12
     for sample in report.mistakes:
@@ -46,6 +61,17 @@ def test_a_temperature_needs_the_runs_own_dataset(trained: Path) -> None:
     other = build_report(trained, data="digits")
     assert own.tempered is not None
     assert other.tempered is None
+
+
+def test_few_validation_images_choose_no_temperature(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = build_report(trained)
+    assert own.remark == ""
+    monkeypatch.setattr(module, "FEWEST", 1000)
+    few = build_report(trained)
+    assert few.tempered is None
+    assert few.remark == "Too few validation images to choose a temperature: 145."
 
 
 def test_a_folder_that_is_no_run_is_one_sentence(trained: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from mlp_mixer.errors import UserError
 from mlp_mixer.report import find_runs, write_comparison
+from mlp_mixer.report.chart import Style
 
 
 def write_run(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -37,14 +39,20 @@ def train_row(step: int, loss: float, rate: float) -> dict[str, Any]:
 
 
 def test_a_run_is_summarised_by_its_journal(tmp_path: Path) -> None:
-    evaluations = [{"kind": "eval", "step": 10, "top1": top1} for top1 in (0.9, 0.8)]
+    evaluations = [
+        {"kind": "eval", "step": 10, "top1": 0.8, "loss": 0.7, "n": 20},
+        {"kind": "eval", "step": 20, "top1": 0.9, "loss": 0.8, "n": 20},
+    ]
     steps = [train_row(10, 2.0, 100), train_row(20, 1.0, 300), train_row(30, 0.5, 200)]
     write_run(tmp_path / "runs" / "one", [*steps, *evaluations])
     (run,) = find_runs([tmp_path])
     assert run.name == str(tmp_path / "runs" / "one")
     assert (run.recipe, run.model, run.source) == ("digits", "mixer_pico2", "digits")
     assert (run.steps, run.epochs) == (30, 3.0)
-    assert (run.best_top1, run.train_loss) == (0.9, 0.5)
+    # Of 20 images the loss has chosen the checkpoint.
+    assert (run.best_top1, run.best_n, run.train_loss) == (0.8, 20, 0.5)
+    low, high = run.to_dict()["interval"]
+    assert low < 0.6 < 0.9 < high
     assert (run.images_per_second, run.seconds) == (200, 4.5)
     assert "journal" not in run.to_dict()
     json.dumps(run.to_dict())
@@ -68,7 +76,7 @@ def test_metrics_of_other_programs_are_passed_over(tmp_path: Path) -> None:
 
 def test_the_page_has_a_row_and_a_line_for_each_run(tmp_path: Path) -> None:
     for name in ("a<b", "c"):
-        evaluation = {"kind": "eval", "step": 10, "top1": 0.9}
+        evaluation = {"kind": "eval", "step": 10, "top1": 0.9, "loss": 1.0, "n": 600}
         write_run(tmp_path / name, [train_row(10, 2.0, 100), evaluation])
     runs = find_runs([tmp_path])
     path = write_comparison(runs, tmp_path / "page.html")
@@ -76,5 +84,37 @@ def test_the_page_has_a_row_and_a_line_for_each_run(tmp_path: Path) -> None:
     assert "<title>2 runs</title>" in page
     assert "a&lt;b" in page
     assert "a<b" not in page
-    assert page.count("<path") == 2 * 2 + 2 * 2, "two charts and their legends"
+    assert page.count("<path") == 2 * 2 + 2 * 2 + 2, "charts, legends and the table"
     assert page.count("90.00%") == 2
+
+
+def test_a_run_keeps_its_line_where_another_has_no_points(tmp_path: Path) -> None:
+    """The middle one, as `finetune --frozen` leaves it, has no training loss."""
+    evaluation = {"kind": "eval", "step": 10, "top1": 0.9}
+    for name, rows in (
+        ("a", [train_row(10, 2.0, 100), evaluation]),
+        ("b", [evaluation]),
+        ("c", [train_row(10, 1.0, 100), evaluation]),
+    ):
+        write_run(tmp_path / name, rows)
+    path = write_comparison(find_runs([tmp_path]), tmp_path / "page.html")
+    page = path.read_text(encoding="utf-8").split("</style>")[1]
+    top1, loss = page.split("</figure>")[:2]
+    table = page.split("<tbody>")[1]
+    found = {}
+    for place, text in (("top1", top1), ("loss", loss), ("table", table)):
+        pattern = r'swatch series (s\d d\d)"><path[^>]*></svg>([^<]*)<'
+        found[place] = {name: style for style, name in re.findall(pattern, text)}
+    runs = [str(tmp_path / name) for name in "abc"]
+    assert list(found["top1"]) == runs
+    assert list(found["loss"]) == [runs[0], runs[2]]
+    assert found["table"] == found["top1"]
+    assert found["loss"].items() <= found["top1"].items()
+    assert len(set(found["top1"].values())) == 3
+
+
+def test_two_dozen_runs_have_lines_of_their_own() -> None:
+    styles = [Style(number).classes for number in range(24)]
+    assert len(set(styles)) == 24
+    # The first ones differ in colour and in dash.
+    assert styles[:4] == ["s0 d0", "s1 d1", "s2 d2", "s3 d3"]

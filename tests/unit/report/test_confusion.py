@@ -27,7 +27,8 @@ def test_recall_and_precision() -> None:
 def test_confused_pairs_come_most_frequent_first() -> None:
     confusion = np.array([[8, 2, 0], [5, 0, 0], [0, 1, 9]])
     pairs = confused_pairs(confusion, ("a", "b", "c"), most=2)
-    assert pairs == [ConfusedPair("b", "a", 5, 1.0), ConfusedPair("a", "b", 2, 0.2)]
+    first = ConfusedPair("b", "a", 5, 1.0, (1, 0))
+    assert pairs == [first, ConfusedPair("a", "b", 2, 0.2, (0, 1))]
 
 
 def test_a_matrix_without_mistakes_has_no_pairs() -> None:

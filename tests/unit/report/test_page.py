@@ -18,6 +18,7 @@ from PIL import Image
 from mlp_mixer.errors import UserError
 from mlp_mixer.evaluation.calibration import Calibration
 from mlp_mixer.report import Report, Sample, render, write_report
+from mlp_mixer.report.page import epochs
 
 ATTACK = "<script>alert(1)</script>"
 VOID = {"meta", "link", "img", "br"}
@@ -98,6 +99,60 @@ def test_calibration_leaves_out_what_few_answers_say() -> None:
     assert chart.count("<circle") == 2 + 2
     assert ">confidence</text>" in chart
     assert "calibration" not in render(FULL).split("</style>")[1]
+
+
+def calibrated(error: float, count: int = 100) -> Calibration:
+    return Calibration(error, ((0.7, 0.6, count),))
+
+
+def test_a_temperature_that_makes_it_worse_is_called_so() -> None:
+    worse = render(
+        replace(FULL, calibration=calibrated(0.075), tempered=(2.06, calibrated(0.13)))
+    )
+    assert "validation images, makes it worse: 13.0%." in worse
+    same = render(
+        replace(FULL, calibration=calibrated(0.075), tempered=(1, calibrated(0.0752)))
+    )
+    assert "leaves it as it is." in same
+
+
+def test_too_few_images_judge_no_confidence() -> None:
+    page = render(replace(FULL, calibration=calibrated(0.075, 24)))
+    section = page.split('id="calibration"')[1].split("</section>")[0]
+    assert "Too few images to judge confidence: 24." in section
+    assert "7.5%" not in section
+    assert "<svg" not in section
+    enough = replace(FULL, calibration=calibrated(0.075), remark="Too few to choose.")
+    assert "accuracy. Too few to choose.</p>" in render(enough)
+
+
+def test_five_classes_have_no_top_5_anywhere() -> None:
+    measured = {"top1": 2 / 3, "top5": 1.0}
+    few = replace(FULL, provenance={"measured": measured})
+    page = render(few).lower()
+    assert "top-5" not in page
+    assert "top5" not in page
+    # The exact number is in the checkpoint; here a reader wants no 16 digits.
+    assert "0.66667<" in page
+    many = replace(few, classes=tuple("abcdef"), confusion=np.eye(6, dtype=int))
+    assert "Top-5" in render(many)
+    assert "measured.top5" in render(many)
+
+
+def test_epochs_are_told_without_fractions() -> None:
+    told = {11.0345: "11", 0.25: "0.25", 300: "300", 2.5: "2.5", 0: "0"}
+    for value, text in told.items():
+        assert epochs(value) == text
+    row = train_row(10, 2.0, epoch=11.0345)
+    assert "10 steps, 11 epochs, " in render(replace(FULL, journal=(row,)))
+
+
+def test_a_split_has_one_line_in_all_charts() -> None:
+    page = render(FULL).split("</style>")[1]
+    loss, accuracy = page.split("</figure>")[:2]
+    assert loss.count('class="series s1 d1"') == 1
+    assert accuracy.count('class="series s1 d1"') == 1
+    assert 'class="series s0 d0"' not in accuracy
 
 
 def test_a_map_is_a_second_picture() -> None:

@@ -366,6 +366,26 @@ def test_the_explanation_is_a_picture_of_the_models_size(client: TestClient) -> 
         assert (image.size, image.mode) == ((32, 32), "RGB")
 
 
+def test_the_map_lies_on_the_part_that_the_network_saw(
+    client: TestClient, predictor: Predictor
+) -> None:
+    """Also of a photo that lies on its side, as phones write them."""
+    seen = predictor.checkpoint.preprocess.seen
+    lying = Image.Exif()
+    lying[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (60, 30), (9, 99, 9)).save(file, "JPEG", exif=lying)
+    for data, expected in (
+        (picture(size=(60, 30)), seen(30, 60)),
+        (file.getvalue(), seen(60, 30)),
+    ):
+        [answer] = post(client, data, "?explain=true").json()["predictions"]
+        assert answer["explanation_box"] == pytest.approx(expected)
+        _, _, encoded = answer["explanation_map"].partition(",")
+        with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
+            assert (image.size, image.mode) == ((32, 32), "RGBA")
+
+
 def test_the_card_the_figures_and_the_page(
     client: TestClient, predictor: Predictor
 ) -> None:
@@ -376,6 +396,8 @@ def test_the_card_the_figures_and_the_page(
         response = client.get(f"/figures/{name}.png")
         assert response.headers["content-type"] == "image/png"
         Image.open(io.BytesIO(response.content)).verify()
+        dark = client.get(f"/figures/{name}.png?dark=true").content
+        assert np.asarray(Image.open(io.BytesIO(dark)))[:30].mean() < 80
     pages = (("/", "html"), ("/page.css", "css"), ("/page.js", "javascript"))
     for path, kind in pages:
         response = client.get(path)

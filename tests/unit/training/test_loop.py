@@ -49,7 +49,7 @@ def test_a_run_without_progress_ends_early_and_the_same_way_when_resumed(
 
     def best_at_ten(*args: Any) -> tuple[dict[str, float], None]:
         measured, _ = real(*args)
-        return measured | {"top1": 0.5 - abs(step - 10) / 1000}, None
+        return measured | {"loss": 0.5 + abs(step - 10) / 1000}, None
 
     def watch(crash_step: int) -> Any:
         def report(row: dict[str, Any]) -> None:

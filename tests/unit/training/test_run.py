@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mlp_mixer.config import override
+from mlp_mixer.errors import UserError
 from mlp_mixer.recipes import RECIPES, get_recipe
 from mlp_mixer.training import prepare
 
@@ -53,11 +54,31 @@ def test_the_seed_decides_the_weights_and_the_callers_generator_stays(
 
 @pytest.mark.parametrize(
     ("settings", "steps"),
-    [(["train.epochs=2"], 7), (["train.steps=3"], 3), (["train.epochs=0.01"], 1)],
+    [
+        (["train.epochs=2"], 7),
+        (["train.steps=3"], 3),
+        (["train.epochs=0.01"], 1),
+        (["train.images=1000"], 42),
+        (["train.images=100"], 32),  # ten epochs at least
+        (["train.images=9999", "train.most_epochs=12"], 38),
+    ],
 )
 def test_the_length_of_a_run(noise: Any, settings: list[str], steps: int) -> None:
     common = ["train.batch_size=24", "data.val_fraction=0.2"]
     run = prepare(override(get_recipe("digits"), [*common, *settings]), noise())
-    assert len(run.train) == 78
+    assert len(run.train) == 76
     assert run.total_steps == steps
-    assert run.epoch(78) == 24
+    assert run.epoch(76) == 24
+
+
+def test_few_images_of_a_class_are_warned_of(noise: Any) -> None:
+    config = get_recipe("digits")
+    # About a fifth is held out to test.
+    (warning,) = prepare(config, noise(30)).notes
+    assert "3 of 3 classes have fewer than 10" in warning
+    assert prepare(config, noise(90)).notes == ()
+
+
+def test_a_single_image_is_refused(noise: Any) -> None:
+    with pytest.raises(UserError, match="1 sample is left to learn from"):
+        prepare(get_recipe("digits"), noise(2, classes=1))

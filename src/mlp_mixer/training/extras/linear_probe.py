@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ...data.dataset import Dataset
 from ...data.image_set import ImageSet
 from ...errors import UserError
 from ...evaluation.abstain import choose_min_score
+from ...evaluation.accuracy import Progress
 from ...evaluation.fewshot import pooled_features
 from ...files import locked_folder, make_folder
 from ...weights.scores import MinScore
@@ -205,6 +207,7 @@ def fit_head(
     source: Dataset | None = None,
     overwrite: bool = False,
     report: Report = ignore_row,
+    progress: Progress | None = None,
 ) -> JournalRow:
     """Train only the head of `config.model.init`, on features that are computed once.
 
@@ -218,6 +221,7 @@ def fit_head(
         source: The images, instead of those that `config.data.source` names.
         overwrite: Replace a run that the folder holds.
         report: Is called with the notes.
+        progress: Is told of how many images the features are computed.
 
     Returns:
         The evaluation row, which five folds have measured.
@@ -250,7 +254,7 @@ def fit_head(
             "needs two"
         )
     with locked_folder(make_folder(out)):
-        row, note, min_score = fit_best_head(run, report)
+        row, note, min_score = fit_best_head(run, report, progress)
         run = dataclasses.replace(run, notes=(*run.notes, note))
         journal = Journal(out, from_step=0)
         for text in run.notes:
@@ -285,12 +289,15 @@ def with_fitted_head(run: Run) -> Run:
     return dataclasses.replace(run, notes=(*run.notes, note))
 
 
-def fit_best_head(run: Run, report: Report) -> tuple[JournalRow, str, MinScore | None]:
+def fit_best_head(
+    run: Run, report: Report, progress: Progress | None = None
+) -> tuple[JournalRow, str, MinScore | None]:
     """Give the run's model the best head for all images that may be learnt from.
 
     Args:
         run: The run; its model's head is replaced.
         report: Is called with notes.
+        progress: Is told of how many images the features are computed.
 
     Returns:
         The evaluation row, which the folds have measured, a note, and the lowest score
@@ -299,7 +306,7 @@ def fit_best_head(run: Run, report: Report) -> tuple[JournalRow, str, MinScore |
     images = [run.train] if run.val is None else [run.train, run.val]
     count = sum(map(len, images))
     report({"kind": "note", "text": f"computing the features of {count:,} images"})
-    strength, chosen = _fit_best(run, images)
+    strength, chosen = _fit_best(run, images, progress)
     row: JournalRow = {"kind": "eval", "step": 0, "epoch": 1.0}
     min_score = None
     if chosen is not None:
@@ -321,10 +328,13 @@ def fit_best_head(run: Run, report: Report) -> tuple[JournalRow, str, MinScore |
 
 
 def _fit_best(
-    run: Run, images: Sequence[ImageSet]
+    run: Run, images: Sequence[ImageSet], progress: Progress | None = None
 ) -> tuple[float, CrossValidation | None]:
     """Fit the head to the images; return the strength and what the folds have said."""
-    parts = [pooled_features(run.model, part, run.preprocess) for part in images]
+    parts = [
+        pooled_features(run.model, part, run.preprocess, progress=told)
+        for part, told in zip(images, _in_turn(images, progress), strict=True)
+    ]
     x = np.concatenate(parts)
     y = np.concatenate([part.labels for part in images])
     groups = np.concatenate([part.keys() for part in images])
@@ -336,6 +346,24 @@ def _fit_best(
     fitted = fit_logistic(standard, y, strength=strength, most_steps=_MOST_STEPS)
     _set_head(run, fitted, mean, std)
     return strength, chosen
+
+
+def _in_turn(
+    images: Sequence[ImageSet], progress: Progress | None
+) -> Iterator[Progress]:
+    """Yield for each set what counts it on from where the one before ended."""
+    told = progress or (lambda done, total: None)
+    total = sum(map(len, images))
+    before = 0
+    for part in images:
+        yield functools.partial(_count_on, told, before, total)
+        before += len(part)
+
+
+def _count_on(
+    told: Progress, before: int, total: int, done: int, total_of_part: int
+) -> None:
+    told(before + done, total)
 
 
 def _top5(chosen: CrossValidation) -> float:

@@ -71,6 +71,11 @@ def with_fitting_parts(run: Run, state: RunState | None) -> Run:
             smallest.
     """
     config = run.config
+    if run.task:
+        raise UserError(
+            "--find-batch-size is for a classifier: set train.batch_size by hand for "
+            "pretext.name"
+        )
     if config.augment.sides:
         raise UserError(
             "--find-batch-size tries one size only: set train.accumulate by hand for "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,10 +12,15 @@ from torch.optim import SGD, AdamW, Optimizer
 from ..config import OptimChoice
 from .optimizers import Lion, LowPrecisionSGD, Muon
 
+Named = Sequence[tuple[str, nn.Parameter]]
+"""Parameters with their names."""
+
 _DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build_optimizer(model: nn.Module, choice: OptimChoice) -> Optimizer:
+def build_optimizer(
+    model: nn.Module, choice: OptimChoice, beside: nn.Module | None = None
+) -> Optimizer:
     """Return the chosen optimiser over the parameters that learn.
 
     Kernels (two or more axes) decay, biases and norms do not. Muon takes the kernels of
@@ -24,8 +30,12 @@ def build_optimizer(model: nn.Module, choice: OptimChoice) -> Optimizer:
     Args:
         model: The network, before it is wrapped: names tell its parts.
         choice: The settings.
+        beside: What learns with it and is treated as a head is, such as a projection.
     """
-    groups = _groups(model, choice)
+    named = list(model.named_parameters())
+    if beside is not None:
+        named += beside.named_parameters(prefix="beside")
+    groups = _groups(named, choice)
     optimizer: Optimizer
     if choice.name == "lion":
         optimizer = Lion(groups, lr=choice.lr, betas=choice.lion_betas)
@@ -79,14 +89,14 @@ def decay_of_big_vision(decay: float, lr: float) -> float:
     return decay / lr
 
 
-def _groups(model: nn.Module, choice: OptimChoice) -> list[dict[str, Any]]:
+def _groups(named: Named, choice: OptimChoice) -> list[dict[str, Any]]:
     """Return groups of parameters that are treated alike.
 
     Matrices for Muon come first, then other kernels, then the rest; within each, layers
     with a learning rate of their own from the stem up. A saved state has the
     optimiser's moments in this order.
     """
-    heights = _heights(model)
+    heights = _heights([name for name, _ in named])
     top = max(heights.values())
     by_height = choice.layer_decay < 1
     muon = choice.name == "muon"
@@ -94,7 +104,7 @@ def _groups(model: nn.Module, choice: OptimChoice) -> list[dict[str, Any]]:
         "their names tell the parts of a network: give it before it is wrapped"
     )
     groups: dict[tuple[int, int], dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in named:
         if not parameter.requires_grad:
             continue
         kernel = parameter.ndim >= 2
@@ -118,19 +128,19 @@ def _groups(model: nn.Module, choice: OptimChoice) -> list[dict[str, Any]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _heights(model: nn.Module) -> dict[str, int]:
+def _heights(names: Sequence[str]) -> dict[str, int]:
     """Return the height of each parameter's layer, as timm counts for layer decay.
 
     The stem is at 0, block i at i + 1, the last norm with the last block, and the head
     one above.
     """
     heights = {}
-    for name, _ in model.named_parameters():
+    for name in names:
         if name.startswith("blocks."):
             heights[name] = 1 + int(name.split(".")[1])
     last_block = max(heights.values(), default=0)
     others = {"stem": 0, "norm": last_block}
-    for name, _ in model.named_parameters():
+    for name in names:
         if name not in heights:
             part = name.split(".")[0]
             heights[name] = others.get(part, last_block + 1)

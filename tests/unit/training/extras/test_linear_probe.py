@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import cross_validate as cross_validate_by_sklearn
 
 from mlp_mixer import Dataset, UserError, create_model, load, open_dataset, save
 from mlp_mixer.data import ArraySet, ImageSet
 from mlp_mixer.evaluation import evaluate_checkpoint
 from mlp_mixer.evaluation.fewshot import pooled_features
+from mlp_mixer.intervals import wilson_interval
 from mlp_mixer.training.config import DataChoice, ModelChoice, TrainConfig
 from mlp_mixer.training.extras.linear_probe import (
+    FOLDS,
     STRENGTHS,
+    cross_validate,
     fit_head,
     fit_logistic,
 )
@@ -77,13 +82,11 @@ def test_the_head_is_scikit_learns_and_nothing_else_moves(
     for name, tensor in load(weights).model.state_dict().items():
         assert torch.equal(trained.model.state_dict()[name], tensor), name
 
-    # Every strength was tried, and the best one taken.
-    tried = [text for text in said if text.startswith("C = ")]
-    assert len(tried) == len(STRENGTHS)
-    best = max(float(text.split()[-2]) for text in tried)
-    assert 100 * row["top1"] == pytest.approx(best, abs=0.005)
+    # The folds have chosen, and judged each image once.
     strength = float(said[-1].rsplit("= ", 1)[1])
     assert strength in STRENGTHS
+    assert row["split"] == "5-fold cross-validation"
+    assert row["n"] == len(source.train)
 
     learnt = learnt_from(tmp_path, source)
     x = pooled_features(trained.model, learnt, trained.preprocess)
@@ -104,6 +107,82 @@ def test_the_head_is_scikit_learns_and_nothing_else_moves(
     right = float(np.mean(answers == source.test.labels))
     found = evaluate_checkpoint(trained, source)[1].top1
     assert found == pytest.approx(right, abs=1.01 / len(unseen))
+
+
+def test_the_folds_are_scikit_learns() -> None:
+    """The strength with the least loss over the same folds, and their accuracy."""
+    x, y = features()
+    groups = np.arange(len(y))
+    found = cross_validate(x, y, groups, 3, seed=4)
+    assert found is not None
+    splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=4)
+    folds = list(splitter.split(x, y, groups))
+    losses = {}
+    hits = {}
+    for strength in STRENGTHS:
+        model = LogisticRegression(C=strength, max_iter=500)
+        how = {"cv": folds, "scoring": ("neg_log_loss", "accuracy")}
+        scores = cross_validate_by_sklearn(model, x, y, **how)
+        sizes = [len(fold) for _, fold in folds]
+        losses[strength] = -np.average(scores["test_neg_log_loss"], weights=sizes)
+        hits[strength] = scores["test_accuracy"]
+    assert found.strength == min(losses, key=losses.__getitem__)
+    for strength, loss in losses.items():
+        assert found.losses[strength] == pytest.approx(loss, abs=1e-3)
+    np.testing.assert_allclose(found.fold_top1, hits[found.strength], atol=0.03)
+    assert found.top1 == pytest.approx(np.mean(found.fold_top1), abs=0.02)
+
+
+def features() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    y = np.arange(150) % 3
+    x = rng.normal(size=(150, 20))
+    x[np.arange(150), y] += 1.5
+    return x, y
+
+
+def test_what_the_folds_announce_is_what_new_images_get() -> None:
+    """Over many draws of few images, as a tenth of them could never say."""
+    rng = np.random.default_rng(1)
+    differences = []
+    held = 0
+    for _ in range(20):
+        y = np.arange(90) % 3
+        x = rng.normal(size=(90, 10))
+        x[np.arange(90), y] += 1.5
+        found = cross_validate(x, y, np.arange(90), 3)
+        assert found is not None
+        new_y = np.arange(3000) % 3
+        new = rng.normal(size=(3000, 10))
+        new[np.arange(3000), new_y] += 1.5
+        head = fit_logistic(x, y, strength=found.strength, most_steps=500)
+        answers = (new @ head.weight.T + head.bias).argmax(axis=1)
+        truth = float((answers == new_y).mean())
+        differences.append(found.top1 - truth)
+        low, high = wilson_interval(found.top1 * 90, 90)
+        held += low <= truth <= high
+    assert abs(np.mean(differences)) < 0.02
+    assert held >= 18
+
+
+def test_copies_of_a_picture_stay_in_one_fold() -> None:
+    """Labels by chance, every image twice: copies across folds would be recognised."""
+    rng = np.random.default_rng(2)
+    x = np.repeat(rng.normal(size=(60, 200)), 2, axis=0)
+    y = np.repeat(rng.integers(0, 2, 60), 2)
+    apart = cross_validate(x, y, np.arange(120), 2)
+    together = cross_validate(x, y, np.repeat(np.arange(60), 2), 2)
+    assert apart is not None
+    assert together is not None
+    assert apart.top1 > 0.9
+    assert abs(together.top1 - 0.5) < 0.25
+
+
+def test_too_few_images_to_choose_announce_nothing() -> None:
+    x = np.eye(4)
+    y = np.array([0, 0, 0, 1])
+    assert cross_validate(x, y, np.arange(4), 2) is None
+    assert cross_validate(x, y, np.zeros(4, int), 2) is None
 
 
 @pytest.mark.parametrize("classes", [2, 3])
