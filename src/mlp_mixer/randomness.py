@@ -12,12 +12,16 @@ With repeated augmentation (Hoffer et al. 2020, arXiv 1901.09335; DeiT takes 3) 
 holds fewer images, each `repeats` times with other random numbers. The length of an
 epoch in steps stays the same, so the stream moves on more slowly: every image comes
 exactly `repeats` times in each `repeats` epochs.
+
+With balanced sampling an epoch is as long, and every class fills an equal part of it.
+Each class is a stream of its own then, in which its images come equally often.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,6 +30,7 @@ _WORD = 0xFFFFFFFFFFFFFFFF
 
 STREAMS = {
     "epoch order": 0,
+    "class order": 0x434C415353,
     "mix": 0x4D49585550,
     "image side": 0x5349444553,
     "drop path": 0x5D0C7A571C0DE975,
@@ -80,8 +85,87 @@ def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
     return philox("epoch order", seed, epoch).permutation(length)
 
 
+@dataclass(frozen=True, eq=False)
+class ClassMembers:
+    """Hold which images each class has, for balanced sampling.
+
+    Attributes:
+        images: For each class that has images their indices, int64.
+        length: All images together.
+    """
+
+    images: tuple[np.ndarray, ...]
+    length: int
+
+    @classmethod
+    def of(cls, labels: np.ndarray) -> ClassMembers:
+        """Collect the images of each class.
+
+        Args:
+            labels: Integers (N,).
+        """
+        found = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+        return cls(tuple(found), len(labels))
+
+    def before(self, place: int, epoch: int) -> int:
+        """Return how many images a class has shown before an epoch.
+
+        An epoch is shared out evenly. What is left over goes to the classes in turn, so
+        after as many epochs as there are classes all have shown equally many.
+
+        Args:
+            place: Of the class in `images`.
+            epoch: Counted from 0.
+        """
+        classes = len(self.images)
+        share, left_over = divmod(self.length, classes)
+        dealt = epoch * left_over
+        return epoch * share + (dealt - place + classes - 1) // classes
+
+
+# Keyed by the identity of the members, which a process keeps for the whole run.
+@functools.lru_cache(maxsize=2)
+def balanced_epoch(
+    seed: int, epoch: int, members: ClassMembers
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which images an epoch visits, with every class equally often.
+
+    A class goes through all its images in an order of their own before it begins again.
+    Rounds are counted in each class, so that (round, index) is unique: an image that
+    comes twice in an epoch is augmented differently.
+
+    Args:
+        seed: Of the orders.
+        epoch: Counted from 0.
+        members: The images of each class.
+
+    Returns:
+        The round of each visit, and the image's index, both int64 (N,).
+    """
+    rounds = []
+    indices = []
+    classes = len(members.images)
+    for place, images in enumerate(members.images):
+        start = members.before(place, epoch)
+        stop = members.before(place, epoch + 1)
+        positions = np.arange(start, stop, dtype=np.int64)
+        own_rounds = positions // len(images)
+        for number in np.unique(own_rounds):
+            key = int(number) * classes + place
+            order = philox("class order", seed, key).permutation(images)
+            indices.append(order[positions[own_rounds == number] % len(images)])
+        rounds.append(own_rounds)
+    mixed = epoch_order(seed, epoch, members.length)
+    return np.concatenate(rounds)[mixed], np.concatenate(indices)[mixed]
+
+
 def batch_positions(
-    step: int, batch_size: int, length: int, seed: int, repeats: int = 1
+    step: int,
+    batch_size: int,
+    length: int,
+    seed: int,
+    repeats: int = 1,
+    members: ClassMembers | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return which images a step takes from the stream, and in which epoch of theirs.
 
@@ -95,6 +179,8 @@ def batch_positions(
         length: Images in an epoch.
         seed: Of the permutations.
         repeats: Copies of each image in a batch.
+        members: The images of each class, where all classes are to come equally often;
+            an image's "epoch" is then its round in its class.
 
     Returns:
         Epochs (B,) and image indices (B,), int64.
@@ -104,10 +190,17 @@ def batch_positions(
     epochs = positions // length
     ranks = positions % length
     indices = np.empty_like(positions)
+    rounds = epochs.copy()
     for epoch in np.unique(epochs):
         of_epoch = epochs == epoch
-        indices[of_epoch] = epoch_order(seed, int(epoch), length)[ranks[of_epoch]]
-    visits = epochs * repeats + np.arange(repeats)[:, None]
+        own = ranks[of_epoch]
+        if members is None:
+            indices[of_epoch] = epoch_order(seed, int(epoch), length)[own]
+        else:
+            own_rounds, order = balanced_epoch(seed, int(epoch), members)
+            rounds[of_epoch] = own_rounds[own]
+            indices[of_epoch] = order[own]
+    visits = rounds * repeats + np.arange(repeats)[:, None]
     return visits.reshape(-1), np.tile(indices, repeats)
 
 

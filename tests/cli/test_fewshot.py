@@ -204,6 +204,9 @@ def test_every_condition_of_c_and_their_mean(
             np.mean([condition[key] for condition in each])
         )
     alone = answer("evaluate", imagenet, "--data", f"imagenet_c:{root}/snow/5")
+    # The classes of all 75 conditions would be 75,000 rows.
+    per_class = alone.pop("per_class")
+    assert sum(row["n"] for row in per_class) == alone["n"]
     assert alone == {"checkpoint": imagenet, **each[2]}
     code = call("evaluate", imagenet, "--data", f"imagenet_c:{root}", "--device", "cpu")
     assert code == 0

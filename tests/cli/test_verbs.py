@@ -114,6 +114,9 @@ def test_evaluate_measures_on_held_out_images(trained: Path, answer: Json) -> No
     result = answer("evaluate", str(trained / "best.safetensors"), "--data", "digits")
     assert result["n"] == 360 or result["n"] == 359
     assert 0.2 < result["top1"] <= result["top5"] <= 1
+    recalls = [row["recall"] for row in result["per_class"]]
+    assert result["balanced_top1"] == pytest.approx(sum(recalls) / len(recalls))
+    assert sum(row["n"] for row in result["per_class"]) == result["n"]
     whole = answer("evaluate", str(trained), "--data", "digits", "--split", "all")
     assert whole["n"] == 1797
 

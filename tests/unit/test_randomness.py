@@ -228,6 +228,7 @@ def test_the_streams_are_part_of_what_a_seed_means() -> None:
     """Frozen values: another constant would change every run that is resumed."""
     assert STREAMS == {
         "epoch order": 0,
+        "class order": 0x434C415353,
         "mix": 0x4D49585550,
         "image side": 0x5349444553,
         "drop path": 0x5D0C7A571C0DE975,

@@ -204,7 +204,7 @@ def nearest(
     best = cosines.topk(min(count, len(images))).indices.tolist()
     found = []
     for index in best:
-        name = images.classes[images.labels[index]]
+        name = images.label_text(index)
         picture = seen_part(images.image(index), preprocess)
         found.append((name, cosines[index].item(), picture))
     return found

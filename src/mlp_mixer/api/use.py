@@ -11,7 +11,7 @@ from typing import Any, get_args
 from ..data import Dataset
 from ..devices import pick_device
 from ..errors import unknown
-from ..evaluation import Evaluation, evaluate_checkpoint
+from ..evaluation import Evaluation, MultiLabelEvaluation, evaluate_checkpoint
 from ..evaluation.accuracy import Progress, Tta
 from ..evaluation.splits import Split
 from ..exporting import export as export_file
@@ -31,7 +31,7 @@ def evaluate(
     batch_size: int = 256,
     device: str = "auto",
     progress: Progress | None = None,
-) -> Evaluation:
+) -> Evaluation | MultiLabelEvaluation:
     """Measure the accuracy of a checkpoint on labelled images it was not trained on.
 
         import mlp_mixer as mm
@@ -50,8 +50,9 @@ def evaluate(
 
     Returns:
         `.top1`, `.top5` (fractions), `.loss` (nats), `.n` (images), `.split` (which
-        images, in words), and every answer. `evaluation.answered` says what is left of
-        it if low scores give no answer.
+        images, in words), and every answer. Of images with several labels each `.map`,
+        `.micro_f1` and `.macro_f1` instead of the accuracies. `evaluation.answered` says
+        what is left of it if low scores give no answer.
 
     Raises:
         UserError: The checkpoint or the data cannot be used, or the data has classes

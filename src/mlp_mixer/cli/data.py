@@ -58,7 +58,7 @@ def sample(
     paths = {}
     for index in map(int, chosen):
         # A class may be called "t-shirt/top".
-        name = images.classes[int(images.labels[index])].replace("/", "_")
+        name = images.label_text(index).replace("/", "_") or "no label"
         paths[index] = out / f"{name}_{index}.png"
     if not overwrite:
         refuse_to_replace(*paths.values())

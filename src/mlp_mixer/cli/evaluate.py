@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,9 +21,11 @@ from .arguments import (
 from .console import print_json
 
 if TYPE_CHECKING:
-    from ..evaluation import Answered, Evaluation
+    from ..evaluation import Answered, Evaluation, MultiLabelEvaluation
 
-_MEASURES = ("top1", "top5", "loss")
+_MEASURES = ("top1", "top5", "loss", "balanced_top1")
+# Between accuracy and balanced accuracy, from which on both are printed.
+_POINT = 0.01
 
 # Of so few classes one of the best five is always the right one.
 _CLASSES_FOR_TOP5 = 6
@@ -63,11 +66,11 @@ def evaluate(
     device: Device = "auto",
     as_json: Json = False,
 ) -> int:
-    """Measure top-1 and top-5 accuracy of a checkpoint."""
+    """Measure a checkpoint on labelled images: top-1 and top-5, or mAP and F1."""
     from ..data.dataset import public_name
     from ..data.imagenet import conditions
     from ..devices import pick_device
-    from ..evaluation import answered, evaluate_checkpoint
+    from ..evaluation import MultiLabelEvaluation, answered, evaluate_checkpoint
     from ..weights import load
     from ..weights.scores import resolve_min_score
     from .next_steps import after_evaluation, print_next
@@ -90,6 +93,10 @@ def evaluate(
                 tta=tta.value,
                 progress=show,
             )
+        if isinstance(result, MultiLabelEvaluation):
+            about = {"checkpoint": name, "data": spec, "tta": tta.value}
+            _print_labels(result, about, as_json)
+            return 0
         row = {
             "data": spec,
             "split": chosen.split,
@@ -100,19 +107,24 @@ def evaluate(
             "interval": list(result.interval),
             "top5": result.top5,
             "loss": result.loss,
+            "balanced_top1": result.balanced_top1,
             "tta": tta.value,
         }
         if lowest is not None:
             part = answered(result, lowest)
             row |= {"coverage": part.coverage, "answered_top1": part.top1}
         found.append(row)
+        per_class = [score.to_dict() for score in result.per_class]
         # Printed at once: the 75 test sets of ImageNet-C take long.
         if not as_json:
             print(f"{name} on {spec}, {chosen.split}: {_in_words(result)}")
             if lowest is not None:
                 _print_answered(lowest, part, result.n)
+        if result.remark:
+            print(f"note: {result.remark}", file=sys.stderr)
     if as_json and len(found) == 1:
-        print_json({"checkpoint": name, **found[0]})
+        # Not for each of 75 test sets: that would be 75,000 classes.
+        print_json({"checkpoint": name, **found[0], "per_class": per_class})
     elif len(found) > 1:
         _print_mean(name, data, found, as_json)
     if not as_json:
@@ -151,7 +163,39 @@ def _in_words(result: Evaluation) -> str:
     text = f"top-1 {accuracy(result.top1, result.n)}"
     if result.probabilities.shape[1] >= _CLASSES_FOR_TOP5:
         text += f", top-5 {plain_accuracy(result.top5, result.n)}"
+    # Where it says something else than the accuracy.
+    if abs(result.balanced_top1 - result.top1) > _POINT:
+        balanced = plain_accuracy(result.balanced_top1, result.n)
+        text += f", balanced accuracy {balanced}"
     return f"{text}, loss {result.loss:.4f}"
+
+
+def _print_labels(
+    result: MultiLabelEvaluation, about: dict[str, str], as_json: bool
+) -> None:
+    """Print what was measured on images with several labels each."""
+    measured = {
+        "split": result.split,
+        "seen": result.seen,
+        "n": result.n,
+        "map": result.map,
+        "micro_f1": result.micro_f1,
+        "macro_f1": result.macro_f1,
+        "loss": result.loss,
+    }
+    if as_json:
+        per_class = [score.to_dict() for score in result.per_class]
+        print_json({**about, **measured, "per_class": per_class})
+        return
+    means = []
+    for value in (result.map, result.micro_f1, result.macro_f1):
+        means.append("-" if value is None else f"{100 * value:.1f} %")
+    mean_ap, micro, macro = means
+    print(
+        f"{about['checkpoint']} on {about['data']}, {result.split}: mAP {mean_ap}, "
+        f"micro F1 {micro}, macro F1 {macro}, loss "
+        f"{result.loss:.4f}, n = {result.n:,}"
+    )
 
 
 def _print_answered(lowest: float, part: Answered, n: int) -> None:

@@ -83,7 +83,7 @@ def finetune(
     """
     from .. import api
     from ..recipes.resolve import sweep_runs
-    from .progress import counted, watch
+    from .progress import counted, map_text, watch
 
     if weights is None:
         _introduce_start()
@@ -144,6 +144,8 @@ def finetune(
     about = ""
     if "top1" in row:
         about = f" (validation top-1 {accuracy(row['top1'], row['n'])})"
+    if "map" in row:
+        about = f" (validation {map_text(row)})"
     print(f"best of {len(rows)} by {chosen_by(row)}: {best_run}{about}")
     _test(best_run, data)
     _print_next(best_run, data)
@@ -188,7 +190,7 @@ def _by_folds(row: JournalRow) -> str:
 
 def _test(run: Path, data: str) -> None:
     """Print the accuracy of a run on the images that it has not learnt from."""
-    from ..evaluation import eval_split, evaluate_checkpoint
+    from ..evaluation import Evaluation, eval_split, evaluate_checkpoint
     from ..weights import load
 
     # Of several processes the first one speaks, and the others are gone.
@@ -208,4 +210,7 @@ def _test(run: Path, data: str) -> None:
         )
         return
     _, result = evaluate_checkpoint(checkpoint, data)
-    print(f"{chosen.split}: top-1 {accuracy(result.top1, result.n)}")
+    if isinstance(result, Evaluation):
+        print(f"{chosen.split}: top-1 {accuracy(result.top1, result.n)}")
+    elif result.map is not None:
+        print(f"{chosen.split}: mAP {100 * result.map:.1f} % (n = {result.n:,})")

@@ -358,7 +358,9 @@ def _print_answers(
         print_json(rows)
         return tally
     good = [answer for answer in answers if isinstance(answer, Prediction)]
-    if good:
+    if good and predictor.thresholds is not None:
+        _print_labels(good)
+    elif good:
         # Once on stderr, so that the table on stdout stays a table.
         if predictor.score_kind in _NOTES:
             print(_NOTES[predictor.score_kind], file=sys.stderr)
@@ -378,4 +380,19 @@ def _print_table(answers: list[Prediction]) -> None:
         score = percent(answer.pred_score)
         row = (escaped(answer.path), answer.pred_class, score, ", ".join(others))
         rows.append(row)
+    print_table(headings, rows)
+
+
+def _print_labels(answers: list[Prediction]) -> None:
+    """Print all labels of each picture; of one without a label what comes closest."""
+    headings = {"picture": "left", "labels": "left", "closest other": "left"}
+    rows = []
+    for answer in answers:
+        labels = answer.labels or ()
+        texts = [f"{label.name} {percent(label.score)}" for label in labels]
+        others = [candidate for candidate in answer.top if candidate not in labels]
+        closest = ""
+        if others:
+            closest = f"{others[0].name} {percent(others[0].score)}"
+        rows.append((escaped(answer.path), ", ".join(texts) or "-", closest))
     print_table(headings, rows)

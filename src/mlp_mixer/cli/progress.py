@@ -15,7 +15,7 @@ import typer
 from rich import progress as bars
 from rich.console import Console
 
-from ..intervals import accuracy, short_accuracy
+from ..intervals import accuracy, plain_accuracy, short_accuracy
 from .console import percent, stderr
 
 if TYPE_CHECKING:
@@ -194,6 +194,8 @@ def watch(start: Callable[[Report], JournalRow], folder: Path) -> JournalRow:
         about = f"epoch {best['epoch']:.4g}"
         if "top1" in best:
             about += f", validation top-1 {accuracy(best['top1'], best['n'])}"
+        if "map" in best:
+            about += f", validation {map_text(best)}"
         print(f"best checkpoint: {folder / 'best.safetensors'} ({about})")
     return best
 
@@ -317,6 +319,11 @@ class Progress:
         if "top1" in row:
             top1 = short_accuracy(row["top1"], row["n"])
             measured = f"  val top-1 {top1}  val loss {row['loss']:.4f}"
+        if "map" in row:
+            measured = f"  val {map_text(row)}  val loss {row['loss']:.4f}"
+        if "balanced_top1" in row:
+            balanced = plain_accuracy(row["balanced_top1"], row["n"])
+            measured += f"  balanced {balanced}"
         self._print_line(row, measured)
 
     def _print_line(self, row: dict[str, Any], measured: str) -> None:
@@ -331,6 +338,15 @@ class Progress:
         steps = max(1, step - self._first_step)
         rate = (time.monotonic() - self._started) / steps
         return clock(rate * (self._total_steps - step))
+
+
+def map_text(row: dict[str, Any]) -> str:
+    """Return the mean average precision of an evaluation row, and of how many images.
+
+    Args:
+        row: Of a run with several labels per image.
+    """
+    return f"mAP {100 * row['map']:.1f} % (n = {row['n']:,})"
 
 
 def _facts(row: dict[str, Any]) -> str:

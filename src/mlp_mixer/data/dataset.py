@@ -112,9 +112,10 @@ class Dataset:
     def from_arrays(
         cls,
         images: Any,
-        labels: Any,
+        labels: Any = None,
         classes: Sequence[str] | None = None,
         *,
+        targets: Any | None = None,
         spec: str = "arrays",
         split_seed: int = 0,
         test_fraction: float = 0.2,
@@ -125,6 +126,7 @@ class Dataset:
             images: uint8 (N, H, W, C) or (N, H, W).
             labels: N integers.
             classes: The class names; "0", "1", ... if absent.
+            targets: Instead of the labels, 0 or 1 (N, K): several labels for each image.
             spec: What reports call the dataset.
             split_seed: Of the choice of images to hold out.
             test_fraction: The share of each class to hold out.
@@ -132,7 +134,11 @@ class Dataset:
         Raises:
             UserError: The shapes, types or labels do not fit.
         """
-        flat = ArraySet(images, labels, classes, origin="images")
+        if (labels is None) == (targets is None):
+            raise UserError(
+                "give either labels, one for each image, or targets, several for each"
+            )
+        flat = ArraySet(images, labels, classes, origin="images", targets=targets)
         return cls.from_splits(
             spec, {"train": flat}, split_seed=split_seed, test_fraction=test_fraction
         )
@@ -166,7 +172,10 @@ class Dataset:
         for part in parts:
             names = [part.name(index) for index in range(len(part))]
             digest.update(json.dumps([part.classes, len(part), names]).encode())
-            digest.update(part.labels.astype("<i8").tobytes())
+            if part.targets is None:
+                digest.update(part.labels.astype("<i8").tobytes())
+            else:
+                digest.update(np.packbits(part.targets).tobytes())
         return digest.hexdigest()[:16]
 
 

@@ -79,7 +79,7 @@ def labelled_files(
         UserError: There are fewer than two classes, or a split has a class that train
             has not.
     """
-    classes = sorted({label for _, label in found["train"]}, key=_natural)
+    classes = sorted({label for _, label in found["train"]}, key=natural)
     if len(classes) < 2:
         raise UserError(
             f"{str(root)!r} has {len(classes)} class(es) of training images: expected at "
@@ -111,8 +111,12 @@ def is_image_name(name: str) -> bool:
     return ending.lower() in image_extensions()
 
 
-def _natural(label: str) -> tuple[bool, int, str]:
-    """Sort numbers by value and before names: 9 comes before 10."""
+def natural(label: str) -> tuple[bool, int, str]:
+    """Return the key that sorts numbers by value and before names: 9 before 10.
+
+    Args:
+        label: The name of a class.
+    """
     # Only ASCII digits: int() also reads others, and "³".isdigit() is true.
     if label.isascii() and label.isdigit():
         return False, int(label), label

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import UserError
 from ..images.decode import Part, Pixels, decode_image
 from .keys import Keys, key_of_bytes, key_of_file, key_of_name
+from .targets import SEPARATOR, Targets, checked_targets, rarest_labels
 
 Labels = np.ndarray[tuple[int], np.dtype[np.int64]]
 Indices = Sequence[int] | np.ndarray[Any, Any]
@@ -22,14 +23,19 @@ _READERS = 8  # threads that read files for their keys
 
 
 class ImageSet(abc.ABC):
-    """Images with one label each.
+    """Images with one label each, or with several.
 
     Attributes:
         classes: The K class names.
-        labels: int64 (N,), each in 0 ... K - 1.
+        labels: int64 (N,), each in 0 ... K - 1. Of images with several labels the
+            rarest, by which they are split; whoever needs one label each asks
+            `need_one_label`.
+        targets: bool (N, K) where images have several labels each, or none; else None.
         channels: Of every image.
         size: (H, W) where all images share it, else None.
     """
+
+    targets: Targets | None = None
 
     def __init__(
         self,
@@ -37,7 +43,11 @@ class ImageSet(abc.ABC):
         classes: Sequence[str],
         channels: int,
         size: tuple[int, int] | None,
+        targets: Any | None = None,
     ) -> None:
+        if targets is not None:
+            self.targets = checked_targets(targets, len(targets), len(classes))
+            labels = rarest_labels(self.targets)
         self.labels = _checked_labels(labels, len(classes))
         self.classes = tuple(classes)
         self.channels = channels
@@ -120,6 +130,48 @@ class ImageSet(abc.ABC):
             taken._keys = self._keys[chosen]
         return taken
 
+    def answers(self, indices: Indices) -> np.ndarray[Any, Any]:
+        """Return what a network should answer to some of the images.
+
+        Args:
+            indices: Which images (B,).
+
+        Returns:
+            int64 (B,), or float32 (B, K) of zeros and ones with several labels per image.
+        """
+        if self.targets is None:
+            return self.labels[indices]
+        return self.targets[indices].astype(np.float32)
+
+    def label_text(self, index: int) -> str:
+        """Return the name of an image's class; several are separated by ";".
+
+        Args:
+            index: Which image, 0 ... N - 1.
+        """
+        if self.targets is None:
+            return self.classes[self.labels[index]]
+        own = np.flatnonzero(self.targets[index])
+        return SEPARATOR.join(self.classes[label] for label in own)
+
+    def need_one_label(self, what: str) -> None:
+        """Refuse images with several labels.
+
+        Args:
+            what: Needs one label per image, as the subject of a sentence.
+
+        Raises:
+            UserError: The images have several labels each.
+        """
+        if self.targets is not None:
+            raise UserError(
+                f"{what} needs one label per image, and these images have several each "
+                "(docs/training.md, several labels per image)"
+            )
+
+    def _targets_of(self, chosen: Indices) -> Targets | None:
+        return None if self.targets is None else self.targets[chosen]
+
 
 @final
 class ArraySet(ImageSet):
@@ -132,6 +184,7 @@ class ArraySet(ImageSet):
         classes: The class names; "0", "1", ... if absent.
         origin: The first part of the images' names.
         numbers: The second part, (N,) integers; 0 ... N - 1 if absent.
+        targets: Instead of the labels, 0 or 1 (N, K): several labels for each image.
 
     Raises:
         UserError: The shapes, types or labels do not fit.
@@ -145,6 +198,7 @@ class ArraySet(ImageSet):
         *,
         origin: str = "train",
         numbers: Indices | None = None,
+        targets: Any | None = None,
     ) -> None:
         images = np.asarray(images)
         if images.dtype != np.uint8 or images.ndim not in (3, 4):
@@ -152,18 +206,22 @@ class ArraySet(ImageSet):
                 f"images are {images.dtype} {images.shape}: expected uint8 "
                 "(N, H, W, C) or (N, H, W)"
             )
-        if len(images) != len(labels):
+        given = labels if targets is None else targets
+        if len(images) != len(given):
             raise UserError(
-                f"there are {len(images)} images but {len(labels)} labels: expected one "
+                f"there are {len(images)} images but {len(given)} labels: expected one "
                 "label per image"
             )
-        if classes is None:
+        if classes is None and targets is None:
             classes = numbered_classes(labels)
+        elif classes is None:
+            count = np.asarray(targets).shape[-1]
+            classes = [str(number) for number in range(count)]
         if numbers is None:
             numbers = np.arange(len(images))
         self.images = images[..., None] if images.ndim == 3 else images
         _, height, width, channels = self.images.shape
-        super().__init__(labels, classes, channels, (height, width))
+        super().__init__(labels, classes, channels, (height, width), targets)
         self._origin = origin
         self._numbers = np.asarray(numbers)
 
@@ -189,6 +247,7 @@ class ArraySet(ImageSet):
             self.classes,
             origin=self._origin,
             numbers=self._numbers[chosen],
+            targets=self._targets_of(chosen),
         )
 
 
@@ -204,6 +263,7 @@ class FileSet(ImageSet):
         labels: N integers.
         classes: The class names.
         channels: 1 to decode to gray, 3 to RGB.
+        targets: Instead of the labels, 0 or 1 (N, K): several labels for each image.
     """
 
     def __init__(
@@ -214,9 +274,10 @@ class FileSet(ImageSet):
         classes: Sequence[str],
         *,
         channels: int = 3,
+        targets: Any | None = None,
     ) -> None:
-        assert len(names) == len(labels)
-        super().__init__(labels, classes, channels, None)
+        super().__init__(labels, classes, channels, None, targets)
+        assert len(names) == len(self.labels)
         self.root = root
         self._names = tuple(names)
 
@@ -260,8 +321,14 @@ class FileSet(ImageSet):
         """Return some of the images; see `ImageSet`."""
         chosen = np.asarray(indices, dtype=np.int64)
         names = [self._names[index] for index in chosen]
-        labels = self.labels[chosen]
-        return FileSet(self.root, names, labels, self.classes, channels=self.channels)
+        return FileSet(
+            self.root,
+            names,
+            self.labels[chosen],
+            self.classes,
+            channels=self.channels,
+            targets=self._targets_of(chosen),
+        )
 
 
 class EncodedSet(ImageSet):

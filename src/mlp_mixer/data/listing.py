@@ -1,16 +1,25 @@
-"""A list of labelled files: CSV or JSON lines with path, label and, if wanted, split."""
+"""A list of labelled files: CSV or JSON lines with path, label and, if wanted, split.
+
+With several labels per image there is `labels` in the place of `label`: in CSV they are
+separated by ";", in JSON lines they are a list. The list may be empty.
+"""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import UserError, unknown
-from .folder import SPLIT_NAMES, LabelledFile, labelled_files
-from .image_set import ImageSet
+from .folder import SPLIT_NAMES, LabelledFile, labelled_files, natural
+from .image_set import FileSet, ImageSet
+from .targets import SEPARATOR, table
+
+# What programs write where they mean several labels; "[unknown]" is a name.
+_LIST = re.compile(r"""\[\s*(['"].*['"]|\d[\d\s,]*)?\s*\]""")
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
 """The number of each line in its file, and its fields."""
@@ -38,30 +47,79 @@ def read_listing(path: Path) -> dict[str, ImageSet]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the list {str(path)!r}: {error}") from error
-    found: dict[str, list[LabelledFile]] = {}
+    found: dict[str, list[_Line]] = {}
     for number, record in read(text, path):
         where = f"{str(path)!r}, line {number}"
-        split, file = _labelled_file(record, path.parent, where)
-        found.setdefault(split, []).append(file)
+        split, line = _read_line(record, path.parent, where)
+        found.setdefault(split, []).append(line)
     if "train" not in found:
         raise UserError(
             f"the list {str(path)!r} has no training images: expected rows of "
             "path,label[,split]"
         )
-    return labelled_files(path.parent, found)
+    # One line with a list of labels makes it a list of images with several labels.
+    if any(line.several for lines in found.values() for line in lines):
+        return _multi_labelled_files(path, found)
+    files: dict[str, list[LabelledFile]] = {}
+    for split, lines in found.items():
+        files[split] = [(line.name, line.labels[0]) for line in lines]
+    return labelled_files(path.parent, files)
+
+
+class _Line(NamedTuple):
+    """Holds the path of an image and its labels, and whether they were a list."""
+
+    name: str
+    labels: tuple[str, ...]
+    several: bool
+
+
+def _multi_labelled_files(
+    path: Path, found: Mapping[str, Sequence[_Line]]
+) -> dict[str, ImageSet]:
+    """Return image sets whose images have any number of labels each."""
+    names = {label for line in found["train"] for label in line.labels}
+    classes = sorted(names, key=natural)
+    if not classes:
+        raise UserError(
+            f"the list {str(path)!r} has no training image with a label: expected some"
+        )
+    number = {label: k for k, label in enumerate(classes)}
+    splits: dict[str, ImageSet] = {}
+    for split, lines in found.items():
+        labels = []
+        for line in lines:
+            foreign = set(line.labels) - number.keys()
+            if foreign:
+                raise UserError(
+                    f"{split} of {str(path)!r} has the class {min(foreign)!r}, which "
+                    "train does not have"
+                )
+            labels.append([number[label] for label in line.labels])
+        targets = table(labels, len(classes))
+        files = [line.name for line in lines]
+        splits[split] = FileSet(path.parent, files, None, classes, targets=targets)
+    return splits
 
 
 def _csv_lines(text: str, path: Path) -> Lines:
     reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
     try:
         columns = reader.fieldnames or []
-        for column in ("path", "label"):
+        label = "labels" if "labels" in columns else "label"
+        for column in ("path", label):
             if column not in columns:
                 raise UserError(
                     f"{str(path)!r}, line 1: there is no column {column!r}, only "
                     f"{', '.join(columns) or 'none'}"
                 )
         for record in reader:
+            # DictReader puts what is left over under the key None.
+            if record.get(None):
+                raise UserError(
+                    f"{str(path)!r}, line {reader.line_num}: there are more fields than "
+                    "the first line names; put quotes around a text with a comma"
+                )
             yield reader.line_num, record
     except csv.Error as error:
         raise UserError(f"{str(path)!r}, line {reader.line_num}: {error}") from error
@@ -81,15 +139,13 @@ def _json_lines(text: str, path: Path) -> Lines:
         yield number, record
 
 
-def _labelled_file(
-    record: Mapping[str, Any], root: Path, where: str
-) -> tuple[str, LabelledFile]:
-    """Return the split and the file of a line, if it has all it needs."""
+def _read_line(record: Mapping[str, Any], root: Path, where: str) -> tuple[str, _Line]:
+    """Return the split and the image of a line, if it has all it needs."""
     name = _text(record.get("path"))
-    label = _text(record.get("label"))
     split = _text(record.get("split"))
-    if not name or not label:
-        raise UserError(f"{where}: there is no {'label' if name else 'path'}")
+    if not name:
+        raise UserError(f"{where}: there is no path")
+    labels, several = _labels(record, where)
     # An empty field in a column of splits is a mistake; a list without it is all train.
     if "split" in record and split.lower() not in SPLIT_NAMES:
         raise UserError(f"{where}: {unknown('split', split, SPLIT_NAMES)}")
@@ -98,7 +154,57 @@ def _labelled_file(
             f"{where}: there is no file {str(root / name)!r}; paths are relative to the "
             "list's folder"
         )
-    return SPLIT_NAMES[split.lower() or "train"], (name, label)
+    return SPLIT_NAMES[split.lower() or "train"], _Line(name, labels, several)
+
+
+def _labels(record: Mapping[str, Any], where: str) -> tuple[tuple[str, ...], bool]:
+    """Return the labels of a line, and whether they were given as a list."""
+    if "labels" in record:
+        if _text(record.get("label")):
+            raise UserError(
+                f"{where}: there are both a label and labels: keep one of them"
+            )
+        value = record["labels"]
+        if isinstance(value, str):
+            parts = [part.strip() for part in value.split(SEPARATOR)]
+            value = [part for part in parts if part]
+        if not isinstance(value, list):
+            raise UserError(
+                f"{where}: the labels are {json.dumps(value)}: expected a list such as "
+                f'["cat", "pet"], or in CSV cat{SEPARATOR}pet'
+            )
+    else:
+        value = record.get("label")
+        if not isinstance(value, list):
+            return (_label(value, where),), False
+    labels = [_label(one, where) for one in value]
+    for label in labels:
+        if SEPARATOR in label:
+            raise UserError(
+                f"{where}: the label {label!r} has a {SEPARATOR!r}, which separates "
+                "labels: rename it"
+            )
+    return tuple(dict.fromkeys(labels)), True
+
+
+def _label(value: Any, where: str) -> str:
+    """Return one label, which is a text or a whole number."""
+    # A boolean is an integer in Python, and no class in a list.
+    known = isinstance(value, str) or type(value) is int
+    if value is not None and not known:
+        raise UserError(
+            f"{where}: the label is {json.dumps(value)[:80]}: expected a text or a whole "
+            "number, or a list of them for several labels per image"
+        )
+    label = _text(value)
+    if not label:
+        raise UserError(f"{where}: there is no label")
+    if _LIST.fullmatch(label):
+        raise UserError(
+            f"{where}: the label {label[:80]!r} looks like a list: several labels per "
+            f"image go into a column 'labels', as cat{SEPARATOR}pet"
+        )
+    return label
 
 
 def _text(value: Any) -> str:

@@ -23,7 +23,7 @@ from ..errors import UserError
 from ..images.augment import FLIP, augment_batch, draws_needed, inception_crop
 from ..images.preprocess import Preprocess
 from ..images.settings import Augment
-from ..randomness import batch_positions, uniforms
+from ..randomness import ClassMembers, batch_positions, uniforms
 from .image_set import ArraySet, ImageSet
 
 _MOST_STORED_BYTES = 2**32
@@ -36,7 +36,7 @@ class Batch:
 
     Attributes:
         images: uint8 (B, C, H, W).
-        labels: int64 (B,).
+        labels: int64 (B,), or float32 (B, K) with several labels per image.
         indices: int64 (B,), the images' places in the image set.
     """
 
@@ -72,6 +72,7 @@ class TrainBatches(TorchDataset[Batch]):
         world_size: The number of processes.
         repeats: How often each image is in a batch, augmented differently every time.
         store: All images as returned by `stored`; batches are made on its device then.
+        members: The images of each class, where all classes come equally often.
     """
 
     images: ImageSet
@@ -83,6 +84,7 @@ class TrainBatches(TorchDataset[Batch]):
     world_size: int = 1
     repeats: int = 1
     store: Tensor | None = None
+    members: ClassMembers | None = None
 
     def __post_init__(self) -> None:
         # What users may ask for is checked in training.parallel and the configuration.
@@ -92,17 +94,30 @@ class TrainBatches(TorchDataset[Batch]):
         assert self.batch_size % self.repeats == 0
 
     def __getitem__(self, step: int) -> Batch:
-        epochs, indices = batch_positions(
-            step, self.batch_size, len(self.images), self.seed, self.repeats
-        )
+        epochs, indices = self.positions(step)
         # Each process takes its slice of the same global batch, so the images of a step
         # do not depend on the number of processes.
         share = self.batch_size // self.world_size
         mine = slice(self.rank * share, (self.rank + 1) * share)
         epochs = epochs[mine]
         indices = indices[mine]
-        labels = torch.from_numpy(self.images.labels[indices])
+        labels = torch.from_numpy(self.images.answers(indices))
         return Batch(self.pixels(epochs, indices), labels, torch.from_numpy(indices))
+
+    def positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return epochs and image indices (B,) of the whole batch of a step.
+
+        Args:
+            step: Counted from 0.
+        """
+        return batch_positions(
+            step,
+            self.batch_size,
+            len(self.images),
+            self.seed,
+            self.repeats,
+            self.members,
+        )
 
     def pixels(self, epochs: np.ndarray, indices: np.ndarray) -> Tensor:
         """Return images as training sees them, uint8 (B, C, H, W).
@@ -174,7 +189,7 @@ class EvalBatches(TorchDataset[Batch]):
         stop = min(start + self.batch_size, len(self.images))
         indices = np.arange(start, stop)
         pixels = _fitted(self.images, self.preprocess, indices)
-        labels = torch.from_numpy(self.images.labels[indices])
+        labels = torch.from_numpy(self.images.answers(indices))
         return Batch(pixels, labels, torch.from_numpy(indices))
 
 

@@ -82,6 +82,7 @@ def write_shards(
         UserError: An image cannot be decoded, `out` has something else in it, or
             another process writes there.
     """
+    dataset.train.need_one_label("a shard")
     if dataset.held_out is not None:
         given: dict[str, ImageSet | None] = {"train": dataset.all()}
     else:

@@ -12,6 +12,7 @@ from .fewshot import (
     fewshot_curve,
     knn_accuracy,
 )
+from .multilabel import MultiLabelEvaluation, evaluate_labels
 from .splits import EvalSplit, eval_split, evaluate_checkpoint
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "EvalSplit",
     "Evaluation",
     "FewShot",
+    "MultiLabelEvaluation",
     "align_labels",
     "answered",
     "choose_min_score",
@@ -26,6 +28,7 @@ __all__ = [
     "evaluate",
     "evaluate_checkpoint",
     "evaluate_fewshot",
+    "evaluate_labels",
     "fewshot_accuracy",
     "fewshot_curve",
     "knn_accuracy",

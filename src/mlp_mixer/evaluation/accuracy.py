@@ -21,6 +21,12 @@ from ..images.preprocess import Preprocess
 from ..intervals import wilson_interval
 from ..weights.labels import class_numbers, wordnet_ids
 from ..weights.scores import SCORES
+from .per_class import (
+    ClassScore,
+    balanced_accuracy,
+    class_scores,
+    remark_on_majority,
+)
 
 Tta = Literal["none", "flip", "shift"]
 LabelSets = Sequence[Sequence[int]]
@@ -49,6 +55,7 @@ class Evaluation:
             or its sigmoid where the head learnt by sigmoids.
         split: Which images, in words, where a dataset was evaluated.
         seen: How many of them the network has learnt from, where that is known.
+        classes: The names of the K classes, where they are known.
     """
 
     n: int
@@ -60,6 +67,7 @@ class Evaluation:
     scores: np.ndarray
     split: str = ""
     seen: int | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -78,6 +86,27 @@ class Evaluation:
         pairs = self.labels * classes + self.predictions
         return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
 
+    @property
+    def balanced_top1(self) -> float:
+        """The mean share of right answers over the classes that have images."""
+        return balanced_accuracy(self.confusion)
+
+    @property
+    def per_class(self) -> tuple[ClassScore, ...]:
+        """The counts of each class that has images or was answered."""
+        return class_scores(self.confusion, self._names)
+
+    @property
+    def remark(self) -> str | None:
+        """A sentence where the most frequent class explains the accuracy, else None."""
+        return remark_on_majority(self.confusion, self._names)
+
+    @property
+    def _names(self) -> Sequence[str]:
+        if self.classes is not None:
+            return self.classes
+        return [f"class {number}" for number in range(self.probabilities.shape[1])]
+
 
 def align_labels(images: ImageSet, model_labels: Sequence[str]) -> np.ndarray:
     """Return the images' labels in the model's numbering, matched by class name.
@@ -94,6 +123,7 @@ def align_labels(images: ImageSet, model_labels: Sequence[str]) -> np.ndarray:
     Raises:
         UserError: The model does not know some of the classes, which the error names.
     """
+    images.need_one_label("a comparison with one class per image")
     return align_classes(images, model_labels)[images.labels]
 
 
@@ -169,9 +199,11 @@ def evaluate(
         UserError: An image cannot be read, or the images have other channels than the
             model takes.
     """
+    if labels is None:
+        images.need_one_label("accuracy")
     logits = outputs(
         model,
-        _over_views(model, tta),
+        over_views(model, tta),
         images,
         preprocess,
         batch_size=batch_size,
@@ -266,8 +298,13 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _over_views(model: nn.Module, tta: Tta) -> Callable[[Tensor], Tensor]:
-    """Return a function from images (B, C, H, W) to the mean logits over their views."""
+def over_views(model: nn.Module, tta: Tta) -> Callable[[Tensor], Tensor]:
+    """Return a function from images (B, C, H, W) to the mean logits over their views.
+
+    Args:
+        model: From images to logits.
+        tta: The views, as for `evaluate`.
+    """
     if tta == "none":
         return model
     shifts = (0, -1, 1) if tta == "shift" else (0,)

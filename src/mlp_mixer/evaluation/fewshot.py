@@ -288,6 +288,7 @@ def evaluate_fewshot(
             channels than the model.
     """
     train, chosen = support_and_eval_split(spec, checkpoint.provenance)
+    train.need_one_label("few-shot evaluation")
     drawn = [support(train.labels, max(shots), seed, train.classes) for seed in seeds]
     used = np.unique(np.concatenate(drawn))
     if neighbours is not None:

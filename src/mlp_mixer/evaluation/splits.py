@@ -27,6 +27,7 @@ from .accuracy import (
     align_classes,
     evaluate,
 )
+from .multilabel import MultiLabelEvaluation, evaluate_labels
 
 Split = Literal["test", "train", "all"]
 
@@ -191,12 +192,13 @@ def evaluate_checkpoint(
     device: torch.device | str | None = "auto",
     tta: Tta = "none",
     progress: Progress | None = None,
-) -> tuple[EvalSplit, Evaluation]:
+) -> tuple[EvalSplit, Evaluation | MultiLabelEvaluation]:
     """Evaluate a checkpoint on images of a dataset that it has never seen.
 
     Classes are matched by name. A test set of ImageNet is scored by its authors'
     protocol: `EvalSplit.among` says if only its own classes could be answered, and an
-    image with several right answers counts for any of them.
+    image with several right answers counts for any of them. Images with several labels
+    each are scored by mAP and F1.
 
     Args:
         checkpoint: The network, its labels, preprocessing and provenance.
@@ -221,10 +223,28 @@ def evaluate_checkpoint(
             "this checkpoint has no classifier and cannot name classes; evaluate its "
             "features by `fewshot`"
         )
-    labels, among = _aligned(chosen, checkpoint.labels)
     model = checkpoint.model
     if device is not None:
         model = model.to(pick_device(device))
+    if chosen.images.targets is not None:
+        found = evaluate_labels(
+            model,
+            chosen.images,
+            checkpoint.preprocess,
+            thresholds=checkpoint.thresholds,
+            columns=_columns(checkpoint, chosen.images),
+            batch_size=batch_size,
+            tta=tta,
+        )
+        return chosen, dataclasses.replace(found, split=chosen.split, seen=chosen.seen)
+    # A softmax over yes and no answers would give numbers that mean nothing.
+    if checkpoint.thresholds is not None:
+        raise UserError(
+            "this checkpoint gives an image several labels, and these images have one "
+            "each: name all labels of each image in a list (list:FILE with a column "
+            "labels)"
+        )
+    labels, among = _aligned(chosen, checkpoint.labels)
     result = evaluate(
         model,
         chosen.images,
@@ -236,7 +256,29 @@ def evaluate_checkpoint(
         head=score_kind(checkpoint.provenance),
         progress=progress,
     )
-    return chosen, dataclasses.replace(result, split=chosen.split, seen=chosen.seen)
+    # Without names, the data's own labels were compared with the model's.
+    names = checkpoint.labels or chosen.images.classes
+    known = names if len(names) == checkpoint.model.num_classes else None
+    return chosen, dataclasses.replace(
+        result, split=chosen.split, seen=chosen.seen, classes=known
+    )
+
+
+def _columns(checkpoint: Checkpoint, images: ImageSet) -> np.ndarray | None:
+    """Return the numbers of the images' classes in the model; None if all are its own."""
+    if checkpoint.provenance.get("head") != "sigmoid":
+        raise UserError(
+            "these images have several labels each, and this checkpoint gives one class "
+            "per image (softmax): train or fine-tune a model on such images"
+        )
+    if checkpoint.labels is not None:
+        return align_classes(images, checkpoint.labels)
+    if len(images.classes) != checkpoint.model.num_classes:
+        raise UserError(
+            f"the images have {len(images.classes)} classes, and this checkpoint has "
+            f"{checkpoint.model.num_classes} without names: they cannot be matched"
+        )
+    return None
 
 
 def _aligned(

@@ -189,13 +189,17 @@ def _check_packages(to: str, target: Target, int8: bool) -> None:
 
 def _description(checkpoint: Checkpoint, where: str, x: Array) -> dict[str, Any]:
     """Return what a program must know to use the export."""
-    return {
+    description = {
         "input": {"dtype": str(x.dtype), "shape": ["B", *x.shape[1:]]},
         "normalization": where,
         "preprocess": to_dict(checkpoint.preprocess),
         "labels": list(checkpoint.labels or ()),
         "scores": checkpoint.provenance.get("head", "softmax"),
     }
+    # With several labels per picture a class is answered from its threshold on.
+    if checkpoint.thresholds is not None:
+        description["thresholds"] = list(checkpoint.thresholds)
+    return description
 
 
 def _timm_setup(checkpoint: Checkpoint, target: Target) -> str:

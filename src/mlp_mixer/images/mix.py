@@ -83,7 +83,7 @@ def _span(draw: float, length: int, share: float) -> tuple[int, int]:
 def apply(
     plan: MixPlan,
     images: Float[Tensor, "B C H W"] | UInt8[Tensor, "B C H W"],
-    labels: Int64[Tensor, " B"],
+    labels: Int64[Tensor, " B"] | Float32[Tensor, "B classes"],
     classes: int,
     group: int = 2,
 ) -> tuple[Float32[Tensor, "B C H W"], Float32[Tensor, "B classes"]]:
@@ -94,7 +94,7 @@ def apply(
     Args:
         plan: From `mix_plan`.
         images: They stay as they are.
-        labels: Their classes.
+        labels: Their classes, or 1 for each of several labels and else 0.
         classes: How many there are.
         group: Images that mix among themselves. It divides B:
             `training.parallel.check_parallel` has refused anything else.
@@ -120,13 +120,16 @@ def _partners(values: Tensor, group: int) -> Tensor:
 
 
 def soft_targets(
-    labels: Int64[Tensor, " B"], classes: int, smoothing: float = 0.0
+    labels: Int64[Tensor, " B"] | Float32[Tensor, "B classes"],
+    classes: int,
+    smoothing: float = 0.0,
 ) -> Float32[Tensor, "B classes"]:
     """Return rows of 1 at the label and 0 elsewhere.
 
     Args:
-        labels: Class numbers.
+        labels: Class numbers, or such rows already, with several labels each.
         classes: How many there are.
         smoothing: A share that is spread evenly over all classes.
     """
-    return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
+    rows = labels if labels.ndim == 2 else F.one_hot(labels, classes).float()
+    return rows * (1 - smoothing) + smoothing / classes

@@ -186,6 +186,8 @@ class Unfinished:
         self.unknown = 0
         self._may_be_unknown = "min_score" in identity
         self._head = _line({"mlp_mixer predict": identity})
+        # Pictures have several labels each where classes have thresholds.
+        self._several = "thresholds" in identity
         head, has_answers = self._first_lines()
         if has_answers and not resume:
             raise UserError(
@@ -232,7 +234,13 @@ class Unfinished:
         Args:
             top: How many candidates the columns of .csv and .parquet hold.
         """
-        write_answers(self.out, self._rows(), top, unknowns=self._may_be_unknown)
+        write_answers(
+            self.out,
+            self._rows(),
+            top,
+            unknowns=self._may_be_unknown,
+            several=self._several,
+        )
         # Windows removes no open file.
         self._file.close()
         self.path.unlink()

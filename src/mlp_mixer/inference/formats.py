@@ -82,7 +82,12 @@ def _is_ours(path: Path, suffix: str) -> bool:
 
 
 def write_answers(
-    out: Path, rows: Iterable[Row], top: int, *, unknowns: bool = False
+    out: Path,
+    rows: Iterable[Row],
+    top: int,
+    *,
+    unknowns: bool = False,
+    several: bool = False,
 ) -> None:
     """Write answers to a file, which appears when it is complete.
 
@@ -92,9 +97,10 @@ def write_answers(
         top: How many candidates the columns of .csv and .parquet hold.
         unknowns: Whether answers may be unknown: the best candidate then has columns of
             its own.
+        several: Whether pictures have several labels each, which then have columns.
     """
     write = _WRITERS[out.suffix.lower()]
-    columns = _columns(top, first=1 if unknowns else 2)
+    columns = _columns(top, 1 if unknowns else 2, several)
     with atomic_file(out) as file:
         write(file, columns, rows)
 
@@ -123,11 +129,12 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def _columns(top: int, first: int) -> Columns:
+def _columns(top: int, first: int, several: bool) -> Columns:
     """Return names and Arrow types of the columns.
 
     Those of the answer begin with pred_; candidates are numbered, and the first of them
-    is left out where it always is the answer.
+    is left out where it always is the answer. Several labels are one text, separated as
+    in `list:` files, and so are their scores.
     """
     columns = {
         "path": "string",
@@ -139,6 +146,9 @@ def _columns(top: int, first: int) -> Columns:
     for rank in range(first, top + 1):
         columns[f"top{rank}_class"] = "string"
         columns[f"top{rank}_score"] = "float32"
+    if several:
+        columns["labels"] = "string"
+        columns["label_scores"] = "string"
     columns["error"] = "string"
     return columns
 
@@ -150,6 +160,10 @@ def _flat(answer: Row, columns: Columns) -> Row:
     for rank, candidate in enumerate(candidates, start=1):
         row[f"top{rank}_class"] = candidate["name"]
         row[f"top{rank}_score"] = candidate["score"]
+    if "labels" in row:
+        labels = row["labels"]
+        row["labels"] = ";".join(label["name"] for label in labels)
+        row["label_scores"] = ";".join(f"{label['score']:.6g}" for label in labels)
     return {name: row.get(name) for name in columns}
 
 

@@ -27,4 +27,6 @@ def identity(predictor: Predictor) -> dict[str, Any]:
     # Left out where it plays no part: files that 0.1.0 began have no such key.
     if predictor.min_score is not None:
         settings["min_score"] = predictor.min_score
+    if predictor.thresholds is not None:
+        settings["thresholds"] = list(predictor.thresholds)
     return settings

@@ -62,6 +62,8 @@ class Predictor:
         min_score: The lowest score of an answer that is given; None answers all.
         model: The model, in evaluation mode on the device.
         score_kind: What scores are: a key of `SCORES`.
+        thresholds: The score of each class from which on it is answered, where pictures
+            have several labels each; else None.
         top: How many candidates an answer has.
     """
 
@@ -111,6 +113,7 @@ class Predictor:
         self.checkpoint = checkpoint
         self.score_kind = score_kind(checkpoint.provenance)
         self.min_score = resolve_min_score(min_score, checkpoint.provenance)
+        self.thresholds = checkpoint.thresholds
         self.model = checkpoint.model.to(self.device).eval()
         self._run = make_engine(self.model, engine)
         classes = self.model.config.num_classes
@@ -214,6 +217,9 @@ class Predictor:
         ]
         first = candidates[0]
         known = self.min_score is None or first.score >= self.min_score
+        labels = None
+        if self.thresholds is not None:
+            labels = self._several(logits, scores, self.thresholds)
         return Prediction(
             path=name,
             pred_label=first.label if known else None,
@@ -221,7 +227,19 @@ class Predictor:
             pred_score=first.score,
             score_kind=self.score_kind,
             top=tuple(candidates),
+            labels=labels,
         )
+
+    def _several(
+        self, logits: Tensor, scores: Tensor, thresholds: Sequence[float]
+    ) -> tuple[Candidate, ...]:
+        """Return all classes whose scores reach their thresholds, best first."""
+        found = []
+        for number in logits.argsort(descending=True, stable=True).tolist():
+            score = scores[number].item()
+            if score >= thresholds[number]:
+                found.append(Candidate(number, self.labels[number], score))
+        return tuple(found)
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Compute the logits of preprocessed images, as a server does.

@@ -36,6 +36,8 @@ class Prediction:
         score_kind: What the scores are: a key of `SCORES`.
         top: The best candidates in order, the first of them included; those of an
             unknown picture too.
+        labels: All classes whose scores reach their thresholds, best first; None where a
+            picture has one class.
     """
 
     path: str
@@ -44,10 +46,14 @@ class Prediction:
     pred_score: float
     score_kind: str
     top: tuple[Candidate, ...]
+    labels: tuple[Candidate, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON; `labels` only where there are several."""
+        values = asdict(self)
+        if self.labels is None:
+            del values["labels"]
+        return values
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,7 +20,12 @@ from ..analysis.figures import token_weights
 from ..data.dataset import public_name
 from ..data.image_set import ImageSet
 from ..data.registry import open_dataset
-from ..evaluation import Evaluation, evaluate, evaluate_checkpoint
+from ..evaluation import (
+    Evaluation,
+    MultiLabelEvaluation,
+    evaluate,
+    evaluate_checkpoint,
+)
 from ..evaluation.accuracy import Progress
 from ..evaluation.calibration import (
     FEWEST,
@@ -30,14 +35,17 @@ from ..evaluation.calibration import (
     tempered,
 )
 from ..files import read_json
+from ..intervals import plain_accuracy, short_accuracy
 from ..models import IsotropicMlp, MlpMixer, cost
 from ..training.config import stored_config
 from ..training.journal import read_journal
 from ..training.run import split_validation
 from ..weights import Checkpoint, load
 from .cells import cell_pictures
+from .labels import label_facts, label_samples
 from .page import Report, Sample, epochs
 
+_POINT = 0.01  # of accuracy
 _SAMPLES = 12
 _MISTAKES = 12
 _TOP = 3
@@ -83,14 +91,7 @@ def build_report(
     provenance = dict(checkpoint.provenance)
     # A list of keys, for evaluations and not for readers.
     provenance.pop("seen", None)
-    shown = _Shown(chosen.images, result, classes)
-    better: tuple[float, Calibration] | None = None
-    remark = ""
-    # The run's validation images say nothing about another dataset.
-    if data is None:
-        progress = counted("validation images")
-        better, remark = _tempered(checkpoint, record, result, progress)
-    return Report(
+    page = Report(
         title=f"{provenance.get('model', 'Mixer')} on {public_name(trained_on)}",
         subtitle=(
             f"Recipe {provenance.get('recipe') or '-'}; evaluated on "
@@ -99,12 +100,28 @@ def build_report(
         facts=_facts(checkpoint, result, record, images_per_second),
         journal=tuple(read_journal(folder)),
         classes=classes,
-        confusion=result.confusion,
-        samples=shown.samples(_spread(result.n, _SAMPLES)),
-        mistakes=_mistakes(checkpoint, shown, counted("maps of mistakes")),
+        confusion=None,
+        samples=(),
+        mistakes=(),
         pictures=_pictures(checkpoint.model),
         config=record["config"],
         provenance={**provenance, "environment": record["environment"]},
+    )
+    if isinstance(result, MultiLabelEvaluation):
+        return _with_labels(page, chosen.images, result)
+    shown = _Shown(chosen.images, result, classes)
+    better: tuple[float, Calibration] | None = None
+    remark = ""
+    # The run's validation images say nothing about another dataset.
+    if data is None:
+        progress = counted("validation images")
+        better, remark = _tempered(checkpoint, record, result, progress)
+    return replace(
+        page,
+        subtitle=page.subtitle + _remark(result),
+        confusion=result.confusion,
+        samples=shown.samples(_spread(result.n, _SAMPLES)),
+        mistakes=_mistakes(checkpoint, shown, counted("maps of mistakes")),
         calibration=calibration(result.probabilities, result.labels),
         tempered=better,
         remark=remark,
@@ -115,6 +132,29 @@ def build_report(
 def _silent(unit: str) -> Progress:
     """Count for nobody."""
     return lambda done, total: None
+
+
+def _with_labels(
+    page: Report, images: ImageSet, result: MultiLabelEvaluation
+) -> Report:
+    """Return a page with what was measured on pictures with several labels each."""
+    wrong = result.mistakes
+    worst = np.argsort(-wrong, kind="stable")[:_MISTAKES]
+    worst = worst[wrong[worst] > 0]
+    return replace(
+        page,
+        samples=label_samples(images, result, _spread(result.n, _SAMPLES)),
+        mistakes=label_samples(images, result, worst),
+        labels=result.per_class,
+        mislabelled=(int((wrong > 0).sum()), result.n),
+    )
+
+
+def _remark(result: Evaluation) -> str:
+    """Return a sentence where the most frequent class explains the accuracy."""
+    if result.remark is None:
+        return ""
+    return f" {result.remark[0].upper()}{result.remark[1:]}."
 
 
 def _tempered(
@@ -152,15 +192,12 @@ def _tempered(
 
 def _facts(
     checkpoint: Checkpoint,
-    result: Evaluation,
+    result: Evaluation | MultiLabelEvaluation,
     record: dict[str, Any],
     images_per_second: float,
 ) -> tuple[tuple[str, str], ...]:
     counted = cost(checkpoint.model)
-    facts = {"top-1 accuracy": f"{100 * result.top1:.2f} %"}
-    # Of five classes, one of the best five is always right.
-    if checkpoint.model.config.num_classes > 5:
-        facts["top-5 accuracy"] = f"{100 * result.top5:.2f} %"
+    facts = _measured(checkpoint, result)
     facts |= {
         "test images": f"{result.n:,}",
         "parameters": f"{counted.params:,}",
@@ -175,6 +212,21 @@ def _facts(
 def _gmacs(value: float) -> str:
     """Write GMACs as the tables of models do; of tiny networks three digits."""
     return f"{value:.3f}" if value >= 0.01 else f"{value:.3g}"
+
+
+def _measured(
+    checkpoint: Checkpoint, result: Evaluation | MultiLabelEvaluation
+) -> dict[str, str]:
+    if isinstance(result, MultiLabelEvaluation):
+        return label_facts(result)
+    facts = {"top-1 [95 %]": short_accuracy(result.top1, result.n)}
+    if abs(result.balanced_top1 - result.top1) > _POINT:
+        balanced = plain_accuracy(result.balanced_top1, result.n)
+        facts["balanced accuracy"] = balanced
+    # Of five classes, one of the best five is always right.
+    if checkpoint.model.config.num_classes > 5:
+        facts["top-5 accuracy"] = plain_accuracy(result.top5, result.n)
+    return facts
 
 
 def _spread(count: int, most: int) -> NDArray[np.int64]:

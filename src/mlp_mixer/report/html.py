@@ -20,6 +20,7 @@ from PIL import Image
 
 from ..analysis import to_jpeg, to_png
 from ..files import PathLike, write_text
+from ..intervals import short_accuracy
 from .chart import number
 
 Image8 = NDArray[np.uint8]
@@ -124,6 +125,14 @@ def _percent(value: Any, decimals: int) -> str:
     """Write a fraction with fixed decimals, so that columns align; NaN is a dash."""
     fraction = to_float(value)
     return f"{100 * fraction:.{decimals}f}%" if math.isfinite(fraction) else "–"
+
+
+def _accuracy(value: Any, n: Any) -> str:
+    """Write an accuracy with its interval, without decimals that n does not carry."""
+    share = to_float(value)
+    if not math.isfinite(share) or not isinstance(n, int):
+        return "–"
+    return short_accuracy(share, n)
 
 
 def _fraction(value: Any) -> float:

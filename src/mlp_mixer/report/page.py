@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..evaluation.calibration import FEWEST, Calibration
+from ..evaluation.multilabel import LabelScore
 from ..files import PathLike, write_text
 from .chart import Annotation, Chart, Point, Series, line_chart, percent
 from .confusion import check_confusion, class_rows, confused_pairs
@@ -44,6 +45,8 @@ class Sample:
         top: The best classes with probabilities (0 to 1), best first.
         heat: The picture under a map of the places that speak for the best class,
             uint8 (H, W, 3).
+        labels: Of a picture with several labels all of them; else None.
+        answered: Likewise the labels that the network gave it.
     """
 
     name: str
@@ -51,10 +54,24 @@ class Sample:
     true_class: str | None
     top: tuple[tuple[str, float], ...]
     heat: Image8 | None = None
+    labels: tuple[str, ...] | None = None
+    answered: tuple[str, ...] = ()
+
+    def is_true(self, name: str) -> bool:
+        """Return whether a class is a right answer.
+
+        Args:
+            name: Of the class.
+        """
+        if self.labels is not None:
+            return name in self.labels
+        return name == self.true_class
 
     @property
     def correct(self) -> bool | None:
-        """Whether the best class is the true one; None where that is not known."""
+        """Whether the answer is right, with all labels; None where that is not known."""
+        if self.labels is not None:
+            return set(self.labels) == set(self.answered)
         if not self.top or self.true_class is None:
             return None
         return self.top[0][0] == self.true_class
@@ -95,6 +112,9 @@ class Report:
         tempered: A temperature that other images chose, and the calibration with it.
         remark: A sentence on the calibration, such as why there is no temperature.
         cells: Pictures of cells of the confusion matrix.
+        labels: Of pictures with several labels each, instead of the confusion, what was
+            measured of each class.
+        mislabelled: Likewise how many pictures have a wrong label, and of how many.
     """
 
     title: str
@@ -112,6 +132,8 @@ class Report:
     tempered: tuple[float, Calibration] | None = None
     remark: str = ""
     cells: tuple[CellPictures, ...] = ()
+    labels: tuple[LabelScore, ...] = ()
+    mislabelled: tuple[int, int] | None = None
 
 
 def write_report(report: Report, path: PathLike) -> Path:
@@ -203,6 +225,9 @@ def _charts(journal: Iterable[Row]) -> list[Chart]:
             splits.setdefault(str(row.get("split", "evaluation")), []).append(row)
     losses = [Series("training", points(train, "loss"), "last")]
     accuracies: list[Series] = []
+    # With several labels per picture there is no top-1 accuracy.
+    several = any("map" in row for rows in splits.values() for row in rows)
+    key = "map" if several else "top1"
     # The training line is 0, so a split has the same style in both charts.
     for style, (split, rows) in enumerate(splits.items(), start=1):
         # Dots: a run with a single evaluation has no line to draw.
@@ -210,12 +235,12 @@ def _charts(journal: Iterable[Row]) -> list[Chart]:
         # Only the first is annotated on the chart: the best of two splits are often so
         # close that the numbers collide.
         note: Annotation = "none" if accuracies else "highest"
-        top1 = points(rows, "top1")
-        accuracies.append(Series(split, top1, note, dots=True, style=style))
+        measured = points(rows, key)
+        accuracies.append(Series(split, measured, note, dots=True, style=style))
     rates = [Series("learning rate", points(train, "lr"), "highest")]
     charts = [
         line_chart("Loss", losses),
-        accuracy_chart("Top-1 accuracy", accuracies),
+        accuracy_chart("mAP" if several else "Top-1 accuracy", accuracies),
         line_chart("Learning rate", rates),
     ]
     # A linear probe has no learning rate, and nobody misses an empty chart.

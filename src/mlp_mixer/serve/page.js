@@ -113,8 +113,8 @@ async function ask(blob, mine, words) {
   }
   const { predictions, milliseconds } = await answerOf(blob, $("explain").checked);
   const [answer] = predictions;
-  const entry = { name, thumb, blob, top: answer.top, milliseconds };
-  entry.unknown = answer.pred_label === null; // too low a score for an answer
+  const unknown = answer.pred_label === null;
+  const entry = { name, thumb, blob, top: answer.top, unknown, milliseconds };
   entry.explained = await laidOver(thumb, answer);
   past.unshift(entry);
   dropped += Math.max(0, past.length - MOST_KEPT);
@@ -228,12 +228,16 @@ function show(entry) {
   const [best, next] = entry.top;
   const more = next ? `, then ${next.name}, ${percent(next.score)}` : "";
   const time = `${Math.round(entry.milliseconds)} ms`;
-  const unsure = best.score < UNSURE ? "Not sure: " : "";
-  const doubt = entry.unknown ? "Unknown, at best " : unsure;
-  say(`${doubt}${best.name}, ${percent(best.score)}${more}. ${time}.`);
+  say(`${sure(entry)}${best.name}, ${percent(best.score)}${more}. ${time}.`);
   $("bars").replaceChildren(...entry.top.map(barOf));
   $("explaining").hidden = false;
   remember();
+}
+
+// Where the score is too low for an answer, the best class is only a guess.
+function sure({ unknown, top: [best] }) {
+  if (unknown) return "unknown, at best ";
+  return best.score < UNSURE ? "Not sure: " : "";
 }
 
 function barOf({ name, score }) {
@@ -263,7 +267,8 @@ function remember() {
 
 function itemOf(entry) {
   const [best] = entry.top;
-  const button = element("button", `${best.name}, ${percent(best.score)}`);
+  const text = `${sure(entry)}${best.name}, ${percent(best.score)}`;
+  const button = element("button", text);
   const choose = () => {
     question++;
     show(entry);

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 from .config import TrainConfig
 
 if TYPE_CHECKING:
-    from .loop import train
     from .run import Run, prepare
+    from .start import train
     from .stop import Interrupted
 
 __all__ = ["Interrupted", "Run", "TrainConfig", "prepare", "train"]
 
 # Recipes need `TrainConfig` alone. The rest loads torch, which takes two seconds, so it
 # waits until somebody asks for it.
-_LATER = {"train": "loop", "Run": "run", "prepare": "run", "Interrupted": "stop"}
+_LATER = {"train": "start", "Run": "run", "prepare": "run", "Interrupted": "stop"}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..config import to_dict
 from ..evaluation import evaluate
@@ -15,6 +16,7 @@ from ..machine import environment
 from ..models import IsotropicMlp
 from ..weights import save
 from ..weights.scores import MinScore
+from .extras.several_labels import measure_labels, origin_of_labels
 from .journal import JournalRow
 from .run import Run
 
@@ -62,7 +64,8 @@ def write_split(run: Run, out: Path) -> None:
         return
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["path", "label", "split"])
+    several = source.train.targets is not None
+    table.writerow(["path", "labels" if several else "label", "split"])
     for split, images in (
         ("train", run.train),
         ("val", run.val),
@@ -71,13 +74,13 @@ def write_split(run: Run, out: Path) -> None:
         if images is None:
             continue
         for index in range(len(images)):
-            label = images.classes[images.labels[index]]
+            label = images.label_text(index)
             table.writerow([images.name(index), label, split])
     # File names are bytes on Linux; those that are not UTF-8 are written as they are.
     write_bytes(out / "split.csv", text.getvalue().encode("utf-8", "surrogateescape"))
 
 
-def measure(run: Run, model: IsotropicMlp) -> tuple[dict[str, float], MinScore | None]:
+def measure(run: Run, model: IsotropicMlp) -> tuple[dict[str, Any], MinScore | None]:
     """Evaluate a network on the validation split.
 
     Args:
@@ -85,11 +88,15 @@ def measure(run: Run, model: IsotropicMlp) -> tuple[dict[str, float], MinScore |
         model: The network, on the run's device.
 
     Returns:
-        "top1" and "top5" (fractions of the images), "loss" and "n", {} without
-        validation images; and the lowest score of an answer, if they can choose one.
+        "top1" and "top5" (fractions of the images), "loss" and "n", and
+        "balanced_top1" where the run corrects an imbalance; with several labels per
+        image "map", "loss", "n" and "thresholds"; {} without validation images. And the
+        lowest score of an answer, if they can choose one.
     """
     if run.val is None:
         return {}, None
+    if run.val.targets is not None:
+        return measure_labels(model, run.val, run.preprocess, run.workers), None
     result = evaluate(
         model,
         run.val,
@@ -97,14 +104,16 @@ def measure(run: Run, model: IsotropicMlp) -> tuple[dict[str, float], MinScore |
         workers=run.workers,
         head=run.config.train.loss,
     )
-    numbers = {
+    measured = {
         "top1": result.top1,
         "top5": result.top5,
         "loss": result.loss,
         "n": result.n,
     }
+    if run.measure == "balanced_top1":
+        measured["balanced_top1"] = result.balanced_top1
     right = result.predictions == result.labels
-    return numbers, choose_min_score(result.scores, right)
+    return measured, choose_min_score(result.scores, right)
 
 
 def write_checkpoints(
@@ -125,8 +134,13 @@ def write_checkpoints(
         row: What the network measured, a row of kind "eval".
         min_score: The lowest score of an answer, if validation images chose one.
     """
-    measured = {key: value for key, value in row.items() if key != "kind"}
+    measured = {}
+    for key, value in row.items():
+        if key not in ("kind", "thresholds"):
+            measured[key] = value
     provenance = run.provenance() | {"measured": measured}
+    if run.train.targets is not None:
+        provenance |= origin_of_labels(len(run.train.classes), row)
     if min_score is not None:
         provenance["min_score"] = to_dict(min_score)
     for name in names:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .journal import JournalRow
+from .journal import JournalRow, quality
 
 FEW_IMAGES = 500
 """Validation images, below which the loss chooses instead of the accuracy.
@@ -14,12 +14,21 @@ images also weighs how sure the answers are, and moves less.
 
 
 def chosen_by(row: JournalRow) -> str:
-    """Return what chooses on the images of an evaluation: "loss" or "top1".
+    """Return what chooses between evaluations on the same images.
 
     Args:
         row: Of kind "eval".
+
+    Returns:
+        "loss"; or, of many images, the key of the accuracy, "top1" or "map". Where an
+        imbalance is corrected it is always "balanced_top1", as the loss would favour
+        the frequent classes.
     """
-    return "loss" if row.get("n", 0) < FEW_IMAGES else "top1"
+    if "balanced_top1" in row:
+        return "balanced_top1"
+    if row.get("n", 0) < FEW_IMAGES and "loss" in row:
+        return "loss"
+    return "map" if "map" in row else "top1"
 
 
 def is_at_least_as_good(row: JournalRow, best: JournalRow | None) -> bool:
@@ -32,8 +41,8 @@ def is_at_least_as_good(row: JournalRow, best: JournalRow | None) -> bool:
         row: The evaluation.
         best: The best one before it, None if it is the first.
     """
-    if best is None or "top1" not in row or "top1" not in best:
+    if best is None or "loss" not in best:
         return True
-    if chosen_by(row) == "loss" and "loss" in row and "loss" in best:
+    if chosen_by(row) == "loss":
         return bool(row["loss"] <= best["loss"])
-    return bool(row["top1"] >= best["top1"])
+    return quality(row) >= quality(best)

@@ -23,10 +23,9 @@ from ..images.mosaic import mosaic
 from ..images.preprocess import Preprocess
 from ..images.settings import Augment
 from ..models import model_config
-from ..randomness import batch_positions
 from .config import TrainConfig
 from .parallel import check_parallel
-from .run import split_validation
+from .run import class_members, split_validation
 
 _SIDE = 96  # pixels, up to about which smaller pictures are enlarged by a whole factor
 _MOST_SIDE = (
@@ -83,7 +82,8 @@ def contact_sheet(
     batches = _batches(config)
     count = min(count, len(batches.images))
     # The order in which training sees them, so row 0 is the first image of batch 0.
-    _, indices = batch_positions(0, count, len(batches.images), batches.seed)
+    first = dataclasses.replace(batches, batch_size=count, repeats=1)
+    _, indices = first.positions(0)
     plain = dataclasses.replace(batches, augment=Augment())
     columns = [plain.pixels(np.zeros_like(indices), indices)]
     for epoch in range(variants):
@@ -193,6 +193,7 @@ def _batches(config: TrainConfig) -> TrainBatches:
         config.train.batch_size,
         config.train.seed,
         repeats=data.repeats,
+        members=class_members(images, data),
     )
 
 
@@ -202,14 +203,12 @@ def _mixed_row(
     """Return the first images of a training batch, mixed (K, C, H, W)."""
     images = batches.images
     group = config.mix.group
-    epochs, indices = batch_positions(
-        step, batches.batch_size, len(images), batches.seed, batches.repeats
-    )
+    epochs, indices = batches.positions(step)
     # Images are mixed inside their group, so only whole groups give the run's pixels.
     groups = -(-columns // group)
     first = slice(groups * group)
     pixels = batches.pixels(epochs[first], indices[first])
-    labels = torch.from_numpy(images.labels[indices[first]])
+    labels = torch.from_numpy(images.answers(indices[first]))
     plan = mix_plan(config.mix, batches.seed, step, batches.preprocess.image_size)
     mixed, _ = apply(plan, pixels, labels, len(images.classes), group)
     return mixed[:columns].round().to(torch.uint8)

@@ -23,6 +23,25 @@ def ignore_row(row: JournalRow) -> None:
     """Report nothing."""
 
 
+# What judges a checkpoint; a row has the names that its run asked for.
+_QUALITIES = ("map", "balanced_top1", "top1")
+
+
+def quality(row: JournalRow) -> float:
+    """Return the number of an evaluation row that chooses the best checkpoint.
+
+    Args:
+        row: Of kind "eval".
+
+    Returns:
+        A share in [0, 1], larger is better; 0 without validation images.
+    """
+    for name in _QUALITIES:
+        if name in row:
+            return float(row[name])
+    return 0.0
+
+
 class Journal:
     """Appends rows to the journal; each is a whole line on the disk before the next."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,14 @@ from ..errors import listed
 from ..images.preprocess import Preprocess
 from ..kernels import with_kernels
 from ..models import IsotropicMlp
-from ..randomness import batch_positions, steps_for
+from ..randomness import ClassMembers, steps_for
 from .config import DataChoice, TrainConfig
 from .extras.distill import Teacher, open_teacher
 from .extras.elastic import check_sides
-from .few_images import few_images
+from .extras.imbalance import check_imbalance
 from .extras.pretext import Pretext, build_pretext
+from .extras.several_labels import for_several_labels
+from .few_images import few_images
 from .model import build_model
 from .optim.schedule import warmup_length
 from .parallel import check_parallel
@@ -101,13 +104,26 @@ class Run:
         """What the journal calls the share of right answers, if there are any."""
         return self.task.right_name if self.task else "train_top1"
 
+    @property
+    def measure(self) -> str:
+        """What chooses the best checkpoint: the key of an evaluation row."""
+        if self.train.targets is not None:
+            return "map"
+        # Who corrects an imbalance gives away accuracy on the frequent classes.
+        if self.config.data.sampling == "balanced":
+            return "balanced_top1"
+        if self.config.train.class_weights == "auto":
+            return "balanced_top1"
+        return "top1"
+
+    @functools.cached_property
+    def members(self) -> ClassMembers | None:
+        """The images of each class, where all classes come equally often."""
+        return class_members(self.train, self.config.data)
+
     def images_of(self, step: int) -> str:
         """Return the numbers of the first images in a step's batch, for messages."""
-        choice = self.config.train
-        repeats = self.config.data.repeats
-        _, indices = batch_positions(
-            step, choice.batch_size, len(self.train), choice.seed, repeats
-        )
+        _, indices = self.batches().positions(step)
         return listed([str(index) for index in sorted(indices.tolist())], 6, ", ")
 
     def batches(self) -> TrainBatches:
@@ -122,6 +138,7 @@ class Run:
             world_size(),
             self.config.data.repeats,
             self.store,
+            self.members,
         )
 
     def provenance(self) -> dict[str, Any]:
@@ -176,6 +193,7 @@ def prepare(
             together.
     """
     check_parallel(config)
+    check_imbalance(config)
     choice = config.train
     data = config.data
     device = pick_device(choice.device)
@@ -199,6 +217,7 @@ def prepare(
         # There is nothing to choose a checkpoint by.
         val = None
     config = with_epochs(config, len(train))
+    config, label_notes = for_several_labels(config, train, teacher=teacher is not None)
     choice = config.train
 
     # Fresh weights depend on the seed alone, and the caller's generator stays as it was.
@@ -248,6 +267,7 @@ def prepare(
         notes=(
             *source_notes,
             *warnings,
+            *label_notes,
             *notes,
             *_seen_notes(seen, val),
             *teacher_notes,
@@ -258,6 +278,18 @@ def prepare(
         if is_main()
         else seen,
     )
+
+
+def class_members(images: ImageSet, data: DataChoice) -> ClassMembers | None:
+    """Return the images of each class where sampling is balanced, else None.
+
+    Args:
+        images: The images to learn from.
+        data: Says how they are sampled.
+    """
+    if data.sampling == "shuffle":
+        return None
+    return ClassMembers.of(images.labels)
 
 
 def _seen_notes(seen: SeenImages, val: ImageSet | None) -> tuple[str, ...]:
@@ -304,6 +336,13 @@ def _opened(data: DataChoice, unlabelled: bool) -> tuple[Dataset, list[str]]:
         return open_dataset(data.source, **how), []
     source, note = open_pictures(data.source, **how)
     return source, [note] if note else []
+
+
+def _held_back(test: ImageSet | None, val: ImageSet | None) -> list[str]:
+    """Say which images a run without labels leaves to those that judge later."""
+    parts = {"test": test, "validation": val}
+    held = [f"{len(part):,} {name}" for name, part in parts.items() if part is not None]
+    return [f"the {' and '.join(held)} images are not learnt from"] if held else []
 
 
 def split_validation(

@@ -23,14 +23,10 @@ from ..devices import autocast
 from ..distributed import rank, world_size
 from ..images.mix import apply, mix_plan, soft_targets
 from ..models import IsotropicMlp
-from ..randomness import (
-    batch_positions,
-    covering_uniforms,
-    drop_path_uniforms,
-    torch_seed,
-)
+from ..randomness import covering_uniforms, drop_path_uniforms, torch_seed
 from .extras.distill import Teacher
 from .extras.elastic import Elastic, at_a_side
+from .extras.imbalance import class_weights
 from .extras.pretext import Pretext
 from .optim.build import Ema, set_lr
 from .optim.sam import rho_at, sharpness_gradients
@@ -75,6 +71,8 @@ class Stepper:
         self.optimizer = optimizer
         self.ema = ema
         self.choice = run.config.train
+        self.class_weights = self._class_weights()
+        self.several = run.train.targets is not None
         # In DDP, `parallel.wrap` has made the network elastic already.
         sides = run.config.augment.sides
         if sides and isinstance(network, IsotropicMlp):
@@ -82,6 +80,13 @@ class Stepper:
         self.loss_of: Callable[..., tuple[Tensor, Tensor]] = self._loss
         if self.choice.compile:
             self.loss_of = torch.compile(self._loss)
+
+    def _class_weights(self) -> Tensor | None:
+        """Return the weight of each class (K,) in the loss, None where all are equal."""
+        if self.choice.class_weights == "none":
+            return None
+        weights = torch.from_numpy(class_weights(self.run.train))
+        return weights.float().to(self.run.device)
 
     def __call__(self, batch: Batch, step: int) -> StepResult:
         """Update the weights.
@@ -129,7 +134,7 @@ class Stepper:
 
         if run.config.mix.active:
             images, targets = self._mixed(images, targets, step)
-        elif choice.loss == "sigmoid":
+        elif choice.loss == "sigmoid" or self.class_weights is not None:
             targets = soft_targets(targets, classes, choice.label_smoothing)
 
         # After mixing: a CutMix box is drawn in pixels of the model's own size.
@@ -202,12 +207,8 @@ class Stepper:
 
     def _own_positions(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the epochs and indices of this process's images at a step."""
-        size = self.choice.batch_size
-        repeats = self.run.config.data.repeats
-        epochs, indices = batch_positions(
-            step, size, len(self.run.train), self.choice.seed, repeats
-        )
-        share = size // world_size()
+        epochs, indices = self.run.batches().positions(step)
+        share = self.choice.batch_size // world_size()
         mine = slice(rank() * share, (rank() + 1) * share)
         return epochs[mine], indices[mine]
 
@@ -270,7 +271,8 @@ class Stepper:
     ) -> tuple[Tensor, Tensor]:
         """Return the mean loss in fp32, and the number of right answers.
 
-        A mixed image counts as right if the answer is the class of its larger part.
+        A mixed image counts as right if the answer is the class of its larger part, and
+        an image with several labels if the best answer is one of them.
         """
         with autocast(self.choice.precision, self.run.device):
             if self.run.task:
@@ -284,29 +286,45 @@ class Stepper:
         if targets.ndim == 3:
             answers = targets[:, 1]
             targets = targets[:, 0]
-        labels = targets if targets.ndim == 1 else targets.argmax(1)
-        correct = (logits.detach().argmax(1) == labels).sum()
+        best = logits.detach().argmax(1)
+        if self.several:
+            correct = (targets.gather(1, best[:, None]) > 0.5).sum()
+        else:
+            labels = targets if targets.ndim == 1 else targets.argmax(1)
+            correct = (best == labels).sum()
 
         if self.choice.loss == "sigmoid":
+            # The weight is that of a yes: of it a rare class has too few.
             losses = F.binary_cross_entropy_with_logits(
-                logits, targets, reduction="none"
+                logits, targets, reduction="none", pos_weight=self.class_weights
             )
             # Summed over the classes, as big_vision's sigmoid_xent.
             return losses.sum(1).mean(), correct
 
         # Shares of classes are smoothed already.
         smoothing = self.choice.label_smoothing if targets.ndim == 1 else 0.0
-        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        # For shares of classes torch divides by the number of images, not by the sum of
+        # their weights: parts of a batch and processes add up.
+        loss = F.cross_entropy(
+            logits, targets, weight=self.class_weights, label_smoothing=smoothing
+        )
         if answers is not None:
-            loss = self._distilled(loss, logits, answers)
+            loss = self._distilled(loss, logits, targets, answers)
         return loss, correct
 
-    def _distilled(self, loss: Tensor, logits: Tensor, answers: Tensor) -> Tensor:
+    def _distilled(
+        self, loss: Tensor, logits: Tensor, targets: Tensor, answers: Tensor
+    ) -> Tensor:
         """Mix the loss of the labels with the divergence from the teacher's answers."""
         choice = self.run.config.distill
         T = choice.temperature
         own = (logits / T).log_softmax(1)
-        divergence = F.kl_div(own, answers, reduction="batchmean")
+        if self.class_weights is None:
+            divergence = F.kl_div(own, answers, reduction="batchmean")
+        else:
+            # An image counts by the weight of its class, whoever is listened to.
+            each = F.kl_div(own, answers, reduction="none").sum(1)
+            divergence = (each * (targets @ self.class_weights)).mean()
         # A gradient through logits / T is smaller by 1 / T^2: T^2 gives the two losses
         # the same scale (Hinton et al. 2015, arXiv 1503.02531).
         return loss * (1 - choice.weight) + T**2 * divergence * choice.weight

@@ -59,6 +59,31 @@ class Checkpoint:
     labels: tuple[str, ...] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """The scores from which on a class is answered, one for each class.
+
+        None where an image has one class. The validation images chose them, as
+        `evaluation.multilabel.choose_thresholds` says.
+
+        Raises:
+            UserError: The provenance has something else in their place.
+        """
+        given = self.provenance.get("thresholds")
+        if given is None:
+            return None
+        is_list = isinstance(given, (list, tuple))
+        if not is_list or not all(type(value) in (int, float) for value in given):
+            raise UserError(
+                "this checkpoint's thresholds are no numbers: its provenance is broken"
+            )
+        if len(given) != self.model.num_classes:
+            raise UserError(
+                f"this checkpoint has {len(given)} thresholds for "
+                f"{self.model.num_classes} classes: its provenance is broken"
+            )
+        return tuple(map(float, given))
+
 
 @dataclass(frozen=True)
 class StoredWeights:

@@ -239,6 +239,12 @@ def fit_head(
             "a new head on frozen features is fitted to the labels: leave out "
             "distill.teacher"
         )
+    balanced = config.data.sampling == "balanced"
+    if balanced or config.train.class_weights == "auto":
+        raise UserError(
+            "a new head on frozen features is fitted to the images as they are: leave "
+            "out train.class_weights and data.sampling, or train all weights"
+        )
     if holds_run(out) and not overwrite:
         raise UserError(
             f"{str(out)!r} already holds a run; add --overwrite, or choose another --out"
@@ -248,6 +254,7 @@ def fit_head(
     once = dataclasses.replace(config.train, epochs=1.0, steps=None)
     data = dataclasses.replace(config.data, val_fraction=0.0)
     run = prepare(dataclasses.replace(config, train=once, data=data), source)
+    run.train.need_one_label("a linear probe (frozen)")
     if len(np.unique(run.train.labels)) < 2:
         raise UserError(
             f"{run.source.spec}: the images to learn from are of one class; a classifier "
