@@ -18,9 +18,9 @@ from mlp_mixer.images.mix import Mix, apply, mix_plan
 from mlp_mixer.images.settings import Augment
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.runtime import engine
+from mlp_mixer.training import train
 from mlp_mixer.training.config import TrainConfig
 from mlp_mixer.training.journal import read_journal
-from mlp_mixer.training import train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

@@ -154,33 +154,40 @@ def _unseen(
         words: What to call them if none was learnt from.
         seen: What was learnt from, if that is known.
     """
-    if seen is not None and len(seen.unlabelled):
+    if seen is None:
+        return EvalSplit(images, words)
+    # The keys of many images take time, and nothing can be among none.
+    if len(seen.short_keys):
+        images, words = _without_seen(dataset, images, words, seen)
+    if len(seen.unlabelled):
         count = int(seen.contains_unlabelled(images.keys()).sum())
         if count:
             words += f", {count:,} of which it has seen without labels"
-    # The keys of many images take time, and nothing can be among none.
-    if seen is None or not len(seen.short_keys):
-        return EvalSplit(images, words, None if seen is None else 0)
+    return EvalSplit(images, words, 0)
+
+
+def _without_seen(
+    dataset: Dataset, images: ImageSet, words: str, seen: SeenImages
+) -> tuple[ImageSet, str]:
+    """Return the images that were not learnt from with their labels, and their words."""
     rest = np.flatnonzero(~seen.contains(images.keys()))
-    if len(rest) == len(images):
-        return EvalSplit(images, words, 0)
+    left_out = len(images) - len(rest)
+    if left_out == 0:
+        return images, words
     if len(rest) == 0:
         raise UserError(
             f"this checkpoint, or one that it began from, has learnt from all "
             f"{len(images):,} images of {dataset.spec!r} that could test it; give other "
-            "images, or use --split all, which says so beside its number"
+            "images, or use --split all or train, whose number says so"
         )
     unseen = images.take(rest)
     if dataset.held_out and dataset.test is not None:
         expected = np.sort(dataset.test.keys())
         if np.array_equal(np.sort(unseen.keys()), expected):
-            return EvalSplit(unseen, _held_out(dataset.held_out), 0)
-    left_out = len(images) - len(rest)
+            return unseen, _held_out(dataset.held_out)
     if images is dataset.test:
-        words = f"{words} without {left_out:,} that it has learnt from"
-    else:
-        words = f"the images that it has not learnt from, without {left_out:,} others"
-    return EvalSplit(unseen, words, 0)
+        return unseen, f"{words} without {left_out:,} that it has learnt from"
+    return unseen, f"images that it has not learnt from, without {left_out:,} others"
 
 
 def evaluate_checkpoint(

@@ -19,10 +19,12 @@ from ..training.config import (
 def pretrain_views() -> TrainConfig:
     """Learn from pictures without labels: find the other view of the same picture.
 
-    SimCLR (arXiv 2002.05709), with the temperature, the batch and the rate that did
-    best in experiments/transfer; there, two minutes of it from scratch on CIFAR-10 were
-    worth 8 points where 1 % of the labels are left. An epoch is one view of each
-    picture. The 50 epochs as they stand were not run.
+    SimCLR (arXiv 2002.05709), with the temperature that did best in
+    experiments/transfer. From the bundled weights on 1,800 photos (`pretrain`, 3.9
+    epochs, data.val_fraction=0) a linear probe went from 63.5 to 70.4 % (n = 1,000 test
+    images, one run, 133 processor seconds of one thread of an AMD EPYC, torch 2.15.0);
+    the rate was chosen on other images. An epoch is one view of each picture. The 50
+    epochs from random weights, as they stand, were not run.
 
     mlp-mixer pretrain --data folder:PATH --out DIR --recipe pretrain_views
     """
