@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..data.image_set import ImageSet
 from ..errors import UserError
 from ..images.preprocess import Preprocess
-from .accuracy import Tta, outputs, over_views
+from .accuracy import Progress, Tta, outputs, over_views
 
 HALF = 0.5
 """The threshold of a class where no images chose one."""
@@ -253,6 +253,7 @@ def evaluate_labels(
     workers: int | None = None,
     device: torch.device | None = None,
     tta: Tta = "none",
+    progress: Progress | None = None,
 ) -> MultiLabelEvaluation:
     """Run the model over all images, and compare its answers with their labels.
 
@@ -263,7 +264,7 @@ def evaluate_labels(
         thresholds: Of the K classes; a half by default.
         columns: Which of the model's classes are those of the images, in their order;
             the same ones by default.
-        batch_size, workers, device, tta: As for `evaluate`.
+        batch_size, workers, device, tta, progress: As for `evaluate`.
 
     Returns:
         What was measured, in the images' classes.
@@ -284,6 +285,7 @@ def evaluate_labels(
         batch_size=batch_size,
         workers=workers,
         device=device,
+        progress=progress,
     )
     given = np.full(logits.shape[1], HALF) if thresholds is None else thresholds
     if columns is None:

@@ -242,6 +242,7 @@ def evaluate_checkpoint(
             columns=_columns(checkpoint, chosen.images),
             batch_size=batch_size,
             tta=tta,
+            progress=progress,
         )
         return chosen, dataclasses.replace(found, split=chosen.split, seen=chosen.seen)
     # A softmax over yes and no answers would give numbers that mean nothing.

@@ -139,7 +139,7 @@ def write_checkpoints(
         if key not in ("kind", "thresholds"):
             measured[key] = value
     provenance = run.provenance() | {"measured": measured}
-    if run.train.targets is not None:
+    if run.task is None and run.train.targets is not None:
         provenance |= origin_of_labels(len(run.train.classes), row)
     if min_score is not None:
         provenance["min_score"] = to_dict(min_score)

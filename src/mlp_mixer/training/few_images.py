@@ -29,8 +29,10 @@ def few_images(source: Dataset, train: ImageSet) -> tuple[str, ...]:
             f"and test; expected two images at least, and {FEWEST_OF_A_CLASS} of each class "
             "teach something"
         )
-    labels = source.train.labels
-    counts = np.bincount(labels, minlength=len(source.train.classes))
+    images = source.train
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    if images.targets is not None:
+        counts = images.targets.sum(axis=0)
     few = int((counts < FEWEST_OF_A_CLASS).sum())
     if not few:
         return ()

@@ -217,7 +217,11 @@ def prepare(
         # There is nothing to choose a checkpoint by.
         val = None
     config = with_epochs(config, len(train))
-    config, label_notes = for_several_labels(config, train, teacher=teacher is not None)
+    label_notes: tuple[str, ...] = ()
+    if not unlabelled:
+        config, label_notes = for_several_labels(
+            config, train, teacher=teacher is not None
+        )
     choice = config.train
 
     # Fresh weights depend on the seed alone, and the caller's generator stays as it was.

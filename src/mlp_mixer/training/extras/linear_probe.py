@@ -286,7 +286,8 @@ def with_fitted_head(run: Run) -> Run:
     Returns:
         The run with a note.
     """
-    if len(np.unique(run.train.labels)) < 2:
+    # Logistic regression chooses one class, which several labels are not.
+    if run.train.targets is not None or len(np.unique(run.train.labels)) < 2:
         return run
     strength, _ = _fit_best(run, [run.train])
     note = (
