@@ -11,7 +11,6 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,6 +35,7 @@ from .pictures import (
     skip_answered,
 )
 from .results import Candidate, Failure, Features, Prediction, reached
+from .tiles import cut, mean_of
 
 R = TypeVar("R")
 FeatureArrays = dict[str, np.ndarray[Any, Any]]
@@ -43,7 +43,6 @@ FeatureArrays = dict[str, np.ndarray[Any, Any]]
 LARGER = ("resize", "tile")
 """What to do with pictures that have more pixels than the network takes."""
 
-_MOST_TILES = 4  # a side
 _MOST_READERS = 8  # threads
 _OF_THE_HEAD = frozenset(("norm", "pre_logits", "logits"))
 _OF_TILES = frozenset(("pre_logits", "logits"))
@@ -309,7 +308,7 @@ class Predictor:
                 if isinstance(tiles, Failure):
                     yield name, tiles
                 else:
-                    yield name, _mean(list(itertools.islice(results, len(tiles))))
+                    yield name, mean_of(list(itertools.islice(results, len(tiles))))
 
     def _batches(
         self, pictures: Iterator[NamedPicture], batch_size: int
@@ -344,7 +343,7 @@ class Predictor:
             return picture
         channels = self.checkpoint.preprocess.channels
         try:
-            return self._tiles(decode_image(fetched(picture), channels=channels))
+            return self._inputs(decode_image(fetched(picture), channels=channels))
         # UserError is one; a path with a null byte raises another.
         except ValueError as error:
             sentence = str(error)
@@ -352,19 +351,12 @@ class Predictor:
                 sentence = f"{name!r}: {sentence}"
             return Failure(name, sentence)
 
-    def _tiles(self, image: np.ndarray[Any, Any]) -> Tensor:
+    def _inputs(self, image: np.ndarray[Any, Any]) -> Tensor:
         """Preprocess a decoded image: (1, C, H, W), or its tiles (T T, C, H, W)."""
         preprocess = self.checkpoint.preprocess
-        height, width = preprocess.image_size
-        T = 1
         if self.larger == "tile":
-            fits = min(image.shape[0] // height, image.shape[1] // width)
-            T = min(fits, _MOST_TILES)
-        if T <= 1:
-            return preprocess(image)[None]
-        grown = replace(preprocess, image_size=(T * height, T * width))
-        rows_and_columns = grown(image).view(-1, T, height, T, width)
-        return rows_and_columns.permute(1, 3, 0, 2, 4).flatten(0, 1)
+            return cut(image, preprocess)
+        return preprocess(image)[None]
 
     @torch.inference_mode()
     def _features(self, wanted: tuple[str, ...], x_BCHW: Tensor) -> list[FeatureArrays]:
@@ -381,17 +373,3 @@ class Predictor:
             {name: array[index] for name, array in arrays.items()}
             for index in range(len(x_BCHW))
         ]
-
-
-def _mean(tiles: list[Any]) -> Any:
-    """Average what was computed for one picture: logits, or arrays by name.
-
-    The head is linear, so the mean of the logits is the logits of the mean features.
-    """
-    if len(tiles) == 1:
-        return tiles[0]
-    if isinstance(tiles[0], dict):
-        return {
-            name: np.mean([tile[name] for tile in tiles], axis=0) for name in tiles[0]
-        }
-    return torch.stack(tiles).mean(dim=0)

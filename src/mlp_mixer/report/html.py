@@ -96,6 +96,7 @@ def _environment(folders: list[Traversable]) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
+        "accuracy": _accuracy,
         "percent": _percent,
         "number": _number_or_dash,
         "fraction": _fraction,

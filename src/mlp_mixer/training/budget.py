@@ -126,7 +126,8 @@ def _seconds_of_a_step(run: Run) -> float:
     with torch.random.fork_rng(devices=[]):
         for step in range(_MOST_STEPS + 1):
             began = time.perf_counter()
-            stepper(batches[step], step)
+            # The schedule has no rate for a step after the end of a short run.
+            stepper(batches[step], min(step, run.total_steps - 1))
             if run.device.type == "cuda":
                 torch.cuda.synchronize(run.device)
             seconds.append(time.perf_counter() - began)

@@ -50,6 +50,57 @@ def test_finetuning_keeps_what_the_weights_know_by_name(
     assert run.notes == ("the head keeps 2 of 3 classes that the weights know by name",)
 
 
+@pytest.mark.parametrize("labels", [["class 2", "owl", "class 0"], ["owl"] * 3])
+def test_a_head_of_zeros_is_asked_for(
+    tmp_path: Path, noise: Any, labels: list[str]
+) -> None:
+    path = tmp_path / "old.safetensors"
+    pretrained(path, 1, labels=labels, preprocess=Preprocess((8, 8), channels=1))
+    run = prepare(from_weights(path, head="zero"), noise())
+    assert not run.model.get_parameter("head.weight").any()
+    assert not run.model.get_parameter("head.bias").any()
+    assert run.notes == ("new head of zeros for 3 classes",)
+
+
+def test_biases_of_a_sigmoid_head_do_not_hide_the_classes_that_are_kept(
+    tmp_path: Path, noise: Any
+) -> None:
+    """Beside zeros for the unknown class, biases of -8 would never be the answer."""
+    path = tmp_path / "old.safetensors"
+    model = create_model(
+        "mixer_pico2", num_classes=3, in_channels=1, num_blocks=1, hidden_dim=8
+    )
+    with torch.no_grad():
+        model.head.bias.copy_(torch.tensor([-8.0, -9.0, -7.0]))
+    for labels, expected in (
+        (["class 2", "owl", "class 0"], [0.5, 0.0, -0.5]),
+        # All classes are known: nothing stands beside them.
+        (["class 2", "class 1", "class 0"], [-7.0, -9.0, -8.0]),
+    ):
+        save(path, model, labels=labels, preprocess=Preprocess((8, 8), channels=1))
+        run = prepare(from_weights(path), noise())
+        bias = run.model.get_parameter("head.bias")
+        torch.testing.assert_close(bias, torch.tensor(expected))
+
+
+def test_a_fitted_head_is_the_one_to_beat(tmp_path: Path, noise: Any) -> None:
+    """At a senseless rate the run keeps what the linear probe had found."""
+    path = tmp_path / "old.safetensors"
+    pretrained(path, 1, preprocess=Preprocess((8, 8), channels=1))
+    settings = ("optim.lr=50", "train.epochs=2", "data.val_fraction=0.3")
+    config = from_weights(path, *settings, head="fitted")
+    best = train(config, tmp_path / "run", source=noise(90))
+    assert best["step"] == 0
+    kept = load(tmp_path / "run").model
+    assert torch.equal(
+        kept.get_parameter("blocks.0.norm1.weight"),
+        load(path).model.get_parameter("blocks.0.norm1.weight"),
+    )
+    assert kept.get_parameter("head.weight").any()
+    with pytest.raises(UserError, match="head=fitted needs weights"):
+        prepare(override(get_recipe("digits"), ["model.head=fitted"]), noise())
+
+
 def test_the_weights_settle_the_architecture(tmp_path: Path, noise: Any) -> None:
     path = tmp_path / "old.safetensors"
     pretrained(path, 1, preprocess=Preprocess((8, 8), channels=1))

@@ -70,7 +70,7 @@ def test_a_finished_run_has_nothing_left_to_do(
     """Also one of an older version, whose states lose their tensors now."""
     with monkeypatch.context() as patch:
         patch.setattr(loop, "finish_states", lambda out, step: None)
-        train(tiny(), tmp_path)
+        best = train(tiny(), tmp_path)
     assert len(list((tmp_path / "state").iterdir())) == 2
     journal = read_journal(tmp_path)
     with monkeypatch.context() as patch:
@@ -78,11 +78,7 @@ def test_a_finished_run_has_nothing_left_to_do(
         patch.setattr(loop, "measure", None)
         patch.setattr(loop.Stepper, "__call__", None)
         for _ in range(2):
-            best = train(tiny(), tmp_path, resume=True)
-            assert best == max(
-                (row for row in journal if row["kind"] == "eval"),
-                key=lambda row: (row["top1"], row["step"]),
-            )
+            assert train(tiny(), tmp_path, resume=True) == best
             assert digests(tmp_path) == digests(unbroken)
     assert read_journal(tmp_path) == journal
     # It is still the run of these settings, and of no others.
