@@ -244,6 +244,31 @@ def test_pre_training_reads_no_labels(listed: str, tmp_path: Path) -> None:
     assert mm.load(out).thresholds is None
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["predict", "--model", "RUN", "x.png", "--min-score", "0.5"], "leave it out"),
+        (["predict", "--model", "RUN", "x.png", "--sort-into", "S"], "into one folder"),
+        (
+            ["average", "RUN", "RUN/last.safetensors", "--out", "A.safetensors"],
+            "an average has none",
+        ),
+    ],
+)
+def test_what_wants_one_class_is_refused(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert call(*(word.replace("RUN", str(trained)) for word in words)) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_label_per_picture_answers_as_before(tmp_path: Path) -> None:
     prediction = mm.Predictor()(np.zeros((8, 8, 3), np.uint8))
     assert prediction.labels is None

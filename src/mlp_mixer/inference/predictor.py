@@ -34,7 +34,7 @@ from .pictures import (
     leave_out,
     skip_answered,
 )
-from .results import Candidate, Failure, Features, Prediction
+from .results import Candidate, Failure, Features, Prediction, reached
 from .tiles import cut, mean_of
 
 R = TypeVar("R")
@@ -218,7 +218,7 @@ class Predictor:
         known = self.min_score is None or first.score >= self.min_score
         labels = None
         if self.thresholds is not None:
-            labels = self._several(logits, scores, self.thresholds)
+            labels = reached(logits, scores, self.thresholds, self.labels)
         return Prediction(
             path=name,
             pred_label=first.label if known else None,
@@ -228,17 +228,6 @@ class Predictor:
             top=tuple(candidates),
             labels=labels,
         )
-
-    def _several(
-        self, logits: Tensor, scores: Tensor, thresholds: Sequence[float]
-    ) -> tuple[Candidate, ...]:
-        """Return all classes whose scores reach their thresholds, best first."""
-        found = []
-        for number in logits.argsort(descending=True, stable=True).tolist():
-            score = scores[number].item()
-            if score >= thresholds[number]:
-                found.append(Candidate(number, self.labels[number], score))
-        return tuple(found)
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Compute the logits of preprocessed images, as a server does.

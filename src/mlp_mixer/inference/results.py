@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,25 @@ class Candidate:
     label: int
     name: str
     score: float
+
+
+def reached(
+    logits: Tensor, scores: Tensor, thresholds: Sequence[float], names: Sequence[str]
+) -> tuple[Candidate, ...]:
+    """Return all classes whose scores reach their thresholds, best first.
+
+    Args:
+        logits: (K,), by which they are ranked.
+        scores: (K,), in [0, 1].
+        thresholds: Of the K classes.
+        names: Of the K classes.
+    """
+    found = []
+    for number in logits.argsort(descending=True, stable=True).tolist():
+        score = scores[number].item()
+        if score >= thresholds[number]:
+            found.append(Candidate(number, names[number], score))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

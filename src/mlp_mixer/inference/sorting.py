@@ -66,8 +66,13 @@ class Sorter:
                 system has none.
 
         Raises:
-            UserError: There is no such way.
+            UserError: There is no such way, or pictures have several labels each.
         """
+        if predictor.thresholds is not None:
+            raise UserError(
+                "a picture is sorted into one folder, and this checkpoint gives several "
+                "labels: write them into a file instead (predict --out FILE.csv)"
+            )
         if by not in WAYS:
             raise unknown("way to sort", by, WAYS)
         self.folder = Path(folder)

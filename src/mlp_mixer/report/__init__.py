@@ -2,7 +2,8 @@
 
 from .build import build_report
 from .compare import RunSummary, find_runs, write_comparison
-from .page import Report, Sample, render, write_report
+from .page import Report, render, write_report
+from .sample import Sample
 
 __all__ = [
     "Report",

@@ -43,7 +43,8 @@ from ..training.run import split_validation
 from ..weights import Checkpoint, load
 from .cells import cell_pictures
 from .labels import label_facts, label_samples
-from .page import Report, Sample, epochs
+from .page import Report, epochs
+from .sample import Sample
 
 _POINT = 0.01  # of accuracy
 _SAMPLES = 12

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..data.image_set import ImageSet
 from ..evaluation import MultiLabelEvaluation
-from .page import Sample
+from .sample import Sample
 
 _TOP = 3  # scores beside a picture, at least
 

@@ -32,8 +32,14 @@ def check_alike(ingredients: Mapping[str, StoredWeights]) -> None:
 
     Raises:
         UserError: Two of them have another architecture, preprocessing, head, or other
-            classes.
+            classes, or one gives several labels per image.
     """
+    for name, stored in ingredients.items():
+        if "thresholds" in stored.provenance:
+            raise UserError(
+                f"{name!r} gives several labels per image, each from a threshold of its "
+                "own on, and an average has none: use the best of the runs"
+            )
     (first, wanted), *others = ingredients.items()
     for name, stored in others:
         difference = _difference(wanted, stored)

@@ -94,10 +94,16 @@ def resolve_min_score(
         provenance: Of the checkpoint.
 
     Raises:
-        UserError: It is no such score, or "auto" where the checkpoint has none.
+        UserError: It is no such score, "auto" where the checkpoint has none, or pictures
+            have several labels each.
     """
     if wanted is None:
         return None
+    if "thresholds" in provenance:
+        raise UserError(
+            "a lowest score is of one class per picture, and this checkpoint gives "
+            "several labels, each from its own threshold on: leave it out"
+        )
     if wanted == AUTO:
         chosen = chosen_min_score(provenance)
         if chosen is None:
