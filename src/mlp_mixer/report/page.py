@@ -5,7 +5,6 @@ It has facts, curves, confusions, pictures, configuration and provenance.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import statistics
@@ -17,22 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluation.calibration import FEWEST, Calibration
+from ..evaluation.calibration import Calibration
 from ..evaluation.multilabel import LabelScore
 from ..files import PathLike, write_text
 from .chart import Annotation, Chart, Point, Series, line_chart, percent
 from .confusion import check_confusion, class_rows, confused_pairs
 from .html import Image8, render_html, to_float
+from .reliability import Tempered, reliability_chart, sureness
 from .sample import Sample
 
 Row = Mapping[str, Any]
 
 _MOST_CLASSES_IN_TABLE = 25
-_FEWEST_ANSWERS = 5  # in a dot of the calibration chart: fewer say little
-_DOTS = (
-    "Each dot is a fifteenth of the scale in which at least "
-    f"{_FEWEST_ANSWERS} answers fell."
-)
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,7 @@ class Report:
     config: dict[str, Any]
     provenance: dict[str, Any]
     calibration: Calibration | None = None
-    tempered: tuple[float, Calibration] | None = None
+    tempered: Tempered | None = None
     remark: str = ""
     cells: tuple[CellPictures, ...] = ()
     labels: tuple[LabelScore, ...] = ()
@@ -128,8 +123,8 @@ def render(report: Report) -> str:
         title=report.title,
         report=report,
         charts=_charts(report.journal) if report.journal else [],
-        reliability=_reliability(report) if _says_something(report) else None,
-        sureness=_sureness(report),
+        reliability=reliability_chart(report.calibration, report.tempered),
+        sureness=sureness(report.calibration, report.tempered, report.remark),
         with_top5=_with_top5(report.classes),
         pace=_pace(report.journal),
         evaluations=_evaluations(report.journal),
@@ -242,41 +237,6 @@ def _short(value: Any, hidden: set[str]) -> Any:
     return value
 
 
-def _says_something(report: Report) -> bool:
-    """Whether there are answers enough to compare confidence with accuracy."""
-    return report.calibration is not None and report.calibration.n >= FEWEST
-
-
-def _sureness(report: Report) -> str:
-    """Say how good the confidence is, and what a temperature makes of it."""
-    found = report.calibration
-    if found is None:
-        return ""
-    if not _says_something(report):
-        return f"Too few images to judge confidence: {found.n}."
-    text = (
-        f"Expected calibration error {100 * found.error:.1f}%: the mean gap between "
-        "confidence and accuracy."
-    )
-    if report.tempered:
-        temperature, after = report.tempered
-        text += (
-            f" Dividing the logits by {temperature:.2f}, a temperature fitted on the "
-            f"validation images, {_change(found.error, after.error)}."
-        )
-    return f"{text} {report.remark}".rstrip()
-
-
-def _change(before: float, after: float) -> str:
-    """Say whether an error became smaller, in the decimals that the page shows."""
-    shown = f"{100 * after:.1f}%"
-    if shown == f"{100 * before:.1f}%":
-        return "leaves it as it is"
-    if after > before:
-        return f"makes it worse: {shown}"
-    return f"brings it to {shown}"
-
-
 def epochs(value: float) -> str:
     """Write a number of epochs, of which a reader wants no fractions: 11.0345 -> 11.
 
@@ -286,31 +246,6 @@ def epochs(value: float) -> str:
     if value < 1:
         return f"{value:.2g}"
     return f"{value:.1f}".removesuffix(".0")
-
-
-def _reliability(report: Report) -> Chart:
-    """Draw the accuracy of the answers over their confidence."""
-    assert report.calibration
-    dots = _dots(report.calibration)
-    series = [Series("as it answers", dots, dots=True)]
-    if report.tempered:
-        temperature, better = report.tempered
-        name = f"temperature {temperature:.2f}"
-        series.append(Series(name, _dots(better), dots=True))
-    # Dots of a calibrated network lie on this line.
-    series.append(Series("calibrated", [(0, 0), (1, 1)]))
-    chart = line_chart(
-        "Accuracy by confidence", series, percent, limits=(0, 1), across="confidence"
-    )
-    return dataclasses.replace(chart, summary=_DOTS)
-
-
-def _dots(found: Calibration) -> list[Point]:
-    dots = []
-    for confidence, accuracy, count in found.bins:
-        if count >= _FEWEST_ANSWERS:
-            dots.append((confidence, accuracy))
-    return dots
 
 
 def points(rows: Iterable[Row], key: str) -> list[Point]:

@@ -30,6 +30,7 @@ def answers(
         loss=0,
         labels=np.array(labels),
         probabilities=probabilities,
+        scores=probabilities.max(axis=1),
     )
     return images, found
 
