@@ -87,7 +87,8 @@ def test_the_remark_names_the_class_that_explains_the_number(
 
 
 def test_no_images_have_no_remark() -> None:
-    result = Evaluation(0, 0.0, 0.0, 0.0, np.zeros(0, int), np.zeros((0, 3)))
+    nothing = np.zeros((0, 3))
+    result = Evaluation(0, 0.0, 0.0, 0.0, np.zeros(0, int), nothing, nothing)
     assert result.balanced_top1 == 0
     assert result.per_class == ()
     assert result.remark is None
