@@ -39,15 +39,13 @@ from mlp_mixer.data.image_set import ImageSet
 from mlp_mixer.data.loader import TrainBatches
 from mlp_mixer.evaluation import evaluate
 from mlp_mixer.images.settings import Augment
-from mlp_mixer.recipes import get_recipe
 from mlp_mixer.training.config import OptimChoice
 from mlp_mixer.training.optim.build import build_optimizer
 
 RATES = (3e-4, 1e-3, 3e-3)
-OURS = get_recipe("photos").model
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "Mixer-S/32": lambda K: create_model(
-        OURS.name, num_classes=K, gelu=OURS.gelu, drop_path=OURS.drop_path
+        "mixer_s32", num_classes=K, gelu="erf", drop_path=0.1
     ),
     "ResNet-18": lambda K: timm.create_model("resnet18", num_classes=K).to(
         memory_format=torch.channels_last

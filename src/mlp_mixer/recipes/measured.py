@@ -65,13 +65,4 @@ MEASURED: dict[str, Measurement] = {
     "cifar10_50ep": Measurement(
         "CIFAR-10", 86.8, 2, 0.1, 10_000, "3,900 CPU s of one thread, Xeon (AMX)"
     ),
-    "photos": Measurement(
-        "1,800 photos of ten ImageNet classes",
-        32.3,
-        1,
-        None,
-        1_000,
-        "6 min of two threads, Xeon (AVX-512)",
-        "8 of the 25 epochs",
-    ),
 }
