@@ -18,7 +18,13 @@ from ..evaluation.accuracy import Progress
 from ..files import PathLike
 from ..recipes import get_recipe
 from ..recipes.finetune import finetune_auto
-from ..recipes.resolve import Settings, assignments, resolve_config, sweep_runs
+from ..recipes.resolve import (
+    Settings,
+    assignments,
+    resolve_config,
+    sweep_runs,
+    with_settings,
+)
 from ..training import TrainConfig
 from ..training import train as run_training
 from ..training.choice import is_at_least_as_good
@@ -248,7 +254,7 @@ def finetune_config(
     """
     name = START if weights is None else str(weights)
     config = _before_settings(name, data, recipe)
-    return override(config, assignments(settings))
+    return with_settings(config, settings)
 
 
 def _before_settings(weights: str, data: str | Dataset, recipe: str) -> TrainConfig:

@@ -20,7 +20,8 @@ def photos() -> TrainConfig:
     Four blocks of 128 channels on patches of 8, a whitened stem, Muon, an average of the
     weights, crops and CutMix: what `cifar10_50ep` has, for photographs. A large network
     at 224 pixels learns far less from so few. The number of epochs follows from the
-    number of images (`train.images`).
+    number of images (`train.images`). Parts of its search are in docs/log.md; as it
+    stands it was not run.
 
     mlp-mixer train photos --data folder:PATH
     """

@@ -51,7 +51,9 @@ def rescale(
         train = replace(train, batch_size=batch_size)
         optim = replace(optim, lr=lr)
     if epochs is not None:
-        if train.steps is not None:
+        if train.images is not None:
+            notes.append(f"train.images {train.images:,} -> {epochs:g} epochs")
+        elif train.steps is not None:
             notes.append(f"train.steps {train.steps} -> {epochs:g} epochs")
         elif schedule.warmup_steps is not None and epochs != train.epochs:
             warmup = round(schedule.warmup_steps * epochs / train.epochs)
@@ -59,5 +61,5 @@ def rescale(
                 f"schedule.warmup_steps {schedule.warmup_steps} -> {warmup}, the same share of the run"
             )
             schedule = replace(schedule, warmup_steps=warmup)
-        train = replace(train, epochs=epochs, steps=None)
+        train = replace(train, epochs=epochs, steps=None, images=None)
     return replace(config, train=train, optim=optim, schedule=schedule), tuple(notes)

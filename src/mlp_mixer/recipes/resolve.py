@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,27 @@ def resolve_config(
     if data is not None:
         # As a mapping, which takes a path to the letter.
         config = override(config, assignments({"data.source": data}))
-    return override(config, assignments(settings)), notes
+    return with_settings(config, settings), notes
+
+
+def with_settings(config: TrainConfig, settings: Settings) -> TrainConfig:
+    """Return a configuration with some fields changed.
+
+    A length in epochs or steps replaces one in images, which would go before it.
+
+    Args:
+        config: The configuration.
+        settings: Fields to change.
+
+    Raises:
+        UserError: There is no such field, or a value does not fit.
+    """
+    texts = assignments(settings)
+    config = override(config, texts)
+    fields = {text.partition("=")[0].strip() for text in texts}
+    if fields & {"train.epochs", "train.steps"} and "train.images" not in fields:
+        config = replace(config, train=replace(config.train, images=None))
+    return config
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -125,5 +146,5 @@ def sweep_runs(
     runs = []
     for value in values.split(","):
         setting = f"{field}={value}"
-        runs.append((out / setting, override(config, [setting])))
+        runs.append((out / setting, with_settings(config, [setting])))
     return runs

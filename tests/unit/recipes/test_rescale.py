@@ -10,6 +10,7 @@ import pytest
 from mlp_mixer.cli import run
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.recipes.rescale import rescale
+from mlp_mixer.recipes.resolve import resolve_config
 
 
 def test_nothing_asked_changes_nothing() -> None:
@@ -77,3 +78,14 @@ def test_the_journal_says_what_followed(
     assert (
         json.loads((out / "config.json").read_text())["config"]["train"]["epochs"] == 1
     )
+
+
+def test_a_length_that_is_asked_for_replaces_one_in_images() -> None:
+    assert get_recipe("photos").train.images
+    by_option, notes = resolve_config("photos", epochs=3)
+    by_setting, _ = resolve_config("photos", settings={"train.epochs": 3})
+    for config in (by_option, by_setting):
+        assert (config.train.images, config.train.epochs) == (None, 3)
+    assert notes == ("train.images 75,000 -> 3 epochs",)
+    kept, _ = resolve_config("photos", settings={"train.batch_size": 8})
+    assert kept.train.images == 75_000
