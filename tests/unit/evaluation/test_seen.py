@@ -15,6 +15,7 @@ from PIL import Image
 
 import mlp_mixer as mm
 from mlp_mixer import UserError
+from mlp_mixer.data.seen import SeenImages
 from mlp_mixer.evaluation import eval_split
 from mlp_mixer.training.extras.linear_probe import fit_head
 
@@ -175,3 +176,22 @@ def test_a_linear_probe_learns_from_all_but_the_test_images(
     result = mm.evaluate(tmp_path / "probe", f"folder:{folder}")
     check_at_chance(result)
     assert row["n"] == 120 - result.n
+
+
+def test_pictures_learnt_without_labels_judge_and_are_told(
+    run: Path, folder: Path
+) -> None:
+    """Who pre-trained on all pictures has no others; the number says so."""
+    dataset = mm.open_dataset(f"folder:{folder}")
+    seen = SeenImages.of(dataset.all(), labelled=False)
+    chosen = eval_split(dataset, {"seen": seen.to_json()})
+    assert (len(chosen.images), chosen.seen) == (120, 0)
+    assert chosen.split == "all images, 120 of which it has seen without labels"
+    # With the labels of some: those are left out.
+    first = SeenImages.from_provenance(mm.load(run).provenance)
+    assert first is not None
+    chosen = eval_split(dataset, {"seen": (seen | first).to_json()})
+    held_out = len(chosen.images)
+    assert held_out < 40
+    words = f"test (20 % held out by seed 0), {held_out} of which it has seen"
+    assert chosen.split == f"{words} without labels"
