@@ -61,6 +61,9 @@ def run_lines(block: str) -> None:
             serve_and_ask(arguments)
         else:
             quick = SHORT.get(arguments[0], [])
+            if "--minutes" in arguments:
+                place = arguments.index("--minutes")
+                del arguments[place : place + 2]
             assert run([*expand(arguments), *quick]) == 0, line
 
 

@@ -193,7 +193,7 @@ def test_a_file_that_is_no_image(
 ) -> None:
     (folder / "cat" / "page.png").write_text("<html>")
     for number in range(40):  # so that it is met whichever images are held out
-        (folder / "cat" / f"page{number}.png").write_text("<html>")
+        (folder / "cat" / f"page{number}.png").write_text(f"<html>{number}")
     arguments = [
         "--data",
         f"folder:{folder}",

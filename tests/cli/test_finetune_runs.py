@@ -34,7 +34,8 @@ def test_finetune_starts_from_the_weights(
     )
     assert code == 0
     told = capsys.readouterr()
-    assert "the head keeps 10 of 10 classes" in told.err
+    assert "the head was fitted to frozen features" in told.err
+    assert "test (20 % held out by seed 0): top-1 " in told.out
     assert "best checkpoint" in told.out
     assert load(tmp_path / "new").preprocess == load(weights).preprocess
     assert load(tmp_path / "new").provenance["recipe"] == "finetune_auto"
@@ -64,7 +65,7 @@ def test_a_sweep_runs_all_and_names_the_best(
         "augment.crop=none",
     ]
     assert call(*command, "--sweep", "optim.lr=1e-9,0.03") == 0
-    assert "best of 2: " in capsys.readouterr().out
+    assert "best of 2 by loss: " in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} == {"optim.lr=1e-9", "optim.lr=0.03"}
     assert call(*command, "--sweep", "optim.lr") == 2
     assert "expected FIELD=A,B,C" in capsys.readouterr().err
@@ -85,7 +86,8 @@ def test_only_the_head(
     assert run(command) == 0
     told = capsys.readouterr()
     assert "only the head was learnt" in told.err
-    assert "best checkpoint" in told.out
+    assert "5-fold cross-validation: top-1 " in told.out
+    assert "test (20 % held out by seed 0): top-1 " in told.out
     assert call("evaluate", tmp_path / "new", "--data", "digits") == 0
     assert call("report", tmp_path / "new") == 0
     assert call(*command, "--overwrite", "--resume") == 2
@@ -105,7 +107,7 @@ def test_from_nothing_it_says_what_that_costs(
     ]
     assert call(*command, "--set", "train.steps=2", "--set", "train.device=cpu") == 0
     error = capsys.readouterr().err
-    assert "without pretrained weights a Mixer needs many images" in error
+    assert "from random weights a Mixer needs many images" in error
     assert load(tmp_path / "new").provenance["recipe"] == "fashion_mnist"
     assert call(*command, "--frozen") == 2
     assert "a linear probe (frozen) needs pretrained weights" in capsys.readouterr().err

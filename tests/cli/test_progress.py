@@ -68,7 +68,7 @@ def test_plain_lines_are_few_and_readable() -> None:
     assert "folder:[bold]x (3 classes): 1,000 images to train, 100 to" in lines[0]
     assert "to validate; 4 epochs = 40 steps on cpu" in lines[0]
     assert "loss 0.5000  top-1 50.00 %  lr 1.00e-03  1,234 img/s" in lines[1]
-    assert "img/s  val top-1 75.00 %  val loss 0.6000" in lines[1]
+    assert "img/s  val top-1 75 % [66, 82]  val loss 0.6000" in lines[1]
     assert "0:00:00 left" in lines[1]
     assert lines[2] == "by the way"
     assert "\x1b" not in text
@@ -78,7 +78,7 @@ def test_a_terminal_gets_a_live_line() -> None:
     text = shown(START, TRAIN, EVAL, terminal=True)
     assert "training" in text
     assert "25%" in text
-    assert "val top-1 75.00 %" in text
+    assert "val top-1 75 % [66, 82]" in text
 
 
 def test_a_slow_run_gets_a_line_now_and_then_but_none_twice(

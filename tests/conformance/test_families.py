@@ -525,7 +525,7 @@ def test_training_s_model_choice_fits_every_family() -> None:
     """`--set model.name=...`: fields left at none are the variant's."""
     choice = ModelChoice(name="gmlp_s16", image_size=32, patch_size=4)
     fields = dataclasses.asdict(choice)
-    del fields["resize"], fields["init"], fields["stem"]
+    del fields["resize"], fields["init"], fields["stem"], fields["head"]
     given = {key: value for key, value in fields.items() if value is not None}
     config = model_config(**given)
     assert (config.image_size, config.patch_size) == ((32, 32), 4)

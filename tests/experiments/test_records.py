@@ -240,7 +240,7 @@ def test_a_ladder_stands_and_is_not_climbed_twice(tmp_path: Path) -> None:
         for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     assert [row["name"][-6:] for row in rows] == ["seed 0", "seed 1"]
-    assert rows[0]["n"] == 359
+    assert rows[0]["n"] in (351, 355)
     assert (
         rows[0]["val_top1"] != rows[1]["val_top1"] or rows[0]["top1"] != rows[1]["top1"]
     )  # other images and weights

@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from ..training.journal import JournalRow, Report
 
 _PRICE = (
-    "from random weights a Mixer needs many images: without --minutes or other settings "
-    "the recipe for these images is taken; compare it with the same command without "
-    "`scratch`"
+    "from random weights a Mixer needs many images; the same command without `scratch` "
+    "begins with the weights in the package"
 )
 
 # Test images, of more of which a person asks for the evaluation by a command of its own.

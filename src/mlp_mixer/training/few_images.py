@@ -22,6 +22,8 @@ def few_images(source: Dataset, train: ImageSet) -> tuple[str, ...]:
     Raises:
         UserError: Fewer than two images are left.
     """
+    # First, because a test set refuses to be trained on in its own words.
+    labels = source.train.labels
     # "1 sample" are the words that scikit-learn's own tests look for.
     if len(train) < 2:
         raise UserError(
@@ -30,7 +32,7 @@ def few_images(source: Dataset, train: ImageSet) -> tuple[str, ...]:
             "teach something"
         )
     images = source.train
-    counts = np.bincount(images.labels, minlength=len(images.classes))
+    counts = np.bincount(labels, minlength=len(images.classes))
     if images.targets is not None:
         counts = images.targets.sum(axis=0)
     few = int((counts < FEWEST_OF_A_CLASS).sum())

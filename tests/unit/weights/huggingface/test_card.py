@@ -54,7 +54,7 @@ def test_the_card_of_a_trained_model(tmp_path: Path) -> None:
         "| Scores | softmax: the classes compete |",
         "| Trained on | digits |",
         "| Licence | not stated |",
-        "| top-1 accuracy | 93 % (134 of 144; 95 % interval 88 to 96 %) |",
+        "| top-1 accuracy | 93.2 % (134 of 144; 95 % interval 87.9 to 96.3 %) |",
         "| images | 144 |",
         "In the order of the output: 0 cat, 1 dög\\|fish, 2 &lt;b&gt;owl&lt;/b&gt;.",
         "| seed | 3 |",
