@@ -35,7 +35,7 @@ from ..evaluation.calibration import (
     tempered,
 )
 from ..files import read_json
-from ..intervals import plain_accuracy, short_accuracy
+from ..intervals import decimals, plain_accuracy
 from ..models import IsotropicMlp, MlpMixer, cost
 from ..training.config import stored_config
 from ..training.journal import read_journal
@@ -220,7 +220,12 @@ def _measured(
 ) -> dict[str, str]:
     if isinstance(result, MultiLabelEvaluation):
         return label_facts(result)
-    facts = {"top-1 [95 %]": short_accuracy(result.top1, result.n)}
+    low, high = result.interval
+    places = decimals(result.top1, result.n)
+    facts = {
+        "top-1 accuracy": plain_accuracy(result.top1, result.n),
+        "95 % interval": f"{100 * low:.{places}f} to {100 * high:.{places}f} %",
+    }
     if abs(result.balanced_top1 - result.top1) > _POINT:
         balanced = plain_accuracy(result.balanced_top1, result.n)
         facts["balanced accuracy"] = balanced

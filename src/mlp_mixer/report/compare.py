@@ -156,7 +156,9 @@ def write_comparison(runs: Sequence[RunSummary], path: PathLike) -> Path:
             (run, Style(place), epochs(run.epochs)) for place, run in enumerate(runs)
         ],
         charts=[
-            accuracy_chart("Validation top-1", accuracies),
+            accuracy_chart(
+                "Validation top-1", accuracies, max(run.best_n for run in runs)
+            ),
             line_chart("Training loss", losses),
         ],
     )

@@ -26,6 +26,7 @@ class ClassRow:
         recall: The fraction of its pictures that were recognised; None without any.
         precision: The fraction of right answers among the answers of this class; None
             without any.
+        answers: How many these are.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ClassRow:
     total: int
     recall: float | None
     precision: float | None
+    answers: int
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ def class_rows(confusion: NDArray[Any], classes: Sequence[str]) -> list[ClassRow
             total=int(confusion[index].sum()),
             recall=_share(right, confusion[index].sum()),
             precision=_share(right, confusion[:, index].sum()),
+            answers=int(confusion[:, index].sum()),
         )
         rows.append(row)
     return rows

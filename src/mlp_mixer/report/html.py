@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..analysis import to_jpeg, to_png
 from ..files import PathLike, write_text
-from ..intervals import short_accuracy
+from ..intervals import plain_accuracy, short_accuracy
 from .chart import number
 
 Image8 = NDArray[np.uint8]
@@ -97,6 +97,7 @@ def _environment(folders: list[Traversable]) -> jinja2.Environment:
     )
     environment.filters |= {
         "accuracy": _accuracy,
+        "share": _share,
         "percent": _percent,
         "number": _number_or_dash,
         "fraction": _fraction,
@@ -134,6 +135,12 @@ def _accuracy(value: Any, n: Any) -> str:
     if not math.isfinite(share) or not isinstance(n, int):
         return "–"
     return short_accuracy(share, n)
+
+
+def _share(value: Any, n: int) -> str:
+    """Write a fraction of n with the decimals that n carries; NaN is a dash."""
+    share = to_float(value)
+    return plain_accuracy(share, n) if math.isfinite(share) else "–"
 
 
 def _fraction(value: Any) -> float:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ..evaluation.calibration import Calibration
 from ..evaluation.multilabel import LabelScore
 from ..files import PathLike, write_text
+from ..intervals import decimals
 from .chart import Annotation, Chart, Point, Series, line_chart, percent
 from .confusion import check_confusion, class_rows, confused_pairs
 from .html import Image8, render_html, to_float
@@ -181,6 +182,7 @@ def _charts(journal: Iterable[Row]) -> list[Chart]:
     # With several labels per picture there is no top-1 accuracy.
     several = any("map" in row for rows in splits.values() for row in rows)
     key = "map" if several else "top1"
+    images = 0
     # The training line is 0, so a split has the same style in both charts.
     for style, (split, rows) in enumerate(splits.items(), start=1):
         # Dots: a run with a single evaluation has no line to draw.
@@ -189,28 +191,36 @@ def _charts(journal: Iterable[Row]) -> list[Chart]:
         # close that the numbers collide.
         note: Annotation = "none" if accuracies else "highest"
         measured = points(rows, key)
+        images = max(images, *(int(row.get("n", 0)) for row in rows))
         accuracies.append(Series(split, measured, note, dots=True, style=style))
     rates = [Series("learning rate", points(train, "lr"), "highest")]
     charts = [
         line_chart("Loss", losses),
-        accuracy_chart("mAP" if several else "Top-1 accuracy", accuracies),
+        accuracy_chart("mAP" if several else "Top-1 accuracy", accuracies, images),
         line_chart("Learning rate", rates),
     ]
     # A linear probe has no learning rate, and nobody misses an empty chart.
     return [chart for chart in charts if chart.lines]
 
 
-def accuracy_chart(title: str, series: Sequence[Series]) -> Chart:
+def accuracy_chart(title: str, series: Sequence[Series], images: int) -> Chart:
     """Draw fractions over the steps, on a scale of percent that may begin above zero.
 
     Args:
         title: Above the chart.
         series: Its lines.
+        images: On how many images the largest of them was measured: more decimals than
+            so many carry are not written.
 
     Returns:
         The chart.
     """
-    return line_chart(title, series, percent, from_zero=False, limits=(0, 1))
+    places = decimals(0.5, images)
+
+    def text(fraction: float) -> str:
+        return percent(round(fraction, places + 2))
+
+    return line_chart(title, series, text, from_zero=False, limits=(0, 1))
 
 
 def _with_top5(classes: Sequence[str]) -> bool:
