@@ -48,7 +48,7 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(
     ("script", "who"),
-    [("contest", "ours;timm;Keras example"), ("photos", "Mixer-S/32;ResNet-18")],
+    [("contest", "ours;timm;Keras example"), ("photos", "Mixer 64/8;ResNet-18 96")],
 )
 def test_smoke_and_again(script: str, who: str, tmp_path: Path) -> None:
     twice = "import runpy, sys; sys.path.insert(0, sys.argv[1]); path = sys.argv.pop(1) + '/' + sys.argv.pop(1)\n"
@@ -83,7 +83,10 @@ def test_smoke_and_again(script: str, who: str, tmp_path: Path) -> None:
     )
     assert "seed 0:" not in second  # nothing was measured again
     rows = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(rows) == len(who.split(";")) * (2 if script == "photos" else 1)
+    expected = len(who.split(";"))
+    if script == "photos":
+        expected = 2 * expected + 2  # a rate each, ridge and the linear probe
+    assert len(rows) == expected
 
 
 def test_peers_have_their_own_numbers_of_parameters(records: Any, images: Any) -> None:
