@@ -18,7 +18,7 @@ from mlp_mixer.cli import run
 from mlp_mixer.data import open_dataset
 from mlp_mixer.data.seen import SeenImages
 from mlp_mixer.training.config import DataChoice
-from mlp_mixer.training.run import split_validation
+from mlp_mixer.training.splits import split_validation
 
 SMALL = {
     "model.num_blocks": 1,

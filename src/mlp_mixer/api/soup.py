@@ -21,7 +21,7 @@ from ..evaluation import Evaluation, align_labels, choose_min_score
 from ..evaluation import evaluate as run_evaluation
 from ..files import PathLike, write_bytes
 from ..training.config import DataChoice
-from ..training.run import split_validation
+from ..training.splits import split_validation
 from ..weights.average import check_alike, mean_weights
 from ..weights.checkpoint import StoredWeights, native_bytes
 from ..weights.convert import check_place

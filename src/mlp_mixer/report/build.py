@@ -39,7 +39,7 @@ from ..intervals import decimals, plain_accuracy
 from ..models import IsotropicMlp, MlpMixer, cost
 from ..training.config import stored_config
 from ..training.journal import read_journal
-from ..training.run import split_validation
+from ..training.splits import split_validation
 from ..weights import Checkpoint, load
 from .cells import cell_pictures
 from .labels import label_facts, label_samples

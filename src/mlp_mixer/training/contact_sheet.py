@@ -25,7 +25,8 @@ from ..images.settings import Augment
 from ..models import model_config
 from .config import TrainConfig
 from .parallel import check_parallel
-from .run import class_members, split_validation
+from .run import class_members
+from .splits import split_validation
 
 _SIDE = 96  # pixels, up to about which smaller pictures are enlarged by a whole factor
 _MOST_SIDE = (

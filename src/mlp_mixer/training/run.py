@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from .._version import __version__
 from ..config import to_dict
-from ..data.dataset import Dataset, public_name, split
+from ..data.dataset import Dataset, public_name
 from ..data.image_set import ImageSet
 from ..data.loader import TrainBatches, auto_workers, stored
-from ..data.registry import open_dataset, open_pictures
 from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..distributed import is_main, rank, world_size
@@ -31,10 +30,10 @@ from .extras.elastic import check_sides
 from .extras.imbalance import check_imbalance
 from .extras.pretext import Pretext, build_pretext
 from .extras.several_labels import for_several_labels
-from .few_images import few_images
 from .model import build_model
 from .optim.schedule import warmup_length
 from .parallel import check_parallel
+from .splits import open_images, seen_notes
 
 _MOST_EVALUATIONS = 40  # of a run whose epochs follow from the number of images
 
@@ -198,27 +197,11 @@ def prepare(
     data = config.data
     device = pick_device(choice.device)
 
-    unlabelled = config.pretext.name != "none"
-    source_notes = list[str]()
-    if source is None:
-        source, source_notes = _opened(data, unlabelled)
-    else:
-        # What is written beside the run must name the images that were used.
-        data = dataclasses.replace(data, source=source.spec)
-        config = dataclasses.replace(config, data=data)
-    train, val = split_validation(source, data)
-    warnings = [] if unlabelled else few_images(source, train)
-    if unlabelled and len(source.train.classes) < 2:
-        # No label will ever be checked on these images.
-        train = source.train
-        val = None
-    if unlabelled:
-        source_notes += _held_back(source.test, val)
-        # There is nothing to choose a checkpoint by.
-        val = None
+    config, images = open_images(config, source)
+    train = images.train
     config = with_epochs(config, len(train))
     label_notes: tuple[str, ...] = ()
-    if not unlabelled:
+    if config.pretext.name == "none":
         config, label_notes = for_several_labels(
             config, train, teacher=teacher is not None
         )
@@ -227,10 +210,10 @@ def prepare(
     # Fresh weights depend on the seed alone, and the caller's generator stays as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)
-        model, preprocess, notes, seen = build_model(config, source.train)
+        model, preprocess, notes, seen = build_model(config, images.source.train)
     check_sides(config, model.config)
     teaching, teacher_notes = open_teacher(
-        config, teacher, source.train, preprocess, device
+        config, teacher, images.source.train, preprocess, device
     )
 
     # The fused kernels are compiled for one number of patches.
@@ -255,10 +238,10 @@ def prepare(
         store = stored(train, preprocess, device)
     return Run(
         config=config,
-        source=source,
-        fingerprint=source.fingerprint(),
+        source=images.source,
+        fingerprint=images.source.fingerprint(),
         train=train,
-        val=val,
+        val=images.val,
         model=model,
         preprocess=preprocess,
         device=device,
@@ -269,18 +252,15 @@ def prepare(
         teacher=teaching,
         task=task,
         notes=(
-            *source_notes,
-            *warnings,
+            *images.notes,
             *label_notes,
             *notes,
-            *_seen_notes(seen, val),
+            *seen_notes(seen, images.val),
             *teacher_notes,
             *kernel_notes,
         ),
         # Only the main process writes checkpoints.
-        seen=seen | SeenImages.of(train, val, labelled=not unlabelled)
-        if is_main()
-        else seen,
+        seen=seen | images.seen() if is_main() else seen,
     )
 
 
@@ -294,19 +274,6 @@ def class_members(images: ImageSet, data: DataChoice) -> ClassMembers | None:
     if data.sampling == "shuffle":
         return None
     return ClassMembers.of(images.labels)
-
-
-def _seen_notes(seen: SeenImages, val: ImageSet | None) -> tuple[str, ...]:
-    """Return a note if the weights have learnt from images that are to choose now."""
-    if val is None or not len(seen.short_keys):
-        return ()
-    count = int(seen.contains(val.keys()).sum())
-    if not count:
-        return ()
-    return (
-        f"the weights have learnt from {count:,} of the {len(val):,} validation images, "
-        "whose numbers are too good; the split_seed of the earlier run keeps them apart",
-    )
 
 
 def with_epochs(config: TrainConfig, images: int) -> TrainConfig:
@@ -327,53 +294,3 @@ def with_epochs(config: TrainConfig, images: int) -> TrainConfig:
         choice, images=None, epochs=epochs, eval_every_epochs=every
     )
     return dataclasses.replace(config, train=length)
-
-
-def _opened(data: DataChoice, unlabelled: bool) -> tuple[Dataset, list[str]]:
-    """Open the images of a run; return them and what a person should know."""
-    how: dict[str, Any] = {
-        "split_seed": data.split_seed,
-        "test_fraction": data.test_fraction,
-        "split_by": data.split_by,
-    }
-    if not unlabelled:
-        return open_dataset(data.source, **how), []
-    source, note = open_pictures(data.source, **how)
-    return source, [note] if note else []
-
-
-def _held_back(test: ImageSet | None, val: ImageSet | None) -> list[str]:
-    """Say which images a run without labels leaves to those that judge later."""
-    parts = {"test": test, "validation": val}
-    held = [f"{len(part):,} {name}" for name, part in parts.items() if part is not None]
-    return [f"the {' and '.join(held)} images are not learnt from"] if held else []
-
-
-def split_validation(
-    source: Dataset, data: DataChoice
-) -> tuple[ImageSet, ImageSet | None]:
-    """Return the images to learn from and those that choose the best checkpoint.
-
-    The test split is in neither.
-
-    Args:
-        source: The dataset.
-        data: Says which share of the training images is validation, and by which seed.
-
-    Returns:
-        The training split, and the validation split or None.
-    """
-    if source.val is not None or data.val_fraction == 0:
-        return source.train, source.val
-    # A dataset with a test split of its own is not asked for its images' keys: reading
-    # ImageNet for them would take minutes.
-    rest, held_out = split(
-        source.train,
-        data.val_fraction,
-        data.split_seed,
-        by=source.held_out.by if source.held_out else "position",
-        purpose="val",
-    )
-    if not len(held_out):
-        return source.train, None
-    return source.train.take(rest), source.train.take(held_out)

@@ -13,7 +13,7 @@ from mlp_mixer import UserError, open_dataset
 from mlp_mixer.data.image_set import ImageSet
 from mlp_mixer.evaluation import eval_split
 from mlp_mixer.training.config import DataChoice
-from mlp_mixer.training.run import split_validation
+from mlp_mixer.training.splits import split_validation
 
 
 def provenance(spec: str, seed: int, fraction: float = 0.2) -> dict[str, Any]:

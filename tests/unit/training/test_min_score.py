@@ -13,7 +13,7 @@ import pytest
 import mlp_mixer as mm
 from mlp_mixer.config import override
 from mlp_mixer.training import TrainConfig, train
-from mlp_mixer.training.run import split_validation
+from mlp_mixer.training.splits import split_validation
 from mlp_mixer.weights.scores import chosen_min_score
 
 Tiny = Callable[..., TrainConfig]
