@@ -31,6 +31,7 @@ from ..training.choice import is_at_least_as_good
 from ..training.extras.linear_probe import fit_head
 from ..training.journal import JournalRow, Report
 from ..training.track import tracking
+from ..weights import load
 from ..weights.catalog import START, is_bundled
 
 SCRATCH = "scratch"
@@ -38,6 +39,7 @@ SCRATCH = "scratch"
 
 # Pixels of the longer side, up to which random crops leave too little of an image.
 _SMALL_IMAGE = 64
+_NARROW = 256  # channels
 
 
 def _ignore(row: JournalRow) -> None:
@@ -271,6 +273,7 @@ def _before_settings(weights: str, data: str | Dataset, recipe: str) -> TrainCon
                 small=small,
                 gpu=cuda_is_available(),
                 bundled=is_bundled(weights),
+                narrow=_is_narrow(weights),
             )
         config = get_recipe(_scratch_recipe(small, images.channels))
         return override(config, assignments({"data.source": spec}))
@@ -305,6 +308,16 @@ def are_small(images: Any) -> bool:
     if not isinstance(images, ArraySet):
         return False
     return bool(max(images.images.shape[1:3]) <= _SMALL_IMAGE)
+
+
+def _is_narrow(weights: str) -> bool:
+    """Whether a network has at most 256 channels, as those in the package."""
+    if is_bundled(weights):
+        return True
+    # Those with a name are wide, and may have to be downloaded for the answer.
+    if not os.path.exists(weights):  # noqa: PTH110 (Path.exists raises for some names)
+        return False
+    return bool(load(weights).model.config.hidden_dim <= _NARROW)
 
 
 def _scratch_recipe(small: bool, channels: int) -> str:

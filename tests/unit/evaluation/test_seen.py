@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import mlp_mixer as mm
-from mlp_mixer import UserError
+from mlp_mixer import UserError, api
 from mlp_mixer.data.seen import SeenImages
 from mlp_mixer.evaluation import eval_split
 from mlp_mixer.training.extras.linear_probe import fit_head
@@ -171,7 +171,7 @@ def test_weights_that_say_nothing_are_not_said_to_be_clean(folder: Path) -> None
 def test_a_linear_probe_learns_from_all_but_the_test_images(
     run: Path, folder: Path, tmp_path: Path
 ) -> None:
-    config = mm.api.finetune_config(run, f"folder:{folder}")
+    config = api.finetune_config(run, f"folder:{folder}")
     row = fit_head(config, tmp_path / "probe")
     result = mm.evaluate(tmp_path / "probe", f"folder:{folder}")
     check_at_chance(result)
