@@ -185,13 +185,13 @@ def measure(
         bf16=cpu_computes_bf16() or choice.device != "cpu",
     )
     row = train_for(seconds, entry)
-    judged = averaged[0] if averaged else model
+    final = averaged[0] if averaged else model
     cost = {
         "params": sum(p.numel() for p in model.parameters()),
         "mmacs": competitors.mmacs(model, entrant.side, 3),
         "lr": lr,
     }
-    return {"top1": evaluate(judged, test, preprocess, workers=0).top1, **row, **cost}
+    return {"top1": evaluate(final, test, preprocess, workers=0).top1, **row, **cost}
 
 
 def follower_of(model: nn.Module, entrant: Contestant) -> tuple[nn.Module, Ema] | None:

@@ -205,7 +205,7 @@ def test_what_cannot_be_judged_fairly(runs: dict[str, Path], tmp_path: Path) -> 
     origin = mm.load(a).provenance
     elsewhere = origin | {"data": origin["data"] | {"split_seed": 7}}
     other = changed(a, tmp_path / "other.safetensors", provenance=elsewhere)
-    with pytest.raises(UserError, match="no images can judge all of these"):
+    with pytest.raises(UserError, match="no images can evaluate all of these"):
         mm.average([a, other], out, data="digits")
     # What each has learnt from, their average has learnt from too.
     theirs = SeenImages(np.array([7], dtype=np.uint32))

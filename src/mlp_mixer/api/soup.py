@@ -114,23 +114,23 @@ def average(
     check_alike(stored)
     origins = {name: one.provenance for name, one in stored.items()}
     common = _common_split(origins)
-    judge = None
+    evaluator = None
     if data is not None:
         images = _validation_images(data, origins, common)
         place = pick_device(device)
-        judge = _Judge(images, batch_size, place, report)
+        evaluator = _Evaluator(images, batch_size, place, report)
 
     used = names
     top1: dict[str, float] = {}
-    if judge is not None:
-        top1 = {name: judge.top1(name, one) for name, one in stored.items()}
+    if evaluator is not None:
+        top1 = {name: evaluator.top1(name, one) for name, one in stored.items()}
         if greedy:
-            used = _greedy(stored, top1, judge)
+            used = _greedy(stored, top1, evaluator)
     mean = mean_weights([stored[name] for name in used])
     provenance = _provenance({name: origins[name] for name in used}, common)
     result = None
-    if judge is not None:
-        result = judge(mean, score_kind(provenance))
+    if evaluator is not None:
+        result = evaluator(mean, score_kind(provenance))
         report("average", result)
         provenance |= _measured(result)
     mean = dataclasses.replace(mean, provenance=provenance)
@@ -145,7 +145,7 @@ def average(
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _Evaluator:
     """Measures weights on validation images."""
 
     images: ImageSet
@@ -175,7 +175,9 @@ class _Judge:
 
 
 def _greedy(
-    stored: Mapping[str, StoredWeights], top1: Mapping[str, float], judge: _Judge
+    stored: Mapping[str, StoredWeights],
+    top1: Mapping[str, float],
+    evaluator: _Evaluator,
 ) -> list[str]:
     """Return the ingredients that recipe 1 of the paper takes."""
     best, *others = sorted(top1, key=lambda name: -top1[name])
@@ -184,7 +186,7 @@ def _greedy(
     head = score_kind(stored[best].provenance)
     for name in others:
         tried = [stored[one] for one in (*used, name)]
-        result = judge(mean_weights(tried), head).top1
+        result = evaluator(mean_weights(tried), head).top1
         if result >= reached:
             used.append(name)
             reached = result
@@ -214,7 +216,7 @@ def _validation_images(
     """Return the images that chose each ingredient's best checkpoint."""
     if common is None:
         raise UserError(
-            "no images can judge all of these: they have learnt from different images or "
+            "no images can evaluate all of these: they have learnt from different images or "
             f"split them differently ({', '.join(origins)}); leave the data away, or "
             "average runs with one split"
         )

@@ -12,7 +12,6 @@ import typer
 
 from ..errors import UserError
 from ..intervals import accuracy
-from ..training.choice import chosen_by
 from . import complete
 from .arguments import (
     FindBatchSize,
@@ -82,6 +81,7 @@ def finetune(
     """
     from .. import api
     from ..recipes.resolve import sweep_runs
+    from ..training.choice import chosen_by
     from .progress import counted, map_text, watch
 
     if weights is None:

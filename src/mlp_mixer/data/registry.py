@@ -106,7 +106,8 @@ def open_dataset(
         split_by: What decides which images it takes; "position": as in 0.1.0.
 
     Returns:
-        The dataset; its images are read when they are asked for.
+        The dataset; its images are decoded when they are asked for. Where a test split
+        is held out by image, some kilobytes of each file are read now.
 
     Raises:
         UserError: The name is unknown, or the dataset at the path is missing or broken.

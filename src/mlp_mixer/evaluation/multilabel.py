@@ -1,6 +1,6 @@
 """Several labels per image: average precision, F1, and the thresholds of a yes.
 
-N images, K classes. A class is judged for itself: its images against all others.
+N images, K classes. A class is evaluated for itself: its images against all others.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ..data.image_set import ImageSet
 from ..errors import UserError
 from ..images.preprocess import Preprocess
 from .accuracy import Progress, Tta, outputs, over_views
+from .per_class import ClassScore
 
 HALF = 0.5
 """The threshold of a class where no images chose one."""
@@ -28,35 +29,17 @@ FEWEST = 10
 
 
 @dataclass(frozen=True)
-class LabelScore:
-    """Hold what was measured of one class.
+class LabelScore(ClassScore):
+    """Hold what was measured of one class, beside its counts.
 
     Attributes:
-        name: The class.
-        n: How many images have it.
-        answers: For how many images it was answered.
-        right: How many of these have it.
         average_precision: The mean precision over its images, ranked by score; None
             without images.
         threshold: The score from which on it is answered.
     """
 
-    name: str
-    n: int
-    answers: int
-    right: int
     average_precision: float | None
     threshold: float
-
-    @property
-    def recall(self) -> float | None:
-        """The share of its images for which it was answered; None without images."""
-        return self.right / self.n if self.n else None
-
-    @property
-    def precision(self) -> float | None:
-        """The share of its answers that are right; None without answers."""
-        return self.right / self.answers if self.answers else None
 
     @property
     def f1(self) -> float | None:
@@ -66,11 +49,7 @@ class LabelScore:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {
-            "class": self.name,
-            "n": self.n,
-            "right": self.right,
-            "recall": self.recall,
-            "precision": self.precision,
+            **super().to_dict(),
             "f1": self.f1,
             "average_precision": self.average_precision,
             "threshold": self.threshold,
@@ -227,7 +206,7 @@ def choose_thresholds(
     classes together have fewer.
 
     Args:
-        scores: (n, K) in [0, 1], of images that judge: not of the training images.
+        scores: (n, K) in [0, 1], of validation images: not of the training images.
         targets: (n, K), which labels the images have.
 
     Returns:

@@ -23,7 +23,7 @@ def ignore_row(row: JournalRow) -> None:
     """Report nothing."""
 
 
-# What judges a checkpoint; a row has the names that its run asked for.
+# What chooses a checkpoint; a row has the names that its run asked for.
 _QUALITIES = ("map", "balanced_top1", "top1")
 
 

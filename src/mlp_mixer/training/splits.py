@@ -138,7 +138,7 @@ def _opened(data: DataChoice, labelled: bool) -> tuple[Dataset, list[str]]:
 
 
 def _held_back(test: ImageSet | None, val: ImageSet | None) -> list[str]:
-    """Say which images a run without labels leaves to those that judge later."""
+    """Say which images a run without labels leaves to later evaluations."""
     parts = {"test": test, "validation": val}
     held = [f"{len(part):,} {name}" for name, part in parts.items() if part is not None]
     return [f"the {' and '.join(held)} images are not learnt from"] if held else []

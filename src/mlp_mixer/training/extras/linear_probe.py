@@ -100,7 +100,7 @@ class CrossValidation:
 
     Attributes:
         strength: The strength of the penalty that did best.
-        probabilities: (n, K) of each image that was judged, by a head that was fitted
+        probabilities: (n, K) of each image that was evaluated, by a head that was fitted
             without it.
         labels: (n,) the classes of these images.
         fold_top1: The accuracy of each fold.
@@ -134,7 +134,7 @@ def cross_validate(
 ) -> CrossValidation | None:
     """Choose the penalty of a logistic regression, and say how good it will be.
 
-    The images are divided into folds, each class alike. Each fold is judged by a head
+    The images are divided into folds, each class alike. Each fold is evaluated by a head
     that was fitted to the others, and the strength with the least loss over all folds
     wins. (By the number of right answers, small folders would choose by chance.)
 
@@ -161,7 +161,7 @@ def cross_validate(
     if len(y) > _MOST_FOR_ALL_FOLDS:
         pairs = pairs[:1]
     pairs = [(rest, fold) for rest, fold in pairs if len(np.unique(y[rest])) > 1]
-    judged = np.concatenate([fold for _, fold in pairs])
+    evaluated = np.concatenate([fold for _, fold in pairs])
     found: dict[float, NDArray[np.float64]] = {}
     losses: dict[float, float] = {}
     for strength in STRENGTHS:
@@ -170,13 +170,13 @@ def cross_validate(
             for rest, fold in pairs
         ]
         found[strength] = np.concatenate(parts)
-        of_the_class = found[strength][np.arange(len(judged)), y[judged]]
+        of_the_class = found[strength][np.arange(len(evaluated)), y[evaluated]]
         losses[strength] = float(-np.log(np.maximum(of_the_class, 1e-12)).mean())
     best = min(losses, key=losses.__getitem__)
-    hits = found[best].argmax(axis=1) == y[judged]
+    hits = found[best].argmax(axis=1) == y[evaluated]
     ends = np.cumsum([len(fold) for _, fold in pairs])[:-1]
     by_fold = tuple(float(part.mean()) for part in np.split(hits, ends))
-    return CrossValidation(best, found[best], y[judged], by_fold, losses)
+    return CrossValidation(best, found[best], y[evaluated], by_fold, losses)
 
 
 def _second_largest_class(y: NDArray[np.int64], groups: NDArray[Any]) -> int:
@@ -278,7 +278,7 @@ def fit_head(
 def with_fitted_head(run: Run) -> Run:
     """Give the run's model the best head for the features of its training images.
 
-    The validation images take no part: they are to judge what comes.
+    The validation images take no part: they are to evaluate what comes.
 
     Args:
         run: The run; its model's head is replaced.
