@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 
 def picture(side: int = 160, seed: int = 0, form: str = "PNG") -> bytes:
@@ -140,6 +140,33 @@ def test_several_pictures_are_all_answered(page: Page) -> None:
     )
     assert titles == names[::-1]
     expect(page.locator("#dropped")).to_be_hidden()
+
+
+@pytest.mark.parametrize(
+    ("count", "sentence"),
+    [
+        (2, r"^cat \(90\.0 %\), dog \(80\.0 %\)\. \d+ ms\.$"),
+        (0, r"^no label, at best .+ \(.+ %\)\. \d+ ms\.$"),
+    ],
+)
+def test_a_picture_of_several_labels_has_all_or_none(
+    page: Page, count: int, sentence: str
+) -> None:
+    labels = [
+        {"label": 0, "name": "cat", "score": 0.9},
+        {"label": 1, "name": "dog", "score": 0.8},
+    ]
+
+    def with_labels(route: Route) -> None:
+        response = route.fetch()
+        answer = response.json()
+        answer["predictions"][0]["labels"] = labels[:count]
+        route.fulfill(response=response, json=answer)
+
+    page.route("**/predict*", with_labels)
+    choose(page, picture())
+    assert len(answered(page)) == 5
+    expect(page.locator("#status")).to_have_text(re.compile(sentence))
 
 
 def test_of_several_pictures_each_bad_one_is_named(page: Page) -> None:

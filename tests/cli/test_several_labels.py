@@ -273,3 +273,28 @@ def test_one_label_per_picture_answers_as_before(tmp_path: Path) -> None:
     prediction = mm.Predictor()(np.zeros((8, 8, 3), np.uint8))
     assert prediction.labels is None
     assert "labels" not in prediction.to_dict()
+
+
+def test_an_export_is_not_judged_by_the_names_of_folders(
+    trained: Path, tmp_path: Path, answer: Any
+) -> None:
+    folder = tmp_path / "left"
+    folder.mkdir()
+    rng = np.random.default_rng(2)
+    Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(folder / "one.png")
+    out = tmp_path / "mixer.onnx"
+    made = answer("export", trained, out, "--to", "onnx", "--check", tmp_path)
+    assert [row["top1"] for row in made["rows"]] == [None, None]
+
+
+def test_runs_shows_the_mean_average_precision(
+    trained: Path, answer: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (run,) = answer("runs", trained)
+    assert run["best_top1"] is None
+    page = tmp_path / "compare.html"
+    assert call("runs", trained, "--out", page) == 0
+    text = f"mAP {100 * run['best_map']:.1f} %"
+    assert text in capsys.readouterr().out
+    assert text.replace(" %", "%") in page.read_text()
+    assert "Validation mAP" in page.read_text()

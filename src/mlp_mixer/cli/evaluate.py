@@ -174,11 +174,14 @@ def _print_labels(
     result: MultiLabelEvaluation, about: dict[str, str], as_json: bool
 ) -> None:
     """Print what was measured on images with several labels each."""
+    from ..evaluation.multilabel import map_in_words
+
     measured = {
         "split": result.split,
         "seen": result.seen,
         "n": result.n,
         "map": result.map,
+        "interval": result.interval,
         "micro_f1": result.micro_f1,
         "macro_f1": result.macro_f1,
         "loss": result.loss,
@@ -187,14 +190,11 @@ def _print_labels(
         per_class = [score.to_dict() for score in result.per_class]
         print_json({**about, **measured, "per_class": per_class})
         return
-    means = []
-    for value in (result.map, result.micro_f1, result.macro_f1):
-        means.append("-" if value is None else f"{100 * value:.1f} %")
-    mean_ap, micro, macro = means
+    micro = f"{100 * result.micro_f1:.1f} %"
+    macro = "-" if result.macro_f1 is None else f"{100 * result.macro_f1:.1f} %"
     print(
-        f"{about['checkpoint']} on {about['data']}, {result.split}: mAP {mean_ap}, "
-        f"micro F1 {micro}, macro F1 {macro}, loss "
-        f"{result.loss:.4f}, n = {result.n:,}"
+        f"{about['checkpoint']} on {about['data']}, {result.split}: mAP "
+        f"{map_in_words(result)}, micro F1 {micro}, macro F1 {macro}, loss {result.loss:.4f}"
     )
 
 

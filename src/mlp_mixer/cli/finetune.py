@@ -190,6 +190,7 @@ def _by_folds(row: JournalRow) -> str:
 def _test(run: Path, data: str) -> None:
     """Print the accuracy of a run on the images that it has not learnt from."""
     from ..evaluation import Evaluation, eval_split, evaluate_checkpoint
+    from ..evaluation.multilabel import map_in_words
     from ..weights import load
 
     # Of several processes the first one speaks, and the others are gone.
@@ -212,4 +213,4 @@ def _test(run: Path, data: str) -> None:
     if isinstance(result, Evaluation):
         print(f"{chosen.split}: top-1 {accuracy(result.top1, result.n)}")
     elif result.map is not None:
-        print(f"{chosen.split}: mAP {100 * result.map:.1f} % (n = {result.n:,})")
+        print(f"{chosen.split}: mAP {map_in_words(result)}")

@@ -57,6 +57,8 @@ def _texts(run: RunSummary) -> tuple[str, ...]:
     top1 = "-"
     if run.best_top1 is not None:
         top1 = short_accuracy(run.best_top1, run.best_n)
+    elif run.best_map is not None:
+        top1 = f"mAP {100 * run.best_map:.1f} %"
     loss = "-" if run.train_loss is None else f"{run.train_loss:.4f}"
     speed = "-"
     if run.images_per_second is not None:

@@ -95,6 +95,9 @@ def export(
     network.eval()
     seen = SeenImages.from_provenance(checkpoint.provenance)
     images = check_images(check or calibrate, record, labels, seen)
+    # A folder's name is one label: it cannot judge answers of several.
+    if checkpoint.thresholds is not None:
+        images = images._replace(classes=None)
     x = network.input(images.pixels, record)
     ranges = x
     if calibrate and check:

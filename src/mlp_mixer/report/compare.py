@@ -30,6 +30,7 @@ class RunSummary:
         steps: How far it came.
         epochs: How far it came.
         best_top1: Of the best checkpoint on the validation images, if there are any.
+        best_map: Likewise, of images with several labels each.
         best_n: How many these are.
         train_loss: The last one.
         images_per_second: The median.
@@ -44,6 +45,7 @@ class RunSummary:
     steps: int
     epochs: float
     best_top1: float | None
+    best_map: float | None
     best_n: int
     train_loss: float | None
     images_per_second: float | None
@@ -113,6 +115,7 @@ def _summarise(folder: Path) -> RunSummary | None:
         steps=max((row.get("step", 0) for row in journal), default=0),
         epochs=max((row.get("epoch", 0.0) for row in journal), default=0.0),
         best_top1=best.get("top1"),
+        best_map=best.get("map"),
         best_n=best.get("n", 0),
         train_loss=train[-1]["loss"] if train else None,
         images_per_second=rates[len(rates) // 2] if rates else None,
@@ -145,7 +148,12 @@ def write_comparison(runs: Sequence[RunSummary], path: PathLike) -> Path:
     Raises:
         UserError: The disk refuses.
     """
-    accuracies = [_curve(run, "eval", "top1", dots=True) for run in runs]
+    charts = []
+    for title, key in (("Validation top-1", "top1"), ("Validation mAP", "map")):
+        curves = [_curve(run, "eval", key, dots=True) for run in runs]
+        if any(curve.points for curve in curves):
+            most = max(run.best_n for run in runs)
+            charts.append(accuracy_chart(title, curves, most))
     losses = [_curve(run, "train", "loss") for run in runs]
     return write_html(
         path,
@@ -155,12 +163,7 @@ def write_comparison(runs: Sequence[RunSummary], path: PathLike) -> Path:
         runs=[
             (run, Style(place), epochs(run.epochs)) for place, run in enumerate(runs)
         ],
-        charts=[
-            accuracy_chart(
-                "Validation top-1", accuracies, max(run.best_n for run in runs)
-            ),
-            line_chart("Training loss", losses),
-        ],
+        charts=[*charts, line_chart("Training loss", losses)],
     )
 
 

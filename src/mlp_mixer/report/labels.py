@@ -8,6 +8,7 @@ import numpy as np
 
 from ..data.image_set import ImageSet
 from ..evaluation import MultiLabelEvaluation
+from ..evaluation.multilabel import map_in_words
 from .sample import Sample
 
 _TOP = 3  # scores beside a picture, at least
@@ -21,7 +22,7 @@ def label_facts(result: MultiLabelEvaluation) -> dict[str, str]:
     """
     facts = {}
     if result.map is not None:
-        facts["mAP"] = f"{100 * result.map:.1f} %"
+        facts["mAP"] = map_in_words(result)
     facts["micro F1"] = f"{100 * result.micro_f1:.1f} %"
     if result.macro_f1 is not None:
         facts["macro F1"] = f"{100 * result.macro_f1:.1f} %"

@@ -114,7 +114,8 @@ async function ask(blob, mine, words) {
   const { predictions, milliseconds } = await answerOf(blob, $("explain").checked);
   const [answer] = predictions;
   const unknown = answer.pred_label === null;
-  const entry = { name, thumb, blob, top: answer.top, unknown, milliseconds };
+  const { top, labels } = answer;
+  const entry = { name, thumb, blob, top, labels, unknown, milliseconds };
   entry.explained = await laidOver(thumb, answer);
   past.unshift(entry);
   dropped += Math.max(0, past.length - MOST_KEPT);
@@ -225,13 +226,21 @@ function preview({ name, thumb, explained }) {
 function show(entry) {
   current = entry;
   preview(entry);
-  const [best, next] = entry.top;
+  const next = entry.labels ? null : entry.top[1];
   const more = next ? `, then ${next.name}, ${percent(next.score)}` : "";
   const time = `${Math.round(entry.milliseconds)} ms`;
-  say(`${sure(entry)}${best.name}, ${percent(best.score)}${more}. ${time}.`);
+  say(`${answerIn(entry)}${more}. ${time}.`);
   $("bars").replaceChildren(...entry.top.map(barOf));
   $("explaining").hidden = false;
   remember();
+}
+
+// All labels above their thresholds, where a picture may have several; else the best one.
+function answerIn(entry) {
+  const [best] = entry.top;
+  if (!entry.labels) return `${sure(entry)}${best.name}, ${percent(best.score)}`;
+  const scored = ({ name, score }) => `${name} (${percent(score)})`;
+  return entry.labels.map(scored).join(", ") || `no label, at best ${scored(best)}`;
 }
 
 // Where the score is too low for an answer, the best class is only a guess.
@@ -255,8 +264,8 @@ function remember() {
   $("dropped").textContent = `The newest ${MOST_KEPT} are kept, ${dropped} older left.`;
   $("history").replaceChildren(...past.map(itemOf));
   const kept = [];
-  for (const { name, thumb, top, unknown, milliseconds } of past) {
-    kept.push({ name, thumb, top, unknown, milliseconds });
+  for (const { name, thumb, top, labels, unknown, milliseconds } of past) {
+    kept.push({ name, thumb, top, labels, unknown, milliseconds });
   }
   try {
     sessionStorage.setItem("past", JSON.stringify(kept));
@@ -266,9 +275,7 @@ function remember() {
 }
 
 function itemOf(entry) {
-  const [best] = entry.top;
-  const text = `${sure(entry)}${best.name}, ${percent(best.score)}`;
-  const button = element("button", text);
+  const button = element("button", answerIn(entry));
   const choose = () => {
     question++;
     show(entry);

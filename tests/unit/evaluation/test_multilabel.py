@@ -13,6 +13,7 @@ from mlp_mixer.evaluation.multilabel import (
     average_precision,
     best_threshold,
     choose_thresholds,
+    map_interval,
     score_labels,
     sigmoid,
 )
@@ -45,6 +46,39 @@ def test_the_numbers_of_scikit_learn(seed: int, ties: bool) -> None:
         assert row.average_precision == pytest.approx(expected)
         assert row.n == targets[:, place].sum()
         assert row.threshold == result.thresholds[place]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_interval_is_that_of_drawing_images_again(ties: bool) -> None:
+    result = drawn(0, ties=ties)
+    rng = np.random.default_rng(1)
+    values = []
+    for _ in range(400):
+        rows = rng.integers(result.n, size=result.n)
+        targets = result.targets[rows]
+        # scikit-learn counts a class without images as 0.
+        drawn_classes = targets.any(axis=0)
+        logits = result.logits[rows][:, drawn_classes]
+        values.append(average_precision_score(targets[:, drawn_classes], logits))
+    expected = np.quantile(values, (0.025, 0.975))
+    assert result.interval == pytest.approx(expected, abs=0.04)
+
+
+def test_the_interval_gets_narrow_with_the_number_of_images() -> None:
+    result = drawn(2)
+    low, high = map_interval(result.logits, result.targets)
+    many_low, many_high = map_interval(
+        np.tile(result.logits, (16, 1)), np.tile(result.targets, (16, 1))
+    )
+    assert low < result.map < high
+    assert (many_high - many_low) * 3 < high - low < (many_high - many_low) * 5
+
+
+def test_a_class_of_one_image_has_an_interval() -> None:
+    logits = np.array([[2.0, 1], [1, -1], [0, -2]])
+    targets = np.array([[1, 0], [1, 1], [0, 0]], dtype=bool)
+    low, high = map_interval(logits, targets)
+    assert 0.3 < low <= high <= 1
 
 
 def test_the_loss_is_the_sum_over_the_classes() -> None:
