@@ -44,7 +44,9 @@ def whiten(
     patches_BDS = F.unfold(x_BCHW, P, stride=P)
     patches_ND = patches_BDS.transpose(1, 2).flatten(0, 1)
 
-    values, vectors_DD = torch.linalg.eigh(torch.cov(patches_ND.T))
+    # Of a patch that is one number the covariance has no axes.
+    covariance_DD = torch.atleast_2d(torch.cov(patches_ND.T))
+    values, vectors_DD = torch.linalg.eigh(covariance_DD)
     scaled_DD = vectors_DD / (values + _LEAST).sqrt()
     # Eigenvectors are columns of rising variance; the one of most variance goes first.
     rows_DD = scaled_DD.T.flip(0)

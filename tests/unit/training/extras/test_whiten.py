@@ -63,6 +63,17 @@ def test_a_narrow_stem_takes_the_first_directions() -> None:
     torch.testing.assert_close(narrow.proj.weight, wide.proj.weight[:10])
 
 
+def test_a_patch_may_be_one_number() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8)
+    images = ArraySet(pixels, np.arange(50) % 2, ("a", "b"))
+    stem = PatchEmbed(1, 8, 1)
+    whiten(stem, images, Preprocess((4, 4), 1, mean=(0.0,), std=(1.0,)), seed=0)
+    one, other = stem.proj.weight.detach()[:2].flatten().tolist()
+    assert one == -other
+    # The deviation of numbers from 0 to 1.
+    assert abs(one) == pytest.approx(1 / (pixels / 255).std(), rel=0.05)
+
+
 def test_a_run_can_begin_with_it() -> None:
     models = []
     for how in ("random", "whitened"):
