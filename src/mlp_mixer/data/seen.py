@@ -33,11 +33,15 @@ class SeenImages:
         complete: Whether these are all of them. False: some dataset was too large to
             be remembered.
         unlabelled: uint32 (U,), likewise of those that it has seen without labels.
+        sources: Datasets, by the names that `open_dataset` knows, of which it may have
+            learnt from any image, whatever the split: keys do not tell where the images
+            came in another coding.
     """
 
     short_keys: NDArray[np.uint32]
     complete: bool = True
     unlabelled: NDArray[np.uint32] = field(default_factory=lambda: _NONE)
+    sources: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, *images: ImageSet | None, labelled: bool = True) -> SeenImages:
@@ -78,6 +82,7 @@ class SeenImages:
                 _unpacked(record["keys"]),
                 bool(record["complete"]),
                 _unpacked(record["unlabelled"]),
+                tuple(map(str, record.get("sources", ()))),
             )
         except (TypeError, KeyError, ValueError, binascii.Error, zlib.error) as error:
             raise UserError(
@@ -87,22 +92,26 @@ class SeenImages:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record for a checkpoint's provenance under the key "seen"."""
-        return {
+        record = {
             "images": len(self.short_keys),
             "complete": self.complete,
             "keys": _packed(self.short_keys),
             "unlabelled": _packed(self.unlabelled),
         }
+        if self.sources:
+            record["sources"] = list(self.sources)
+        return record
 
     def __or__(self, other: SeenImages) -> SeenImages:
         """Return the record of the images of both."""
         complete = self.complete and other.complete
         both = np.union1d(self.short_keys, other.short_keys)
         unlabelled = np.union1d(self.unlabelled, other.unlabelled)
+        sources = tuple(sorted({*self.sources, *other.sources}))
         if len(both) + len(unlabelled) > MOST_REMEMBERED:
             # The newer images are those that people evaluate on.
-            return SeenImages(other.short_keys, False, other.unlabelled)
-        return SeenImages(both, complete, unlabelled)
+            return SeenImages(other.short_keys, False, other.unlabelled, sources)
+        return SeenImages(both, complete, unlabelled, sources)
 
     def contains(self, keys: Keys) -> NDArray[np.bool_]:
         """Return which images are among them.

@@ -40,7 +40,7 @@ class EvalSplit:
         images: The images.
         split: Which they are, in words.
         seen: How many of them the checkpoint, or one that it began from, has learnt
-            from; None if it does not say what it has learnt from.
+            from, or may have; None if it does not say what it has learnt from.
     """
 
     images: ImageSet
@@ -83,14 +83,14 @@ def eval_split(
     dataset = _open(spec, provenance)
     seen = SeenImages.from_provenance(provenance)
     if split == "train":
-        return _counted(dataset.train, "train", seen)
+        return _counted(dataset, dataset.train, "train", seen)
     if split == "all":
         if dataset.test is not None and dataset.held_out is None:
             raise UserError(
                 f"{dataset.spec!r} has a test split of its own; use --split test or "
                 "--split train"
             )
-        return _counted(dataset.all(), "all images", seen)
+        return _counted(dataset, dataset.all(), "all images", seen)
     if dataset.test is not None and dataset.held_out is None:
         return _unseen(dataset, dataset.test, "test" + _rule(dataset.test), seen)
     if seen is None and dataset.held_out and _trained_on(provenance, dataset):
@@ -133,10 +133,15 @@ def support_and_eval_split(
     return dataset.train, _unseen(dataset, dataset.test, words, seen)
 
 
-def _counted(images: ImageSet, words: str, seen: SeenImages | None) -> EvalSplit:
+def _counted(
+    dataset: Dataset, images: ImageSet, words: str, seen: SeenImages | None
+) -> EvalSplit:
     """Return all images, and count those that were learnt from."""
     if seen is None:
         return EvalSplit(images, words)
+    if _source(dataset) in seen.sources:
+        words += ", any of which it may have learnt from"
+        return EvalSplit(images, words, len(images))
     count = int(seen.contains(images.keys()).sum()) if len(seen.short_keys) else 0
     if count:
         words += f", {count:,} of which it has learnt from"
@@ -156,6 +161,12 @@ def _unseen(
     """
     if seen is None:
         return EvalSplit(images, words)
+    if _source(dataset) in seen.sources:
+        raise UserError(
+            f"this checkpoint, or one that it began from, may have learnt from any image "
+            f"of {_source(dataset)}, those of its test split among them; give other "
+            "images, or use --split all or train, whose number says so"
+        )
     # The keys of many images take time, and nothing can be among none.
     if len(seen.short_keys):
         images, words = _without_seen(dataset, images, words, seen)
@@ -330,6 +341,11 @@ def _open(spec: str | Dataset, provenance: Mapping[str, Any]) -> Dataset:
 def _trained_on(provenance: Mapping[str, Any], dataset: Dataset) -> bool:
     data = provenance.get("data") or {}
     return bool(dataset.fingerprint() == data.get("fingerprint"))
+
+
+def _source(dataset: Dataset) -> str:
+    """Return the name of a known dataset, such as cifar100."""
+    return dataset.spec.partition(":")[0]
 
 
 def _rule(images: ImageSet) -> str:

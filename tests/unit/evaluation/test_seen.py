@@ -195,3 +195,36 @@ def test_pictures_learnt_without_labels_judge_and_are_told(
     assert held_out < 40
     words = f"test (20 % held out by seed 0), {held_out} of which it has seen"
     assert chosen.split == f"{words} without labels"
+
+
+def test_a_dataset_of_mixed_splits_cannot_be_tested_on(
+    folder: Path, tmp_path: Path
+) -> None:
+    """Its images came to the network in another coding, so that no key tells them."""
+    origin = {"seen": SeenImages.of().to_json() | {"sources": ["digits"]}}
+    with pytest.raises(UserError, match="may have learnt from any image of digits"):
+        eval_split("digits", origin)
+    every = eval_split("digits", origin, "all")
+    assert every.seen == len(every.images)
+    assert "may have learnt from" in every.split
+    assert eval_split(f"folder:{folder}", origin).seen == 0
+
+
+def test_what_began_from_it_remembers_that(folder: Path, tmp_path: Path) -> None:
+    seen_before = SeenImages.of().to_json() | {"sources": ["cifar100", "digits"]}
+    weights = mm.save(
+        tmp_path / "weights.safetensors",
+        mm.create_model("mixer_pico2", num_classes=2, in_channels=1),
+        preprocess=mm.Preprocess((8, 8), 1, mean=(0.3,), std=(0.4,)),
+        labels=("a", "b"),
+        provenance={"seen": seen_before},
+    )
+    settings = {"train.steps": 1, "train.device": "cpu", "model.init": str(weights)}
+    mm.train("finetune_small", tmp_path / "run", data="digits", settings=settings)
+    origin = mm.load(tmp_path / "run").provenance
+    seen = SeenImages.from_provenance(origin)
+    assert seen is not None
+    assert seen.sources == ("cifar100", "digits")
+    assert len(seen.short_keys) > 1000
+    with pytest.raises(UserError, match="any image of digits"):
+        mm.evaluate(tmp_path / "run", "digits")
