@@ -6,7 +6,8 @@ from __future__ import annotations
 # A test compares the names with those that exist.
 MODELS = """
     mixer_s32 mixer_s16 mixer_s8 mixer_b32 mixer_b16 mixer_l32 mixer_l16 mixer_h14
-    mixer_pico2 mixer_pico7 mixer_micro4 mixer_nano4 mixer_nano2 mixer_tiny4 mixer_tiny2
+    mixer_pico2 mixer_pico7 mixer_micro4 mixer_nano4 mixer_nano2 mixer_mini4
+    mixer_tiny4 mixer_tiny2
     untied_s32 grouped_s32 views_s32 pyramid_s16
     untied_nano4 grouped_nano4 views_nano4 pyramid_nano4
     gmixer_12 gmixer_24

@@ -133,7 +133,8 @@ class MlpMixer(IsotropicMlp):
 
 # fmt: off
 # The paper's Table 1 (and S/8, which its authors released later), then small ones for
-# small images: their own image size is the default, D_S = C/2 and D_C = 4C as in Table 1.
+# small images: their own image size is the default, and D_S = C/2 and D_C = 4C as in
+# Table 1; but mixer_mini4 is of few blocks and narrow MLPs, for the weights in the package.
 VARIANTS: dict[str, MixerConfig] = {
     #                            P   L     C  D_S   D_C
     "mixer_s32":    MixerConfig(32,  8,  512, 256, 2048),
@@ -150,6 +151,7 @@ VARIANTS: dict[str, MixerConfig] = {
     "mixer_micro4": MixerConfig( 4,  8,   96,  48,  384, image_size=(32, 32)),
     "mixer_nano4":  MixerConfig( 4,  8,  128,  64,  512, image_size=(32, 32)),
     "mixer_nano2":  MixerConfig( 2,  8,  128,  64,  512, image_size=(32, 32)),
+    "mixer_mini4":  MixerConfig( 4,  4,  256,  64,  512, image_size=(32, 32)),
     "mixer_tiny4":  MixerConfig( 4,  8,  256, 128, 1024, image_size=(32, 32)),
     "mixer_tiny2":  MixerConfig( 2,  8,  256, 128, 1024, image_size=(32, 32)),
 }

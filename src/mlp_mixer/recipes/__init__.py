@@ -44,6 +44,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "cifar10_60ep": cifar.cifar10_60ep,
     "cifar10_200ep": cifar.cifar10_200ep,
     "cifar100_200ep": cifar.cifar100_200ep,
+    "cifar110_8ep": cifar.cifar110_8ep,
     "keras_cifar100": keras_cifar100,
     "photos": photos,
     "pretrain_views": pretrain_views,

@@ -46,6 +46,7 @@ PARAMETERS = {
     "mixer_micro4": 748_680,
     "mixer_nano4": 1_259_880,
     "mixer_nano2": 1_453_416,
+    "mixer_mini4": 1_359_080,
     "mixer_tiny4": 4_615_400,
     "mixer_tiny2": 5_000_936,
 }
