@@ -89,6 +89,21 @@ def test_smoke_and_again(script: str, who: str, tmp_path: Path) -> None:
     assert len(rows) == expected
 
 
+def test_small_folders_in_small(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "small_folders.py"), "--out", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
+    found = {row["name"]: row for row in map(json.loads, rows)}
+    assert set(found) == {f"20 {way} seed 0" for way in ("auto", "frozen", "random")}
+    assert all(row["n"] == 20 for row in found.values())
+    # Handwritten digits: features of photographs tell them from each other, too.
+    assert found["20 frozen seed 0"]["top1"] > 0.3
+
+
 def test_peers_have_their_own_numbers_of_parameters(records: Any, images: Any) -> None:
     counts = {
         name: sum(p.numel() for p in make(*images, 10).model.parameters())
