@@ -43,7 +43,7 @@ from ..training.splits import split_validation
 from ..weights import Checkpoint, load
 from .cells import cell_pictures
 from .labels import label_facts, label_samples
-from .page import Report, epochs
+from .page import Drawing, Report, epochs
 from .sample import Sample
 
 _POINT = 0.01  # of accuracy
@@ -298,7 +298,7 @@ def _mistakes(
     return (*with_maps, *samples[mapped:])
 
 
-def _pictures(model: IsotropicMlp) -> tuple[tuple[str, str, NDArray[np.uint8]], ...]:
+def _pictures(model: IsotropicMlp) -> tuple[Drawing, ...]:
     """Draw Figure 5 of the paper for the first blocks; nothing for other families."""
     if not isinstance(model, MlpMixer):
         return ()
@@ -309,8 +309,13 @@ def _pictures(model: IsotropicMlp) -> tuple[tuple[str, str, NDArray[np.uint8]], 
         f"of the {rows} x {columns} patches, blue negative, red positive. Low "
         "frequencies first; each unit is followed by its closest inverse."
     )
-    pictures = token_unit_pictures(weights, (rows, columns), most_units=_MOST_UNITS)
+    light, dark = (
+        token_unit_pictures(
+            weights, (rows, columns), most_units=_MOST_UNITS, dark=is_dark
+        )
+        for is_dark in (False, True)
+    )
     found = []
-    for number, picture in enumerate(pictures, start=1):
-        found.append((f"Block {number}", caption, picture))
+    for number, both in enumerate(zip(light, dark, strict=True), start=1):
+        found.append(Drawing(f"Block {number}", caption, *both))
     return tuple(found)

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,15 @@ from .sample import Sample
 Row = Mapping[str, Any]
 
 _MOST_CLASSES_IN_TABLE = 25
+
+
+class Drawing(NamedTuple):
+    """Hold a picture of the weights: uint8 (H, W, C), for light and for dark pages."""
+
+    heading: str
+    caption: str
+    light: Image8
+    dark: Image8
 
 
 @dataclass(frozen=True)
@@ -59,7 +68,7 @@ class Report:
         confusion: Counts (K, K), rows true and columns predicted.
         samples: Some pictures with predictions.
         mistakes: Pictures with wrong predictions.
-        pictures: (heading, caption, uint8 (H, W, C)) of each picture of the weights.
+        pictures: Of the weights.
         config: The settings of the run; they may be nested.
         provenance: Where the checkpoint comes from; it may be nested.
         calibration: Of the answers as they are.
@@ -79,7 +88,7 @@ class Report:
     confusion: NDArray[Any] | None
     samples: tuple[Sample, ...]
     mistakes: tuple[Sample, ...]
-    pictures: tuple[tuple[str, str, Image8], ...]
+    pictures: tuple[Drawing, ...]
     config: dict[str, Any]
     provenance: dict[str, Any]
     calibration: Calibration | None = None

@@ -47,7 +47,11 @@ def test_a_run_becomes_a_report(trained: Path) -> None:
     for cell in report.cells:
         count = report.confusion[cell.true, cell.predicted]
         assert 0 < len(cell.pictures) <= min(count, 12)
-    assert [heading for heading, _, _ in report.pictures][:1] == ["Block 1"]
+    drawing = report.pictures[0]
+    assert drawing.heading == "Block 1"
+    # The same units on another ground.
+    assert drawing.light.shape == drawing.dark.shape
+    assert drawing.light.mean() > drawing.dark.mean() + 50
     assert len(report.samples) == 12
     for sample in report.mistakes:
         assert not sample.correct

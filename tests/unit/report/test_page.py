@@ -18,11 +18,12 @@ from PIL import Image
 from mlp_mixer.errors import UserError
 from mlp_mixer.evaluation.calibration import Calibration
 from mlp_mixer.report import Report, Sample, render, write_report
-from mlp_mixer.report.page import epochs
+from mlp_mixer.report.page import Drawing, epochs
 
 ATTACK = "<script>alert(1)</script>"
-VOID = {"meta", "link", "img", "br"}
+VOID = {"meta", "link", "img", "br", "source"}
 NAN = math.nan
+PIXELS = np.zeros((6, 6, 3), np.uint8)
 
 EMPTY = Report(
     title="Title",
@@ -79,7 +80,7 @@ FULL = Report(
     confusion=np.array([[3, 0], [1, 0]]),
     samples=(sample(),),
     mistakes=(sample("b.png", "cow"),),
-    pictures=(("Block 1", "What one sees.", np.zeros((6, 6, 3), np.uint8)),),
+    pictures=(Drawing("Block 1", "What one sees.", PIXELS, 255 - PIXELS),),
     config={"train": {"epochs": 2, "betas": (0.9, 0.99), "ema": None}, "seed": 0},
     provenance={"command": "mlp-mixer train", "data": {"n": 4}},
 )
@@ -245,7 +246,7 @@ def test_text_from_users_is_escaped_everywhere() -> None:
         classes=(ATTACK, attribute),
         samples=(sample(ATTACK, ATTACK, ATTACK), sample('"><b>', attribute)),
         mistakes=(sample(ATTACK, ATTACK),),
-        pictures=((ATTACK, ATTACK, FULL.pictures[0][2]),),
+        pictures=(Drawing(ATTACK, ATTACK, PIXELS, PIXELS),),
         config={ATTACK: ATTACK},
         provenance={ATTACK: [ATTACK]},
     )
