@@ -95,6 +95,7 @@ def small_mixer(side: int, classes: int) -> nn.Module:
         image_size=side,
         patch_size=model.patch_size,
         num_blocks=model.num_blocks,
+        channels_mlp_dim=model.channels_mlp_dim,
         gelu=model.gelu,
     )
 

@@ -29,9 +29,10 @@ def photos() -> TrainConfig:
         recipe="photos",
         model=ModelChoice(
             name="mixer_nano4",
-            image_size=64,
+            image_size=96,
             patch_size=8,
             num_blocks=4,
+            channels_mlp_dim=256,
             gelu="erf",
             stem="whitened",
         ),
@@ -42,8 +43,8 @@ def photos() -> TrainConfig:
         optim=OptimChoice(name="muon", lr=8e-3, weight_decay=0.05),
         schedule=ScheduleChoice(decay="linear", warmup_share=0.05),
         train=LoopChoice(
-            images=75_000,
-            fewest_epochs=20,
+            images=54_000,
+            fewest_epochs=10,
             most_epochs=300,
             batch_size=64,
             label_smoothing=0.1,

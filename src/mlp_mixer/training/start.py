@@ -118,6 +118,8 @@ def train(
         # States after the one we go on from are of a future that will not be.
         state = find_state(out, run, report) if resume else None
         if state is None and run.config.model.head == "fitted":
+            words = f"fitting the head to the features of {len(run.train):,} images"
+            report({"kind": "note", "text": words})
             run = with_fitted_head(run)
         if minutes is not None:
             run = within_minutes(run, minutes, started)
