@@ -99,7 +99,7 @@ def cpu_threads(count: int | None) -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Stop glibc from returning freed tensors to the system (training processes only).
+    """Stop glibc from returning freed tensors to the system (for processes of one job).
 
     By default it returns every tensor of some megabytes, and the system clears the same
     pages again for the next step: 180,000 page faults in a step of S/16 on a CPU, 5 %

@@ -69,13 +69,14 @@ def evaluate(
     """Measure a checkpoint on labelled images: top-1 and top-5, or mAP and F1."""
     from ..data.dataset import public_name
     from ..data.imagenet import conditions
-    from ..devices import pick_device
+    from ..devices import keep_memory, pick_device
     from ..evaluation import MultiLabelEvaluation, answered, evaluate_checkpoint
     from ..weights import load
     from ..weights.scores import resolve_min_score
     from .next_steps import after_evaluation, print_next
     from .progress import counted
 
+    keep_memory()
     place = pick_device(device)
     source, name = or_bundled(checkpoint)
     loaded = load(source)

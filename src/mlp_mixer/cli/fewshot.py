@@ -49,11 +49,12 @@ def fewshot(
 
     A ridge regression learns from the features of a few images per class.
     """
-    from ..devices import pick_device
+    from ..devices import keep_memory, pick_device
     from ..evaluation import evaluate_fewshot
     from ..weights import load
     from .progress import counted
 
+    keep_memory()
     with counted("images", tell_end=False) as show:
         result = evaluate_fewshot(
             load(checkpoint),

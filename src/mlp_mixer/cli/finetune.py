@@ -80,10 +80,12 @@ def finetune(
     has learnt from.
     """
     from .. import api
+    from ..devices import keep_memory
     from ..recipes.resolve import sweep_runs
     from ..training.choice import chosen_by
     from .progress import counted, map_text, watch
 
+    keep_memory()
     if weights is None:
         _introduce_start()
     # A person who has no weights should know what that costs before hours have passed.

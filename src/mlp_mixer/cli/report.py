@@ -26,6 +26,7 @@ def report(
 
     It shows curves, the confusion matrix, sample predictions and token-mixing weights.
     """
+    from ..devices import keep_memory
     from ..files import refuse_to_replace
     from ..report import build_report, write_report
     from .next_steps import after_report, print_next
@@ -36,6 +37,7 @@ def report(
     own = page.suffix == ".html" and page.resolve().parent == run.resolve()
     if not (own or overwrite):
         refuse_to_replace(page)
+    keep_memory()
     with stages() as stage:
         built = build_report(run, data=data, stage=stage)
     write_report(built, page)
