@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import operator
+import os
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -31,6 +32,37 @@ def to_dict(config: Any) -> dict[str, Any]:
     # The way through JSON turns tuples into lists, as a file of it would.
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
+
+
+def json_values(value: Any, where: str) -> Any:
+    """Return a value with what JSON has no word for in its words.
+
+    Args:
+        value: Numbers, text, None, and lists and dictionaries of such. Numbers and
+            arrays of NumPy and torch become numbers and lists, paths text.
+        where: What the value is, for the error.
+
+    Raises:
+        UserError: It holds something else.
+    """
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {
+            str(key): json_values(part, f"{where}[{key!r}]")
+            for key, part in value.items()
+        }
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_values(part, where) for part in value]
+    # NumPy's and torch's numbers and arrays, without importing either.
+    if hasattr(value, "tolist"):
+        return json_values(value.tolist(), where)
+    raise UserError(
+        f"{where} is a {type(value).__name__}: expected numbers, text, lists or "
+        "dictionaries, which JSON can hold"
+    )
 
 
 def from_dict(

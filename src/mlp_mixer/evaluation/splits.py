@@ -17,6 +17,7 @@ from ..data.registry import open_dataset
 from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..errors import UserError
+from ..models.as_built import plain_network
 from ..weights import Checkpoint
 from ..weights.scores import score_kind
 from .accuracy import (
@@ -223,8 +224,8 @@ def evaluate_checkpoint(
         spec: As for `eval_split`.
         split: As for `eval_split`.
         batch_size: Images in a forward pass.
-        device: Where to compute, a name for `pick_device` or torch's; the model is moved
-            there. None: where the model is.
+        device: Where to compute, a name for `pick_device` or torch's. None: where the
+            model is.
         tta: As for `evaluate`.
         progress: As for `evaluate`.
 
@@ -236,14 +237,15 @@ def evaluate_checkpoint(
             does not know.
     """
     chosen = eval_split(spec, checkpoint.provenance, split)
-    if checkpoint.model.num_classes == 0:
+    # The caller's model keeps its mode and its device.
+    place = None if device is None else pick_device(device)
+    model = plain_network(checkpoint.model, place)
+    checkpoint = dataclasses.replace(checkpoint, model=model)
+    if model.num_classes == 0:
         raise UserError(
             "this checkpoint has no classifier and cannot name classes; evaluate its "
             "features by `fewshot`"
         )
-    model = checkpoint.model
-    if device is not None:
-        model = model.to(pick_device(device))
     if chosen.images.targets is not None:
         found = evaluate_labels(
             model,

@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from ..devices import pick_device
 from ..errors import UserError, unknown
 from ..images.decode import decode_image
 from ..models import build_network
+from ..models.as_built import plain_network
 from ..runtime import engine as make_engine
 from ..weights import Checkpoint, load
 from ..weights.catalog import BUNDLED
@@ -54,12 +56,13 @@ class Predictor:
     A picture that cannot be read becomes a `Failure` and does not end the run.
 
     Attributes:
-        checkpoint: The loaded checkpoint.
+        checkpoint: The loaded checkpoint, with `model`.
         device: Where the model computes.
         labels: The names of the classes; "class 7" where the checkpoint has none.
         larger: As given.
         min_score: The lowest score of an answer that is given; None answers all.
-        model: The model, in evaluation mode on the device.
+        model: The network, in evaluation mode on the device. It shares the weights of a
+            checkpoint that was given, whose own model keeps its mode and its device.
         score_kind: What scores are: a key of `SCORES`.
         thresholds: The score of each class from which on it is answered, where pictures
             have several labels each; else None.
@@ -109,11 +112,12 @@ class Predictor:
         self.device = pick_device(device)
         if not isinstance(checkpoint, Checkpoint):
             checkpoint = load(checkpoint)
-        self.checkpoint = checkpoint
+        # The caller's model keeps its mode and its device.
+        self.model = plain_network(checkpoint.model, self.device)
+        self.checkpoint = replace(checkpoint, model=self.model)
         self.score_kind = score_kind(checkpoint.provenance)
         self.min_score = resolve_min_score(min_score, checkpoint.provenance)
-        self.thresholds = checkpoint.thresholds
-        self.model = checkpoint.model.to(self.device).eval()
+        self.thresholds = self.checkpoint.thresholds
         self._run = make_engine(self.model, engine)
         classes = self.model.config.num_classes
         numbered = tuple(f"class {number}" for number in range(classes))

@@ -155,8 +155,10 @@ class IsotropicMlp(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """K, 0 without a head."""
-        return self.config.num_classes
+        """K, 0 without a head; of another head that somebody put there, its own."""
+        if isinstance(self.head, nn.Linear):
+            return self.head.out_features
+        return 0 if isinstance(self.head, nn.Identity) else self.config.num_classes
 
     def get_classifier(self) -> nn.Module:
         """Return the head: `nn.Linear`, or `nn.Identity` without classes."""

@@ -19,25 +19,35 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..config import from_dict, to_dict
+from ..config import from_dict, json_values, to_dict
 from ..errors import UserError
 from ..files import PathLike, write_bytes
 from ..images.preprocess import Preprocess
+from ..models.as_built import plain_state
 from ..models.base import NetworkConfig
 from ..models.families import build_network, config_from_dict, config_to_dict
 from ..models.isotropic import IsotropicMlp
 from .lineages.transforms import eval_preprocess
+from .lineages.translate import check_numbers
 from .shapes import misfits, shown
+
+# Endings of files that hold weights in another way.
+_OTHER_KINDS = (
+    *(".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar", ".pt2"),
+    *(".npz", ".npy", ".h5", ".hdf5", ".keras", ".onnx", ".msgpack"),
+)
 
 FORMAT_VERSION = 1
 KEY = "mlp_mixer"
@@ -108,7 +118,7 @@ class StoredWeights:
     @classmethod
     def of(
         cls,
-        model: IsotropicMlp,
+        model: nn.Module,
         preprocess: Preprocess | None = None,
         labels: Sequence[str] | None = None,
         provenance: Mapping[str, Any] | None = None,
@@ -116,20 +126,30 @@ class StoredWeights:
         """Return the weights of a model as it is now.
 
         Args:
-            model: The network, on any device.
+            model: The network, perhaps wrapped, on any device.
             preprocess: How an image becomes its input; the paper's range by default.
             labels: One name per class.
-            provenance: JSON values about the origin of the weights.
+            provenance: Values about the origin of the weights, for JSON.
+
+        Raises:
+            UserError: The network would load as another one, or not at all, or the
+                labels or the provenance are no such values.
         """
+        config, found = plain_state(model)
         tensors = {}
-        for name, tensor in model.state_dict().items():
+        for name, tensor in found.items():
+            if tensor.is_meta:
+                raise UserError(
+                    f"this network has no numbers yet ({name} is on the meta device); "
+                    "fill it first, by load_state_dict(..., assign=True)"
+                )
             tensors[name] = tensor.detach().cpu().contiguous()
+        check_numbers(tensors, "this network")
         if preprocess is None:
-            config = model.config
             preprocess = eval_preprocess("paper", config.image_size, config.in_channels)
-        names = None if labels is None else tuple(labels)
-        origin = dict(provenance or {})
-        return cls(model.config, tensors, preprocess, names, origin, "native")
+        names = None if labels is None else checked_labels(labels)
+        origin = json_values(dict(provenance or {}), "provenance")
+        return cls(config, tensors, preprocess, names, origin, "native")
 
     def build(self) -> Checkpoint:
         """Return the network in evaluation mode, fp32 on the CPU, as a checkpoint."""
@@ -161,9 +181,33 @@ class _Header:
             )
 
 
+def checked_labels(labels: Any) -> tuple[str, ...]:
+    """Return names of classes as text.
+
+    Args:
+        labels: Text, or whole numbers, also those of NumPy.
+
+    Raises:
+        UserError: They are no list, or a name is something else.
+    """
+    if not isinstance(labels, Iterable):
+        raise UserError(
+            f"the labels are {reprlib.repr(labels)}: expected a list of names, one for "
+            "each class"
+        )
+    names = list(labels)
+    for label in names:
+        is_number = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
+        if not (isinstance(label, str) or is_number):
+            raise UserError(
+                f"a label is {reprlib.repr(label)}: expected the name of a class"
+            )
+    return tuple(map(str, names))
+
+
 def save(
     path: PathLike,
-    model: IsotropicMlp,
+    model: nn.Module,
     *,
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
@@ -171,23 +215,40 @@ def save(
 ) -> Path:
     """Write a native checkpoint atomically.
 
+    What `load` would refuse, or load as another network, is not written; a file that is
+    there stays as it was then.
+
     Args:
-        path: The file to write, usually `*.safetensors`.
-        model: The network; its tensors keep their dtype.
+        path: The file to write, `*.safetensors`.
+        model: The network, perhaps wrapped (torch.compile, DataParallel, an average);
+            its tensors keep their dtype.
         preprocess: How images become the model's input; the default is the paper's
             range [-1, 1] at the model's size.
         labels: One name per class.
-        provenance: JSON values about the origin of the weights.
+        provenance: Values about the origin of the weights, for JSON.
 
     Returns:
         The path.
 
     Raises:
-        UserError: The labels do not fit the model, or the file cannot be written.
+        UserError: The network is not what its configuration builds (another head, cut
+            blocks, pruned, quantised, with adapters; the error names the call that
+            helps), it holds NaN, the labels do not fit it, the path has the ending of
+            another kind of file, or it cannot be written.
     """
+    _check_ending(Path(path))
     stored = StoredWeights.of(model, preprocess, labels, provenance)
     write_bytes(path, native_bytes(stored))
     return Path(path)
+
+
+def _check_ending(path: Path) -> None:
+    """Refuse the endings of other kinds of files: their programs could not read it."""
+    if path.suffix.lower() in _OTHER_KINDS:
+        raise UserError(
+            f"a native checkpoint is a .safetensors file, got {str(path)!r}; change its "
+            "ending, or write another kind by `convert`"
+        )
 
 
 def native_bytes(stored: StoredWeights) -> bytes:

@@ -173,7 +173,6 @@ def write_folder(
     Raises:
         UserError: It is no Mixer, the labels do not fit it, or the disk refuses.
     """
-    make_folder(folder)
     entry = entry_point(stored.config)
     reasons = timm_obstacles(stored)
     transform, changes = write_transform(stored.preprocess)
@@ -183,6 +182,7 @@ def write_folder(
     # The card is made first: if that fails, nothing is written.
     card = model_card(stored, entry, reasons, changes, repo_id)
     weights = safetensors.torch.save(stored.tensors, {"format": "pt"})
+    make_folder(folder)
     write_bytes(folder / "model.safetensors", weights)
     write_json(folder / "config.json", described)
     write_text(folder / "README.md", card)
