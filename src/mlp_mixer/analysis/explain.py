@@ -106,7 +106,10 @@ def _occlusion(
             is_covered = _enlarged(some, P).bool()[:, None]
             logits.append(model(torch.where(is_covered, mean, x)))
             progress(sum(map(len, logits)) - 1, len(windows_Nhw))
-    scores = torch.cat(logits).float().log_softmax(dim=1)[:, label]
+    values = torch.cat(logits).float()
+    # A softmax over a single class is always 1.
+    single = values.shape[1] == 1
+    scores = (F.logsigmoid(values) if single else values.log_softmax(dim=1))[:, label]
     whole, covered_N = scores.tensor_split([1])
     falls_hw = torch.einsum("nhw,n->hw", windows_Nhw, whole - covered_N)
     return _enlarged(falls_hw / windows_Nhw.sum(dim=0), P)

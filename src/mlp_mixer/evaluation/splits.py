@@ -258,6 +258,12 @@ def evaluate_checkpoint(
             progress=progress,
         )
         return chosen, dataclasses.replace(found, split=chosen.split, seen=chosen.seen)
+    if len(chosen.images.classes) < 2:
+        raise UserError(
+            f"these images are all of one class, {chosen.images.classes[0]!r}, so every "
+            "answer would be right: add images of other classes, or name several labels "
+            "per image (list:FILE with a column labels)"
+        )
     # A softmax over yes and no answers would give numbers that mean nothing.
     if checkpoint.thresholds is not None:
         raise UserError(
@@ -274,7 +280,7 @@ def evaluate_checkpoint(
         among=among,
         batch_size=batch_size,
         tta=tta,
-        head=score_kind(checkpoint.provenance),
+        head=score_kind(checkpoint.provenance, model.num_classes),
         progress=progress,
     )
     # Without names, the data's own labels were compared with the model's.
@@ -287,7 +293,8 @@ def evaluate_checkpoint(
 
 def _columns(checkpoint: Checkpoint, images: ImageSet) -> np.ndarray | None:
     """Return the numbers of the images' classes in the model; None if all are its own."""
-    if checkpoint.provenance.get("head") != "sigmoid":
+    kind = score_kind(checkpoint.provenance, checkpoint.model.num_classes)
+    if kind != "sigmoid":
         raise UserError(
             "these images have several labels each, and this checkpoint gives one class "
             "per image (softmax): train or fine-tune a model on such images"

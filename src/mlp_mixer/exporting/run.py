@@ -21,6 +21,7 @@ from ..errors import UserError, unknown
 from ..files import PathLike, atomic_file, make_folder, write_json
 from ..weights import Checkpoint, load
 from ..weights.lineages.timm_names import entry_point
+from ..weights.scores import score_kind
 from .comparison import check_difference, check_images, measures, run_export
 from .reload import Array, answer, of_torch
 from .targets import TARGETS, ExportedModel, ExportJob, Target
@@ -207,7 +208,7 @@ def _description(checkpoint: Checkpoint, where: str, x: Array) -> dict[str, Any]
         "normalization": where,
         "preprocess": to_dict(checkpoint.preprocess),
         "labels": list(checkpoint.labels or ()),
-        "scores": checkpoint.provenance.get("head", "softmax"),
+        "scores": score_kind(checkpoint.provenance, checkpoint.model.num_classes),
     }
     # With several labels per picture a class is answered from its threshold on.
     if checkpoint.thresholds is not None:

@@ -115,7 +115,7 @@ class Predictor:
         # The caller's model keeps its mode and its device.
         self.model = plain_network(checkpoint.model, self.device)
         self.checkpoint = replace(checkpoint, model=self.model)
-        self.score_kind = score_kind(checkpoint.provenance)
+        self.score_kind = score_kind(checkpoint.provenance, self.model.num_classes)
         self.min_score = resolve_min_score(min_score, checkpoint.provenance)
         self.thresholds = self.checkpoint.thresholds
         self._run = make_engine(self.model, engine)

@@ -354,8 +354,9 @@ def _provenance(
     if assumed_labels:
         origin["labels"] = assumed_labels
     if "head.bias" in translated.tensors:
-        bias = translated.tensors["head.bias"].float().mean()
-        origin["head"] = "sigmoid" if bias < _SIGMOID_BIAS else "softmax"
+        biases = translated.tensors["head.bias"].float()
+        yes_or_no = biases.mean() < _SIGMOID_BIAS or len(biases) == 1
+        origin["head"] = "sigmoid" if yes_or_no else "softmax"
     if record := file.record:
         if record.head:
             origin["head"] = record.head

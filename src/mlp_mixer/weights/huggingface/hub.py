@@ -204,7 +204,7 @@ def _timm_config(
         described["label_names"] = list(stored.labels)
     if entry.model_args:
         described["model_args"] = entry.model_args
-    if stored.provenance.get("head") == "sigmoid":
+    if config.num_classes == 1 or stored.provenance.get("head") == "sigmoid":
         # With this, transformers' pipeline takes a sigmoid of every score, too.
         described["problem_type"] = "multi_label_classification"
     described["pretrained_cfg"] = {
