@@ -19,6 +19,7 @@ from ..devices import pick_device
 from ..errors import UserError
 from ..models.as_built import plain_network
 from ..weights import Checkpoint
+from ..weights.given_labels import GivenLabels
 from ..weights.scores import score_kind
 from .accuracy import (
     Evaluation,
@@ -28,6 +29,7 @@ from .accuracy import (
     align_classes,
     evaluate,
 )
+from .class_order import assumed_order, with_given_labels
 from .multilabel import MultiLabelEvaluation, evaluate_labels
 
 Split = Literal["test", "train", "all"]
@@ -207,6 +209,7 @@ def evaluate_checkpoint(
     spec: str | Dataset,
     split: Split = "test",
     *,
+    labels: GivenLabels | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = "auto",
     tta: Tta = "none",
@@ -223,6 +226,8 @@ def evaluate_checkpoint(
         checkpoint: The network, its labels, preprocessing and provenance.
         spec: As for `eval_split`.
         split: As for `eval_split`.
+        labels: The names of the checkpoint's classes, as for `load`; or
+            `class_order.LEXICOGRAPHIC`.
         batch_size: Images in a forward pass.
         device: Where to compute, a name for `pick_device` or torch's. None: where the
             model is.
@@ -246,6 +251,7 @@ def evaluate_checkpoint(
             "this checkpoint has no classifier and cannot name classes; evaluate its "
             "features by `fewshot`"
         )
+    checkpoint = with_given_labels(checkpoint, labels, chosen.images)
     if chosen.images.targets is not None:
         found = evaluate_labels(
             model,
@@ -257,7 +263,12 @@ def evaluate_checkpoint(
             tta=tta,
             progress=progress,
         )
-        return chosen, dataclasses.replace(found, split=chosen.split, seen=chosen.seen)
+        return chosen, dataclasses.replace(
+            found,
+            split=chosen.split,
+            seen=chosen.seen,
+            assumed=assumed_order(checkpoint, chosen.images),
+        )
     if len(chosen.images.classes) < 2:
         raise UserError(
             f"these images are all of one class, {chosen.images.classes[0]!r}, so every "
@@ -271,23 +282,25 @@ def evaluate_checkpoint(
             "each: name all labels of each image in a list (list:FILE with a column "
             "labels)"
         )
-    labels, among = _aligned(chosen, checkpoint.labels)
+    right, among = _aligned(chosen, checkpoint.labels)
     result = evaluate(
         model,
         chosen.images,
         checkpoint.preprocess,
-        labels=labels,
+        labels=right,
         among=among,
         batch_size=batch_size,
         tta=tta,
         head=score_kind(checkpoint.provenance, model.num_classes),
         progress=progress,
     )
-    # Without names, the data's own labels were compared with the model's.
-    names = checkpoint.labels or chosen.images.classes
-    known = names if len(names) == checkpoint.model.num_classes else None
     return chosen, dataclasses.replace(
-        result, split=chosen.split, seen=chosen.seen, classes=known
+        result,
+        split=chosen.split,
+        seen=chosen.seen,
+        # Without names, the data's own were compared with the model's.
+        classes=checkpoint.labels or chosen.images.classes,
+        assumed=assumed_order(checkpoint, chosen.images),
     )
 
 
@@ -301,11 +314,6 @@ def _columns(checkpoint: Checkpoint, images: ImageSet) -> np.ndarray | None:
         )
     if checkpoint.labels is not None:
         return align_classes(images, checkpoint.labels)
-    if len(images.classes) != checkpoint.model.num_classes:
-        raise UserError(
-            f"the images have {len(images.classes)} classes, and this checkpoint has "
-            f"{checkpoint.model.num_classes} without names: they cannot be matched"
-        )
     return None
 
 

@@ -26,6 +26,7 @@ from ..models.as_built import plain_network
 from ..runtime import engine as make_engine
 from ..weights import Checkpoint, load
 from ..weights.catalog import BUNDLED
+from ..weights.given_labels import GivenLabels
 from ..weights.scores import SCORES, UNKNOWN, resolve_min_score, score_kind
 from .pictures import (
     NamedPicture,
@@ -78,6 +79,7 @@ class Predictor:
         engine: str = "auto",
         larger: str = "resize",
         min_score: float | str | None = None,
+        labels: GivenLabels | None = None,
     ) -> None:
         """Load a checkpoint and prepare it to answer.
 
@@ -99,10 +101,11 @@ class Predictor:
             min_score: The answer is "unknown" where the best score is below this, 0 to
                 1. "auto" takes what the validation images chose in training: the lowest
                 score at which 95 % of the answers were right.
+            labels: The names of the classes, as for `load`.
 
         Raises:
-            UserError: The device is not there, the checkpoint cannot be loaded, or an
-                option is wrong.
+            UserError: The device is not there, the checkpoint cannot be loaded, an
+                option is wrong, or there is not one label for each class.
         """
         if top < 1:
             raise UserError(f"top must be at least 1, got {top}")
@@ -111,7 +114,9 @@ class Predictor:
         # Before the weights are read, which may take minutes.
         self.device = pick_device(device)
         if not isinstance(checkpoint, Checkpoint):
-            checkpoint = load(checkpoint)
+            checkpoint = load(checkpoint, labels=labels)
+        elif labels is not None:
+            checkpoint = checkpoint.with_labels(labels)
         # The caller's model keeps its mode and its device.
         self.model = plain_network(checkpoint.model, self.device)
         self.checkpoint = replace(checkpoint, model=self.model)
@@ -119,9 +124,9 @@ class Predictor:
         self.min_score = resolve_min_score(min_score, checkpoint.provenance)
         self.thresholds = self.checkpoint.thresholds
         self._run = make_engine(self.model, engine)
-        classes = self.model.config.num_classes
+        classes = self.model.num_classes
         numbered = tuple(f"class {number}" for number in range(classes))
-        self.labels = checkpoint.labels or numbered
+        self.labels = self.checkpoint.class_names() or numbered
         self.top = min(top, classes)
         self.larger = larger
 

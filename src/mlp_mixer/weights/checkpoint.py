@@ -19,13 +19,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -39,6 +37,7 @@ from ..models.as_built import plain_state
 from ..models.base import NetworkConfig
 from ..models.families import build_network, config_from_dict, config_to_dict
 from ..models.isotropic import IsotropicMlp
+from .given_labels import GIVEN, GivenLabels, checked_labels, named_classes
 from .lineages.transforms import eval_preprocess
 from .lineages.translate import check_numbers
 from .shapes import misfits, shown
@@ -68,6 +67,33 @@ class Checkpoint:
     preprocess: Preprocess
     labels: tuple[str, ...] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def with_labels(self, labels: GivenLabels) -> Checkpoint:
+        """Return the checkpoint with other names of its classes.
+
+        Args:
+            labels: In the order of the logits, as `load` takes them.
+
+        Raises:
+            UserError: The names cannot be read, or there is not one for each class.
+        """
+        names = named_classes(labels, self.model.num_classes)
+        return replace(self, labels=names, provenance={**self.provenance, **GIVEN})
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the names of the classes, one for each class that the model has now.
+
+        Raises:
+            UserError: There are more or fewer, as after `reset_classifier`.
+        """
+        classes = self.model.num_classes
+        if self.labels is not None and len(self.labels) != classes:
+            raise UserError(
+                f"this checkpoint has {len(self.labels)} labels, and its model has "
+                f"{classes} classes (was the classifier reset?): give labels for all of "
+                "them, or None"
+            )
+        return self.labels
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:
@@ -151,6 +177,18 @@ class StoredWeights:
         origin = json_values(dict(provenance or {}), "provenance")
         return cls(config, tensors, preprocess, names, origin, "native")
 
+    def with_labels(self, labels: GivenLabels) -> StoredWeights:
+        """Return the weights with other names of their classes.
+
+        Args:
+            labels: In the order of the logits, as `load` takes them.
+
+        Raises:
+            UserError: The names cannot be read, or there is not one for each class.
+        """
+        names = named_classes(labels, self.config.num_classes)
+        return replace(self, labels=names, provenance={**self.provenance, **GIVEN})
+
     def build(self) -> Checkpoint:
         """Return the network in evaluation mode, fp32 on the CPU, as a checkpoint."""
         # On the meta device nothing is initialised only to be overwritten, and
@@ -179,30 +217,6 @@ class _Header:
             raise UserError(
                 f"{len(self.labels)} labels for {classes} classes: expected one each"
             )
-
-
-def checked_labels(labels: Any) -> tuple[str, ...]:
-    """Return names of classes as text.
-
-    Args:
-        labels: Text, or whole numbers, also those of NumPy.
-
-    Raises:
-        UserError: They are no list, or a name is something else.
-    """
-    if not isinstance(labels, Iterable):
-        raise UserError(
-            f"the labels are {reprlib.repr(labels)}: expected a list of names, one for "
-            "each class"
-        )
-    names = list(labels)
-    for label in names:
-        is_number = isinstance(label, (int, np.integer)) and not isinstance(label, bool)
-        if not (isinstance(label, str) or is_number):
-            raise UserError(
-                f"a label is {reprlib.repr(label)}: expected the name of a class"
-            )
-    return tuple(map(str, names))
 
 
 def save(
