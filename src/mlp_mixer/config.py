@@ -34,6 +34,23 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain
 
 
+def plain_numbers(value: Any) -> Any:
+    """Return numbers of NumPy or torch as Python's, and short arrays of them as tuples.
+
+    Args:
+        value: Anything; what is no such number is returned as it is.
+    """
+    # A text of NumPy has an item too.
+    dimensions = getattr(value, "ndim", None)
+    if dimensions == 0 and hasattr(value, "item"):
+        return value.item()
+    if dimensions == 1 and hasattr(value, "tolist"):
+        return tuple(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain_numbers, value))
+    return value
+
+
 def json_values(value: Any, where: str) -> Any:
     """Return a value with what JSON has no word for in its words.
 
@@ -256,7 +273,7 @@ def _parse(text: str, hint: Any = None) -> Any:
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """Check a value against its annotation; lists become tuples, mappings groups."""
-    converted = _matching(value, hint, where)
+    converted = _matching(plain_numbers(value), hint, where)
     if converted is _NO_MATCH:
         raise UserError(f"{where}: expected {_describe(hint)}, got {value!r}")
     return converted

@@ -100,7 +100,8 @@ class DropPath(nn.Module):
             return branch
         keep = 1 - self.rate
         if draws is None:
-            draws = torch.rand(branch.shape[0], device=branch.device)
+            # Not by the number of samples, which torch.fx does not know.
+            draws = torch.rand_like(branch[:, 0, 0], dtype=torch.float32)
         kept = (draws < keep).to(branch.dtype)[:, None, None]
         return branch * (kept / keep if self.rescale else kept)
 

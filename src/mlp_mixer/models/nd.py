@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ..errors import UserError
 from .mixer import MixerConfig, MlpMixer
@@ -76,7 +77,8 @@ class NdMixer(nn.Module):
         self.mixer = MlpMixer(config)
 
     def forward(self, x: Float[Tensor, "B in_channels *size"]) -> Float[Tensor, "B _"]:
-        if tuple(x.shape[1:]) != self.shape:
+        # While torch.fx traces, there is no shape yet.
+        if not isinstance(x, Proxy) and tuple(x.shape[1:]) != self.shape:
             raise UserError(
                 f"this model takes inputs of shape (batch, *{self.shape}), "
                 f"got {tuple(x.shape)}"
