@@ -11,13 +11,12 @@ from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.utils.checkpoint import checkpoint
 
 from ..config import plain_numbers
 from ..errors import UserError, unknown
 from .base import Block, NetworkConfig, Tap, class_count
-from .layers import PatchEmbed, drop_path_rates, lecun_normal_
+from .layers import PatchEmbed, drop_path_rates, is_traced, lecun_normal_
 
 
 class IsotropicMlp(nn.Module):
@@ -96,7 +95,7 @@ class IsotropicMlp(nn.Module):
             x_BSC: The tokens that enter the first block.
             draws_BL2: As for `forward_features`.
         """
-        if isinstance(draws_BL2, Proxy):
+        if is_traced(draws_BL2):
             # torch.fx traces every argument: its graphs draw by themselves.
             draws_BL2 = None
         for i, block in enumerate(self.blocks):
@@ -218,7 +217,7 @@ class IsotropicMlp(nn.Module):
 
     def _as_map(self, x_BSC: Tensor) -> Tensor:
         rows, columns = self.config.grid
-        if not isinstance(x_BSC, Proxy) and x_BSC.shape[1] != rows * columns:
+        if not is_traced(x_BSC) and x_BSC.shape[1] != rows * columns:
             raise UserError(
                 f"{x_BSC.shape[1]} tokens are no grid of {rows} x {columns}: ask for "
                 'output_fmt="NLC"'
@@ -275,7 +274,7 @@ class IsotropicMlp(nn.Module):
 
     def _check(self, image: Tensor) -> None:
         # While torch.fx traces, there is no shape yet.
-        if isinstance(image, Proxy):
+        if is_traced(image):
             return
         expected = (self.config.in_channels, *self.config.image_size)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:

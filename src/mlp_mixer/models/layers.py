@@ -10,6 +10,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ..choices import DropPathRule, Gelu
 
@@ -25,6 +26,11 @@ def lecun_normal_(weight: Tensor) -> Tensor:
     """
     std = 1 / math.sqrt(weight[0].numel()) / _TRUNCATED_STD
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def is_traced(value: object) -> bool:
+    """Return whether torch.fx traces a call: then a tensor has no shape yet."""
+    return isinstance(value, Proxy)
 
 
 def gelu_layer(gelu: Gelu) -> nn.GELU:

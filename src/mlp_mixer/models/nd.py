@@ -10,9 +10,9 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from ..errors import UserError
+from .layers import is_traced
 from .mixer import MixerConfig, MlpMixer
 
 
@@ -78,7 +78,7 @@ class NdMixer(nn.Module):
 
     def forward(self, x: Float[Tensor, "B in_channels *size"]) -> Float[Tensor, "B _"]:
         # While torch.fx traces, there is no shape yet.
-        if not isinstance(x, Proxy) and tuple(x.shape[1:]) != self.shape:
+        if not is_traced(x) and tuple(x.shape[1:]) != self.shape:
             raise UserError(
                 f"this model takes inputs of shape (batch, *{self.shape}), "
                 f"got {tuple(x.shape)}"

@@ -23,6 +23,7 @@ from ..images.preprocess import Preprocess
 from ..models.base import NetworkConfig, size_pair
 from ..models.mixer import VARIANTS
 from .catalog import PublishedWeights
+from .channels import with_channels
 from .checkpoint import KEY, Checkpoint, StoredWeights, read_native
 from .file_labels import file_labels
 from .formats import containers
@@ -80,6 +81,7 @@ def load(
     image_size: int | tuple[int, int] | None = None,
     lineage: str | None = None,
     labels: GivenLabels | None = None,
+    channels: int | None = None,
 ) -> Checkpoint:
     """Load weights of any lineage: the model, its preprocessing and its class names.
 
@@ -99,6 +101,8 @@ def load(
             `weights.lineages.tables.LINEAGES`, or "native".
         labels: The names of the classes in the order of the logits, instead of those in
             the file: a list, a file, "a,b,c", or the `class_to_idx` of torchvision.
+        channels: Of the images, if the weights were made for others: the kernels of the
+            stem are summed for one, repeated for more, as by timm's `in_chans`.
 
     Returns:
         The model in evaluation mode (fp32, CPU) with what belongs to it.
@@ -109,7 +113,11 @@ def load(
             do not fit it.
     """
     return read_weights(
-        path_or_name, image_size=image_size, lineage=lineage, labels=labels
+        path_or_name,
+        image_size=image_size,
+        lineage=lineage,
+        labels=labels,
+        channels=channels,
     ).build()
 
 
@@ -119,6 +127,7 @@ def read_weights(
     image_size: int | tuple[int, int] | None = None,
     lineage: str | None = None,
     labels: GivenLabels | None = None,
+    channels: int | None = None,
 ) -> StoredWeights:
     """Read weights as `load` does, but build no network.
 
@@ -127,6 +136,7 @@ def read_weights(
         image_size: As for `load`.
         lineage: As for `load`.
         labels: As for `load`.
+        channels: As for `load`.
 
     Returns:
         The weights; the tensors keep the dtype they were stored in.
@@ -154,7 +164,9 @@ def read_weights(
     was_name = not os.path.exists(path_or_name)  # noqa: PTH110
     if was_name and "file" in stored.provenance:
         stored.provenance["file"] = str(path_or_name)
-    return stored if labels is None else stored.with_labels(labels)
+    if labels is not None:
+        stored = stored.with_labels(labels)
+    return stored if channels is None else with_channels(stored, channels)
 
 
 def load_native(
