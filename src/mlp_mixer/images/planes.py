@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..errors import UserError
 
 _MOST_PIXELS = 64_000_000
-_RULE = "expected (H, W, C) or (C, H, W), uint8 from 0 to 255 or floats from 0 to 1"
+_RULE = "expected uint8 from 0 to 255 or floats from 0 to 1, (H, W, C) or (C, H, W)"
 
 
 def is_tensor(source: object) -> bool:
@@ -55,9 +55,9 @@ def _channels_last(
 ) -> NDArray[Any]:
     """Return (H, W, C) of either order of axes."""
     # A decoder turns these into each other.
-    fits = range(1, 5) if channels in (1, 3) else (channels,)
-    is_last = values.shape[2] in fits
-    is_first = values.shape[0] in fits
+    decoded = channels in (1, 3)
+    is_last = values.shape[2] in ((1, 2, 3, 4) if decoded else (channels,))
+    is_first = values.shape[0] in ((1, 3) if decoded else (channels,))
     # The very number of channels says more than one that can be turned into it.
     if is_last and is_first:
         exactly = values.shape[0] == channels, values.shape[2] == channels
