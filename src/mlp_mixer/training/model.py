@@ -73,7 +73,12 @@ def _fresh(config: TrainConfig, images: ImageSet, classes: int) -> Built:
             "model.head=fitted needs weights to take features from: set model.init"
         )
     fields = _given(config.model)
-    for name in ("resize", "stem", "head", "in_channels"):
+    if "in_channels" in fields:
+        raise UserError(
+            "model.in_channels adapts the weights of model.init; fresh weights take the "
+            "channels of the images: leave it out"
+        )
+    for name in ("resize", "stem", "head"):
         del fields[name]
     model = create_model(num_classes=classes, in_channels=images.channels, **fields)
     preprocess = _preprocess(config.preprocess, model)
