@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import operator
+import os
 import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -31,6 +32,54 @@ def to_dict(config: Any) -> dict[str, Any]:
     # The way through JSON turns tuples into lists, as a file of it would.
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
     return plain
+
+
+def plain_numbers(value: Any) -> Any:
+    """Return numbers of NumPy or torch as Python's, and short arrays of them as tuples.
+
+    Args:
+        value: Anything; what is no such number is returned as it is.
+    """
+    # A text of NumPy has an item too.
+    dimensions = getattr(value, "ndim", None)
+    if dimensions == 0 and hasattr(value, "item"):
+        return value.item()
+    if dimensions == 1 and hasattr(value, "tolist"):
+        return tuple(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(plain_numbers, value))
+    return value
+
+
+def json_values(value: Any, where: str) -> Any:
+    """Return a value with what JSON has no word for in its words.
+
+    Args:
+        value: Numbers, text, None, and lists and dictionaries of such. Numbers and
+            arrays of NumPy and torch become numbers and lists, paths text.
+        where: What the value is, for the error.
+
+    Raises:
+        UserError: It holds something else.
+    """
+    if value is None or isinstance(value, (str, bool, int, float)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {
+            str(key): json_values(part, f"{where}[{key!r}]")
+            for key, part in value.items()
+        }
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [json_values(part, where) for part in value]
+    # NumPy's and torch's numbers and arrays, without importing either.
+    if hasattr(value, "tolist"):
+        return json_values(value.tolist(), where)
+    raise UserError(
+        f"{where} is a {type(value).__name__}: expected numbers, text, lists or "
+        "dictionaries, which JSON can hold"
+    )
 
 
 def from_dict(
@@ -224,7 +273,7 @@ def _parse(text: str, hint: Any = None) -> Any:
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """Check a value against its annotation; lists become tuples, mappings groups."""
-    converted = _matching(value, hint, where)
+    converted = _matching(plain_numbers(value), hint, where)
     if converted is _NO_MATCH:
         raise UserError(f"{where}: expected {_describe(hint)}, got {value!r}")
     return converted

@@ -7,6 +7,7 @@ from .token_units import (
     to_jpeg,
     to_png,
     token_unit_pictures,
+    visible,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "to_jpeg",
     "to_png",
     "token_unit_pictures",
+    "visible",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -23,7 +24,7 @@ from ..images.preprocess import Preprocess
 from ..models import IsotropicMlp
 from ..weights import Checkpoint
 from .figures import INK, PAPER
-from .token_units import Array, colours
+from .token_units import Array, colours, visible
 
 Method = Literal["occlusion", "gradient"]
 METHODS: tuple[Method, ...] = ("occlusion", "gradient")
@@ -106,8 +107,10 @@ def _occlusion(
             is_covered = _enlarged(some, P).bool()[:, None]
             logits.append(model(torch.where(is_covered, mean, x)))
             progress(sum(map(len, logits)) - 1, len(windows_Nhw))
-    scores = torch.cat(logits).float().log_softmax(dim=1)[:, label]
-    whole, covered_N = scores.tensor_split([1])
+    values = torch.cat(logits).float()
+    # A softmax over a single class is always 1.
+    log = values.log_softmax(dim=1) if values.shape[1] > 1 else F.logsigmoid(values)
+    whole, covered_N = log[:, label].tensor_split([1])
     falls_hw = torch.einsum("nhw,n->hw", windows_Nhw, whole - covered_N)
     return _enlarged(falls_hw / windows_Nhw.sum(dim=0), P)
 
@@ -218,10 +221,13 @@ def seen_part(image: Array, preprocess: Preprocess) -> NDArray[np.uint8]:
         preprocess: Of the network; what its crop cuts off is cut off here.
 
     Returns:
-        uint8 (h, w, C), of at most 1,024 pixels a side. Of a photo that has fewer pixels
-        than the network takes: the input of the network.
+        uint8 (h, w, C), of at most 1,024 pixels a side; of many bands their mean. Of a
+        photo of fewer pixels than the network takes: the input of the network.
     """
     height, width = image.shape[:2]
+    if image.shape[2] not in (1, 3):
+        image = visible(image)
+        preprocess = replace(preprocess, channels=1, mean=(0.5,), std=(0.5,))
     top, left, bottom, right = preprocess.seen(height, width)
     rows = slice(math.floor(top * height), math.ceil(bottom * height))
     columns = slice(math.floor(left * width), math.ceil(right * width))

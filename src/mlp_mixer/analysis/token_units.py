@@ -205,6 +205,20 @@ def _picture(
     return draw_units(units[chosen], columns=columns, scale=scale, gap=4, dark=dark)
 
 
+def visible(image: Array) -> NDArray[np.uint8]:
+    """Return an image that can be shown: gray or RGB.
+
+    Args:
+        image: uint8 (H, W, C).
+
+    Returns:
+        The image itself with 1 or 3 channels, else the mean of all (H, W, 1).
+    """
+    if image.shape[2] in (1, 3):
+        return image
+    return np.rint(image.mean(axis=2, keepdims=True)).astype(np.uint8)
+
+
 def to_png(image: Array) -> bytes:
     """Encode an image as PNG.
 

@@ -130,7 +130,7 @@ def average(
     provenance = _provenance({name: origins[name] for name in used}, common)
     result = None
     if evaluator is not None:
-        result = evaluator(mean, score_kind(provenance))
+        result = evaluator(mean, score_kind(provenance, mean.config.num_classes))
         report("average", result)
         provenance |= _measured(result)
     mean = dataclasses.replace(mean, provenance=provenance)
@@ -169,7 +169,7 @@ class _Evaluator:
 
     def top1(self, name: str, stored: StoredWeights) -> float:
         """Measure and report one ingredient."""
-        result = self(stored, score_kind(stored.provenance))
+        result = self(stored, score_kind(stored.provenance, stored.config.num_classes))
         self.report(name, result)
         return result.top1
 

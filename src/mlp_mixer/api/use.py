@@ -20,6 +20,7 @@ from ..inference import Failure, Prediction, Predictor, Sorter
 from ..inference.pictures import Picture
 from ..weights import Checkpoint, load, save
 from ..weights.catalog import BUNDLED
+from ..weights.given_labels import GivenLabels
 
 
 def evaluate(
@@ -28,6 +29,7 @@ def evaluate(
     *,
     split: Split = "test",
     tta: Tta = "none",
+    labels: GivenLabels | None = None,
     batch_size: int = 256,
     device: str = "auto",
     progress: Progress | None = None,
@@ -44,6 +46,8 @@ def evaluate(
         data: A name or path as `open_dataset` takes it, or an open `Dataset`.
         split: "test", "train", or "all" where the dataset has no test split.
         tta: Test-time augmentation: "none", "flip" or "shift".
+        labels: The names of the model's classes, as for `load`; "lexicographic": those
+            of the data in the order of torchvision's ImageFolder (1, 10, 2).
         batch_size: Images at a time.
         device: "auto" is a GPU if there is one.
         progress: Is called with the images that are done, and with all.
@@ -69,6 +73,7 @@ def evaluate(
         loaded,
         data,
         split,
+        labels=labels,
         batch_size=batch_size,
         device=place,
         tta=tta,
@@ -87,6 +92,7 @@ def predict(
     engine: str = "auto",
     larger: str = "resize",
     min_score: float | str | None = None,
+    labels: GivenLabels | None = None,
     sort_into: PathLike | None = None,
     sort_by: str = "link",
 ) -> list[Prediction | Failure]:
@@ -106,7 +112,7 @@ def predict(
         pictures: A path, address, array or `PIL.Image`, or several of them; folders,
             patterns and videos stand for the pictures in them.
         top: How many candidates to report for each picture.
-        batch_size, device, engine, larger, min_score: As for `Predictor`.
+        batch_size, device, engine, larger, min_score, labels: As for `Predictor`.
         sort_into: Also sort the files into this folder, which gets a folder for each
             answer. Nothing is moved or replaced.
         sort_by: "link" (copies where the system has no links) or "copy".
@@ -132,6 +138,7 @@ def predict(
         engine=engine,
         larger=larger,
         min_score=min_score,
+        labels=labels,
     )
     if sort_into is None:
         return list(predictor.predict(wanted, batch_size=batch_size))
@@ -162,6 +169,7 @@ def export(
     opset: int | None = None,
     preprocess: str | None = None,
     check: PathLike | None = None,
+    labels: GivenLabels | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -182,6 +190,7 @@ def export(
         preprocess: "inside": the graph normalises uint8 images (the default where it
             can); "beside": it takes normalised floats.
         check: A folder of images to compare on, best one folder per class.
+        labels: The names of the classes, as for `load`.
         overwrite: Replace `path`.
         progress: Is called with the steps that are done, and with all.
 
@@ -203,6 +212,7 @@ def export(
             opset=opset,
             preprocess=preprocess,
             check=check,
+            labels=labels,
             overwrite=overwrite,
             progress=progress or (lambda done, total: None),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +99,14 @@ MinScore = Annotated[
         metavar="SCORE",
         help="Lower scores give no answer (unknown): 0 to 1, or auto, which the "
         "validation images chose.",
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE|A,B,C",
+        help="Names of the classes in the order of the logits: a file, or a,b,c.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -208,6 +217,21 @@ def _is_pictures(argument: str) -> bool:
         return True
     # Pictures on some systems have no ending.
     return not ending and os.path.isfile(argument)  # noqa: PTH113
+
+
+def named(pictures: list[str]) -> Iterator[str]:
+    """Yield the pictures that were named, and for "-" the lines of stdin.
+
+    Args:
+        pictures: As typed.
+    """
+    from ..inference.pictures import read_list
+
+    for name in pictures:
+        if name == "-":
+            yield from read_list(sys.stdin.buffer)
+        else:
+            yield name
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .arguments import Input, OverwriteFile, parse_size
+from .arguments import Input, Labels, OverwriteFile, parse_size
 
 
 def convert(
@@ -38,6 +38,7 @@ def convert(
         ),
     ] = None,
     dialect: Annotated[str | None, typer.Option("--dialect", hidden=True)] = None,
+    labels: Labels = None,
     dtype: Annotated[
         str | None, typer.Option(help="Round the numbers to fp32, bf16 or fp16.")
     ] = None,
@@ -63,6 +64,7 @@ def convert(
         image_size=None if image_size is None else parse_size(image_size),
         # --dialect is the old name of the option.
         lineage=lineage or dialect,
+        labels=labels,
         dtype=dtype,
         about=_facts(about),
         force=force,

@@ -14,6 +14,7 @@ from .arguments import (
     Device,
     Json,
     LabelledImages,
+    Labels,
     MinScore,
     WeightsOrBundled,
     or_bundled,
@@ -62,6 +63,7 @@ def evaluate(
         ),
     ] = Views.none,
     min_score: MinScore = None,
+    labels: Labels = None,
     batch_size: BatchSize = 256,
     device: Device = "auto",
     as_json: Json = False,
@@ -89,11 +91,14 @@ def evaluate(
                 loaded,
                 spec,
                 split.value,
+                labels=labels,
                 batch_size=batch_size,
                 device=place,
                 tta=tta.value,
                 progress=show,
             )
+        if result.assumed:
+            print(f"note: {result.assumed}", file=sys.stderr)
         if isinstance(result, MultiLabelEvaluation):
             about = {"checkpoint": name, "data": spec, "tta": tta.value}
             _print_labels(result, about, as_json)

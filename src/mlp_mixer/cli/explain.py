@@ -11,6 +11,7 @@ import typer
 from . import complete
 from .arguments import (
     Device,
+    Labels,
     OverwriteOut,
     introduce_bundled,
     or_bundled,
@@ -44,6 +45,7 @@ def explain(
         str,
         typer.Option(help="occlusion: cover parts of the image; gradient; or both."),
     ] = "both",
+    labels: Labels = None,
     device: Device = "auto",
     overwrite: OverwriteOut = False,
 ) -> int:
@@ -79,7 +81,7 @@ def explain(
         )
     image = images[0]
     source, _ = or_bundled(checkpoint)
-    predictor = Predictor(source, device=device)
+    predictor = Predictor(source, device=device, labels=labels)
     if checkpoint is None:
         introduce_bundled(predictor.labels)
     numbers = class_numbers(predictor.labels)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..intervals import short_accuracy
-from .arguments import Json, OverwriteFile, Weights
+from .arguments import Json, Labels, OverwriteFile, Weights
 from .console import percent, print_json, print_table
 
 
@@ -45,6 +45,7 @@ def export(
         Path | None,
         typer.Option(help="A folder of images to compare on, best one per class."),
     ] = None,
+    labels: Labels = None,
     overwrite: OverwriteFile = False,
     as_json: Json = False,
 ) -> int:
@@ -66,6 +67,7 @@ def export(
             opset=opset,
             preprocess=preprocess,
             check=check,
+            labels=labels,
             overwrite=overwrite,
             progress=show,
         )

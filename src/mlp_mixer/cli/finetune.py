@@ -54,6 +54,12 @@ def finetune(
         str, typer.Option(help="auto, paper, or the name of a recipe.")
     ] = "auto",
     settings: Settings = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Of the images, if the weights were made for others: 1, 12, ..."
+        ),
+    ] = None,
     frozen: Annotated[
         bool,
         typer.Option(
@@ -91,6 +97,8 @@ def finetune(
     # A person who has no weights should know what that costs before hours have passed.
     if weights == api.SCRATCH and not frozen:
         print(_PRICE, file=sys.stderr)
+    if channels is not None:
+        settings = [f"model.in_channels={channels}", *(settings or ())]
     folder = out or Path("runs") / f"finetune-{time.strftime('%Y%m%d-%H%M%S')}"
     if frozen:
         with counted("images", tell_end=False) as show:

@@ -18,10 +18,12 @@ from .arguments import (
     Device,
     Engine,
     Json,
+    Labels,
     MinScore,
     OverwriteOut,
     introduce_bundled,
     is_model,
+    named,
     or_bundled,
     split_arguments,
 )
@@ -96,6 +98,7 @@ def predict(
         ),
     ] = "resize",
     min_score: MinScore = None,
+    labels: Labels = None,
     sort_into: Annotated[
         Path | None,
         typer.Option(
@@ -131,13 +134,14 @@ def predict(
         engine=engine,
         larger=larger,
         min_score=min_score,
+        labels=labels,
     )
     # Failures are part of the JSON on stdout.
     quiet = as_json and out is None
     if checkpoint is None and not quiet:
         introduce_bundled(predictor.labels)
     # Not a list: a pipe may never end, and a folder may hold a million pictures.
-    pictures = _named(names)
+    pictures = named(names)
     sorting = Sorter(predictor, sort_into, sort_by.value) if sort_into else None
     tally: _Tally | Written
     with sorting or contextlib.nullcontext() as sorter:
@@ -244,17 +248,6 @@ def _check(
             "--resume continues a file of answers: add --out FILE, and leave --features "
             "away"
         )
-
-
-def _named(names: list[str]) -> Iterator[str]:
-    """Yield what was named, and for "-" the lines of stdin."""
-    from ..inference.pictures import read_list
-
-    for name in names:
-        if name == "-":
-            yield from read_list(sys.stdin.buffer)
-        else:
-            yield name
 
 
 @dataclass

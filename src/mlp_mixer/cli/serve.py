@@ -10,6 +10,7 @@ from .arguments import (
     BatchSize,
     Device,
     Engine,
+    Labels,
     MinScore,
     WeightsOrBundled,
     introduce_bundled,
@@ -44,6 +45,7 @@ def serve(
         ),
     ] = 30,
     min_score: MinScore = None,
+    labels: Labels = None,
 ) -> int:
     """Answer POST /predict with what is in a picture, and show a page at /.
 
@@ -72,7 +74,9 @@ def serve(
     )
     source, name = or_bundled(checkpoint)
     first = "plain" if engine == "auto" else engine
-    predictor = Predictor(source, device=device, engine=first, min_score=min_score)
+    predictor = Predictor(
+        source, device=device, engine=first, min_score=min_score, labels=labels
+    )
     if engine == "auto":
         # Engines are tried now: the first clients should not wait for that.
         config = predictor.model.config

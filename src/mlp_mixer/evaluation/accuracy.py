@@ -56,6 +56,7 @@ class Evaluation:
         split: Which images, in words, where a dataset was evaluated.
         seen: How many of them the network has learnt from, where that is known.
         classes: The names of the K classes, where they are known.
+        assumed: What had to be assumed of the classes, in a sentence.
     """
 
     n: int
@@ -68,6 +69,7 @@ class Evaluation:
     split: str = ""
     seen: int | None = None
     classes: tuple[str, ...] | None = None
+    assumed: str = ""
 
     @property
     def interval(self) -> tuple[float, float]:

@@ -20,6 +20,7 @@ from ..devices import pick_device
 from ..errors import UserError
 from ..images.preprocess import Preprocess
 from ..models import IsotropicMlp
+from ..models.as_built import plain_network
 from ..weights import Checkpoint
 from .accuracy import Progress, outputs
 from .splits import EvalSplit, support_and_eval_split
@@ -276,8 +277,8 @@ def evaluate_fewshot(
         neighbours: k of k-NN; None leaves k-NN out.
         resize: As in `Preprocess`, the checkpoint's own by default.
         batch_size: Images in a forward pass.
-        device: Where to compute, a name for `pick_device` or torch's; the model is moved
-            there. None: where the model is.
+        device: Where to compute, a name for `pick_device` or torch's. None: where the
+            model is.
         progress: Is told how many images are done.
 
     Returns:
@@ -293,9 +294,9 @@ def evaluate_fewshot(
     used = np.unique(np.concatenate(drawn))
     if neighbours is not None:
         used = np.arange(len(train))
-    model = checkpoint.model
-    if device is not None:
-        model = model.to(pick_device(device))
+    # The caller's model keeps its mode and its device.
+    place = None if device is None else pick_device(device)
+    model = plain_network(checkpoint.model, place)
     preprocess = checkpoint.preprocess
     if resize is not None:
         preprocess = dataclasses.replace(preprocess, resize=resize)

@@ -72,6 +72,7 @@ class MultiLabelEvaluation:
         classes: The names of the K classes.
         split: Which images, in words, where a dataset was evaluated.
         seen: How many of them the network has learnt from, where that is known.
+        assumed: What had to be assumed of the classes, in a sentence.
     """
 
     n: int
@@ -82,6 +83,7 @@ class MultiLabelEvaluation:
     classes: tuple[str, ...]
     split: str = ""
     seen: int | None = None
+    assumed: str = ""
 
     @property
     def scores(self) -> NDArray[np.float64]:

@@ -17,7 +17,9 @@ from ..data.registry import open_dataset
 from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..errors import UserError
+from ..models.as_built import plain_network
 from ..weights import Checkpoint
+from ..weights.given_labels import GivenLabels
 from ..weights.scores import score_kind
 from .accuracy import (
     Evaluation,
@@ -27,6 +29,7 @@ from .accuracy import (
     align_classes,
     evaluate,
 )
+from .class_order import assumed_order, with_given_labels
 from .multilabel import MultiLabelEvaluation, evaluate_labels
 
 Split = Literal["test", "train", "all"]
@@ -206,6 +209,7 @@ def evaluate_checkpoint(
     spec: str | Dataset,
     split: Split = "test",
     *,
+    labels: GivenLabels | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = "auto",
     tta: Tta = "none",
@@ -222,9 +226,11 @@ def evaluate_checkpoint(
         checkpoint: The network, its labels, preprocessing and provenance.
         spec: As for `eval_split`.
         split: As for `eval_split`.
+        labels: The names of the checkpoint's classes, as for `load`; or
+            `class_order.LEXICOGRAPHIC`.
         batch_size: Images in a forward pass.
-        device: Where to compute, a name for `pick_device` or torch's; the model is moved
-            there. None: where the model is.
+        device: Where to compute, a name for `pick_device` or torch's. None: where the
+            model is.
         tta: As for `evaluate`.
         progress: As for `evaluate`.
 
@@ -236,14 +242,16 @@ def evaluate_checkpoint(
             does not know.
     """
     chosen = eval_split(spec, checkpoint.provenance, split)
-    if checkpoint.model.num_classes == 0:
+    # The caller's model keeps its mode and its device.
+    place = None if device is None else pick_device(device)
+    model = plain_network(checkpoint.model, place)
+    checkpoint = dataclasses.replace(checkpoint, model=model)
+    if model.num_classes == 0:
         raise UserError(
             "this checkpoint has no classifier and cannot name classes; evaluate its "
             "features by `fewshot`"
         )
-    model = checkpoint.model
-    if device is not None:
-        model = model.to(pick_device(device))
+    checkpoint = with_given_labels(checkpoint, labels, chosen.images)
     if chosen.images.targets is not None:
         found = evaluate_labels(
             model,
@@ -255,7 +263,18 @@ def evaluate_checkpoint(
             tta=tta,
             progress=progress,
         )
-        return chosen, dataclasses.replace(found, split=chosen.split, seen=chosen.seen)
+        return chosen, dataclasses.replace(
+            found,
+            split=chosen.split,
+            seen=chosen.seen,
+            assumed=assumed_order(checkpoint, chosen.images),
+        )
+    if len(chosen.images.classes) < 2:
+        raise UserError(
+            f"these images are all of one class, {chosen.images.classes[0]!r}, so every "
+            "answer would be right: add images of other classes, or name several labels "
+            "per image (list:FILE with a column labels)"
+        )
     # A softmax over yes and no answers would give numbers that mean nothing.
     if checkpoint.thresholds is not None:
         raise UserError(
@@ -263,40 +282,38 @@ def evaluate_checkpoint(
             "each: name all labels of each image in a list (list:FILE with a column "
             "labels)"
         )
-    labels, among = _aligned(chosen, checkpoint.labels)
+    right, among = _aligned(chosen, checkpoint.labels)
     result = evaluate(
         model,
         chosen.images,
         checkpoint.preprocess,
-        labels=labels,
+        labels=right,
         among=among,
         batch_size=batch_size,
         tta=tta,
-        head=score_kind(checkpoint.provenance),
+        head=score_kind(checkpoint.provenance, model.num_classes),
         progress=progress,
     )
-    # Without names, the data's own labels were compared with the model's.
-    names = checkpoint.labels or chosen.images.classes
-    known = names if len(names) == checkpoint.model.num_classes else None
     return chosen, dataclasses.replace(
-        result, split=chosen.split, seen=chosen.seen, classes=known
+        result,
+        split=chosen.split,
+        seen=chosen.seen,
+        # Without names, the data's own were compared with the model's.
+        classes=checkpoint.labels or chosen.images.classes,
+        assumed=assumed_order(checkpoint, chosen.images),
     )
 
 
 def _columns(checkpoint: Checkpoint, images: ImageSet) -> np.ndarray | None:
     """Return the numbers of the images' classes in the model; None if all are its own."""
-    if checkpoint.provenance.get("head") != "sigmoid":
+    kind = score_kind(checkpoint.provenance, checkpoint.model.num_classes)
+    if kind != "sigmoid":
         raise UserError(
             "these images have several labels each, and this checkpoint gives one class "
             "per image (softmax): train or fine-tune a model on such images"
         )
     if checkpoint.labels is not None:
         return align_classes(images, checkpoint.labels)
-    if len(images.classes) != checkpoint.model.num_classes:
-        raise UserError(
-            f"the images have {len(images.classes)} classes, and this checkpoint has "
-            f"{checkpoint.model.num_classes} without names: they cannot be matched"
-        )
     return None
 
 

@@ -20,7 +20,9 @@ from ..data.seen import SeenImages
 from ..errors import UserError, unknown
 from ..files import PathLike, atomic_file, make_folder, write_json
 from ..weights import Checkpoint, load
+from ..weights.given_labels import GivenLabels
 from ..weights.lineages.timm_names import entry_point
+from ..weights.scores import score_kind
 from .comparison import check_difference, check_images, measures, run_export
 from .reload import Array, answer, of_torch
 from .targets import TARGETS, ExportedModel, ExportJob, Target
@@ -42,6 +44,7 @@ def export(
     opset: int | None = None,
     preprocess: str | None = None,
     check: PathLike | None = None,
+    labels: GivenLabels | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -65,6 +68,7 @@ def export(
             that timm and transformers take, and the default there.
         check: A folder of images to compare on, best one folder per class. Default:
             that of `calibrate`, else images that are made up.
+        labels: The names of the classes, as for `load`.
         overwrite: Replace what is at `out`.
         progress: Is told how many steps of how many are done.
 
@@ -88,20 +92,20 @@ def export(
     make_folder(out.parent)
 
     progress(0, _STEPS)
-    checkpoint = load(source)
+    checkpoint = load(source, labels=labels)
     record = checkpoint.preprocess
-    labels = list(checkpoint.labels or ())
+    names = list(checkpoint.labels or ())
     network = ExportedModel(checkpoint.model, record if where == "inside" else None)
     network.eval()
     seen = SeenImages.from_provenance(checkpoint.provenance)
-    images = check_images(check or calibrate, record, labels, seen)
+    images = check_images(check or calibrate, record, names, seen)
     # A folder's name is one label: it cannot judge answers of several.
     if checkpoint.thresholds is not None:
         images = images._replace(classes=None)
     x = network.input(images.pixels, record)
     ranges = x
     if calibrate and check:
-        ranges = network.input(check_images(calibrate, record, labels).pixels, record)
+        ranges = network.input(check_images(calibrate, record, names).pixels, record)
     about = _description(checkpoint, where, x)
     carried = json.dumps(about, ensure_ascii=False)
     job = ExportJob(checkpoint, network, carried, int8, ranges, opset)
@@ -124,7 +128,7 @@ def export(
             int8,
             rounding=_rounding(network, x[:_IMAGES_IN_DOUBLE], ours["logits"]),
         )
-        _check_labels(theirs, labels)
+        _check_labels(theirs, names)
         rows = [measures(side, ours["logits"], images) for side in (ours, theirs)]
         if target.is_folder:
             _move(folder, out, last=made)
@@ -207,7 +211,7 @@ def _description(checkpoint: Checkpoint, where: str, x: Array) -> dict[str, Any]
         "normalization": where,
         "preprocess": to_dict(checkpoint.preprocess),
         "labels": list(checkpoint.labels or ()),
-        "scores": checkpoint.provenance.get("head", "softmax"),
+        "scores": score_kind(checkpoint.provenance, checkpoint.model.num_classes),
     }
     # With several labels per picture a class is answered from its threshold on.
     if checkpoint.thresholds is not None:

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError
+from .planes import is_tensor, pixels_of, read_npy
 
 try:
     from simplejpeg import decode_jpeg as _fast_jpeg
@@ -96,9 +97,9 @@ def decode_image(
     """Decode a file, its bytes, a Pillow image or an array.
 
     Args:
-        source: Path, encoded bytes, Pillow image, or uint8 array (H, W) or (H, W, 1 | 2
-            | 3 | 4).
-        channels: 1 for gray, 3 for RGB.
+        source: Path, encoded bytes, Pillow image, or an array or a tensor as
+            `planes.pixels_of` takes it. A path that ends in .npy is one of an array.
+        channels: 1 for gray, 3 for RGB; any other number for arrays only.
         part: What to keep of the image; all of it by default.
 
     Returns:
@@ -109,12 +110,11 @@ def decode_image(
         UserError: There is no such file, or it is not an image, damaged, or larger than
             `MAX_PIXELS`.
     """
-    if channels not in (1, 3):
-        raise UserError(
-            f"cannot decode to {channels} channels: expected 1 (gray) or 3 (RGB)"
-        )
-    if isinstance(source, np.ndarray):
-        source = _from_array(source)
+    planes = _planes(source, channels)
+    if planes is not None:
+        if channels not in (1, 3):
+            return planes if part is None else part.of(planes)
+        source = _from_array(planes)
     if isinstance(source, Image.Image):
         if part:
             # A smaller scale would stay with the caller's image.
@@ -232,6 +232,21 @@ def _by_simplejpeg(image: Image.Image, channels: int) -> Pixels | None:
         # It is strict: Pillow may pass the file, or refuses it in its own words.
         return None
     return pixels if pixels.shape[1::-1] == image.size else None
+
+
+def _planes(source: Any, channels: int) -> Pixels | None:
+    """Return the pixels of what is an array already; None of an encoded image."""
+    if isinstance(source, np.ndarray) or is_tensor(source):
+        return pixels_of(source, channels)
+    is_path = isinstance(source, (str, Path))
+    if is_path and str(source).lower().endswith(".npy"):
+        return read_npy(Path(source), channels)
+    if channels not in (1, 3):
+        raise UserError(
+            f"cannot decode a file to {channels} channels: files are read as 1 (gray) or "
+            f"3 (RGB); give an array (H, W, {channels}), or an .npy file of one"
+        )
+    return None
 
 
 def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:

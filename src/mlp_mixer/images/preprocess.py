@@ -17,6 +17,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
+from ..config import plain_numbers
 from ..errors import UserError, unknown
 from . import resample
 from .decode import Pixels
@@ -77,7 +78,11 @@ class Preprocess:
     resampler: Literal["pillow", "vit_jax", "big_vision", "opencv"] = "pillow"
 
     def __post_init__(self) -> None:
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
+        # A checkpoint carries it as JSON, which has no numbers of NumPy.
+        for name in ("image_size", "channels", "crop_pct", "mean", "std"):
+            object.__setattr__(self, name, plain_numbers(getattr(self, name)))
+        is_pair = isinstance(self.image_size, (tuple, list))
+        if not is_pair or len(self.image_size) != 2 or min(self.image_size) < 1:
             raise UserError(
                 f"image_size is {self.image_size!r}: expected a height and a width of at "
                 "least 1 pixel"
@@ -109,7 +114,10 @@ class Preprocess:
             raise UserError(f"std is {self.std}: expected numbers above 0")
 
     def _each_channel(self, name: str) -> tuple[float, ...]:
-        values = tuple(float(value) for value in getattr(self, name))
+        given = getattr(self, name)
+        # One number stands for all channels, also without a tuple around it.
+        given = given if isinstance(given, (tuple, list)) else (given,)
+        values = tuple(map(float, given))
         if len(values) not in (1, self.channels) or not all(map(math.isfinite, values)):
             raise UserError(
                 f"{name} is {values}: expected one finite number, or {self.channels} "

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..config import to_dict
 from ..weights.checkpoint import fingerprint
+from ..weights.given_labels import GIVEN
 from .predictor import Predictor
 
 
@@ -29,4 +30,7 @@ def identity(predictor: Predictor) -> dict[str, Any]:
         settings["min_score"] = predictor.min_score
     if predictor.thresholds is not None:
         settings["thresholds"] = list(predictor.thresholds)
+    # Names that were given with the weights may be others next time.
+    if GIVEN.items() <= predictor.checkpoint.provenance.items():
+        settings["labels"] = list(predictor.labels)
     return settings

@@ -14,13 +14,14 @@ from PIL import Image
 
 from ..errors import UserError
 from ..images.decode import image_extensions
+from ..images.planes import is_tensor
 from .results import Failure
 
 Picture: TypeAlias = (
     "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
 )
 """A path, an http(s) address, a folder (for its images), a pattern, a video, encoded
-bytes, a Pillow image, or a uint8 array.
+bytes, a Pillow image, or an array or a tensor as `images.planes` takes it.
 """
 
 NamedPicture: TypeAlias = "tuple[str, Picture | Failure]"
@@ -154,7 +155,7 @@ def fetched(picture: Picture) -> Path | bytes | Image.Image | np.ndarray[Any, An
         return fetch_bytes(picture)
     if isinstance(picture, (str, os.PathLike)):
         return Path(picture)
-    if isinstance(picture, (bytes, Image.Image, np.ndarray)):
+    if isinstance(picture, (bytes, Image.Image, np.ndarray)) or is_tensor(picture):
         return picture
     raise UserError(
         f"cannot read a {type(picture).__name__} as a picture: expected a path, URL, "

@@ -11,6 +11,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,9 +22,11 @@ from ..devices import pick_device
 from ..errors import UserError, unknown
 from ..images.decode import decode_image
 from ..models import build_network
+from ..models.as_built import plain_network
 from ..runtime import engine as make_engine
 from ..weights import Checkpoint, load
 from ..weights.catalog import BUNDLED
+from ..weights.given_labels import GivenLabels
 from ..weights.scores import SCORES, UNKNOWN, resolve_min_score, score_kind
 from .pictures import (
     NamedPicture,
@@ -54,12 +57,13 @@ class Predictor:
     A picture that cannot be read becomes a `Failure` and does not end the run.
 
     Attributes:
-        checkpoint: The loaded checkpoint.
+        checkpoint: The loaded checkpoint, with `model`.
         device: Where the model computes.
         labels: The names of the classes; "class 7" where the checkpoint has none.
         larger: As given.
         min_score: The lowest score of an answer that is given; None answers all.
-        model: The model, in evaluation mode on the device.
+        model: The network, in evaluation mode on the device. It shares the weights of a
+            checkpoint that was given, whose own model keeps its mode and its device.
         score_kind: What scores are: a key of `SCORES`.
         thresholds: The score of each class from which on it is answered, where pictures
             have several labels each; else None.
@@ -75,6 +79,7 @@ class Predictor:
         engine: str = "auto",
         larger: str = "resize",
         min_score: float | str | None = None,
+        labels: GivenLabels | None = None,
     ) -> None:
         """Load a checkpoint and prepare it to answer.
 
@@ -96,10 +101,11 @@ class Predictor:
             min_score: The answer is "unknown" where the best score is below this, 0 to
                 1. "auto" takes what the validation images chose in training: the lowest
                 score at which 95 % of the answers were right.
+            labels: The names of the classes, as for `load`.
 
         Raises:
-            UserError: The device is not there, the checkpoint cannot be loaded, or an
-                option is wrong.
+            UserError: The device is not there, the checkpoint cannot be loaded, an
+                option is wrong, or there is not one label for each class.
         """
         if top < 1:
             raise UserError(f"top must be at least 1, got {top}")
@@ -108,16 +114,19 @@ class Predictor:
         # Before the weights are read, which may take minutes.
         self.device = pick_device(device)
         if not isinstance(checkpoint, Checkpoint):
-            checkpoint = load(checkpoint)
-        self.checkpoint = checkpoint
-        self.score_kind = score_kind(checkpoint.provenance)
+            checkpoint = load(checkpoint, labels=labels)
+        elif labels is not None:
+            checkpoint = checkpoint.with_labels(labels)
+        # The caller's model keeps its mode and its device.
+        self.model = plain_network(checkpoint.model, self.device)
+        self.checkpoint = replace(checkpoint, model=self.model)
+        self.score_kind = score_kind(checkpoint.provenance, self.model.num_classes)
         self.min_score = resolve_min_score(min_score, checkpoint.provenance)
-        self.thresholds = checkpoint.thresholds
-        self.model = checkpoint.model.to(self.device).eval()
+        self.thresholds = self.checkpoint.thresholds
         self._run = make_engine(self.model, engine)
-        classes = self.model.config.num_classes
+        classes = self.model.num_classes
         numbered = tuple(f"class {number}" for number in range(classes))
-        self.labels = checkpoint.labels or numbered
+        self.labels = self.checkpoint.class_names() or numbered
         self.top = min(top, classes)
         self.larger = larger
 

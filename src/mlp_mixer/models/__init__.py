@@ -6,7 +6,7 @@ import fnmatch
 from typing import Any
 
 from ..config import from_dict, to_dict
-from ..errors import unknown
+from ..errors import UserError, unknown
 from .base import NetworkConfig, size_pair
 from .cost import Cost, PartCost, cost
 from .families import ALL_VARIANTS, FAMILIES, build_network
@@ -29,6 +29,17 @@ __all__ = [
     "model_config",
     "variants",
 ]
+
+
+# Arguments of timm's create_model that something else does here.
+_ELSEWHERE = {
+    "pretrained": "mlp_mixer.load(NAME) gives published weights with their network "
+    "(mlp_mixer.list_models(weights=True))",
+    "features_only": "use model.forward_intermediates(image, intermediates_only=True), "
+    "which gives feature maps (B, C, H, W) of the blocks",
+    "out_indices": "use model.forward_intermediates(image, indices)",
+    "checkpoint_path": "mlp_mixer.load(PATH) reads weights with their network",
+}
 
 
 def variants(pattern: str = "*") -> list[str]:
@@ -65,6 +76,9 @@ def model_config(
     """
     if name not in ALL_VARIANTS:
         raise unknown("model", name, ALL_VARIANTS)
+    for field in config_fields:
+        if field in _ELSEWHERE:
+            raise UserError(f"create_model has no {field}: {_ELSEWHERE[field]}")
     variant = ALL_VARIANTS[name]
     fields = to_dict(variant)
     fields["num_classes"] = num_classes

@@ -6,6 +6,7 @@ mixer.py.
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from torch import Tensor, nn
 
 from ..choices import DropPathRule, Gelu
+from ..config import plain_numbers
 from ..errors import UserError
 from .layers import DropPath
 
@@ -64,7 +66,10 @@ class NetworkConfig(ABC):
         """
         # By type and by name, so that the fields which families add are checked too.
         for name, hint in get_type_hints(type(self)).items():
-            _check_field(name, hint, getattr(self, name))
+            value = plain_numbers(getattr(self, name))
+            # A checkpoint carries it as JSON, which has no numbers of NumPy.
+            object.__setattr__(self, name, value)
+            _check_field(name, hint, value)
         if self.num_classes < 0:
             raise UserError(
                 f"num_classes must be 0 (no head) or more, got {self.num_classes}"
@@ -102,6 +107,10 @@ class NetworkConfig(ABC):
 
 
 def _check_field(name: str, hint: Any, value: Any) -> None:
+    if hint is int and type(value) is not int:
+        raise UserError(f"{name} must be an integer, got {value!r}")
+    if hint is float and type(value) not in (int, float):
+        raise UserError(f"{name} must be a number, got {value!r}")
     if hint is int and value < 1 and name != "num_classes":
         raise UserError(f"{name} must be at least 1, got {value}")
     if get_origin(hint) is Literal and value not in get_args(hint):
@@ -114,7 +123,8 @@ def _check_field(name: str, hint: Any, value: Any) -> None:
 
 
 def _check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
-    if not (isinstance(image_size, tuple) and len(image_size) == 2):
+    is_pair = isinstance(image_size, tuple) and len(image_size) == 2
+    if not is_pair or any(type(side) is not int for side in image_size):
         raise UserError(f"image_size must be (height, width), got {image_size!r}")
     height, width = image_size
     if min(image_size) >= 1 and height % patch_size == 0 and width % patch_size == 0:
@@ -128,7 +138,31 @@ def _check_image_size(image_size: tuple[int, int], patch_size: int) -> None:
 
 def size_pair(size: int | tuple[int, int]) -> tuple[int, int]:
     """Return (height, width): a single number is the side of a square."""
-    return (size, size) if isinstance(size, int) else size
+    sides = plain_numbers(size)
+    if isinstance(sides, int):
+        return sides, sides
+    if not isinstance(sides, (tuple, list)):
+        raise UserError(
+            f"an image size is a side, or (height, width), in whole pixels, got {size!r}"
+        )
+    return tuple(sides)
+
+
+def class_count(num_classes: Any) -> int:
+    """Return a number of classes as Python's.
+
+    Args:
+        num_classes: Any whole number, also of NumPy or torch.
+
+    Raises:
+        UserError: It is no whole number, or below 0.
+    """
+    count = plain_numbers(num_classes)
+    if type(count) is not int or count < 0:
+        raise UserError(
+            f"num_classes must be 0 (no head) or more, got {reprlib.repr(num_classes)}"
+        )
+    return count
 
 
 class Block(nn.Module, ABC):

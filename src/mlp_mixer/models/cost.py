@@ -26,9 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import unknown
+from .as_built import plain_state
 from .base import NetworkConfig, size_pair
 from .families import ALL_VARIANTS, build_network
-from .isotropic import IsotropicMlp
 from .mixer import MixerConfig
 
 
@@ -120,13 +120,14 @@ class Cost:
 
 
 def cost(
-    model: str | NetworkConfig | IsotropicMlp,
+    model: str | NetworkConfig | nn.Module,
     image_size: int | tuple[int, int] | None = None,
 ) -> Cost:
     """Count parameters, multiply-accumulates and activations for one image.
 
     Args:
-        model: A variant by name, a configuration or a network.
+        model: A variant by name, a configuration or a network, perhaps wrapped. Of a
+            network its modules count, not the configuration that it began with.
         image_size: Side, or (height, width), in pixels, with the token widths kept; by
             default the model's own.
 
@@ -134,7 +135,8 @@ def cost(
         The counts, by formula for a Mixer and by watching a pass for other families.
 
     Raises:
-        UserError: The name is unknown, or the patch size does not divide the image size.
+        UserError: The name is unknown, the patch size does not divide the image size,
+            or no configuration builds the network any more.
     """
     config = _config_of(model)
     if image_size is not None:
@@ -142,11 +144,12 @@ def cost(
     return _count(config) if isinstance(config, MixerConfig) else _watch(config)
 
 
-def _config_of(model: str | NetworkConfig | IsotropicMlp) -> NetworkConfig:
-    if isinstance(model, IsotropicMlp):
-        return model.config
+def _config_of(model: str | NetworkConfig | nn.Module) -> NetworkConfig:
     if isinstance(model, NetworkConfig):
         return model
+    if not isinstance(model, str):
+        config, _ = plain_state(model)
+        return config
     if model not in ALL_VARIANTS:
         raise unknown("model", model, ALL_VARIANTS)
     return ALL_VARIANTS[model]

@@ -7,14 +7,16 @@ pyramid (token_mixing.py) changes their number. Axes as in mixer.py, and K class
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..errors import UserError
-from .base import Block, NetworkConfig, Tap
-from .layers import PatchEmbed, drop_path_rates, lecun_normal_
+from ..config import plain_numbers
+from ..errors import UserError, unknown
+from .base import Block, NetworkConfig, Tap, class_count
+from .layers import PatchEmbed, drop_path_rates, is_traced, lecun_normal_
 
 
 class IsotropicMlp(nn.Module):
@@ -93,6 +95,9 @@ class IsotropicMlp(nn.Module):
             x_BSC: The tokens that enter the first block.
             draws_BL2: As for `forward_features`.
         """
+        if is_traced(draws_BL2):
+            # torch.fx traces every argument: its graphs draw by themselves.
+            draws_BL2 = None
         for i, block in enumerate(self.blocks):
             draws_B2 = None if draws_BL2 is None else draws_BL2[:, i]
             if self.grad_checkpointing and self.training:
@@ -148,6 +153,78 @@ class IsotropicMlp(nn.Module):
         out["logits"] = self.head(out["pre_logits"])
         return out
 
+    def forward_intermediates(
+        self,
+        image: Float[Tensor, "B in_channels H W"],
+        indices: int | Sequence[int] | None = None,
+        *,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return what blocks give, as feature maps; the function of timm's models.
+
+        Args:
+            image: As for `forward_features`.
+            indices: Of the blocks, from 0; below 0 from the end. A number n stands for
+                the last n, None for all.
+            norm: Apply the final norm to each of them.
+            stop_early: Compute no further than the last block that is wanted.
+            output_fmt: "NCHW" (B, C, rows, columns), or "NLC" (B, S, C).
+            intermediates_only: Return the feature maps alone.
+
+        Returns:
+            The feature maps in order of computation; before them what
+            `forward_features` returns (up to where it stopped), unless they are asked
+            for alone.
+
+        Raises:
+            UserError: There is no such block or format, or the tokens of a pyramid are
+                no grid.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise unknown("output format", str(output_fmt), ("NCHW", "NLC"))
+        wanted = self._wanted(indices)
+        self._check(image)
+        x_BSC = self.stem(image)
+        found = []
+        for i, block in enumerate(self.blocks):
+            if stop_early and i > max(wanted, default=-1):
+                break
+            x_BSC = block(x_BSC)
+            if i in wanted:
+                taken = self.norm(x_BSC) if norm else x_BSC
+                found.append(self._as_map(taken) if output_fmt == "NCHW" else taken)
+        return found if intermediates_only else (self.norm(x_BSC), found)
+
+    def _wanted(self, indices: int | Sequence[int] | None) -> set[int]:
+        """Return the numbers of blocks that indices in timm's manner stand for."""
+        count = len(self.blocks)
+        given = range(count) if indices is None else plain_numbers(indices)
+        if isinstance(given, int):
+            if not 1 <= given <= count:
+                raise UserError(
+                    f"this network has {count} blocks: there are no last {given}"
+                )
+            given = range(count - given, count)
+        for i in given:
+            if not -count <= i < count:
+                raise UserError(
+                    f"this network has {count} blocks: there is none of number {i}"
+                )
+        return {i % count for i in given}
+
+    def _as_map(self, x_BSC: Tensor) -> Tensor:
+        rows, columns = self.config.grid
+        if not is_traced(x_BSC) and x_BSC.shape[1] != rows * columns:
+            raise UserError(
+                f"{x_BSC.shape[1]} tokens are no grid of {rows} x {columns}: ask for "
+                'output_fmt="NLC"'
+            )
+        x_BCS = x_BSC.transpose(1, 2)
+        return x_BCS.reshape(x_BCS.shape[0], -1, rows, columns)
+
     @property
     def num_features(self) -> int:
         """C, the width of what `forward_head(..., pre_logits=True)` gives."""
@@ -155,21 +232,36 @@ class IsotropicMlp(nn.Module):
 
     @property
     def num_classes(self) -> int:
-        """K, 0 without a head."""
-        return self.config.num_classes
+        """K, 0 without a head; of another head that somebody put there, its own."""
+        if isinstance(self.head, nn.Linear):
+            return self.head.out_features
+        return 0 if isinstance(self.head, nn.Identity) else self.config.num_classes
 
     def get_classifier(self) -> nn.Module:
         """Return the head: `nn.Linear`, or `nn.Identity` without classes."""
         return self.head
 
-    def reset_classifier(self, num_classes: int) -> None:
+    def reset_classifier(
+        self, num_classes: int, global_pool: str | None = None
+    ) -> None:
         """Replace the head by a new one of zeros, as for fine-tuning.
+
+        Labels of the old classes do not fit the new ones: give a checkpoint new ones.
 
         Args:
             num_classes: Of the new head; 0 removes it.
+            global_pool: As in timm; these networks have "avg" only.
+
+        Raises:
+            UserError: It is no number of classes, or another pooling.
         """
+        if global_pool not in (None, "avg"):
+            raise UserError(
+                f"global_pool is {global_pool!r}: these networks pool by the mean (avg)"
+            )
         reference = self.stem.proj.weight
-        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        count = class_count(num_classes)
+        self.config = dataclasses.replace(self.config, num_classes=count)
         head = _new_head(self.config)
         self.head = head.to(device=reference.device, dtype=reference.dtype)
         if isinstance(self.head, nn.Linear):
@@ -181,6 +273,9 @@ class IsotropicMlp(nn.Module):
         self.grad_checkpointing = enable
 
     def _check(self, image: Tensor) -> None:
+        # While torch.fx traces, there is no shape yet.
+        if is_traced(image):
+            return
         expected = (self.config.in_channels, *self.config.image_size)
         if image.ndim != 4 or tuple(image.shape[1:]) != expected:
             sides = ", ".join(map(str, expected))

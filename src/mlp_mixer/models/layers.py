@@ -10,6 +10,7 @@ import math
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from ..choices import DropPathRule, Gelu
 
@@ -25,6 +26,11 @@ def lecun_normal_(weight: Tensor) -> Tensor:
     """
     std = 1 / math.sqrt(weight[0].numel()) / _TRUNCATED_STD
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+
+
+def is_traced(value: object) -> bool:
+    """Return whether torch.fx traces a call: then a tensor has no shape yet."""
+    return isinstance(value, Proxy)
 
 
 def gelu_layer(gelu: Gelu) -> nn.GELU:
@@ -100,7 +106,8 @@ class DropPath(nn.Module):
             return branch
         keep = 1 - self.rate
         if draws is None:
-            draws = torch.rand(branch.shape[0], device=branch.device)
+            # Not by the number of samples, which torch.fx does not know.
+            draws = torch.rand_like(branch[:, 0, 0], dtype=torch.float32)
         kept = (draws < keep).to(branch.dtype)[:, None, None]
         return branch * (kept / keep if self.rescale else kept)
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .layers import is_traced
 from .mixer import MixerConfig, MlpMixer
 
 
@@ -76,7 +77,8 @@ class NdMixer(nn.Module):
         self.mixer = MlpMixer(config)
 
     def forward(self, x: Float[Tensor, "B in_channels *size"]) -> Float[Tensor, "B _"]:
-        if tuple(x.shape[1:]) != self.shape:
+        # While torch.fx traces, there is no shape yet.
+        if not is_traced(x) and tuple(x.shape[1:]) != self.shape:
             raise UserError(
                 f"this model takes inputs of shape (batch, *{self.shape}), "
                 f"got {tuple(x.shape)}"

@@ -87,6 +87,7 @@ class UntiedMlp(nn.Module):
     def __init__(self, config: TokenMixingConfig, dim: int, out_dim: int) -> None:
         super().__init__()
         N = config.token_mlps
+        self.count = N
         D_S = config.tokens_mlp_dim
         self.weight1 = nn.Parameter(torch.empty(N, D_S, dim))
         self.weight2 = nn.Parameter(torch.empty(N, out_dim, D_S))
@@ -97,7 +98,7 @@ class UntiedMlp(nn.Module):
         self.drop = nn.Dropout(config.dropout)
 
     def forward(self, x_BMV: Tensor) -> Tensor:
-        N = len(self.weight1)
+        N = self.count
         # (B, M, V) -> (N, B, M/N, V): one batch of the product for each MLP.
         x = x_BMV.unflatten(1, (N, -1)).transpose(0, 1)  # type: ignore[no-untyped-call]
         bias1 = self.bias1.view(N, 1, -1)
@@ -124,6 +125,7 @@ class TokenMixingBlock(Block):
         D_S = config.tokens_mlp_dim
         dropout = config.dropout
         self.group = G
+        self.has_fewer = tokens_after < tokens
         self.norm1 = config.block_norm()
         self.norm2 = config.block_norm()
         self.views = nn.Linear(C, C, bias=False) if config.views else nn.Identity()
@@ -163,7 +165,7 @@ class TokenMixingBlock(Block):
 
         Nothing can be added there, so stochastic depth cannot drop it either.
         """
-        if mixed_BTC.shape[1] != x_BSC.shape[1]:
+        if self.has_fewer:
             return mixed_BTC
         return x_BSC + self.drop_path(mixed_BTC, draws)
 

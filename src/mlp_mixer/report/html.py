@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..analysis import to_jpeg, to_png
+from ..analysis import to_jpeg, to_png, visible
 from ..files import PathLike, write_text
 from ..intervals import plain_accuracy, short_accuracy
 from .chart import number
@@ -155,12 +155,13 @@ def thumbnail(image: Image8, most: int = _MOST_SAMPLE_PIXELS) -> Image8:
     """Make a picture smaller if it is larger than a place for it.
 
     Args:
-        image: uint8 (H, W, C), C 1 or 3.
+        image: uint8 (H, W, C); of other than 1 or 3 channels the mean is shown.
         most: Pixels of its longer side.
 
     Returns:
         uint8, the picture itself if it fits.
     """
+    image = _visible(image)
     height, width = image.shape[:2]
     shrink = max(height, width) / most
     # Pixels of another type are left to `to_png`, which refuses them in one sentence.
@@ -171,8 +172,16 @@ def thumbnail(image: Image8, most: int = _MOST_SAMPLE_PIXELS) -> Image8:
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
 
 
+def _visible(image: Image8) -> Image8:
+    """Return a picture that a browser can show: of many bands their mean."""
+    # What is no picture at all is left to `to_png`, which says so.
+    return visible(image) if image.ndim == 3 and image.size else image
+
+
 def _data_uri(image: Image8) -> str:
-    return "data:image/png;base64," + base64.b64encode(to_png(image)).decode("ascii")
+    return "data:image/png;base64," + base64.b64encode(to_png(_visible(image))).decode(
+        "ascii"
+    )
 
 
 def _tiny_uri(image: Image8) -> str:

@@ -289,8 +289,12 @@ def run_onnxruntime(graph: bytes) -> EngineFn:
         graph, options, providers=["CPUExecutionProvider"]
     )
     input_name = session.get_inputs()[0].name
+    width = session.get_outputs()[0].shape[1]
 
     def run(images: Tensor) -> Tensor:
+        # onnxruntime's MatMul refuses a batch without images.
+        if not len(images):
+            return torch.empty(0, width)
         (logits,) = session.run(None, {input_name: images.numpy()})
         return torch.from_numpy(logits)
 

@@ -21,18 +21,22 @@ from .optim_config import ScheduleChoice as ScheduleChoice
 class ModelChoice:
     """Names a variant, and what is to differ from it.
 
-    A field that is None keeps the variant's value. Classes and channels come from the
-    data.
+    A field that is None keeps the variant's value. Classes, and the channels of fresh
+    weights, come from the data.
     """
 
     name: str = "mixer_s16"
 
     # Weights to start from: what `load` takes. They bring their own architecture and
-    # preprocessing, so of the fields below only the image and patch size and the noise
-    # (dropout, drop path) can be set beside them.
+    # preprocessing, so of the fields below only the image and patch size, the channels and
+    # the noise (dropout, drop path) can be set beside them.
     init: str | None = None
 
     image_size: int | tuple[int, int] | None = None
+
+    # Of the images, where the weights of `init` were made for others: the stem's kernels
+    # are summed for one channel, repeated for more, as by timm's in_chans.
+    in_channels: int | None = None
 
     # How the stem of fresh weights begins; whitened: by the training images' patches.
     stem: Literal["random", "whitened"] = "random"

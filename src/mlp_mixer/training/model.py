@@ -40,6 +40,7 @@ class Built(NamedTuple):
 _NOISE = ("dropout", "drop_path", "drop_path_rule")
 # Settings that say where the network comes from; the others describe its layers.
 _ORIGIN = {"name", "init", "image_size", "patch_size", "resize", "stem", "head"}
+_ORIGIN |= {"in_channels"}
 
 
 def build_model(config: TrainConfig, images: ImageSet) -> Built:
@@ -72,6 +73,11 @@ def _fresh(config: TrainConfig, images: ImageSet, classes: int) -> Built:
             "model.head=fitted needs weights to take features from: set model.init"
         )
     fields = _given(config.model)
+    if "in_channels" in fields:
+        raise UserError(
+            "model.in_channels adapts the weights of model.init; fresh weights take the "
+            "channels of the images: leave it out"
+        )
     for name in ("resize", "stem", "head"):
         del fields[name]
     model = create_model(num_classes=classes, in_channels=images.channels, **fields)
@@ -107,7 +113,7 @@ def _preprocess(choice: PreprocessChoice, model: IsotropicMlp) -> Preprocess:
 def _pretrained(
     choice: ModelChoice, init: str, images: ImageSet, classes: int
 ) -> Built:
-    checkpoint = load(init)
+    checkpoint = load(init, channels=choice.in_channels)
     old = checkpoint.model.config
     if choice.image_size or choice.patch_size:
         checkpoint = resize(
@@ -124,6 +130,8 @@ def _pretrained(
         model.reset_classifier(0)
         notes = ["without the classifier of the weights"]
     new = model.config
+    if choice.in_channels is not None:
+        notes += checkpoint.provenance.get("notes", [])[-1:]
     if new.image_size != old.image_size:
         before = "x".join(map(str, old.image_size))
         now = "x".join(map(str, new.image_size))
@@ -152,7 +160,8 @@ def _check_channels(model: IsotropicMlp, images: ImageSet) -> None:
     if images.channels != model.config.in_channels:
         raise UserError(
             f"the images have {images.channels} channels, these weights take "
-            f"{model.config.in_channels}"
+            f"{model.config.in_channels}; --channels {images.channels} "
+            f"(model.in_channels={images.channels}) adapts the weights"
         )
 
 

@@ -6,10 +6,13 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ..data.dataset import Dataset, split
 from ..data.image_set import ImageSet
 from ..data.registry import open_dataset, open_pictures
 from ..data.seen import SeenImages
+from ..errors import UserError
 from .config import DataChoice, TrainConfig
 from .few_images import few_images
 
@@ -50,8 +53,8 @@ def open_images(
         The configuration, which names the images that are used, and the images.
 
     Raises:
-        UserError: The dataset cannot be opened, or too few images are left to learn
-            from.
+        UserError: The dataset cannot be opened, too few images are left to learn from,
+            or all of them are of one class.
     """
     data = config.data
     labelled = config.pretext.name == "none"
@@ -65,6 +68,7 @@ def open_images(
         )
     train, val = split_validation(source, data)
     if labelled:
+        _need_two_classes(source.spec, train)
         notes += few_images(source, train)
         return config, RunImages(source, train, val, labelled, tuple(notes))
     if len(source.train.classes) < 2:
@@ -135,6 +139,15 @@ def _opened(data: DataChoice, labelled: bool) -> tuple[Dataset, list[str]]:
         return open_dataset(data.source, **how), []
     source, note = open_pictures(data.source, **how)
     return source, [note] if note else []
+
+
+def _need_two_classes(spec: str, images: ImageSet) -> None:
+    """Refuse images of a single class: a network would learn one answer for all."""
+    if images.targets is None and len(np.unique(images.labels)) < 2:
+        raise UserError(
+            f"{spec}: the images to learn from are of one class; a classifier needs two "
+            "or more, or several labels per image (docs/training.md)"
+        )
 
 
 def _held_back(test: ImageSet | None, val: ImageSet | None) -> list[str]:

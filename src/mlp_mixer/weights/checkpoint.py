@@ -20,7 +20,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,24 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..config import from_dict, to_dict
+from ..config import from_dict, json_values, to_dict
 from ..errors import UserError
 from ..files import PathLike, write_bytes
 from ..images.preprocess import Preprocess
+from ..models.as_built import plain_state
 from ..models.base import NetworkConfig
 from ..models.families import build_network, config_from_dict, config_to_dict
 from ..models.isotropic import IsotropicMlp
+from .given_labels import GIVEN, GivenLabels, checked_labels, named_classes
 from .lineages.transforms import eval_preprocess
+from .lineages.translate import check_numbers
 from .shapes import misfits, shown
+
+# Endings of files that hold weights in another way.
+_OTHER_KINDS = (
+    *(".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar", ".pt2"),
+    *(".npz", ".npy", ".h5", ".hdf5", ".keras", ".onnx", ".msgpack"),
+)
 
 FORMAT_VERSION = 1
 KEY = "mlp_mixer"
@@ -58,6 +67,33 @@ class Checkpoint:
     preprocess: Preprocess
     labels: tuple[str, ...] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def with_labels(self, labels: GivenLabels) -> Checkpoint:
+        """Return the checkpoint with other names of its classes.
+
+        Args:
+            labels: In the order of the logits, as `load` takes them.
+
+        Raises:
+            UserError: The names cannot be read, or there is not one for each class.
+        """
+        names = named_classes(labels, self.model.num_classes)
+        return replace(self, labels=names, provenance={**self.provenance, **GIVEN})
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """Return the names of the classes, one for each class that the model has now.
+
+        Raises:
+            UserError: There are more or fewer, as after `reset_classifier`.
+        """
+        classes = self.model.num_classes
+        if self.labels is not None and len(self.labels) != classes:
+            raise UserError(
+                f"this checkpoint has {len(self.labels)} labels, and its model has "
+                f"{classes} classes (was the classifier reset?): give labels for all of "
+                "them, or None"
+            )
+        return self.labels
 
     @property
     def thresholds(self) -> tuple[float, ...] | None:
@@ -108,7 +144,7 @@ class StoredWeights:
     @classmethod
     def of(
         cls,
-        model: IsotropicMlp,
+        model: nn.Module,
         preprocess: Preprocess | None = None,
         labels: Sequence[str] | None = None,
         provenance: Mapping[str, Any] | None = None,
@@ -116,20 +152,42 @@ class StoredWeights:
         """Return the weights of a model as it is now.
 
         Args:
-            model: The network, on any device.
+            model: The network, perhaps wrapped, on any device.
             preprocess: How an image becomes its input; the paper's range by default.
             labels: One name per class.
-            provenance: JSON values about the origin of the weights.
+            provenance: Values about the origin of the weights, for JSON.
+
+        Raises:
+            UserError: The network would load as another one, or not at all, or the
+                labels or the provenance are no such values.
         """
+        config, found = plain_state(model)
         tensors = {}
-        for name, tensor in model.state_dict().items():
+        for name, tensor in found.items():
+            if tensor.is_meta:
+                raise UserError(
+                    f"this network has no numbers yet ({name} is on the meta device); "
+                    "fill it first, by load_state_dict(..., assign=True)"
+                )
             tensors[name] = tensor.detach().cpu().contiguous()
+        check_numbers(tensors, "this network")
         if preprocess is None:
-            config = model.config
             preprocess = eval_preprocess("paper", config.image_size, config.in_channels)
-        names = None if labels is None else tuple(labels)
-        origin = dict(provenance or {})
-        return cls(model.config, tensors, preprocess, names, origin, "native")
+        names = None if labels is None else checked_labels(labels)
+        origin = json_values(dict(provenance or {}), "provenance")
+        return cls(config, tensors, preprocess, names, origin, "native")
+
+    def with_labels(self, labels: GivenLabels) -> StoredWeights:
+        """Return the weights with other names of their classes.
+
+        Args:
+            labels: In the order of the logits, as `load` takes them.
+
+        Raises:
+            UserError: The names cannot be read, or there is not one for each class.
+        """
+        names = named_classes(labels, self.config.num_classes)
+        return replace(self, labels=names, provenance={**self.provenance, **GIVEN})
 
     def build(self) -> Checkpoint:
         """Return the network in evaluation mode, fp32 on the CPU, as a checkpoint."""
@@ -163,7 +221,7 @@ class _Header:
 
 def save(
     path: PathLike,
-    model: IsotropicMlp,
+    model: nn.Module,
     *,
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
@@ -171,23 +229,40 @@ def save(
 ) -> Path:
     """Write a native checkpoint atomically.
 
+    What `load` would refuse, or load as another network, is not written; a file that is
+    there stays as it was then.
+
     Args:
-        path: The file to write, usually `*.safetensors`.
-        model: The network; its tensors keep their dtype.
+        path: The file to write, `*.safetensors`.
+        model: The network, perhaps wrapped (torch.compile, DataParallel, an average);
+            its tensors keep their dtype.
         preprocess: How images become the model's input; the default is the paper's
             range [-1, 1] at the model's size.
         labels: One name per class.
-        provenance: JSON values about the origin of the weights.
+        provenance: Values about the origin of the weights, for JSON.
 
     Returns:
         The path.
 
     Raises:
-        UserError: The labels do not fit the model, or the file cannot be written.
+        UserError: The network is not what its configuration builds (another head, cut
+            blocks, pruned, quantised, with adapters; the error names the call that
+            helps), it holds NaN, the labels do not fit it, the path has the ending of
+            another kind of file, or it cannot be written.
     """
+    _check_ending(Path(path))
     stored = StoredWeights.of(model, preprocess, labels, provenance)
     write_bytes(path, native_bytes(stored))
     return Path(path)
+
+
+def _check_ending(path: Path) -> None:
+    """Refuse the endings of other kinds of files: their programs could not read it."""
+    if path.suffix.lower() in _OTHER_KINDS:
+        raise UserError(
+            f"a native checkpoint is a .safetensors file, got {str(path)!r}; change its "
+            "ending, or write another kind by `convert`"
+        )
 
 
 def native_bytes(stored: StoredWeights) -> bytes:

@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
+from ..config import json_values
 from ..errors import UserError, unknown
 from ..files import PathLike, write_bytes
 from ..models.families import need_mixer
 from ..models.mixer import MixerConfig
 from .checkpoint import StoredWeights, native_bytes
 from .formats import containers
+from .given_labels import GivenLabels
 from .huggingface.hub import timm_obstacles, write_folder
 from .lineages import timm_families, translate
 from .lineages.lineage import Lineage
@@ -52,6 +54,7 @@ def convert(
     *,
     image_size: int | tuple[int, int] | None = None,
     lineage: str | None = None,
+    labels: GivenLabels | None = None,
     dtype: str | None = None,
     about: Mapping[str, Any] | None = None,
     force: bool = False,
@@ -65,6 +68,7 @@ def convert(
         to: One of `TARGETS`.
         image_size: As for `load`.
         lineage: As for `load`.
+        labels: As for `load`.
         dtype: A key of `DTYPES`, to round the tensors to; they keep the stored one by
             default.
         about: More JSON for the provenance, such as {"licence": "MIT"}.
@@ -85,8 +89,8 @@ def convert(
     if dtype and dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     check_place(target, to, Path(source), overwrite)
-    stored = read_weights(source, image_size=image_size, lineage=lineage)
-    stored.provenance.update(about or {})
+    stored = read_weights(source, image_size=image_size, lineage=lineage, labels=labels)
+    stored.provenance.update(json_values(dict(about or {}), "about"))
     if dtype:
         stored = _rounded(stored, dtype, str(source))
     if to == "native":

@@ -22,11 +22,13 @@ from ..files import PathLike
 from ..images.preprocess import Preprocess
 from ..models.base import NetworkConfig, size_pair
 from ..models.mixer import VARIANTS
-from . import labels
 from .catalog import PublishedWeights
+from .channels import with_channels
 from .checkpoint import KEY, Checkpoint, StoredWeights, read_native
+from .file_labels import file_labels
 from .formats import containers
 from .formats.contents import Contents
+from .given_labels import GivenLabels
 from .huggingface import folder
 from .lineages import pretrained_cfg, timm_families, translate
 from .lineages.recognise import plain_names, recognise
@@ -37,10 +39,6 @@ from .locate import find_file
 # Heads trained with sigmoid cross-entropy start at a bias of -6.9 (big_vision) or -10
 # (GSAM) and stay far below 0; softmax does not move the mean of the biases.
 _SIGMOID_BIAS = -3.0
-
-# Lineages whose authors published ImageNet weights, by their transform: a head of 1,000
-# classes is ImageNet's there. From a small port it may be anything.
-_PUBLISHED_IMAGENET = ("google", "timm", "mmpretrain")
 
 _SAME_AS_PUBLISHED = (
     "patch_size",
@@ -82,6 +80,8 @@ def load(
     *,
     image_size: int | tuple[int, int] | None = None,
     lineage: str | None = None,
+    labels: GivenLabels | None = None,
+    channels: int | None = None,
 ) -> Checkpoint:
     """Load weights of any lineage: the model, its preprocessing and its class names.
 
@@ -99,15 +99,26 @@ def load(
             stem). It is only stated: nothing is resized.
         lineage: The lineage of the file, if it should not be recognised: a key of
             `weights.lineages.tables.LINEAGES`, or "native".
+        labels: The names of the classes in the order of the logits, instead of those in
+            the file: a list, a file, "a,b,c", or the `class_to_idx` of torchvision.
+        channels: Of the images, if the weights were made for others: the kernels of the
+            stem are summed for one, repeated for more, as by timm's `in_chans`.
 
     Returns:
         The model in evaluation mode (fp32, CPU) with what belongs to it.
 
     Raises:
         UserError: There is no such file or name, or the file is damaged, hostile, or
-            neither a Mixer nor one of timm's gMixers, ResMLPs and gMLPs.
+            neither a Mixer nor one of timm's gMixers, ResMLPs and gMLPs; or the labels
+            do not fit it.
     """
-    return read_weights(path_or_name, image_size=image_size, lineage=lineage).build()
+    return read_weights(
+        path_or_name,
+        image_size=image_size,
+        lineage=lineage,
+        labels=labels,
+        channels=channels,
+    ).build()
 
 
 def read_weights(
@@ -115,6 +126,8 @@ def read_weights(
     *,
     image_size: int | tuple[int, int] | None = None,
     lineage: str | None = None,
+    labels: GivenLabels | None = None,
+    channels: int | None = None,
 ) -> StoredWeights:
     """Read weights as `load` does, but build no network.
 
@@ -122,6 +135,8 @@ def read_weights(
         path_or_name: As for `load`.
         image_size: As for `load`.
         lineage: As for `load`.
+        labels: As for `load`.
+        channels: As for `load`.
 
     Returns:
         The weights; the tensors keep the dtype they were stored in.
@@ -149,7 +164,9 @@ def read_weights(
     was_name = not os.path.exists(path_or_name)  # noqa: PTH110
     if was_name and "file" in stored.provenance:
         stored.provenance["file"] = str(path_or_name)
-    return stored
+    if labels is not None:
+        stored = stored.with_labels(labels)
+    return stored if channels is None else with_channels(stored, channels)
 
 
 def load_native(
@@ -200,7 +217,13 @@ def load_foreign(
     translated = _translate(file, image_size, lineage)
     if file.record:
         _check_record(translated.config, file.record, file.source)
-    names, assumed = _labels(file, translated)
+    names, assumed = file_labels(
+        file.contents,
+        file.described,
+        file.record,
+        lineage=translated.lineage,
+        classes=translated.config.num_classes,
+    )
     provenance = _provenance(file, translated, assumed)
     preprocess = _preprocess(file, translated)
     return StoredWeights(
@@ -310,36 +333,6 @@ def _check_record(config: NetworkConfig, record: PublishedWeights, source: str) 
         )
 
 
-def _labels(
-    file: WeightsFile, translated: _Translated
-) -> tuple[tuple[str, ...] | None, str]:
-    """Return the class names, and a note if they are only assumed.
-
-    The file's own names come first, then the catalog's, then ImageNet's where the
-    number of classes can mean nothing else.
-    """
-    classes = translated.config.num_classes
-    given = _given_labels(file)
-    if isinstance(given, (list, tuple)) and len(given) == classes:
-        return tuple(map(str, given)), ""
-    if file.record:
-        key = file.record.labels
-        return (labels.class_names(key) if key else None), ""
-    known = labels.KEYS.get(classes)
-    if known and LINEAGES[translated.lineage].evaluation in _PUBLISHED_IMAGENET:
-        note = f"assumed to be those of {known}, because there are {classes:,}"
-        return labels.class_names(known), note
-    return None, ""
-
-
-def _given_labels(file: WeightsFile) -> Any:
-    """Return the class names that stand in the file or beside it, unchecked."""
-    if names := folder.label_names(file.described):
-        return names
-    # Where the reader of torch's files puts those of mmpretrain.
-    return file.contents.metadata.get("CLASSES")
-
-
 def _provenance(
     file: WeightsFile, translated: _Translated, assumed_labels: str
 ) -> dict[str, Any]:
@@ -354,8 +347,9 @@ def _provenance(
     if assumed_labels:
         origin["labels"] = assumed_labels
     if "head.bias" in translated.tensors:
-        bias = translated.tensors["head.bias"].float().mean()
-        origin["head"] = "sigmoid" if bias < _SIGMOID_BIAS else "softmax"
+        biases = translated.tensors["head.bias"].float()
+        yes_or_no = biases.mean() < _SIGMOID_BIAS or len(biases) == 1
+        origin["head"] = "sigmoid" if yes_or_no else "softmax"
     if record := file.record:
         if record.head:
             origin["head"] = record.head

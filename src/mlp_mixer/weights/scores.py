@@ -56,11 +56,13 @@ class MinScore:
     n: int
 
 
-def score_kind(provenance: Mapping[str, Any]) -> str:
+def score_kind(provenance: Mapping[str, Any], classes: int | None = None) -> str:
     """Return what a checkpoint's scores are: a key of `SCORES`.
 
     Args:
         provenance: Of the checkpoint.
+        classes: How many it has. A softmax over a single one would always say 1, so
+            that is a yes or no, whatever the provenance says.
 
     Raises:
         UserError: It names a kind of head that this version does not know.
@@ -68,7 +70,7 @@ def score_kind(provenance: Mapping[str, Any]) -> str:
     kind = str(provenance.get("head", "softmax"))
     if kind not in SCORES:
         raise unknown("kind of head", kind, SCORES)
-    return kind
+    return "sigmoid" if classes == 1 else kind
 
 
 def chosen_min_score(provenance: Mapping[str, Any]) -> MinScore | None:

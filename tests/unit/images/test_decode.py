@@ -234,7 +234,8 @@ def test_formats_that_run_programs_are_refused():
 
 
 OTHER_ARRAYS = {
-    "floats": np.zeros((2, 2, 3)),
+    "whole numbers": np.zeros((2, 2, 3), np.int64),
+    "floats of another range": np.full((2, 2, 3), 200.0),
     "five channels": np.zeros((2, 2, 5), np.uint8),
     "no pixels": np.zeros((0, 2), np.uint8),
 }
@@ -247,8 +248,10 @@ def test_other_arrays_are_refused(array):
 
 
 def test_other_numbers_of_channels_are_refused(picture):
-    with pytest.raises(UserError, match="expected 1"):
+    with pytest.raises(UserError, match="an image of 4 channels: expected"):
         decode_image(picture, channels=4)
+    with pytest.raises(UserError, match=r"1 \(gray\) or 3"):
+        decode_image(b"a file", channels=4)
 
 
 def test_threads_leave_the_warning_filters_as_they_were(picture):

@@ -255,11 +255,6 @@ def fit_head(
     data = dataclasses.replace(config.data, val_fraction=0.0)
     run = prepare(dataclasses.replace(config, train=once, data=data), source)
     run.train.need_one_label("a linear probe (frozen)")
-    if len(np.unique(run.train.labels)) < 2:
-        raise UserError(
-            f"{run.source.spec}: the images to learn from are of one class; a classifier "
-            "needs two"
-        )
     with locked_folder(make_folder(out)):
         row, note, min_score = fit_best_head(run, report, progress)
         run = dataclasses.replace(run, notes=(*run.notes, note))
@@ -287,7 +282,7 @@ def with_fitted_head(run: Run) -> Run:
         The run with a note.
     """
     # Logistic regression chooses one class, which several labels are not.
-    if run.train.targets is not None or len(np.unique(run.train.labels)) < 2:
+    if run.train.targets is not None:
         return run
     strength, _ = _fit_best(run, [run.train])
     note = (

@@ -65,6 +65,8 @@ _KNOWN = {
     *map(str, _STORAGES.values()),
 }
 
+_MOST_CLASSES = 10**6
+
 _NEW: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -248,5 +250,13 @@ def _put(target: Any, items: list[Any]) -> None:
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Only text is hashed: the hash of a nested tuple may take for ever, and
             # such a key names no tensor.
-            text = key if isinstance(key, str) else f"<{type(key).__name__}>"
-            target[text] = value
+            target[_as_text(key, value)] = value
+
+
+def _as_text(key: Any, value: Any) -> str:
+    if isinstance(key, str):
+        return key
+    # Names of classes by number, such as {0: "cat"}.
+    if type(key) is int and isinstance(value, str) and 0 <= key < _MOST_CLASSES:
+        return f"<{key}>"
+    return f"<{type(key).__name__}>"

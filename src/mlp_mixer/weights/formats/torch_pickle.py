@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from .class_names import class_names
 from .contents import Contents, check_claim, check_number, read_member
 from .pickle_walk import Named, Storage, View, is_size, walk
 
@@ -170,10 +171,11 @@ def _unwrap(
     names: dict[str, Any] = {}
     keys: list[str] = []
     while isinstance(loaded, dict):
+        if found := class_names(loaded):
+            names = {"CLASSES": found}
         if any(isinstance(value, View) for value in loaded.values()):
             notes = (f"weights taken from {'.'.join(keys)}",) if keys else ()
             return loaded, names, notes
-        names |= _class_names(loaded.get("meta"))
         key = _wrapper(loaded)
         # Bounded, because a pickled dict may contain itself.
         if key is None or len(keys) == _MOST_WRAPPERS:
@@ -192,20 +194,6 @@ def _wrapper(loaded: Mapping[str, Any]) -> str | None:
         if isinstance(loaded.get(key), dict) and loaded[key]:
             return key
     return None
-
-
-def _class_names(meta: Any) -> dict[str, Any]:
-    """Return the class names, where mmpretrain (nested) and mmcls keep them."""
-    if not isinstance(meta, dict):
-        return {}
-    nested = meta.get("dataset_meta")
-    names = nested.get("classes") if isinstance(nested, dict) else meta.get("CLASSES")
-    if not isinstance(names, (list, tuple)):
-        return {}
-    # Text of a nested structure may be exponentially long.
-    if not all(isinstance(name, (str, int)) for name in names):
-        return {}
-    return {"CLASSES": list(map(str, names))}
 
 
 def _view(name: str, value: Any, source: str) -> View:

@@ -15,6 +15,7 @@ from ...errors import UserError
 from ...web import offline
 from ..checkpoint import KEY
 from ..formats import containers
+from ..formats.class_names import class_names
 from ..formats.contents import Contents
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
@@ -267,22 +268,7 @@ def label_names(described: Mapping[str, Any]) -> list[str] | None:
         described: The `config.json`; timm and transformers keep the names in different
             places, as a list or by number.
     """
-    given = pretrained(described)
-    names = (
-        described.get("label_names")
-        or given.get("label_names")
-        or given.get("labels")
-        or described.get("id2label")
-    )
-    if isinstance(names, dict):
-        # By length first: "10" comes after "9".
-        numbers = sorted(names, key=lambda key: (len(key), key))
-        names = [names[number] for number in numbers]
-    if not isinstance(names, list):
-        return None
-    if not all(isinstance(name, (str, int, float)) for name in names):
-        return None
-    return list(map(str, names))
+    return class_names(described)
 
 
 def pretrained(described: Mapping[str, Any]) -> Mapping[str, Any]:

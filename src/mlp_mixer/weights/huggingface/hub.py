@@ -173,7 +173,6 @@ def write_folder(
     Raises:
         UserError: It is no Mixer, the labels do not fit it, or the disk refuses.
     """
-    make_folder(folder)
     entry = entry_point(stored.config)
     reasons = timm_obstacles(stored)
     transform, changes = write_transform(stored.preprocess)
@@ -183,6 +182,7 @@ def write_folder(
     # The card is made first: if that fails, nothing is written.
     card = model_card(stored, entry, reasons, changes, repo_id)
     weights = safetensors.torch.save(stored.tensors, {"format": "pt"})
+    make_folder(folder)
     write_bytes(folder / "model.safetensors", weights)
     write_json(folder / "config.json", described)
     write_text(folder / "README.md", card)
@@ -204,7 +204,7 @@ def _timm_config(
         described["label_names"] = list(stored.labels)
     if entry.model_args:
         described["model_args"] = entry.model_args
-    if stored.provenance.get("head") == "sigmoid":
+    if config.num_classes == 1 or stored.provenance.get("head") == "sigmoid":
         # With this, transformers' pipeline takes a sigmoid of every score, too.
         described["problem_type"] = "multi_label_classification"
     described["pretrained_cfg"] = {

@@ -1,0 +1,125 @@
+"""Images that are arrays: any number of channels, either order of axes, two ranges.
+
+Axes: H x W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import UserError
+
+_MOST_PIXELS = 64_000_000
+_RULE = "expected uint8 from 0 to 255 or floats from 0 to 1, (H, W, C) or (C, H, W)"
+
+
+def is_tensor(source: object) -> bool:
+    """Return whether something is a tensor of torch, without importing it."""
+    return type(source).__module__.partition(".")[0] == "torch"
+
+
+def pixels_of(array: Any, channels: int) -> NDArray[np.uint8]:
+    """Return an array or a tensor as uint8 (H, W, C).
+
+    The axis that has as many places as the network has channels holds the channels.
+    Where the first and the last both do, an array counts as (H, W, C), as Pillow and
+    OpenCV make it, and a tensor as (C, H, W), as torchvision does.
+
+    Args:
+        array: (H, W), (H, W, C) or (C, H, W), of NumPy or torch: uint8 from 0 to 255,
+            or floats from 0 to 1, which become the nearest of 256 steps.
+        channels: Of the network. For 1 and 3 an array may also have one to four
+            channels, the last of which is opacity where there are two or four.
+
+    Raises:
+        UserError: It has another shape, type or range.
+    """
+    first = is_tensor(array)
+    values = array.detach().cpu().numpy() if first else np.asarray(array)
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or 0 in values.shape:
+        raise UserError(
+            f"cannot read an array of {values.dtype} {values.shape} as an image: {_RULE}"
+        )
+    return _bytes(_channels_last(values, channels, first))
+
+
+def _channels_last(
+    values: NDArray[Any], channels: int, prefer_first: bool
+) -> NDArray[Any]:
+    """Return (H, W, C) of either order of axes."""
+    # A decoder turns these into each other.
+    decoded = channels in (1, 3)
+    is_last = values.shape[2] in ((1, 2, 3, 4) if decoded else (channels,))
+    is_first = values.shape[0] in ((1, 3) if decoded else (channels,))
+    # The very number of channels says more than one that can be turned into it.
+    if is_last and is_first:
+        exactly = values.shape[0] == channels, values.shape[2] == channels
+        is_last = not exactly[0] if exactly[0] != exactly[1] else not prefer_first
+        is_first = not is_last
+    if is_first:
+        return values.transpose(1, 2, 0)
+    if not is_last:
+        raise UserError(
+            f"cannot read an array of {values.dtype} {values.shape} as an image of "
+            f"{channels} channels: {_RULE}"
+        )
+    return values
+
+
+def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind != "f":
+        raise UserError(
+            f"cannot read an array of {values.dtype} {values.shape} as an image: its "
+            f"range is unknown; {_RULE}"
+        )
+    low, high = float(values.min()), float(values.max())
+    # Written so that nan is refused too.
+    if not (low >= 0 and high <= 1):
+        raise UserError(
+            f"cannot read an array of floats from {low:g} to {high:g} as an image: "
+            f"{_RULE}"
+        )
+    return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
+
+
+def read_npy(path: Path, channels: int) -> NDArray[np.uint8]:
+    """Return the image in an .npy file, which numpy.save writes.
+
+    Args:
+        path: The file.
+        channels: As for `pixels_of`.
+
+    Raises:
+        UserError: It is no such file, or its array is no image.
+    """
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = (
+                np.lib.format.read_array_header_1_0
+                if version == (1, 0)
+                else np.lib.format.read_array_header_2_0
+            )
+            shape, _, dtype = read(file)
+            size = math.prod(shape) * dtype.itemsize
+            # A header of 100 bytes may claim gigabytes.
+            if size > path.stat().st_size or math.prod(shape[:2]) > _MOST_PIXELS:
+                raise ValueError(f"it claims {dtype} {shape}")
+            file.seek(0)
+            # A pickle could run any program.
+            array = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"cannot read {str(path)!r} as an .npy file: {reason}"
+        ) from error
+    return pixels_of(array, channels)
