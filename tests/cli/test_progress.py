@@ -14,6 +14,7 @@ from mlp_mixer.cli.progress import Progress, counted, stages
 
 START = {
     "kind": "start",
+    "passed_over": "",
     "model": "mixer_s16",
     "parameters": 18_528_264,
     "source": "folder:[bold]x",

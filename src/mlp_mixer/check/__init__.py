@@ -4,7 +4,8 @@
 with the report, which loads torch, and most checks need neither.
 """
 
-from .findings import KINDS, SEVERITIES, Check, Finding, FolderFile, Picture
+from ..data.layout import FolderFile
+from .findings import KINDS, SEVERITIES, Check, Finding, Picture
 from .folder import check_folder
 from .quarantine import place_for, put_back, set_aside
 

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.folder import is_image_name
+from ..data.layout import FolderFile
+from ..data.names import is_image_name
 from ..errors import UserError
-from ..images.decode import FORMATS, decode_image
-from .findings import Finding, FolderFile, Picture
+from ..images.decode import FORMATS, decode_image, known_formats
+from .findings import Finding, Picture
 
 # What `decode_image` says of a file, by words of its sentence.
 _REFUSALS = {
@@ -27,6 +28,9 @@ _REFUSALS = {
     "is empty": "empty",
 }
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
+
+_DEEP = "has more than 8 bits a channel, which become 8"
+_DARK = 64  # of 255; what 14 of 16 bits can reach
 
 Quirk = tuple[str, str]
 """The kind and the message of a finding about the file at hand."""
@@ -63,6 +67,9 @@ def examine(root: str, file: FolderFile) -> tuple[list[Finding], Picture | None]
     if pixels is None:
         return findings, None
     tiny = np.asarray(Image.fromarray(pixels).resize((16, 16), Image.Resampling.BOX))
+    brightest = int(pixels.max())
+    if ("colour-space", _DEEP) in quirks and brightest < _DARK:
+        findings.append(Finding("dark", file.path, _dark_message(brightest)))
     if _is_flat(pixels, tiny):
         findings.append(Finding("flat", file.path, "is of one colour"))
     return findings, Picture(
@@ -75,6 +82,15 @@ def examine(root: str, file: FolderFile) -> tuple[list[Finding], Picture | None]
         content=_digest_of_file(path),
         pixels=_digest_of_pixels(pixels),
         tiny=tiny,
+    )
+
+
+def _dark_message(brightest: int) -> str:
+    """Say that a file of 16 bits holds fewer, as those of microscopes and X-rays do."""
+    part = 256 // (brightest + 1)
+    return (
+        f"uses 1/{part} of the range of its 16 bits and will be almost black: scale its "
+        "values up"
     )
 
 
@@ -105,9 +121,8 @@ def _digest_of_pixels(pixels: NDArray[np.uint8]) -> bytes:
 
 def _look_at(path: Path) -> tuple[str, list[Quirk]]:
     """Return the mode of an image, and what is odd though it can be decoded."""
-    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        image = Image.open(path, formats=formats)
+        image = Image.open(path, formats=known_formats())
     except Exception:
         return "", [("other-file", "is not an image")]
     by_name = Image.registered_extensions().get(path.suffix.lower(), "")
@@ -140,7 +155,7 @@ def _quirks(
     if kind != expected:
         yield "wrong-ending", f"is {kind}, but its name says {by_name}"
     if ";16" in str(getattr(image, "tile", "")) or image.mode[0] in "IF":
-        yield "colour-space", "has more than 8 bits a channel, which become 8"
+        yield "colour-space", _DEEP
     elif image.mode not in ("RGB", "L", "1", "P", "RGBA", "LA"):
         message = f"is {image.mode}: its colours may come out wrong; save it as RGB"
         yield "colour-space", message

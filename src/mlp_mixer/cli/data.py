@@ -186,13 +186,14 @@ def check(
         found = check_folder(folder, workers=workers, features=features, report=report)
     # The page shows the pictures, so it is written before they are moved.
     page = None if out is None else _write_page(found, out)
+    movable: list[str] = []
     moved = 0
     if fix:
-        movable = [finding.path for finding in found.findings if finding.move]
+        movable = found.movable()
         moved = set_aside(folder, movable)
     left = 0
     for finding in found.findings:
-        is_fixed = fix and finding.move
+        is_fixed = finding.path in movable
         left += finding.severity == "error" and not is_fixed
     if as_json:
         print(escaped(_json({**found.to_dict(), "moved": moved})))

@@ -303,6 +303,8 @@ class Progress:
         )
         if row["processes"] > 1:
             text += f" in {row['processes']} processes"
+        if row["passed_over"]:
+            text += f"; passed over: {row['passed_over']}"
         if row["step"]:
             text += f"; resumed at step {row['step']:,}"
         self.note(text)

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import UserError
 from ..files import cache_folder, write_json
 from ..images.decode import image_extensions
-from .folder import SPLIT_NAMES
 from .image_set import numbered_classes
+from .names import SPLIT_NAMES
 from .shard_index import DESCRIPTION, FORMAT_VERSION, INDEX, write_index
 
 _MOST_TEXT_BYTES = 2**20  # of a .cls or .json, or of a name

@@ -15,8 +15,8 @@ import numpy as np
 
 from ..errors import UserError, unknown
 from ..remote import offline
-from .folder import SPLIT_NAMES
 from .image_set import EncodedSet, ImageSet, Indices
+from .names import SPLIT_NAMES
 
 _OPTIONS = ("split", "image", "label")
 

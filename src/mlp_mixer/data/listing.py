@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError, unknown
-from .folder import SPLIT_NAMES, LabelledFile, labelled_files, natural
+from .folder import LabelledFile, labelled_files, natural
 from .image_set import FileSet, ImageSet
+from .names import SPLIT_NAMES
 from .targets import SEPARATOR, table
 
 # What programs write where they mean several labels; "[unknown]" is a name.

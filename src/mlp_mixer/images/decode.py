@@ -38,9 +38,12 @@ A file of a few kilobytes can claim gigabytes of pixels.
 # Formats that say what they are in their first bytes and run nothing: EPS would start
 # Ghostscript, TGA has no magic.
 FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG",
+    "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG",
     "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
 )  # fmt: skip
+
+# The brands of HEIC, which telephones write, in bytes 4 to 12 of a file.
+_HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypmif1", b"ftypmsf1")
 
 _JPEG = ("JPEG", "MPO")
 
@@ -136,8 +139,38 @@ def decode_image(
 @functools.cache
 def image_extensions() -> frozenset[str]:
     """Return the file name endings of the formats we decode, in lower case with dot."""
+    _init_pillow()
     endings = Image.registered_extensions().items()
     return frozenset(ending for ending, kind in endings if kind in FORMATS)
+
+
+def known_formats() -> list[str]:
+    """Return those of `FORMATS` that can be decoded here.
+
+    A build of Pillow may lack some of them, and HEIF needs pillow-heif.
+    """
+    _init_pillow()
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
+@functools.cache
+def _init_pillow() -> None:
+    Image.init()
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+
+
+def _refuse_heic(file: Any, name: str) -> None:
+    """Name the format of telephones, which is not Pillow's, and what reads it."""
+    beginning = file.read(12)
+    file.seek(0)
+    if beginning[4:] in _HEIC:
+        raise UserError(
+            f"{name} is a HEIC image: pip install pillow-heif to read it, or convert it "
+            "to JPEG"
+        )
 
 
 def _decode(file: Any, name: str, channels: int, part: Part | None) -> Pixels:
@@ -147,9 +180,9 @@ def _decode(file: Any, name: str, channels: int, part: Part | None) -> Pixels:
     file.seek(0)
     if length <= _READ_AT_ONCE and not isinstance(file, io.BytesIO):
         file = io.BytesIO(file.read())
-    Image.init()
-    # A build of Pillow may lack some of them.
-    formats = [kind for kind in FORMATS if kind in Image.OPEN]
+    formats = known_formats()
+    if "HEIF" not in formats:
+        _refuse_heic(file, name)
     with _refuse_broken(name), Image.open(file, formats=formats) as image:
         return _pixels(image, name, channels, part)
 
@@ -295,7 +328,7 @@ def _refuse_broken(name: str) -> Iterator[None]:
             f"{name} is too large: at most {MAX_PIXELS} pixels are read; shrink it first"
         ) from error
     except UnidentifiedImageError as error:
-        formats = ", ".join(FORMATS)
+        formats = ", ".join(known_formats())
         raise UserError(
             f"{name} is not an image in a known format ({formats})"
         ) from error

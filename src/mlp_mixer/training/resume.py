@@ -148,6 +148,7 @@ def start_row(run: Run, step: int) -> JournalRow:
         "model": run.model_name,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "source": run.source.spec,
+        "passed_over": run.source.passed_over,
         "classes": 0 if run.task else len(run.train.classes),
         # Whether there are classes that a fine-tuning could learn.
         "labelled": len(run.train.classes) > 1,

@@ -575,3 +575,26 @@ def decodes(path: Path) -> bool:
     except UserError:
         return False
     return True
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1"])
+def test_heic_is_refused_by_its_name_where_nothing_reads_it(
+    monkeypatch, tmp_path, brand
+):
+    monkeypatch.setattr(decode, "FORMATS", ("JPEG", "PNG"))
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
+    for source in (path, path.read_bytes()):
+        with pytest.raises(UserError, match="is a HEIC image: pip install pillow-heif"):
+            decode.decode_image(source)
+
+
+def test_heic_is_decoded_where_its_library_is(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    path = tmp_path / "photo.heic"
+    Image.new("RGB", (64, 48), (200, 30, 60)).save(path, "HEIF", quality=95)
+    assert ".heic" in decode.image_extensions()
+    pixels = decode.decode_image(path)
+    assert pixels.shape == (48, 64, 3)
+    assert abs(pixels.astype(int) - (200, 30, 60)).max() < 8
