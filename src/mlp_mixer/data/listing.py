@@ -91,8 +91,8 @@ def _decoded(path: Path) -> str:
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(
-            f"cannot read the list {str(path)!r}: it is damaged at byte {error.start}; "
-            "save it as UTF-8"
+            f"cannot read the list {str(path)!r}: its UTF-16 is damaged at byte "
+            f"{error.start}; save it as UTF-8"
         ) from error
     # Spreadsheets put a byte order mark before the first column's name.
     return data.decode("utf-8-sig", "surrogateescape")

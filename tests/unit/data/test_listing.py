@@ -112,8 +112,8 @@ def test_broken_json_lines(photos, text, message):
 
 
 def test_lists_that_cannot_be_read(photos):
-    (photos / "list.csv").write_bytes(b"\xff\xfepath,label")
-    with pytest.raises(UserError, match="cannot read the list .*damaged at byte"):
+    (photos / "list.csv").write_bytes(b"\xff\xfepath\x00\xd8")
+    with pytest.raises(UserError, match="cannot read the list .*is damaged at byte"):
         open_dataset(f"list:{photos / 'list.csv'}")
     with pytest.raises(UserError, match=r"ends in \.csv or \.jsonl"):
         open_dataset(f"list:{photos / 'list.txt'}")
