@@ -5,6 +5,7 @@ with the report, which loads torch, and most checks need neither.
 """
 
 from ..data.layout import FolderFile
+from .dataset import check_dataset
 from .findings import KINDS, SEVERITIES, Check, Finding, Picture
 from .folder import check_folder
 from .quarantine import place_for, put_back, set_aside
@@ -16,6 +17,7 @@ __all__ = [
     "Finding",
     "FolderFile",
     "Picture",
+    "check_dataset",
     "check_folder",
     "place_for",
     "put_back",

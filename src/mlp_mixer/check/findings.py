@@ -100,12 +100,14 @@ class Check:
         files: How many files were looked at.
         pictures: Those that can be decoded.
         findings: What is wrong, errors first.
+        in_files: Whether the pictures are files below the root.
     """
 
     root: Path
     files: int
     pictures: tuple[Picture, ...]
     findings: tuple[Finding, ...]
+    in_files: bool = True
 
     def movable(self) -> list[str]:
         """Return what `--fix` moves away.

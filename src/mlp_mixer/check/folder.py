@@ -106,6 +106,8 @@ def examine_all(
     files: Sequence[FolderFile],
     workers: int | None,
     report: Callable[[int, int], None],
+    *,
+    by_name: bool = True,
 ) -> tuple[list[Finding], list[Picture]]:
     """Look at each file alone, in processes that it may end.
 
@@ -114,6 +116,7 @@ def examine_all(
         files: The files.
         workers: Processes; None is one per core.
         report: Is told how many files of how many are done.
+        by_name: Whether a file must have the ending of an image to be one.
 
     Returns:
         What is wrong with each, and those that can be decoded.
@@ -121,7 +124,7 @@ def examine_all(
     findings: list[Finding] = []
     pictures: list[Picture] = []
     processes = workers or os.cpu_count() or 1
-    one = functools.partial(examine, str(root))
+    one = functools.partial(examine, str(root), by_name=by_name)
     answers = map_isolated(one, files, workers=processes)
     for done, (position, answer) in enumerate(answers, start=1):
         if isinstance(answer, WorkerFailure):

@@ -136,11 +136,10 @@ def shard(
 
 @data_app.command()
 def check(
-    folder: Annotated[
-        Path,
+    source: Annotated[
+        str,
         typer.Argument(
-            help="A folder with a folder of images per class, or with train, val and "
-            "test."
+            help="A folder of pictures, a list, or any other dataset, as --data takes it."
         ),
     ],
     as_json: Json = False,
@@ -163,12 +162,13 @@ def check(
         typer.Option(help="A checkpoint whose features show which labels look wrong."),
     ] = None,
 ) -> int:
-    """Decode every picture of a folder and find what would spoil a training run.
+    """Decode every picture of a dataset and find what would spoil a training run.
 
     The exit code is 1 if there are errors (not warnings) that --fix did not set aside.
     """
-    from ..check.folder import check_folder
+    from ..check.dataset import check_dataset
     from ..check.quarantine import set_aside
+    from ..data.registry import folder_of
     from ..errors import UserError
     from ..files import refuse_to_replace
     from .next_steps import after_check, print_next
@@ -176,19 +176,25 @@ def check(
 
     if undo and fix:
         raise UserError("--fix and --undo contradict each other: give one of them")
-    if undo:
+    folder = folder_of(source)
+    if (undo or fix) and folder is None:
+        raise UserError(
+            f"--fix and --undo move the files of a folder, and {source!r} is none: leave "
+            "them out"
+        )
+    if undo and folder is not None:
         return _put_back(folder)
     # Before the long work, because a place or a checkpoint may be refused.
     if out is not None and not overwrite:
         refuse_to_replace(*_pages(out))
     features = _features(model) if model else None
     with counted("images") as report:
-        found = check_folder(folder, workers=workers, features=features, report=report)
+        found = check_dataset(source, workers=workers, features=features, report=report)
     # The page shows the pictures, so it is written before they are moved.
     page = None if out is None else _write_page(found, out)
     movable: list[str] = []
     moved = 0
-    if fix:
+    if fix and folder is not None:
         movable = found.movable()
         moved = set_aside(folder, movable)
     left = 0
@@ -198,9 +204,9 @@ def check(
     if as_json:
         print(escaped(_json({**found.to_dict(), "moved": moved})))
     else:
-        _print_findings(found, folder, page, moved)
+        _print_findings(found, page, moved)
         if not left:
-            print_next(after_check(folder))
+            print_next(after_check(source))
     return 1 if left else 0
 
 
@@ -256,7 +262,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def _print_findings(found: Check, folder: Path, page: Path | None, moved: int) -> None:
+def _print_findings(found: Check, page: Path | None, moved: int) -> None:
     from ..check.findings import SEVERITIES
     from ..check.quarantine import place_for
 
@@ -275,4 +281,6 @@ def _print_findings(found: Check, folder: Path, page: Path | None, moved: int) -
     if page is not None:
         print(f"page: {page}")
     if moved:
-        print(f"moved {moved:,} files to {place_for(folder)}: --undo puts them back")
+        print(
+            f"moved {moved:,} files to {place_for(found.root)}: --undo puts them back"
+        )

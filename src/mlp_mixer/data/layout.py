@@ -135,6 +135,19 @@ def walk(root: Path) -> Layout:
     return layout
 
 
+def looks_like_classes(root: Path) -> bool:
+    """Tell whether a folder holds folders of images, or splits that do.
+
+    Args:
+        root: A folder that exists.
+    """
+    listing = _Listing(Layout(root))
+    folders, _ = listing.inside("")
+    if _any_has_images(listing, folders):
+        return True
+    return any(_holds_classes(listing, name) for name in folders)
+
+
 class _Listing:
     """Lists places below a root, each once, and notes what is wrong with them."""
 
