@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .arguments import Json, OverwriteOut
-from .console import escaped, printable
+from .console import print_json
+from .streams import printable
 
 if TYPE_CHECKING:
     from ..check.findings import Check
@@ -202,7 +202,7 @@ def check(
         is_fixed = finding.path in movable
         left += finding.severity == "error" and not is_fixed
     if as_json:
-        print(escaped(_json({**found.to_dict(), "moved": moved})))
+        print_json({**found.to_dict(), "moved": moved})
     else:
         _print_findings(found, page, moved)
         if not left:
@@ -242,12 +242,12 @@ def _write_page(found: Check, out: Path) -> Path:
     """Write the page; if `out` is a folder, all findings as JSON beside it."""
     # The page draws with the report, which loads torch.
     from ..check.page import write_check_page
-    from ..files import write_text
+    from ..files import write_json
 
     page, *beside = _pages(out)
     write_check_page(found, page)
     for path in beside:
-        write_text(path, escaped(_json(found.to_dict())) + "\n")
+        write_json(path, found.to_dict())
     return page
 
 
@@ -256,10 +256,6 @@ def _pages(out: Path) -> tuple[Path, ...]:
     if out.suffix == ".html":
         return (out,)
     return out / "check.html", out / "check.json"
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def _print_findings(found: Check, page: Path | None, moved: int) -> None:

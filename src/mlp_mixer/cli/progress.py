@@ -17,6 +17,7 @@ from rich.console import Console
 
 from ..intervals import accuracy, plain_accuracy, short_accuracy
 from .console import percent, stderr
+from .streams import printable
 
 if TYPE_CHECKING:
     from ..training.journal import JournalRow, Report
@@ -281,7 +282,7 @@ class Progress:
         Args:
             text: The sentence.
         """
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(printable(text), soft_wrap=True, markup=False)
 
     def _show_note(self, row: dict[str, Any]) -> None:
         self.note(row["text"])
