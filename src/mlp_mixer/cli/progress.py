@@ -306,7 +306,9 @@ class Progress:
             text += f" in {row['processes']} processes"
         if row["passed_over"]:
             text += f"; passed over: {row['passed_over']}"
-        if row["step"]:
+        if row["finished"]:
+            text += f"; already finished at step {row['step']:,}"
+        elif row["step"]:
             text += f"; resumed at step {row['step']:,}"
         self.note(text)
 
