@@ -23,7 +23,7 @@ from .findings import Finding, Picture
 _REFUSALS = {
     "cannot open": "unreadable",
     "cut short": "truncated",
-    "too large": "huge",
+    "is too large": "huge",
     "not an image": "no-image",
     "is empty": "empty",
 }
@@ -71,6 +71,8 @@ def examine(
     findings = [Finding(kind, file.path, message) for kind, message in quirks]
     if pixels is None:
         return findings, None
+    # Pillow alone refuses some that we decode.
+    findings = [finding for finding in findings if finding.kind != "other-file"]
     tiny = squeeze(Image.fromarray(pixels))
     brightest = int(pixels.max())
     if ("colour-space", _DEEP) in quirks and brightest < _DARK:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..errors import listed
+from ..images.decode import HEIC_ENDINGS
 
 _MOST_NAMES = 6
 
 PICTURES_OF_OTHERS = {
-    **dict.fromkeys(
-        (".heic", ".heif", ".hif"), "pip install pillow-heif, or convert them to JPEG"
-    ),
+    **dict.fromkeys(HEIC_ENDINGS, "pip install pillow-heif, or convert them to JPEG"),
     **dict.fromkeys(
         (".svg", ".eps", ".ai", ".pdf"), "drawings have no pixels: export them"
     ),

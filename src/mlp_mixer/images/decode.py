@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import os
+import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -45,11 +46,17 @@ FORMATS = (
 # The brands of HEIC, which telephones write, in bytes 4 to 12 of a file.
 _HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypmif1", b"ftypmsf1")
 
+HEIC_ENDINGS = (".heic", ".heif", ".hif")
+"""Files of telephones, which people take for pictures whether or not they can be read."""
+
 _JPEG = ("JPEG", "MPO")
 
 # Bytes; a file up to there is read at once, which is faster than in the pieces that
 # Pillow asks for.
 _READ_AT_ONCE = 2**28
+
+# What Pillow says of a PNG with more than 1 MB of compressed text or profile.
+_TOO_MUCH_TEXT = ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY", "Too much memory used in text")
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -183,8 +190,31 @@ def _decode(file: Any, name: str, channels: int, part: Part | None) -> Pixels:
     formats = known_formats()
     if "HEIF" not in formats:
         _refuse_heic(file, name)
-    with _refuse_broken(name), Image.open(file, formats=formats) as image:
-        return _pixels(image, name, channels, part)
+    with _refuse_broken(name):
+        try:
+            with Image.open(file, formats=formats) as image:
+                return _pixels(image, name, channels, part)
+        except ValueError as error:
+            if not any(words in str(error) for words in _TOO_MUCH_TEXT):
+                raise
+        # The pixels are fine, and need none of that text.
+        with Image.open(_without_text(file), formats=formats) as image:
+            return _pixels(image, name, channels, part)
+
+
+def _without_text(file: Any) -> io.BytesIO:
+    """Return a PNG without its texts and its colour profile."""
+    file.seek(0)
+    data = file.read()
+    kept = [data[:8]]
+    place = 8
+    while place + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if kind not in (b"iCCP", b"iTXt", b"tEXt", b"zTXt"):
+            kept.append(data[place:end])
+        place = end
+    return io.BytesIO(b"".join(kept))
 
 
 def _pixels(image: Image.Image, name: str, channels: int, part: Part | None) -> Pixels:

@@ -598,3 +598,29 @@ def test_heic_is_decoded_where_its_library_is(tmp_path):
     pixels = decode.decode_image(path)
     assert pixels.shape == (48, 64, 3)
     assert abs(pixels.astype(int) - (200, 30, 60)).max() < 8
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("chunk", ["zTXt", "iTXt", "iCCP"])
+def test_a_png_with_much_text_is_no_damage(chunk, where):
+    if (chunk, where) == ("iCCP", "after"):
+        pytest.skip("a profile stands before the pixels")
+    file = io.BytesIO()
+    image = Image.effect_noise((12, 9), 50).convert("RGB")
+    image.save(file, "PNG")
+    data = file.getvalue()
+    large = zlib.compress(bytes(3_000_000))
+    content = {
+        "zTXt": b"key\0\0" + large,
+        "iTXt": b"key\0\1\0\0\0" + large,
+        "iCCP": b"name\0\0" + large,
+    }[chunk]
+    kind = chunk.encode()
+    body = struct.pack(">I", len(content)) + kind + content
+    body += struct.pack(">I", zlib.crc32(kind + content))
+    # Behind the header of 33 bytes, or before the end mark of 12.
+    place = 33 if where == "before" else len(data) - 12
+    whole = data[:place] + body + data[place:]
+    np.testing.assert_array_equal(decode.decode_image(whole), np.asarray(image))
+    with pytest.raises(UserError, match="cut short|damaged"):
+        decode.decode_image(whole[: place + len(body) // 2])
