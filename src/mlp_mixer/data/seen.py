@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -93,6 +94,11 @@ class SeenImages:
             "keys": _packed(self.short_keys),
             "unlabelled": _packed(self.unlabelled),
         }
+
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that change with any of the images."""
+        parts = (self.short_keys.tobytes(), self.unlabelled.tobytes())
+        return hashlib.sha256(b"/".join(parts)).hexdigest()[:16]
 
     def __or__(self, other: SeenImages) -> SeenImages:
         """Return the record of the images of both."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ..config import to_dict
-from ..distributed import world_size
+from ..distributed import is_main, world_size
 from ..errors import UserError
 from .config import stored_config
 from .journal import JournalRow, Report
@@ -94,6 +94,13 @@ def _check_same_run(state: RunState, run: Run, out: Path) -> None:
             f"the images of {run.source.spec!r} are not those that {str(out)!r} began "
             "with; use a new --out"
         )
+    # States of early versions lack it, and only the main process knows it.
+    contents = state.made_with.get("images")
+    if is_main() and contents is not None and contents != run.seen.digest():
+        raise UserError(
+            f"images of {run.source.spec!r} have another content than those that "
+            f"{str(out)!r} began with, under the same names; use a new --out"
+        )
     if state.made_with.get("teacher") != made_with(run).get("teacher"):
         raise UserError(
             f"the teacher is not the one that {str(out)!r} began with: give that one, or "
@@ -121,11 +128,14 @@ def made_with(run: Run) -> dict[str, Any]:
         run: The run.
 
     Returns:
-        JSON values by name, with the fingerprint of the teacher if there is one.
+        JSON values by name, with the fingerprint of the teacher if there is one, and
+        that of all images that are learnt from.
     """
     facts: dict[str, Any] = {}
     if run.teacher:
         facts["teacher"] = run.teacher.fingerprint
+    if is_main():
+        facts["images"] = run.seen.digest()
     facts["threads"] = run.config.train.threads or torch.get_num_threads()
     facts["processes"] = world_size()
     facts["device"] = run.device.type

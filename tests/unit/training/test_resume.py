@@ -139,6 +139,30 @@ def test_resume_refuses_other_images(tmp_path: Path, tiny: Any, noise: Any) -> N
         train(config, tmp_path, source=noise(60, classes=4), resume=True)
 
 
+@pytest.mark.parametrize("change", ["swapped", "replaced", "touched"])
+def test_resume_refuses_other_images_of_the_same_names(
+    tmp_path: Path, tiny: Any, noise: Any, change: str
+) -> None:
+    source = noise(60, classes=3)
+    config = tiny(epochs=1, batch_size=16)
+    train(config, tmp_path, source=source)
+    images = source.train.images
+    if change == "replaced":
+        images[:] = 255 - images
+    elif change == "swapped":
+        images[0], images[1] = images[1].copy(), images[0].copy()
+    else:
+        images[3, 0, 0] ^= 1
+    # Only the order is another: the same set of images has the same digits.
+    if change == "swapped":
+        train(config, tmp_path, source=source, resume=True)
+        return
+    other = replace(source)
+    other.train._keys = None
+    with pytest.raises(UserError, match="have another content .* same names"):
+        train(config, tmp_path, source=other, resume=True)
+
+
 def test_what_may_change_the_last_bits_is_said(tmp_path: Path, tiny: Any) -> None:
     config = tiny(epochs=0.2)
     train(config, tmp_path)
