@@ -125,8 +125,8 @@ def read_hf(address: str) -> dict[str, ImageSet]:
             f"hf:{address} has the splits {names}, and none is train: choose with "
             ",split="
         )
-    for images in found.values():
-        images.passed_over = ", ".join(passed_over)
+    for part in found.values():
+        part.passed_over = ", ".join(passed_over)
     return found
 
 
