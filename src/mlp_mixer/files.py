@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +30,44 @@ def _refused(doing: str, path: Path, error: OSError) -> UserError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     advice = "free some space" if full else "choose another place"
     return UserError(f"cannot {doing} {str(path)!r}: {reason}; {advice} and try again")
+
+
+@contextlib.contextmanager
+def refusing(doing: str, path: PathLike) -> Iterator[None]:
+    """Turn what the system refuses inside the block into one sentence.
+
+    Args:
+        doing: What the block does with the path, such as "write".
+        path: The file or folder.
+
+    Raises:
+        UserError: The system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _refused(doing, Path(path), error) from error
+
+
+def append_whole(file: RawIOBase, data: bytes) -> None:
+    """Append to an unbuffered file all of the data, or nothing.
+
+    Args:
+        file: Open for appending.
+        data: What to append; a disk that becomes full takes a part of it first.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    start = file.seek(0, os.SEEK_END)
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[file.write(rest) or 0 :]
+    except OSError:
+        with contextlib.suppress(OSError):
+            file.truncate(start)
+        raise
 
 
 def make_folder(path: PathLike) -> Path:
@@ -171,8 +210,11 @@ def write_bytes(path: PathLike, data: bytes) -> None:
 
 
 def write_text(path: PathLike, text: str) -> None:
-    """Write `text` to `path` atomically, as UTF-8."""
-    write_bytes(path, text.encode())
+    r"""Write `text` to `path` atomically, as UTF-8.
+
+    A byte of a file's name that is not UTF-8 becomes \udcff, which JSON reads back.
+    """
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: PathLike, value: Any) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
 from mlp_mixer import UserError
 from mlp_mixer.cli import run
@@ -67,6 +70,29 @@ def test_pictures_come_first(arguments: str) -> None:
 def test_weights_come_first_even_if_they_are_not_there(checkpoint: str) -> None:
     found = split_arguments([checkpoint, "photo.png"], None)
     assert found == (checkpoint, ["photo.png"])
+
+
+@pytest.mark.parametrize("save", ["safetensors", "torch", "old torch", "npz"])
+def test_a_checkpoint_without_an_ending_is_no_picture(save: str) -> None:
+    tensors = {"a": torch.zeros(2)}
+    path = Path("weights")
+    if save == "safetensors":
+        safetensors.torch.save_file(tensors, path)
+    elif save == "npz":
+        with path.open("wb") as file:
+            np.savez(file, a=np.zeros(2))
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=save == "torch")
+    assert split_arguments(["weights", "photos"], None) == ("weights", ["photos"])
+    with pytest.raises(UserError, match="'weights' is a checkpoint, not a picture"):
+        split_arguments(["photo.png", "weights"], None)
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "config.json"])
+def test_a_run_that_was_stopped_is_no_folder_of_pictures(name: str) -> None:
+    Path("stopped").mkdir()
+    Path("stopped", name).touch()
+    assert split_arguments(["stopped", "photos"], None) == ("stopped", ["photos"])
 
 
 def test_a_checkpoint_among_the_pictures_is_refused() -> None:

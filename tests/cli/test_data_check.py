@@ -230,7 +230,7 @@ def test_mistakes_are_one_sentence(
     both = [tmp_path, "--fix", "--undo"]
     no_model = [tmp_path, "--model", tmp_path / "none.safetensors"]
     for arguments, words in (
-        (nowhere, "there is no folder"),
+        (nowhere, "there is no dataset at"),
         (both, "--fix and --undo contradict each other"),
         (no_model, "none.safetensors"),
     ):

@@ -65,14 +65,16 @@ def test_after_a_check_comes_training_on_the_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (finetune,) = next_steps.after_check(tmp_path / "my photos")
+    photos = tmp_path / "my photos"
+    photos.mkdir()
+    (finetune,) = next_steps.after_check(str(photos))
     name, given = parsed(finetune)
     assert name == "finetune"
     assert given["data"] == f"folder:{tmp_path / 'my photos'}"
     assert given["out"] == Path("runs/my photos")
     # The folder of an earlier run would be refused.
     given["out"].mkdir(parents=True)
-    (again,) = next_steps.after_check(tmp_path / "my photos")
+    (again,) = next_steps.after_check(str(photos))
     assert parsed(again)[1]["out"] == Path("runs/my photos-2")
 
 

@@ -14,6 +14,8 @@ from mlp_mixer.cli.progress import Progress, counted, stages
 
 START = {
     "kind": "start",
+    "passed_over": "",
+    "finished": False,
     "model": "mixer_s16",
     "parameters": 18_528_264,
     "source": "folder:[bold]x",

@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import io
 import json
 import os
 import stat
@@ -299,3 +300,33 @@ def test_a_folder_that_cannot_be_claimed_is_one_sentence(tmp_path: Path) -> None
         locked_folder(tmp_path / "absent"),
     ):
         pass
+
+
+class Filling(io.FileIO):
+    """A file on a disk that becomes full, which takes a few bytes at a time before."""
+
+    room = 10
+
+    def write(self, data) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = min(3, self.room, len(data))
+        self.room -= taken
+        return super().write(data[:taken])
+
+
+def test_what_is_appended_is_whole_or_absent(tmp_path):
+    with Filling(tmp_path / "lines", "a") as file:
+        files.append_whole(file, b"12345\n")
+        with pytest.raises(OSError, match="No space left"):
+            files.append_whole(file, b"67890\n")
+        assert (tmp_path / "lines").read_bytes() == b"12345\n"
+        file.room = 100
+        files.append_whole(file, b"67890\n")
+    assert (tmp_path / "lines").read_bytes() == b"12345\n67890\n"
+
+
+def test_what_the_system_refuses_is_one_sentence(tmp_path):
+    refused = pytest.raises(UserError, match="cannot look at '.*x': No such file")
+    with refused, files.refusing("look at", tmp_path / "x"):
+        (tmp_path / "x").stat()

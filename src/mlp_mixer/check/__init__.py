@@ -4,7 +4,9 @@
 with the report, which loads torch, and most checks need neither.
 """
 
-from .findings import KINDS, SEVERITIES, Check, Finding, FolderFile, Picture
+from ..data.layout import FolderFile
+from .dataset import check_dataset
+from .findings import KINDS, SEVERITIES, Check, Finding, Picture
 from .folder import check_folder
 from .quarantine import place_for, put_back, set_aside
 
@@ -15,6 +17,7 @@ __all__ = [
     "Finding",
     "FolderFile",
     "Picture",
+    "check_dataset",
     "check_folder",
     "place_for",
     "put_back",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,31 +19,22 @@ _KINDS = (
     ("error", True, "unreadable truncated damaged empty huge no-image stray"),
     ("error", True, "link-loop empty-class leak label-conflict"),
     ("error", False, "no-access no-pictures nested split-twice no-train"),
-    ("error", False, "unknown-class one-class"),
+    (
+        "error",
+        False,
+        "unknown-class one-class flat-split wrapped unknown-split bad-name",
+    ),
     ("warning", True, "duplicate tiny flat"),
     ("warning", False, "near-duplicate near-leak near-label-conflict odd-label"),
     ("warning", False, "wrong-ending flawed colour-space animated"),
     ("warning", False, "class-names rare-class few-pictures no-classes"),
-    ("note", False, "gray turned transparent hidden unused other-file"),
+    ("warning", False, "unused passed-over vacant-class dark"),
+    ("note", False, "gray turned transparent hidden other-file"),
 )
 KINDS: dict[str, tuple[str, bool]] = {
     kind: (severity, move) for severity, move, kinds in _KINDS for kind in kinds.split()
 }
 """Every kind of finding: its severity, and whether `--fix` moves the file away."""
-
-
-class FolderFile(NamedTuple):
-    """Say where a file of the folder belongs.
-
-    Attributes:
-        path: Relative to the folder that is checked.
-        split: "train", "val" or "test".
-        label: The name of its class; empty outside of any class.
-    """
-
-    path: str
-    split: str
-    label: str
 
 
 @dataclass(frozen=True)
@@ -109,12 +100,30 @@ class Check:
         files: How many files were looked at.
         pictures: Those that can be decoded.
         findings: What is wrong, errors first.
+        in_files: Whether the pictures are files below the root.
     """
 
     root: Path
     files: int
     pictures: tuple[Picture, ...]
     findings: tuple[Finding, ...]
+    in_files: bool = True
+
+    def movable(self) -> list[str]:
+        """Return what `--fix` moves away.
+
+        A class keeps its pictures where all that can be read would go, as those of a
+        class that was copied under another name would.
+        """
+        moved = {finding.path for finding in self.findings if finding.move}
+        of_class: dict[str, set[str]] = {}
+        for picture in self.pictures:
+            folder = picture.path.rpartition("/")[0]
+            of_class.setdefault(folder, set()).add(picture.path)
+        for paths in of_class.values():
+            if len(paths) > 1 and paths <= moved:
+                moved -= paths
+        return sorted(moved)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.layout import FolderFile, Layout, walk
+from ..data.passed_over import PICTURES_OF_OTHERS
 from ..errors import UserError
 from .copies import best_copies_first, find_copies, stack_tiny
-from .findings import SEVERITIES, Check, Finding, FolderFile, Picture
+from .findings import SEVERITIES, Check, Finding, Picture
 from .isolated import WorkerFailure, map_isolated
 from .labels import Features, check_classes, check_labels
 from .lookalikes import colours_by_place
 from .picture import examine
-from .walk import Layout, walk
 
 _TINY = 32  # pixels of the shorter side
 
@@ -49,8 +50,30 @@ def check_folder(
             "images per class"
         )
     layout = walk(root)
-    findings, pictures = _examine_all(root, layout.files, workers, report)
-    findings += layout.findings
+    findings, pictures = examine_all(root, layout.files, workers, report)
+    for kind, path, message, _ in layout.faults:
+        findings.append(Finding(kind, path, message))
+    findings += _passed_over(layout)
+    return conclude(layout, findings, pictures, features)
+
+
+def conclude(
+    layout: Layout,
+    findings: list[Finding],
+    pictures: list[Picture],
+    features: Features | None = None,
+) -> Check:
+    """Compare pictures that were looked at one by one.
+
+    Args:
+        layout: The files and classes.
+        findings: What is wrong with each file, and with the folders.
+        pictures: Those that can be decoded.
+        features: As of `check_folder`.
+
+    Returns:
+        The pictures, and all that is wrong, errors first.
+    """
     if layout.classes:
         # A stray image belongs to no class, and would count as a class of its own.
         pictures = [picture for picture in pictures if picture.label]
@@ -60,26 +83,48 @@ def check_folder(
     findings += _odd_ones_out(pictures)
     copies, single = find_copies(pictures)
     findings += copies
-    findings += _wrong_labels(root, single, findings, features)
+    findings += _wrong_labels(layout.root, single, findings, features)
     findings.sort(key=_worst_first)
-    return Check(root, len(layout.files), tuple(pictures), tuple(findings))
+    return Check(layout.root, len(layout.files), tuple(pictures), tuple(findings))
+
+
+def _passed_over(layout: Layout) -> Iterator[Finding]:
+    """Warn of files that a person takes for pictures, once for each ending."""
+    for ending, count in sorted(layout.passed_over.items()):
+        if ending in PICTURES_OF_OTHERS:
+            message = f"has {count:,} files {ending}, which are passed over: "
+            message += PICTURES_OF_OTHERS[ending]
+            yield Finding("passed-over", "", message)
 
 
 def _worst_first(finding: Finding) -> tuple[int, str, str]:
     return SEVERITIES.index(finding.severity), finding.kind, finding.path
 
 
-def _examine_all(
+def examine_all(
     root: Path,
     files: Sequence[FolderFile],
     workers: int | None,
     report: Callable[[int, int], None],
+    *,
+    by_name: bool = True,
 ) -> tuple[list[Finding], list[Picture]]:
-    """Look at each file alone, in processes that it may end."""
+    """Look at each file alone, in processes that it may end.
+
+    Args:
+        root: The folder that the files' paths are relative to.
+        files: The files.
+        workers: Processes; None is one per core.
+        report: Is told how many files of how many are done.
+        by_name: Whether a file must have the ending of an image to be one.
+
+    Returns:
+        What is wrong with each, and those that can be decoded.
+    """
     findings: list[Finding] = []
     pictures: list[Picture] = []
     processes = workers or os.cpu_count() or 1
-    one = functools.partial(examine, str(root))
+    one = functools.partial(examine, str(root), by_name=by_name)
     answers = map_isolated(one, files, workers=processes)
     for done, (position, answer) in enumerate(answers, start=1):
         if isinstance(answer, WorkerFailure):

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .findings import Finding, FolderFile, Picture
+from ..data.layout import FolderFile
+from .findings import Finding, Picture
 from .lookalikes import odd_labels
 
 Features = Callable[[Sequence[Path]], Iterable[NDArray[Any] | None]]
@@ -44,7 +45,10 @@ def check_classes(
     largest = max(train.values(), default=0)
     for folder, split, label in classes.values():
         count = counts[split, label]
-        if not count:
+        if not count and split != "train":
+            message = f"is a class of {split} without a picture that can be read"
+            yield Finding("vacant-class", folder, message)
+        elif not count:
             # --fix moves an empty folder; one with other files is for a person.
             kind = "no-pictures" if folder in in_use else "empty-class"
             yield Finding(kind, folder, "is a class without a picture that can be read")

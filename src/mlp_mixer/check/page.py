@@ -1,4 +1,4 @@
-"""Write the result of `check_folder` as one self-contained page."""
+"""Write the result of a check as one self-contained page."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_check_page(check: Check, path: PathLike) -> Path:
     """Write faults with pictures, the balance of classes, sizes, and contact sheets.
 
     Args:
-        check: What `check_folder` returned; its pictures are read again.
+        check: What `check_dataset` returned; its pictures are read again.
         path: The .html file, which is written whole or not at all.
 
     Returns:
@@ -60,7 +60,7 @@ def write_check_page(check: Check, path: PathLike) -> Path:
         path,
         "check.html.j2",
         templates=resources.files(__package__),
-        title=f"Check of the folder {check.root.resolve().name}",
+        title=f"Check of {check.root.resolve().name}",
         facts=_facts(check, labels),
         kinds=[_cards_of_kind(check, kind) for kind in kinds],
         balance=_balance(check, labels),
@@ -123,7 +123,11 @@ def _small(check: Check, path: str) -> str:
     try:
         image = Image.fromarray(decode_image(check.root / path, part=whole))
     except UserError:
-        return ""
+        if check.in_files:
+            return ""
+        # It lies in an array or a tar.
+        known = (picture for picture in check.pictures if picture.path == path)
+        image = Image.fromarray(next(known).tiny)
     image.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=80)

@@ -13,26 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..data.folder import is_image_name
+from ..data.layout import FolderFile
+from ..data.names import is_image_name
 from ..errors import UserError
-from ..images.decode import FORMATS, decode_image
-from .findings import Finding, FolderFile, Picture
+from ..images.decode import FORMATS, decode_image, known_formats
+from .findings import Finding, Picture
 
 # What `decode_image` says of a file, by words of its sentence.
 _REFUSALS = {
     "cannot open": "unreadable",
     "cut short": "truncated",
-    "too large": "huge",
+    "is too large": "huge",
     "not an image": "no-image",
     "is empty": "empty",
 }
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
 
+_DEEP = "has more than 8 bits a channel, which become 8"
+_DARK = 64  # of 255; what 14 of 16 bits can reach
+
 Quirk = tuple[str, str]
 """The kind and the message of a finding about the file at hand."""
 
 
-def examine(root: str, file: FolderFile) -> tuple[list[Finding], Picture | None]:
+def examine(
+    root: str, file: FolderFile, *, by_name: bool = True
+) -> tuple[list[Finding], Picture | None]:
     """Decode one file and find what is wrong with it alone.
 
     It runs in a process of its own, which a hostile file may end.
@@ -40,6 +46,7 @@ def examine(root: str, file: FolderFile) -> tuple[list[Finding], Picture | None]
     Args:
         root: The folder that is checked.
         file: The file below it.
+        by_name: Whether a file must have the ending of an image to be one.
 
     Returns:
         The findings, and the picture if it can be decoded.
@@ -50,7 +57,9 @@ def examine(root: str, file: FolderFile) -> tuple[list[Finding], Picture | None]
         if not stat.S_ISREG(path.stat().st_mode):
             message = "is a pipe or a device, not a file"
             return [Finding("unreadable", file.path, message)], None
-        pixels = decode_image(path) if is_image_name(file.path) else None
+        pixels: NDArray[np.uint8] | None = None
+        if not by_name or is_image_name(file.path):
+            pixels = decode_image(path)
     except OSError as error:
         return [_refusal(file, f"cannot open it: {error.strerror}")], None
     except UserError as error:
@@ -58,11 +67,16 @@ def examine(root: str, file: FolderFile) -> tuple[list[Finding], Picture | None]
         return [_refusal(file, sentence)], None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        mode, quirks = _look_at(path)
+        mode, quirks = _look_at(path, skipped=by_name)
     findings = [Finding(kind, file.path, message) for kind, message in quirks]
     if pixels is None:
         return findings, None
-    tiny = np.asarray(Image.fromarray(pixels).resize((16, 16), Image.Resampling.BOX))
+    # Pillow alone refuses some that we decode.
+    findings = [finding for finding in findings if finding.kind != "other-file"]
+    tiny = squeeze(Image.fromarray(pixels))
+    brightest = int(pixels.max())
+    if ("colour-space", _DEEP) in quirks and brightest < _DARK:
+        findings.append(Finding("dark", file.path, _dark_message(brightest)))
     if _is_flat(pixels, tiny):
         findings.append(Finding("flat", file.path, "is of one colour"))
     return findings, Picture(
@@ -75,6 +89,24 @@ def examine(root: str, file: FolderFile) -> tuple[list[Finding], Picture | None]
         content=_digest_of_file(path),
         pixels=_digest_of_pixels(pixels),
         tiny=tiny,
+    )
+
+
+def squeeze(image: Image.Image) -> NDArray[np.uint8]:
+    """Return a picture as uint8 (16, 16, C), in which near copies are found.
+
+    Args:
+        image: The picture.
+    """
+    return np.asarray(image.resize((16, 16), Image.Resampling.BOX))
+
+
+def _dark_message(brightest: int) -> str:
+    """Say that a file of 16 bits holds fewer, as those of microscopes and X-rays do."""
+    part = 256 // (brightest + 1)
+    return (
+        f"uses 1/{part} of the range of its 16 bits and will be almost black: scale its "
+        "values up"
     )
 
 
@@ -103,24 +135,23 @@ def _digest_of_pixels(pixels: NDArray[np.uint8]) -> bytes:
     return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()
 
 
-def _look_at(path: Path) -> tuple[str, list[Quirk]]:
+def _look_at(path: Path, skipped: bool) -> tuple[str, list[Quirk]]:
     """Return the mode of an image, and what is odd though it can be decoded."""
-    formats = [name for name in FORMATS if name in Image.OPEN]
     try:
-        image = Image.open(path, formats=formats)
+        image = Image.open(path, formats=known_formats())
     except Exception:
         return "", [("other-file", "is not an image")]
-    by_name = Image.registered_extensions().get(path.suffix.lower(), "")
+    by_ending = Image.registered_extensions().get(path.suffix.lower(), "")
     mode = image.mode
     kind = _plain_jpeg(image.format or "")
     quirks: list[Quirk] = []
     with image:
-        if by_name not in FORMATS:
+        if by_ending not in FORMATS and skipped:
             message = f"is {kind}, but has no ending of an image: training skips it"
             return "", [("wrong-ending", message)]
         # A broken EXIF block or a broken second frame does not spoil the pixels.
         with contextlib.suppress(Exception):
-            for quirk in _quirks(image, kind, _plain_jpeg(by_name), by_name):
+            for quirk in _quirks(image, kind, _plain_jpeg(by_ending), by_ending):
                 quirks.append(quirk)
     if kind == "JPEG" and mode in ("RGB", "L") and _has_flawed_data(path):
         message = "has errors in its data: it can be decoded, but part of it may be "
@@ -134,13 +165,13 @@ def _plain_jpeg(format_name: str) -> str:
 
 
 def _quirks(
-    image: Image.Image, kind: str, expected: str, by_name: str
+    image: Image.Image, kind: str, expected: str, by_ending: str
 ) -> Iterator[Quirk]:
-    """Find what is odd in the header of an image; `by_name` follows its ending."""
-    if kind != expected:
-        yield "wrong-ending", f"is {kind}, but its name says {by_name}"
+    """Find what is odd in the header of an image; `by_ending` is what its name says."""
+    if by_ending and kind != expected:
+        yield "wrong-ending", f"is {kind}, but its name says {by_ending}"
     if ";16" in str(getattr(image, "tile", "")) or image.mode[0] in "IF":
-        yield "colour-space", "has more than 8 bits a channel, which become 8"
+        yield "colour-space", _DEEP
     elif image.mode not in ("RGB", "L", "1", "P", "RGBA", "LA"):
         message = f"is {image.mode}: its colours may come out wrong; save it as RGB"
         yield "colour-space", message

@@ -36,6 +36,7 @@ from .report import report
 from .resize import resize
 from .runs import runs
 from .serve import serve
+from .streams import safe_streams
 from .train import train
 
 app = typer.Typer(
@@ -86,17 +87,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the name of the command; default: those of the process.
     """
     try:
-        # Not standalone: typer would print errors and end the process itself.
-        code = app(arguments, prog_name="mlp-mixer", standalone_mode=False)
+        with safe_streams():
+            # Not standalone: typer would print errors and end the process itself.
+            code = app(arguments, prog_name="mlp-mixer", standalone_mode=False)
     except UserError as error:
         return _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output, such as `head`, has read enough. Python would
-        # complain again when it flushes stdout at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of our output, such as `head`, has read enough.
         return 0
     except Exception as error:
         # Errors of usage: their class differs between versions of typer.
@@ -109,7 +109,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(sentence: str) -> int:
-    print(f"error: {sentence}", file=sys.stderr)
+    with safe_streams():
+        print(f"error: {sentence}", file=sys.stderr)
     return 2
 
 

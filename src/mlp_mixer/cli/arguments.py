@@ -23,7 +23,9 @@ _SUFFIXES_OF_WEIGHTS = (
     ".keras",
 )
 # In the folder of a run, and in a folder from the Hugging Face hub.
-_FILES_OF_WEIGHTS = ("best.safetensors", "model.safetensors")
+_FILES_OF_WEIGHTS = ("best.safetensors", "last.safetensors", "model.safetensors")
+# How files of weights begin: archives of torch and NumPy, HDF5, pickles.
+_SIGNS_OF_WEIGHTS = (b"PK\x03\x04", b"\x89HDF", b"\x80\x02", b"\x80\x04", b"\x80\x05")
 
 Weights = Annotated[
     str,
@@ -197,8 +199,23 @@ def is_model(
     path = Path(argument.partition("?")[0] if is_url(argument) else argument)
     if path.suffix.lower() in _SUFFIXES_OF_WEIGHTS:
         return True
+    # Without an ending only the bytes tell a checkpoint from a picture.
+    if not path.suffix and _begins_as_weights(path):
+        return True
     # os.path.isfile never raises, whatever a name contains.
     return any(os.path.isfile(path / name) for name in inside)  # noqa: PTH113
+
+
+def _begins_as_weights(path: Path) -> bool:
+    """Whether the first bytes of a file are those of weights."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(9)
+    # It may be missing, a folder, or have a name that no file can have.
+    except (OSError, ValueError):
+        return False
+    # safetensors begins with the length of a JSON object.
+    return beginning.startswith(_SIGNS_OF_WEIGHTS) or beginning[8:] == b"{"
 
 
 def _is_pictures(argument: str) -> bool:

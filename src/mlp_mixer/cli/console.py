@@ -10,6 +10,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from .streams import printable
+
 _PLAIN_WIDTH = 160  # columns where stdout is no terminal
 
 
@@ -22,13 +24,14 @@ def stderr() -> Console:
 
 
 def print_json(value: Any) -> None:
-    """Print one value as JSON on stdout, with non-ASCII characters kept.
+    """Print one value as JSON on stdout, with all letters that stdout can take.
 
     Args:
         value: Plain values.
     """
-    json.dump(value, sys.stdout, indent=2, ensure_ascii=False)
-    sys.stdout.write("\n")
+    # Another encoding than UTF-8 has no way to write all letters that JSON reads back.
+    plain = "utf" not in (sys.stdout.encoding or "").lower()
+    print(json.dumps(value, indent=2, ensure_ascii=plain))
 
 
 def print_table(headings: Mapping[str, str], rows: Sequence[tuple[str, ...]]) -> None:
@@ -45,7 +48,7 @@ def print_table(headings: Mapping[str, str], rows: Sequence[tuple[str, ...]]) ->
             title, justify="right" if justify == "right" else "left", no_wrap=not wraps
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(printable, row))
     console = Console(highlight=False, markup=False)
     # Rich would cut a table for a file or a pipe at 80 columns.
     if not console.is_terminal:
@@ -60,24 +63,3 @@ def percent(fraction: float) -> str:
         fraction: 0 to 1.
     """
     return f"{100 * fraction:.2f} %"
-
-
-def escaped(text: str) -> str:
-    r"""Return text that any stream of UTF-8 can take.
-
-    Args:
-        text: A byte of a file's name that is not UTF-8 becomes an escape such as
-            \udcff, which JSON reads back.
-    """
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def printable(text: str) -> str:
-    """Return text without what would break the line or steer the terminal.
-
-    Args:
-        text: Such as the name of a file, which may hold any character.
-    """
-    return "".join(
-        letter if letter.isprintable() else repr(letter)[1:-1] for letter in text
-    )

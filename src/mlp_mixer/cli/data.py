@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .arguments import Json, OverwriteOut
-from .console import escaped, printable
+from .console import print_json
+from .streams import printable
 
 if TYPE_CHECKING:
     from ..check.findings import Check
@@ -136,11 +136,10 @@ def shard(
 
 @data_app.command()
 def check(
-    folder: Annotated[
-        Path,
+    source: Annotated[
+        str,
         typer.Argument(
-            help="A folder with a folder of images per class, or with train, val and "
-            "test."
+            help="A folder of pictures, a list, or any other dataset, as --data takes it."
         ),
     ],
     as_json: Json = False,
@@ -163,12 +162,13 @@ def check(
         typer.Option(help="A checkpoint whose features show which labels look wrong."),
     ] = None,
 ) -> int:
-    """Decode every picture of a folder and find what would spoil a training run.
+    """Decode every picture of a dataset and find what would spoil a training run.
 
     The exit code is 1 if there are errors (not warnings) that --fix did not set aside.
     """
-    from ..check.folder import check_folder
+    from ..check.dataset import check_dataset
     from ..check.quarantine import set_aside
+    from ..data.registry import folder_of
     from ..errors import UserError
     from ..files import refuse_to_replace
     from .next_steps import after_check, print_next
@@ -176,30 +176,37 @@ def check(
 
     if undo and fix:
         raise UserError("--fix and --undo contradict each other: give one of them")
-    if undo:
+    folder = folder_of(source)
+    if (undo or fix) and folder is None:
+        raise UserError(
+            f"--fix and --undo move the files of a folder, and {source!r} is none: leave "
+            "them out"
+        )
+    if undo and folder is not None:
         return _put_back(folder)
     # Before the long work, because a place or a checkpoint may be refused.
     if out is not None and not overwrite:
         refuse_to_replace(*_pages(out))
     features = _features(model) if model else None
     with counted("images") as report:
-        found = check_folder(folder, workers=workers, features=features, report=report)
+        found = check_dataset(source, workers=workers, features=features, report=report)
     # The page shows the pictures, so it is written before they are moved.
     page = None if out is None else _write_page(found, out)
+    movable: list[str] = []
     moved = 0
-    if fix:
-        movable = [finding.path for finding in found.findings if finding.move]
+    if fix and folder is not None:
+        movable = found.movable()
         moved = set_aside(folder, movable)
     left = 0
     for finding in found.findings:
-        is_fixed = fix and finding.move
+        is_fixed = finding.path in movable
         left += finding.severity == "error" and not is_fixed
     if as_json:
-        print(escaped(_json({**found.to_dict(), "moved": moved})))
+        print_json({**found.to_dict(), "moved": moved})
     else:
-        _print_findings(found, folder, page, moved)
+        _print_findings(found, page, moved)
         if not left:
-            print_next(after_check(folder))
+            print_next(after_check(source))
     return 1 if left else 0
 
 
@@ -235,12 +242,12 @@ def _write_page(found: Check, out: Path) -> Path:
     """Write the page; if `out` is a folder, all findings as JSON beside it."""
     # The page draws with the report, which loads torch.
     from ..check.page import write_check_page
-    from ..files import write_text
+    from ..files import write_json
 
     page, *beside = _pages(out)
     write_check_page(found, page)
     for path in beside:
-        write_text(path, escaped(_json(found.to_dict())) + "\n")
+        write_json(path, found.to_dict())
     return page
 
 
@@ -251,11 +258,7 @@ def _pages(out: Path) -> tuple[Path, ...]:
     return out / "check.html", out / "check.json"
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def _print_findings(found: Check, folder: Path, page: Path | None, moved: int) -> None:
+def _print_findings(found: Check, page: Path | None, moved: int) -> None:
     from ..check.findings import SEVERITIES
     from ..check.quarantine import place_for
 
@@ -274,4 +277,6 @@ def _print_findings(found: Check, folder: Path, page: Path | None, moved: int) -
     if page is not None:
         print(f"page: {page}")
     if moved:
-        print(f"moved {moved:,} files to {place_for(folder)}: --undo puts them back")
+        print(
+            f"moved {moved:,} files to {place_for(found.root)}: --undo puts them back"
+        )

@@ -54,18 +54,21 @@ def after_report(run: Path) -> list[Command]:
     return [("export", str(run), out, "--to", "onnx"), ("serve", str(run))]
 
 
-def after_check(folder: Path) -> list[Command]:
+def after_check(source: str) -> list[Command]:
     """Return what comes after `data check` without errors: training.
 
     Args:
-        folder: The folder of pictures.
+        source: The images, as typed.
     """
-    name = folder.resolve().name or "photos"
+    name = source
+    if Path(source).is_dir():
+        name = f"folder:{source}"
+    word = Path(source.rpartition(":")[2]).resolve().stem or "photos"
     # A folder that holds a run would be refused.
-    names = itertools.chain([name], (f"{name}-{k}" for k in itertools.count(2)))
-    places = (Path("runs") / one for one in names)
+    words = itertools.chain([word], (f"{word}-{k}" for k in itertools.count(2)))
+    places = (Path("runs") / one for one in words)
     out = next(place for place in places if not place.exists())
-    return [("finetune", "--data", f"folder:{folder}", "--out", str(out))]
+    return [("finetune", "--data", name, "--out", str(out))]
 
 
 def after_export(checkpoint: str) -> list[Command]:

@@ -27,7 +27,7 @@ from .arguments import (
     or_bundled,
     split_arguments,
 )
-from .console import escaped, percent, print_json, print_table
+from .console import percent, print_json, print_table
 
 if TYPE_CHECKING:
     from ..inference import (
@@ -345,10 +345,7 @@ def _print_answers(
                 sorter.add(answer)
             answers.append(answer)
     if as_json:
-        rows = []
-        for answer in answers:
-            rows.append(answer.to_dict() | {"path": escaped(answer.path)})
-        print_json(rows)
+        print_json([answer.to_dict() for answer in answers])
         return tally
     good = [answer for answer in answers if isinstance(answer, Prediction)]
     if good and predictor.thresholds is not None:
@@ -371,8 +368,7 @@ def _print_table(answers: list[Prediction]) -> None:
         for candidate in answer.top[first : first + 2]:
             others.append(f"{candidate.name} {percent(candidate.score)}")
         score = percent(answer.pred_score)
-        row = (escaped(answer.path), answer.pred_class, score, ", ".join(others))
-        rows.append(row)
+        rows.append((answer.path, answer.pred_class, score, ", ".join(others)))
     print_table(headings, rows)
 
 
@@ -387,5 +383,5 @@ def _print_labels(answers: list[Prediction]) -> None:
         closest = ""
         if others:
             closest = f"{others[0].name} {percent(others[0].score)}"
-        rows.append((escaped(answer.path), ", ".join(texts) or "-", closest))
+        rows.append((answer.path, ", ".join(texts) or "-", closest))
     print_table(headings, rows)

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from ..intervals import accuracy, plain_accuracy, short_accuracy
 from .console import percent, stderr
+from .streams import printable
 
 if TYPE_CHECKING:
     from ..training.journal import JournalRow, Report
@@ -281,7 +282,7 @@ class Progress:
         Args:
             text: The sentence.
         """
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(printable(text), soft_wrap=True, markup=False)
 
     def _show_note(self, row: dict[str, Any]) -> None:
         self.note(row["text"])
@@ -303,7 +304,11 @@ class Progress:
         )
         if row["processes"] > 1:
             text += f" in {row['processes']} processes"
-        if row["step"]:
+        if row["passed_over"]:
+            text += f"; passed over: {row['passed_over']}"
+        if row["finished"]:
+            text += f"; already finished at step {row['step']:,}"
+        elif row["step"]:
             text += f"; resumed at step {row['step']:,}"
         self.note(text)
 

@@ -157,6 +157,12 @@ class Dataset:
             )
         return self._flat
 
+    @property
+    def passed_over(self) -> str:
+        """What the reader left out, in words; "" if nothing."""
+        images = self.train if self._flat is None else self._flat
+        return images.passed_over
+
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that identify classes, labels and names.
 

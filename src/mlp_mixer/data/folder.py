@@ -5,22 +5,16 @@ It is <class>/*, or train/<class>/* beside val/<class>/* and test/<class>/*.
 
 from __future__ import annotations
 
-import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..errors import UserError
 from ..images.decode import image_extensions
 from .image_set import FileSet, ImageSet
-
-SPLIT_NAMES = {
-    "train": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
-"""What people call the splits, in lower case, and what we call them."""
+from .layout import Layout, walk
+from .names import is_image_name
+from .passed_over import in_words
 
 LabelledFile = tuple[str, str]
 """An image's path relative to the root, with forward slashes, and its class's name."""
@@ -29,7 +23,8 @@ LabelledFile = tuple[str, str]
 def read_folder(path: Path) -> dict[str, ImageSet]:
     """Return the splits of a folder of images.
 
-    Hidden files and files without an image's ending are passed over.
+    Files of systems are passed over; other files without an image's ending too, and the
+    image sets say so. A class of validation or test images may be empty.
 
     Args:
         path: A folder with a sub folder per class, or with the splits.
@@ -44,36 +39,58 @@ def read_folder(path: Path) -> dict[str, ImageSet]:
             f"there is no folder {str(path)!r}: expected one with a sub folder of "
             "images per class"
         )
-    names = [entry.name for entry in _entries(path) if _is_folder(entry)]
+    layout = walk(path)
+    layout.refuse_faults()
     found: dict[str, list[LabelledFile]] = {}
-    for name in names:
-        split = SPLIT_NAMES.get(name.lower())
-        if split is None:
-            continue
-        if split in found:
-            raise UserError(
-                f"{str(path)!r} has two folders for the split {split!r}: keep one of "
-                "them"
-            )
-        found[split] = _files_of_split(path, f"{name}/")
+    for file in layout.files:
+        if is_image_name(file.path):
+            found.setdefault(file.split, []).append((file.path, file.label))
     if not found:
-        return labelled_files(path, {"train": _files_of_split(path, "")})
-    if "train" not in found:
+        passed = in_words(layout.passed_over, layout.unused)
+        only = f", only {passed}" if passed else ""
         raise UserError(
-            f"{str(path)!r} has {' and '.join(found)} but no train: expected "
-            "train/<class>/*"
+            f"there are no images in {str(path)!r}{only}: expected a sub folder of images "
+            "per class"
         )
-    return labelled_files(path, found)
+    _need_images_of_all(layout)
+    return labelled_files(
+        path, found, passed_over=in_words(layout.passed_over, layout.unused)
+    )
+
+
+def _need_images_of_all(layout: Layout) -> None:
+    """Refuse a class to learn that has no images."""
+    counts: Counter[str] = Counter()
+    others: dict[str, Counter[str]] = {}
+    for file in layout.files:
+        if is_image_name(file.path):
+            counts[file.label] += 1
+        else:
+            ending = Path(file.path).suffix.lower()
+            others.setdefault(file.label, Counter())[ending] += 1
+    for folder, (_, split, label) in layout.classes.items():
+        if split != "train" or counts[label]:
+            continue
+        what = in_words(others.get(label, Counter()))
+        only = f", only {what}" if what else ""
+        endings = ", ".join(sorted(image_extensions()))
+        raise UserError(
+            f"the class {str(layout.root / folder)!r} has no images{only} ({endings})"
+        )
 
 
 def labelled_files(
-    root: Path, found: Mapping[str, Sequence[LabelledFile]]
+    root: Path,
+    found: Mapping[str, Sequence[LabelledFile]],
+    *,
+    passed_over: str = "",
 ) -> dict[str, ImageSet]:
     """Return image sets of labelled files; the classes are those of train.
 
     Args:
         root: The folder that the files' paths are relative to.
         found: The files of each split; "train" is among them.
+        passed_over: What was left out, in words.
 
     Raises:
         UserError: There are fewer than two classes, or a split has a class that train
@@ -97,18 +114,8 @@ def labelled_files(
         names = [name for name, _ in files]
         labels = [number[label] for _, label in files]
         splits[split] = FileSet(root, names, labels, classes)
+        splits[split].passed_over = passed_over
     return splits
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether a file has the ending of an image that can be decoded.
-
-    Args:
-        name: The file's name or path.
-    """
-    # A Path is slow for a million names.
-    ending = os.path.splitext(name)[1]  # noqa: PTH122
-    return ending.lower() in image_extensions()
 
 
 def natural(label: str) -> tuple[bool, int, str]:
@@ -121,65 +128,3 @@ def natural(label: str) -> tuple[bool, int, str]:
     if label.isascii() and label.isdigit():
         return False, int(label), label
     return True, 0, label
-
-
-def _files_of_split(root: Path, prefix: str) -> list[LabelledFile]:
-    """Return the images of root/prefix, which has a folder per class."""
-    folder = root / prefix
-    files: list[LabelledFile] = []
-    for entry in _entries(folder):
-        if _is_folder(entry):
-            label = entry.name
-            for name in _images_of_class(folder / label):
-                files.append((f"{prefix}{label}/{name}", label))
-        # A lost image is a mistake; a README beside the classes is none.
-        elif is_image_name(entry.name):
-            raise UserError(
-                f"{entry.name!r} lies directly in {str(folder)!r}: put it into the "
-                "folder of its class"
-            )
-    if not files:
-        raise UserError(
-            f"there are no images in {str(folder)!r}: expected a sub folder of images "
-            "per class"
-        )
-    return files
-
-
-def _images_of_class(folder: Path) -> list[str]:
-    """Return the names of a class's images."""
-    names = []
-    for entry in _entries(folder):
-        if _is_folder(entry):
-            raise UserError(
-                f"the class {str(folder)!r} has a sub folder {entry.name!r}: move its "
-                "images up to the class"
-            )
-        if is_image_name(entry.name):
-            names.append(entry.name)
-    if not names:
-        endings = ", ".join(sorted(image_extensions()))
-        raise UserError(f"the class {str(folder)!r} has no images ({endings})")
-    return names
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    # A link to itself.
-    except OSError:
-        return False
-
-
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what is in a folder, by name, without what systems leave behind."""
-    try:
-        with os.scandir(folder) as entries:
-            seen = list(entries)
-    except OSError as error:
-        raise UserError(
-            f"cannot look into {str(folder)!r}: {error.strerror}"
-        ) from error
-    # The order of a folder differs between file systems; a split must not.
-    seen.sort(key=lambda entry: entry.name)
-    return [entry for entry in seen if not entry.name.startswith((".", "__MACOSX"))]

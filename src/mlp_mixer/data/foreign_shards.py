@@ -3,7 +3,8 @@
 Their headers are read once, and the index is kept in the cache.
 
 A sample is all files that share a name up to its first dot: an image, and the number of
-its class in `.cls` or in the field "label" (or "cls") of `.json`. Class names come from
+its class in `.cls` or in the field "label" (or "cls") of `.json`. Where that makes no
+sense, as with 2024.05.12.jpg, it is a name up to its last dot. Class names come from
 classes.txt beside the tars, one per line, if it is there.
 """
 
@@ -14,20 +15,26 @@ import json
 import re
 import tarfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from ..errors import UserError
-from ..files import cache_folder, write_json
+from ..files import cache_folder, read_json, write_json
 from ..images.decode import image_extensions
-from .folder import SPLIT_NAMES
 from .image_set import numbered_classes
+from .names import SPLIT_NAMES, ending_of, is_image_name
+from .passed_over import in_words
 from .shard_index import DESCRIPTION, FORMAT_VERSION, INDEX, write_index
 
 _MOST_TEXT_BYTES = 2**20  # of a .cls or .json, or of a name
 _MOST_CLASSES = 1_000_000
 _MOST_IMAGE_BYTES = 2**32  # what the column "size" can hold
+_LABELS = ("cls", "json")
+_PASSED_OVER = "passed_over.json"
+# Counts up with each change of what is read, so that no old index is believed.
+_READING = 2
 _BLOCK = tarfile.BLOCKSIZE
 
 
@@ -74,6 +81,17 @@ def index_tars(path: Path) -> tuple[Path, Path]:
     return root, folder
 
 
+def passed_over_in(indexed: Path) -> str:
+    """Return which images of tars are in no sample, in words; "" if none.
+
+    Args:
+        indexed: The folder in the cache, as `index_tars` returns it.
+    """
+    counts = read_json(indexed / _PASSED_OVER, "index of tars", "remove its folder")
+    text = in_words(counts)
+    return f"{text} in no sample with a label" if text else ""
+
+
 def _key(root: Path, splits: Mapping[str, list[Path]]) -> str:
     """Return a hash of all that an index depends on, without reading the tars."""
     files = [path for tars in splits.values() for path in tars]
@@ -84,7 +102,7 @@ def _key(root: Path, splits: Mapping[str, list[Path]]) -> str:
     for file in files:
         status = file.stat()
         facts.append((str(file.absolute()), status.st_size, status.st_mtime_ns))
-    text = json.dumps([FORMAT_VERSION, facts])
+    text = json.dumps([FORMAT_VERSION, _READING, facts])
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -119,8 +137,10 @@ def _write_index_of_all(
     """Write the indices, and the description after them."""
     records = {}
     labels = []
+    passed_over: Counter[str] = Counter()
     for split, tars in splits.items():
-        records[split], largest = _write_index(root, tars, folder / split / INDEX)
+        index = folder / split / INDEX
+        records[split], largest = _write_index(root, tars, index, passed_over)
         labels.append(largest)
     names = root / "classes.txt"
     if names.is_file():
@@ -133,11 +153,12 @@ def _write_index_of_all(
         "classes": classes,
         "splits": records,
     }
+    write_json(folder / _PASSED_OVER, passed_over)
     write_json(folder / DESCRIPTION, description)
 
 
 def _write_index(
-    root: Path, tars: list[Path], index: Path
+    root: Path, tars: list[Path], index: Path, passed_over: Counter[str]
 ) -> tuple[dict[str, Any], int]:
     """Write the index of a split.
 
@@ -155,7 +176,7 @@ def _write_index(
     shards = []
     for number, path in enumerate(tars):
         before = len(names)
-        for image, label in _samples(path):
+        for image, label in _samples(path, passed_over):
             names.append(f"{path.stem}/{image.name}")
             columns["offset"].append(image.offset)
             columns["size"].append(image.size)
@@ -182,32 +203,62 @@ def _write_index(
     return record, max(columns["label"])
 
 
-def _samples(path: Path) -> Iterator[tuple[Member, int]]:
-    """Read a tar: each image with its label."""
+def _samples(path: Path, passed_over: Counter[str]) -> Iterator[tuple[Member, int]]:
+    """Read a tar: each image with its label; count the images that are in no sample."""
     with path.open("rb") as file:
-        # The files of the sample under way, by ending. A tar may have millions of
-        # samples, but the files of one lie side by side.
+        # The files of the sample under way. A tar may have millions of samples, but the
+        # files of one lie side by side.
         key = ""
-        parts: dict[str, Member] = {}
+        group: list[Member] = []
         for member in _members(file, path):
             folder, _, base = member.name.rpartition("/")
-            stem, _, ending = base.partition(".")
+            stem = base.partition(".")[0]
             if f"{folder}/{stem}" != key:
-                yield from _sample(file, path, parts)
+                yield from _samples_of(file, path, group, passed_over)
                 key = f"{folder}/{stem}"
-                parts = {}
+                group = []
             # Hidden files, such as macOS adds, have no name before the dot.
             if stem:
-                parts[ending.lower()] = member
-        yield from _sample(file, path, parts)
+                group.append(member)
+        yield from _samples_of(file, path, group, passed_over)
+
+
+def _samples_of(
+    file: BinaryIO, path: Path, group: list[Member], passed_over: Counter[str]
+) -> Iterator[tuple[Member, int]]:
+    """Return the samples among files that share a name up to the first dot."""
+    # The ending is all after the first dot: 1.seg.png is no image beside 1.png, but, in
+    # many sets, a mask.
+    parts = {}
+    for member in group:
+        base = member.name.rpartition("/")[2]
+        parts[base.partition(".")[2].lower()] = member
+    samples = [parts]
+    if not any(f".{ending}" in image_extensions() for ending in parts):
+        samples = _by_last_dot(group)
+    used = set()
+    for sample in samples:
+        for image, label in _sample(file, path, sample):
+            used.add(image)
+            yield image, label
+    for member in group:
+        if is_image_name(member.name) and member not in used:
+            passed_over[ending_of(member.name)] += 1
+
+
+def _by_last_dot(group: list[Member]) -> list[dict[str, Member]]:
+    """Return the files of each name up to the last dot, where an image has a label."""
+    by_name: dict[str, dict[str, Member]] = {}
+    for member in group:
+        name, _, ending = member.name.rpartition(".")
+        by_name.setdefault(name, {})[ending.lower()] = member
+    return [parts for parts in by_name.values() if not parts.keys().isdisjoint(_LABELS)]
 
 
 def _sample(
     file: BinaryIO, path: Path, parts: dict[str, Member]
 ) -> Iterator[tuple[Member, int]]:
     """Yield the image of a sample and its label, if it has an image."""
-    # The ending is all after the first dot: 1.seg.png is no image beside 1.png, but, in
-    # many sets, a mask.
     endings = image_extensions()
     images = [part for ending, part in parts.items() if f".{ending}" in endings]
     if not images:

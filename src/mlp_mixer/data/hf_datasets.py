@@ -15,8 +15,8 @@ import numpy as np
 
 from ..errors import UserError, unknown
 from ..remote import offline
-from .folder import SPLIT_NAMES
 from .image_set import EncodedSet, ImageSet, Indices
+from .names import SPLIT_NAMES
 
 _OPTIONS = ("split", "image", "label")
 
@@ -106,9 +106,11 @@ def read_hf(address: str) -> dict[str, ImageSet]:
         options[option] = value
     tables = _load(place, options.get("split"))
     found: dict[str, ImageSet] = {}
+    passed_over = []
     for theirs, table in tables.items():
         split = SPLIT_NAMES.get(str(theirs).lower())
         if split is None:
+            passed_over.append(f"split {str(theirs)!r}")
             continue
         if split in found:
             raise UserError(
@@ -123,6 +125,8 @@ def read_hf(address: str) -> dict[str, ImageSet]:
             f"hf:{address} has the splits {names}, and none is train: choose with "
             ",split="
         )
+    for part in found.values():
+        part.passed_over = ", ".join(passed_over)
     return found
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import UserError
 from ..images.decode import Part, Pixels, decode_image
 from .keys import Keys, key_of_bytes, key_of_file, key_of_name
+from .names import checked_classes
 from .targets import SEPARATOR, Targets, checked_targets, rarest_labels
 
 Labels = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -33,9 +34,11 @@ class ImageSet(abc.ABC):
         targets: bool (N, K) where images have several labels each, or none; else None.
         channels: Of every image.
         size: (H, W) where all images share it, else None.
+        passed_over: What their reader left out, in words; "" if nothing.
     """
 
     targets: Targets | None = None
+    passed_over: str = ""
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class ImageSet(abc.ABC):
             self.targets = checked_targets(targets, len(targets), len(classes))
             labels = rarest_labels(self.targets)
         self.labels = _checked_labels(labels, len(classes))
-        self.classes = tuple(classes)
+        self.classes = checked_classes(classes)
         self.channels = channels
         self.size = size
 

@@ -16,8 +16,9 @@ from typing import Any, NoReturn, final
 from ..errors import UserError
 from ..files import read_json
 from ..images.decode import Pixels
-from .folder import is_image_name, read_folder
+from .folder import read_folder
 from .image_set import FileSet, ImageSet, Indices
+from .names import is_image_name
 
 _WNID = re.compile(r"n\d{8}")
 _VAL_IMAGE = re.compile(r"ILSVRC2012_val_(\d{8})")

@@ -6,20 +6,30 @@ separated by ";", in JSON lines they are a list. The list may be empty.
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
+import os
 import re
+import stat
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError, unknown
-from .folder import SPLIT_NAMES, LabelledFile, labelled_files, natural
+from .folder import LabelledFile, labelled_files, natural
 from .image_set import FileSet, ImageSet
+from .names import SPLIT_NAMES, is_text
 from .targets import SEPARATOR, table
 
 # What programs write where they mean several labels; "[unknown]" is a name.
 _LIST = re.compile(r"""\[\s*(['"].*['"]|\d[\d\s,]*)?\s*\]""")
+_DECIMAL = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
+# What spreadsheets of different languages put between two fields.
+_DELIMITERS = ",;\t"
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
 """The number of each line in its file, and its fields."""
@@ -29,11 +39,12 @@ def read_listing(path: Path) -> dict[str, ImageSet]:
     """Return the splits of a list of files.
 
     Args:
-        path: A .csv or .jsonl file; the paths in it are relative to its folder.
+        path: A .csv or .jsonl file; the paths in it are relative to its folder, or, in
+            the split.csv of a run, to the folder of the run's images.
 
     Raises:
         UserError: The list cannot be read, or a line lacks a field or names an unknown
-            split or a missing file.
+            split or a missing file, or one file has two labels or is in two splits.
     """
     readers = {".csv": _csv_lines, ".jsonl": _json_lines}
     read = readers.get(path.suffix.lower())
@@ -42,15 +53,16 @@ def read_listing(path: Path) -> dict[str, ImageSet]:
             f"cannot read the list {str(path)!r}: expected a name that ends in .csv or "
             ".jsonl"
         )
-    try:
-        # Spreadsheets put a byte order mark before the first column's name.
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the list {str(path)!r}: {error}") from error
+    root = _root(path)
+    text = _decoded(path)
     found: dict[str, list[_Line]] = {}
+    files: dict[tuple[int, int], tuple[int, str, _Line]] = {}
     for number, record in read(text, path):
         where = f"{str(path)!r}, line {number}"
-        split, line = _read_line(record, path.parent, where)
+        split, line = _read_line(record, where)
+        identity, line = _found(root, line, where)
+        first = files.setdefault(identity, (number, split, line))
+        _check_same(first, split, line, where)
         found.setdefault(split, []).append(line)
     if "train" not in found:
         raise UserError(
@@ -59,11 +71,105 @@ def read_listing(path: Path) -> dict[str, ImageSet]:
         )
     # One line with a list of labels makes it a list of images with several labels.
     if any(line.several for lines in found.values() for line in lines):
-        return _multi_labelled_files(path, found)
-    files: dict[str, list[LabelledFile]] = {}
+        return _multi_labelled_files(path, root, found)
+    _refuse_measurements(path, found["train"])
+    labelled: dict[str, list[LabelledFile]] = {}
     for split, lines in found.items():
-        files[split] = [(line.name, line.labels[0]) for line in lines]
-    return labelled_files(path.parent, files)
+        labelled[split] = [(line.name, line.labels[0]) for line in lines]
+    return labelled_files(root, labelled)
+
+
+def _decoded(path: Path) -> str:
+    """Return the text of a list; bytes that are not UTF-8 may be in a file's name."""
+    try:
+        data = path.read_bytes()
+        if data.startswith(_UTF_16):
+            return data.decode("utf-16")
+    except OSError as error:
+        raise UserError(
+            f"cannot read the list {str(path)!r}: {error.strerror}; check the path"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"cannot read the list {str(path)!r}: its UTF-16 is damaged at byte "
+            f"{error.start}; save it as UTF-8"
+        ) from error
+    # Spreadsheets put a byte order mark before the first column's name.
+    return data.decode("utf-8-sig", "surrogateescape")
+
+
+def _root(path: Path) -> Path:
+    """Return the folder of the images; a run's split.csv lies elsewhere."""
+    if not _is_of_run(path):
+        return path.parent
+    try:
+        text = (path.parent / "config.json").read_text("utf-8")
+        source = json.loads(text)["config"]["data"]["source"]
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return path.parent
+    name, colon, place = str(source).partition(":")
+    images = Path(place if colon else name).expanduser()
+    # The images of a list lie beside that list.
+    if images.suffix.lower() in (".csv", ".jsonl"):
+        images = images.parent
+    return images if images.is_dir() else path.parent
+
+
+def _is_of_run(path: Path) -> bool:
+    return path.name == "split.csv" and (path.parent / "config.json").is_file()
+
+
+def _found(root: Path, line: _Line, where: str) -> tuple[tuple[int, int], _Line]:
+    """Return what tells a file from others, whatever it is called, and its line.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    # A name may begin or end with a space, but those of a careless list do not count.
+    for name in dict.fromkeys((line.name, line.name.strip())):
+        try:
+            # A Path is slow for a million lines.
+            status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118
+        # A name may be too long, or hold what no name can.
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(status.st_mode):
+            return (status.st_dev, status.st_ino), line._replace(name=name)
+    advice = "" if is_text(line.name) else "; the list is not UTF-8: save it as UTF-8"
+    raise UserError(
+        f"{where}: there is no file {str(root / line.name)!r}; paths are relative to "
+        f"the list's folder{advice}"
+    )
+
+
+def _check_same(
+    first: tuple[int, str, _Line], split: str, line: _Line, where: str
+) -> None:
+    """Refuse a file that an earlier line names with another label or split."""
+    number, first_split, first_line = first
+    if split != first_split:
+        raise UserError(
+            f"{where}: {line.name!r} is in {split}, and by line {number} in "
+            f"{first_split}: an image may be in one split only"
+        )
+    if set(line.labels) != set(first_line.labels):
+        one, other = (", ".join(labels) for labels in (first_line.labels, line.labels))
+        raise UserError(
+            f"{where}: {line.name!r} is called {other!r}, and by line {number} {one!r}: "
+            "keep one of them"
+        )
+
+
+def _refuse_measurements(path: Path, lines: Sequence[_Line]) -> None:
+    """Refuse numbers to be estimated, which would become a class each."""
+    labels = {line.labels[0] for line in lines}
+    decimals = sum(_DECIMAL.fullmatch(label) is not None for label in labels)
+    if 2 * decimals > len(labels) and 2 * len(labels) > len(lines):
+        example = next(label for label in sorted(labels) if _DECIMAL.fullmatch(label))
+        raise UserError(
+            f"the labels of {str(path)!r} are measurements such as {example}, nearly "
+            "each another one: expected the names or numbers of classes"
+        )
 
 
 class _Line(NamedTuple):
@@ -75,7 +181,7 @@ class _Line(NamedTuple):
 
 
 def _multi_labelled_files(
-    path: Path, found: Mapping[str, Sequence[_Line]]
+    path: Path, root: Path, found: Mapping[str, Sequence[_Line]]
 ) -> dict[str, ImageSet]:
     """Return image sets whose images have any number of labels each."""
     names = {label for line in found["train"] for label in line.labels}
@@ -98,12 +204,18 @@ def _multi_labelled_files(
             labels.append([number[label] for label in line.labels])
         targets = table(labels, len(classes))
         files = [line.name for line in lines]
-        splits[split] = FileSet(path.parent, files, None, classes, targets=targets)
+        splits[split] = FileSet(root, files, None, classes, targets=targets)
     return splits
 
 
 def _csv_lines(text: str, path: Path) -> Lines:
-    reader = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    header = text.partition("\n")[0]
+    delimiter = next((sign for sign in _DELIMITERS if sign in header), ",")
+    # A class of a run may begin with a space; in other lists it is a careless one.
+    ours = _is_of_run(path)
+    # A text in quotes may have several lines, so nothing is split before.
+    lines = io.StringIO(text, newline="")
+    reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=not ours)
     try:
         columns = reader.fieldnames or []
         label = "labels" if "labels" in columns else "label"
@@ -118,15 +230,18 @@ def _csv_lines(text: str, path: Path) -> Lines:
             if record.get(None):
                 raise UserError(
                     f"{str(path)!r}, line {reader.line_num}: there are more fields than "
-                    "the first line names; put quotes around a text with a comma"
+                    f"the first line names; put quotes around a text with {delimiter!r}"
                 )
+            for column, value in record.items():
+                if value is not None and column != "path" and not ours:
+                    record[column] = value.strip()
             yield reader.line_num, record
     except csv.Error as error:
         raise UserError(f"{str(path)!r}, line {reader.line_num}: {error}") from error
 
 
 def _json_lines(text: str, path: Path) -> Lines:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         where = f"{str(path)!r}, line {number}"
@@ -139,21 +254,23 @@ def _json_lines(text: str, path: Path) -> Lines:
         yield number, record
 
 
-def _read_line(record: Mapping[str, Any], root: Path, where: str) -> tuple[str, _Line]:
+def _path(value: Any, where: str) -> str:
+    """Return a path as it is, since names may begin or end with a space."""
+    if value is None or isinstance(value, str):
+        return value or ""
+    raise UserError(f"{where}: the path is {json.dumps(value)[:80]}: expected a text")
+
+
+def _read_line(record: Mapping[str, Any], where: str) -> tuple[str, _Line]:
     """Return the split and the image of a line, if it has all it needs."""
-    name = _text(record.get("path"))
-    split = _text(record.get("split"))
+    name = _path(record.get("path"), where)
+    split = _text(record.get("split")).strip()
     if not name:
         raise UserError(f"{where}: there is no path")
     labels, several = _labels(record, where)
     # An empty field in a column of splits is a mistake; a list without it is all train.
     if "split" in record and split.lower() not in SPLIT_NAMES:
         raise UserError(f"{where}: {unknown('split', split, SPLIT_NAMES)}")
-    if not (root / name).is_file():
-        raise UserError(
-            f"{where}: there is no file {str(root / name)!r}; paths are relative to the "
-            "list's folder"
-        )
     return SPLIT_NAMES[split.lower() or "train"], _Line(name, labels, several)
 
 
@@ -196,8 +313,9 @@ def _label(value: Any, where: str) -> str:
             f"{where}: the label is {json.dumps(value)[:80]}: expected a text or a whole "
             "number, or a list of them for several labels per image"
         )
-    label = _text(value)
-    if not label:
+    # macOS spells an accent as a letter of its own.
+    label = unicodedata.normalize("NFC", _text(value))
+    if not label.strip():
         raise UserError(f"{where}: there is no label")
     if _LIST.fullmatch(label):
         raise UserError(
@@ -208,4 +326,4 @@ def _label(value: Any, where: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    return "" if value is None else str(value)

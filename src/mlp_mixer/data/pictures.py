@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 from ..errors import UserError
 from ..images.decode import image_extensions
-from .folder import SPLIT_NAMES, is_image_name
 from .image_set import FileSet
+from .names import SPLIT_NAMES, ending_of, is_image_name, is_system_name
+from .passed_over import in_words
 
 UNLABELLED = "unlabelled"
 """The only class of images without labels."""
@@ -37,11 +39,15 @@ def read_pictures(path: Path) -> tuple[FileSet, str]:
         )
     top = _train_folder(path)
     where = f"{str(path)!r}" if top is None else f"{top!r} of {str(path)!r}"
-    names = _names(path, top or "")
+    names, others = _names(path, top or "")
+    passed_over = in_words(others)
     if not names:
         endings = ", ".join(sorted(image_extensions()))
-        raise UserError(f"there are no pictures in {where} ({endings})")
-    return FileSet(path, names, [0] * len(names), [UNLABELLED]), where
+        only = f", only {passed_over}" if passed_over else ""
+        raise UserError(f"there are no pictures in {where}{only} ({endings})")
+    images = FileSet(path, names, [0] * len(names), [UNLABELLED])
+    images.passed_over = passed_over
+    return images, where
 
 
 def _train_folder(path: Path) -> str | None:
@@ -52,9 +58,13 @@ def _train_folder(path: Path) -> str | None:
     return None
 
 
-def _names(root: Path, top: str) -> list[str]:
-    """Return the pictures below root/top, relative to root, with forward slashes."""
+def _names(root: Path, top: str) -> tuple[list[str], Counter[str]]:
+    """Return the pictures below root/top, and how many files have another ending.
+
+    The pictures are relative to root, with forward slashes.
+    """
     names = []
+    others: Counter[str] = Counter()
     # A link to a folder above would never end, one to a neighbour would count twice.
     seen = {os.path.realpath(root / top)}
     for folder, inside, files in os.walk(root / top, followlinks=True):
@@ -62,15 +72,19 @@ def _names(root: Path, top: str) -> list[str]:
         inside[:] = [name for name in inside if _enters(folder, name, seen)]
         below = Path(folder).relative_to(root)
         for name in files:
-            if is_image_name(name) and not name.startswith("."):
+            if is_system_name(name):
+                continue
+            if is_image_name(name):
                 names.append((below / name).as_posix())
+            else:
+                others[ending_of(name)] += 1
     # The order of a folder differs between file systems; that of images must not.
-    return sorted(names)
+    return sorted(names), others
 
 
 def _enters(folder: str, name: str, seen: set[str]) -> bool:
     """Whether to look into a folder, which is then seen."""
-    if name.startswith((".", "__MACOSX")):
+    if is_system_name(name):
         return False
     place = os.path.realpath(Path(folder) / name)
     new = place not in seen

@@ -17,6 +17,7 @@ from .folder import read_folder
 from .hf_datasets import read_hf
 from .idx import FASHION_MNIST, MNIST
 from .image_set import ImageSet
+from .layout import looks_like_classes
 from .listing import read_listing
 from .pictures import read_pictures
 from .shard_index import DESCRIPTION, UNFINISHED
@@ -114,18 +115,43 @@ def open_dataset(
     """
     if isinstance(spec, Dataset):
         return spec
-    name, place = _parse(spec)
-    if name in ADDRESSED:
-        splits = ADDRESSED[name](place or "")
-    else:
-        splits = DATASETS[name](Path(place).expanduser() if place else None)
     return Dataset.from_splits(
         spec,
-        splits,
+        read_splits(spec),
         split_seed=split_seed,
         test_fraction=test_fraction,
         split_by=split_by,
     )
+
+
+def read_splits(spec: str) -> Mapping[str, ImageSet]:
+    """Return the splits that a dataset comes with; nothing is held out.
+
+    Args:
+        spec: As for `open_dataset`.
+
+    Raises:
+        UserError: As for `open_dataset`.
+    """
+    name, place = _parse(spec)
+    if name in ADDRESSED:
+        return ADDRESSED[name](place or "")
+    return DATASETS[name](Path(place).expanduser() if place else None)
+
+
+def folder_of(spec: str) -> Path | None:
+    """Return the folder of images that is meant, None if it is another dataset.
+
+    Args:
+        spec: As for `open_dataset`.
+
+    Raises:
+        UserError: There is no such dataset.
+    """
+    name, place = _parse(spec)
+    if name not in ("folder", "imagenet") or place is None:
+        return None
+    return Path(place).expanduser()
 
 
 def open_pictures(
@@ -175,13 +201,15 @@ def open_pictures(
 def _parse(spec: str) -> tuple[str, str | None]:
     """Return the dataset's name and its place."""
     name, colon, place = spec.partition(":")
-    # A name wins over a folder that happens to have it: recipes must mean the same in
+    # A name wins over a path that happens to have it: recipes must mean the same in
     # every working directory.
     if name in DATASETS or name in ADDRESSED:
         if not place and (colon or name in ADDRESSED):
             raise UserError(
                 f"there is no path after the colon of {spec!r}: expected {name}:PATH"
             )
+        if not colon:
+            _refuse_namesake(name)
         return name, place or None
     path = Path(spec).expanduser()
     if spec and path.is_dir():
@@ -195,6 +223,16 @@ def _parse(spec: str) -> tuple[str, str | None]:
             "with a known NAME"
         )
     raise unknown("dataset", name, [*DATASETS, *ADDRESSED])
+
+
+def _refuse_namesake(name: str) -> None:
+    """Refuse the name of a dataset where it is that of pictures here as well."""
+    path = Path(name)
+    if path.is_dir() and looks_like_classes(path):
+        raise UserError(
+            f"{name!r} is the name of a dataset and of a folder of pictures here: write "
+            f"folder:{name} for the folder, or go to another folder for the dataset"
+        )
 
 
 def _kind_of_folder(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -101,6 +102,11 @@ class SeenImages:
         if self.sources:
             record["sources"] = list(self.sources)
         return record
+
+    def digest(self) -> str:
+        """Return 16 hexadecimal digits that change with any of the images."""
+        parts = (self.short_keys.tobytes(), self.unlabelled.tobytes())
+        return hashlib.sha256(b"/".join(parts)).hexdigest()[:16]
 
     def __or__(self, other: SeenImages) -> SeenImages:
         """Return the record of the images of both."""

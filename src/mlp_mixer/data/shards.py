@@ -32,7 +32,7 @@ from .. import web
 from ..errors import UserError
 from ..files import cache_folder, write_bytes
 from ..remote import offline
-from .foreign_shards import index_tars
+from .foreign_shards import index_tars, passed_over_in
 from .image_set import EncodedSet, ImageSet, Indices
 from .keys import key_of_name
 from .shard_description import MOST_BYTES, Shards, read_description
@@ -130,15 +130,25 @@ def read_shards(place: str) -> dict[str, ImageSet]:
         UserError: There are no shards, they are unfinished, or what describes them is
             damaged.
     """
-    splits = _at_address(place) if "://" in place else _in_folder(place)
-    return {name: ShardSet(files) for name, files in splits.items()}
+    if "://" in place:
+        splits, passed_over = _at_address(place), ""
+    else:
+        splits, passed_over = _in_folder(place)
+    images: dict[str, ImageSet] = {}
+    for name, files in splits.items():
+        images[name] = ShardSet(files)
+        images[name].passed_over = passed_over
+    return images
 
 
-def _in_folder(place: str) -> dict[str, Shards]:
-    """Return the splits of a folder; tars without a description are indexed first."""
+def _in_folder(place: str) -> tuple[dict[str, Shards], str]:
+    """Return the splits of a folder, and what was passed over, in words.
+
+    Tars without a description are indexed first.
+    """
     folder = Path(place).expanduser()
     if (folder / DESCRIPTION).is_file():
-        return read_description(folder / DESCRIPTION, str(folder))
+        return read_description(folder / DESCRIPTION, str(folder)), ""
     if (folder / UNFINISHED).is_dir():
         raise UserError(
             f"{place!r} is not finished: run the same `mlp-mixer data shard` command "
@@ -146,7 +156,8 @@ def _in_folder(place: str) -> dict[str, Shards]:
         )
     # Other people's folder stays as it is; the index goes into the cache.
     tars, indexed = index_tars(folder)
-    return read_description(indexed / DESCRIPTION, str(tars))
+    splits = read_description(indexed / DESCRIPTION, str(tars))
+    return splits, passed_over_in(indexed)
 
 
 def _at_address(url: str) -> dict[str, Shards]:

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import os
+import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -39,15 +40,24 @@ A file of a few kilobytes can claim gigabytes of pixels.
 # Formats that say what they are in their first bytes and run nothing: EPS would start
 # Ghostscript, TGA has no magic.
 FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG",
+    "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG",
     "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
 )  # fmt: skip
+
+# The brands of HEIC, which telephones write, in bytes 4 to 12 of a file.
+_HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypmif1", b"ftypmsf1")
+
+HEIC_ENDINGS = (".heic", ".heif", ".hif")
+"""Files of telephones, which people take for pictures whether or not they can be read."""
 
 _JPEG = ("JPEG", "MPO")
 
 # Bytes; a file up to there is read at once, which is faster than in the pieces that
 # Pillow asks for.
 _READ_AT_ONCE = 2**28
+
+# What Pillow says of a PNG with more than 1 MB of compressed text or profile.
+_TOO_MUCH_TEXT = ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY", "Too much memory used in text")
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -136,8 +146,38 @@ def decode_image(
 @functools.cache
 def image_extensions() -> frozenset[str]:
     """Return the file name endings of the formats we decode, in lower case with dot."""
+    _init_pillow()
     endings = Image.registered_extensions().items()
     return frozenset(ending for ending, kind in endings if kind in FORMATS)
+
+
+def known_formats() -> list[str]:
+    """Return those of `FORMATS` that can be decoded here.
+
+    A build of Pillow may lack some of them, and HEIF needs pillow-heif.
+    """
+    _init_pillow()
+    return [kind for kind in FORMATS if kind in Image.OPEN]
+
+
+@functools.cache
+def _init_pillow() -> None:
+    Image.init()
+    with contextlib.suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+
+
+def _refuse_heic(file: Any, name: str) -> None:
+    """Name the format of telephones, which is not Pillow's, and what reads it."""
+    beginning = file.read(12)
+    file.seek(0)
+    if beginning[4:] in _HEIC:
+        raise UserError(
+            f"{name} is a HEIC image: pip install pillow-heif to read it, or convert it "
+            "to JPEG"
+        )
 
 
 def _decode(file: Any, name: str, channels: int, part: Part | None) -> Pixels:
@@ -147,11 +187,34 @@ def _decode(file: Any, name: str, channels: int, part: Part | None) -> Pixels:
     file.seek(0)
     if length <= _READ_AT_ONCE and not isinstance(file, io.BytesIO):
         file = io.BytesIO(file.read())
-    Image.init()
-    # A build of Pillow may lack some of them.
-    formats = [kind for kind in FORMATS if kind in Image.OPEN]
-    with _refuse_broken(name), Image.open(file, formats=formats) as image:
-        return _pixels(image, name, channels, part)
+    formats = known_formats()
+    if "HEIF" not in formats:
+        _refuse_heic(file, name)
+    with _refuse_broken(name):
+        try:
+            with Image.open(file, formats=formats) as image:
+                return _pixels(image, name, channels, part)
+        except ValueError as error:
+            if not any(words in str(error) for words in _TOO_MUCH_TEXT):
+                raise
+        # The pixels are fine, and need none of that text.
+        with Image.open(_without_text(file), formats=formats) as image:
+            return _pixels(image, name, channels, part)
+
+
+def _without_text(file: Any) -> io.BytesIO:
+    """Return a PNG without its texts and its colour profile."""
+    file.seek(0)
+    data = file.read()
+    kept = [data[:8]]
+    place = 8
+    while place + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        end = place + 12 + length
+        if kind not in (b"iCCP", b"iTXt", b"tEXt", b"zTXt"):
+            kept.append(data[place:end])
+        place = end
+    return io.BytesIO(b"".join(kept))
 
 
 def _pixels(image: Image.Image, name: str, channels: int, part: Part | None) -> Pixels:
@@ -310,7 +373,7 @@ def _refuse_broken(name: str) -> Iterator[None]:
             f"{name} is too large: at most {MAX_PIXELS} pixels are read; shrink it first"
         ) from error
     except UnidentifiedImageError as error:
-        formats = ", ".join(FORMATS)
+        formats = ", ".join(known_formats())
         raise UserError(
             f"{name} is not an image in a known format ({formats})"
         ) from error

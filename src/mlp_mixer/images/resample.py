@@ -1,8 +1,8 @@
-"""Scale an image in the arithmetic of TensorFlow and of OpenCV.
+"""Scale an image and crop it, in the arithmetic of TensorFlow, OpenCV or Pillow.
 
-It differs from Pillow's. Scaling is linear and separable: a value of the result is a
-weighted sum of a few source pixels, the taps, along each axis. Only the pixels that a
-crop keeps are computed, so that no shape of image needs more memory than the crop.
+Scaling is linear and separable: a value of the result is a weighted sum of a few source
+pixels, the taps, along each axis. Only the pixels that a crop keeps are computed, so
+that no shape of image needs more memory than the crop.
 
 The order of the sums and the float32 are those of the originals, because big_vision
 truncates what comes out: 254.99998 of a white area is 254 there, and so it is here.
@@ -10,11 +10,14 @@ truncates what comes out: 254.99998 of a white area is 254 there, and so it is h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+
+_BITS = 22  # behind the point of Pillow's weights, which are whole numbers
 
 
 class Taps(NamedTuple):
@@ -48,7 +51,8 @@ def area(size: int, scaled: int, first: int, count: int) -> Taps:
     edges = np.arange(first, first + count + 1).astype(np.float32) * scale
     start = edges[:-1]
     stop = edges[1:]
-    most = int((np.ceil(stop) - np.floor(start)).max())
+    # Of a very long image two edges may be the same float32.
+    most = max(int((np.ceil(stop) - np.floor(start)).max()), 1)
     at = _neighbours(start, range(most))
     # A pixel may stick out at the end of the span, at its beginning, or at both.
     covered_last = np.where(at < start, scale, stop - at)
@@ -109,6 +113,94 @@ def resample(image: Array, rows: Taps, columns: Taps) -> Array:
     # TensorFlow multiplies by the reciprocal; a division would round otherwise.
     reciprocal = np.float32(1.0 / float(rows.divisor * columns.divisor))
     return np.asarray(total * reciprocal, dtype=np.float32)
+
+
+def antialiased(kind: str, size: int, scaled: int, first: int, count: int) -> Taps:
+    """Return the source pixels and the weights of Pillow.
+
+    As precompute_coeffs and normalize_coeffs_8bpc in Pillow's src/libImaging/Resample.c:
+    the filter grows with the source pixels that a pixel of the result stands for.
+
+    Args:
+        kind: "nearest", "bilinear", "bicubic" or "area", which is Pillow's BOX.
+        size: As of `area`.
+        scaled: As of `area`.
+        first: As of `area`.
+        count: As of `area`.
+
+    Returns:
+        Weights are int64, in units of 2 ** -22.
+    """
+    reach, weigh = _ANTIALIASED[kind]
+    scale = size / scaled
+    # "nearest" takes the pixel under the centre, however many a pixel stands for.
+    widened = 1.0 if kind == "nearest" else max(scale, 1.0)
+    centre = (np.arange(first, first + count) + 0.5) * scale
+    if kind == "nearest":
+        centre = np.floor(centre) + 0.5
+    low = np.maximum(centre - reach * widened + 0.5, 0).astype(np.int64)
+    high = np.minimum(centre + reach * widened + 0.5, size).astype(np.int64)
+    at = low + np.arange((high - low).max())[:, None]
+    weight = weigh((at - centre + 0.5) * (1 / widened))
+    weight[at >= high] = 0
+    weight = weight / weight.sum(axis=0)
+    rounded = weight * 2**_BITS + np.where(weight < 0, -0.5, 0.5)
+    return Taps(_inside(at, size), rounded.astype(np.int64))
+
+
+def resample_in_two_steps(image: Array, rows: Taps, columns: Taps) -> Array:
+    """Return the pixels that Pillow's taps describe, rounded after each axis as there.
+
+    The columns come first. Some versions of Pillow begin with the rows where a tall
+    image shrinks, which rounds other values in between.
+
+    Args:
+        image: uint8 (H', W', C).
+        rows: For n rows of the result, of `antialiased`.
+        columns: For n columns of the result, of `antialiased`.
+
+    Returns:
+        uint8 (n rows, n columns, C).
+    """
+    # Of a tall image only the rows under the crop are looked at.
+    top = rows.pixel.min()
+    needed = image[top : rows.pixel.max() + 1]
+    wide = _weighted(needed.transpose(1, 0, 2), columns).transpose(1, 0, 2)
+    return _weighted(wide, rows._replace(pixel=rows.pixel - top))
+
+
+def _weighted(lines: Array, taps: Taps) -> Array:
+    """Return the sums over the first axis as uint8, rounded and clipped."""
+    total: Any = 1 << (_BITS - 1)
+    for pixel, weight in zip(taps.pixel, taps.weight, strict=True):
+        total = total + lines[pixel] * weight[:, None, None]
+    return np.asarray((total >> _BITS).clip(0, 255), dtype=np.uint8)
+
+
+def _box(x: Array) -> Array:
+    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
+
+
+def _triangle(x: Array) -> Array:
+    return np.maximum(1 - np.abs(x), 0)
+
+
+def _cubic_of_pillow(x: Array) -> Array:
+    """Keys' cubic convolution with a = -0.5, where OpenCV has -0.75."""
+    x = np.abs(x)
+    a = -0.5
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0))
+
+
+# How far a filter reaches, in pixels of the result, and its weight there.
+_ANTIALIASED: dict[str, tuple[float, Callable[[Array], Array]]] = {
+    "nearest": (0.5, _box),
+    "area": (0.5, _box),
+    "bilinear": (1.0, _triangle),
+    "bicubic": (2.0, _cubic_of_pillow),
+}
 
 
 def _neighbours(at: Array, steps: range) -> Array:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import PathLike, locked_folder, make_folder
+from ..files import PathLike, append_whole, locked_folder, make_folder, refusing
 from .formats import check_out, write_answers, write_features
 from .identity import identity
 from .pictures import Picture
@@ -199,12 +199,13 @@ class Unfinished:
                 f"{str(self.path)!r} was begun with other weights or settings: give "
                 "those again, or delete it"
             )
-        if not has_answers:
-            self.path.write_bytes(self._head)
-        self._remove_damaged_end()
-        self._earlier = self.pictures
-        # Unbuffered: a kill loses no answer that was added.
-        self._file = self.path.open("ab", buffering=0)
+        with refusing("write", self.path):
+            if not has_answers:
+                self.path.write_bytes(self._head)
+            self._remove_damaged_end()
+            self._earlier = self.pictures
+            # Unbuffered: a kill loses no answer that was added.
+            self._file = self.path.open("ab", buffering=0)
 
     def earlier(self) -> Iterator[dict[str, Any]]:
         """Yield the answers of earlier runs, in order.
@@ -223,9 +224,13 @@ class Unfinished:
 
         Args:
             answer: For the next picture.
+
+        Raises:
+            UserError: The disk refuses; what was added before is kept.
         """
         row = answer.to_dict()
-        self._file.write(_line(row))
+        with refusing("write", self.path):
+            append_whole(self._file, _line(row))
         self._count(row)
 
     def finish(self, top: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import os
 import re
@@ -13,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from ..images.decode import image_extensions
+from ..images.decode import HEIC_ENDINGS, image_extensions
 from ..images.planes import is_tensor
 from .results import Failure
 
@@ -107,8 +108,15 @@ def read_list(file: IO[bytes]) -> Iterator[str]:
     """
     rest = b""
     separator = None
+    # Editors on Windows put a byte order mark before the first name.
+    beginning = True
     while chunk := _read_some(file):
         rest += chunk
+        if beginning and codecs.BOM_UTF8.startswith(rest):
+            continue
+        if beginning:
+            rest = rest.removeprefix(codecs.BOM_UTF8)
+            beginning = False
         # A name may contain a line break, but never a null byte, so null bytes decide.
         if separator is None and (b"\0" in rest or b"\n" in rest):
             separator = b"\0" if b"\0" in rest else b"\n"
@@ -118,7 +126,7 @@ def read_list(file: IO[bytes]) -> Iterator[str]:
         for line in complete:
             if line.strip():
                 yield _path_of(line)
-    if rest.strip():
+    if rest.strip() and rest != codecs.BOM_UTF8:
         yield _path_of(rest)
 
 
@@ -194,6 +202,10 @@ def _in_folder(path: str) -> Iterator[NamedPicture]:
 def _matches(pattern: str) -> Iterator[NamedPicture]:
     # Path.glob refuses absolute patterns.
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
+    if not matches:
+        # The brackets may be those of a folder's name, such as "photos [2024]".
+        literal = pattern.replace("[", "[[]")
+        matches = sorted(glob.glob(literal, recursive=True))  # noqa: PTH207
     for match in matches:
         # `**` matches folders too; the images in them are matches of their own.
         if not os.path.isdir(match):  # noqa: PTH112
@@ -224,13 +236,15 @@ def _images_below(
         )
         yield str(folder), Failure(str(folder), sentence)
         return
+    # What cannot be read here is a failure with a reason, and not passed over.
+    endings = {*image_extensions(), *HEIC_ENDINGS}
     for name in names:
         if name.startswith("."):
             continue
         path = folder / name
         if os.path.isdir(path):  # noqa: PTH112
             yield from _images_below(path, above | {real})
-        elif path.suffix.lower() in image_extensions():
+        elif path.suffix.lower() in endings:
             yield str(path), path
 
 

@@ -15,7 +15,7 @@ from ..inference import Prediction
 
 
 class EncodedPicture(BaseModel, extra="forbid"):
-    """A picture inside JSON: the bytes of its file in base64."""
+    """A picture inside JSON: the bytes of its file in base64, or a data URL of them."""
 
     image: str = Field(min_length=1, json_schema_extra={"contentEncoding": "base64"})
     top: int = Field(5, ge=1, le=1000)
@@ -110,11 +110,18 @@ def _from_json(body: bytes) -> Question:
     except ValidationError as error:
         raise RequestValidationError(error.errors()) from error
     try:
-        data = base64.b64decode(asked.image, validate=True)
+        data = base64.b64decode(_plain_base64(asked.image), validate=True)
     except ValueError as error:
         sentence = f"image is wrong: it is no base64 ({error})"
         raise HTTPException(422, sentence) from error
     return Question([("picture", data)], asked.top, asked.explain)
+
+
+def _plain_base64(text: str) -> str:
+    """Return base64 without the head of a data URL, and without MIME's line breaks."""
+    head, comma, rest = text.partition(",")
+    is_url = head.lower().startswith("data:") and head.lower().endswith(";base64")
+    return "".join((rest if comma and is_url else text).split())
 
 
 async def _from_form(

@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -240,13 +241,15 @@ class Loop:
 
     def save_state(self) -> None:
         """Begin to write what a resumed run needs."""
-        header = {
+        header: dict[str, Any] = {
             "config": to_dict(self.run.config),
             "fingerprint": self.run.fingerprint,
             "best": self.best,
             "skipped": self.skipped,
             "made_with": made_with(self.run),
         }
+        if self.run.begin:
+            header["begin"] = dict(self.run.begin)
         self.saver.save(
             header, step=self.step, modules=self.modules, optimizer=self.optimizer
         )

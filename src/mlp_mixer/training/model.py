@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from ..config import from_dict, to_dict
 from ..data.image_set import ImageSet
 from ..data.seen import SeenImages
 from ..errors import UserError
 from ..images.preprocess import Preprocess
 from ..models import IsotropicMlp, build_network, create_model
+from ..models.families import config_from_dict, config_to_dict
 from ..weights import load
 from ..weights.labels import class_numbers
 from ..weights.resize import resize
@@ -34,6 +37,39 @@ class Built(NamedTuple):
     preprocess: Preprocess
     notes: tuple[str, ...]
     seen: SeenImages
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all but the weights, for a saved state, which holds these."""
+        return {
+            "config": config_to_dict(self.model.config),
+            "preprocess": to_dict(self.preprocess),
+            "notes": list(self.notes),
+            "seen": self.seen.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Built:
+        """Return a network with fresh weights, for those of a saved state.
+
+        So a run goes on where the weights that it began with are gone.
+
+        Args:
+            record: What `to_json` returned.
+
+        Raises:
+            UserError: The record is damaged.
+        """
+        try:
+            model = build_network(config_from_dict(record["config"])).train()
+            preprocess = from_dict(Preprocess, record["preprocess"])
+            notes = tuple(map(str, record["notes"]))
+        except (KeyError, TypeError, RuntimeError, OverflowError) as error:
+            raise UserError(
+                f"the saved state does not describe its network ({error!r}); use "
+                "--overwrite to start anew"
+            ) from error
+        seen = SeenImages.from_provenance(record) or SeenImages.unknown()
+        return cls(model, preprocess, notes, seen)
 
 
 # What may differ from the pretrained weights: noise in training has no weights.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..config import to_dict
-from ..distributed import world_size
+from ..distributed import is_main, world_size
 from ..errors import UserError
 from .config import stored_config
 from .journal import JournalRow, Report
@@ -28,6 +29,10 @@ _FREE_TO_CHANGE = {
     # Likewise the weights of the teacher.
     "distill.teacher",
 }
+
+
+# Settings of the length alone.
+_LENGTH = ("train.epochs ", "train.steps ", "train.images ", "train.eval_every_epochs ")
 
 
 def find_state(out: Path, run: Run, report: Report) -> RunState | None:
@@ -81,19 +86,39 @@ def _check_same_run(state: RunState, run: Run, out: Path) -> None:
     changed = _changes(before, to_dict(run.config))
     if changed:
         raise UserError(
-            f"{str(out)!r} has other settings: {'; '.join(changed)}; use the old ones or "
-            "a new --out"
+            f"{str(out)!r} has other settings: {'; '.join(changed)}; "
+            f"{_what_to_do(changed, run, out)}"
         )
     if state.fingerprint != run.fingerprint:
         raise UserError(
             f"the images of {run.source.spec!r} are not those that {str(out)!r} began "
             "with; use a new --out"
         )
+    # States of early versions lack it, and only the main process knows it.
+    contents = state.made_with.get("images")
+    if is_main() and contents is not None and contents != run.seen.digest():
+        raise UserError(
+            f"images of {run.source.spec!r} have another content than those that "
+            f"{str(out)!r} began with, under the same names; use a new --out"
+        )
     if state.made_with.get("teacher") != made_with(run).get("teacher"):
         raise UserError(
             f"the teacher is not the one that {str(out)!r} began with: give that one, or "
             "use a new --out"
         )
+
+
+def _what_to_do(changed: list[str], run: Run, out: Path) -> str:
+    """Return an advice; who changes the length alone wants to go on after the end."""
+    is_length = all(text.startswith(_LENGTH) for text in changed)
+    if not is_length or run.task:
+        return "use the old ones or a new --out"
+    # A schedule ends with its run: more steps behind it would have a rate of zero.
+    command = ["mlp-mixer", "finetune", str(out), "--data", run.source.spec]
+    return (
+        "use the old ones, or train its weights on in a new run, with a schedule of its "
+        f"own: {shlex.join(command)} --out NEW"
+    )
 
 
 def made_with(run: Run) -> dict[str, Any]:
@@ -103,11 +128,14 @@ def made_with(run: Run) -> dict[str, Any]:
         run: The run.
 
     Returns:
-        JSON values by name, with the fingerprint of the teacher if there is one.
+        JSON values by name, with the fingerprint of the teacher if there is one, and
+        that of all images that are learnt from.
     """
     facts: dict[str, Any] = {}
     if run.teacher:
         facts["teacher"] = run.teacher.fingerprint
+    if is_main():
+        facts["images"] = run.seen.digest()
     facts["threads"] = run.config.train.threads or torch.get_num_threads()
     facts["processes"] = world_size()
     facts["device"] = run.device.type
@@ -133,21 +161,26 @@ def _changes(old: Any, new: Any, where: str = "") -> list[str]:
         return found
     if old == new or where in _FREE_TO_CHANGE:
         return []
+    # A state has all weights: only the name of those before it counts, not their place.
+    if where == "model.init" and old and new and Path(old).name == Path(new).name:
+        return []
     return [f"{where} was {old}, is now {new}"]
 
 
-def start_row(run: Run, step: int) -> JournalRow:
+def start_row(run: Run, step: int, *, finished: bool = False) -> JournalRow:
     """Return what a person is told before the first step, as a row of kind "start".
 
     Args:
         run: The run.
         step: How many steps are done already.
+        finished: Whether the run has ended already.
     """
     return {
         "kind": "start",
         "model": run.model_name,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
         "source": run.source.spec,
+        "passed_over": run.source.passed_over,
         "classes": 0 if run.task else len(run.train.classes),
         # Whether there are classes that a fine-tuning could learn.
         "labelled": len(run.train.classes) > 1,
@@ -156,6 +189,7 @@ def start_row(run: Run, step: int) -> JournalRow:
         "device": str(run.device),
         "processes": world_size(),
         "step": step,
+        "finished": finished,
         "total_steps": run.total_steps,
         "epochs": run.epoch(run.total_steps),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from .extras.elastic import check_sides
 from .extras.imbalance import check_imbalance
 from .extras.pretext import Pretext, build_pretext
 from .extras.several_labels import for_several_labels
-from .model import build_model
+from .model import Built, build_model
 from .optim.schedule import warmup_length
 from .parallel import check_parallel
 from .splits import open_images, seen_notes
@@ -59,6 +60,8 @@ class Run:
         teacher: The network whose answers are learned, if there is one.
         task: What is learned instead of labels, if anything is.
         notes: What a person should know, such as which classes a head kept.
+        begin: What a state needs of the weights that the run began with: all but the
+            tensors; empty where the weights are fresh.
         seen: The images that the weights have learnt from when the run is over,
             validation images included, and those of the weights it begins with.
     """
@@ -78,6 +81,7 @@ class Run:
     teacher: Teacher | None = None
     task: Pretext | None = None
     notes: tuple[str, ...] = ()
+    begin: Mapping[str, Any] = field(default_factory=dict)
     seen: SeenImages = field(default_factory=SeenImages.unknown)
 
     def epoch(self, step: int) -> float:
@@ -175,7 +179,10 @@ class Run:
 
 
 def prepare(
-    config: TrainConfig, source: Dataset | None = None, teacher: nn.Module | None = None
+    config: TrainConfig,
+    source: Dataset | None = None,
+    teacher: nn.Module | None = None,
+    begin: Mapping[str, Any] | None = None,
 ) -> Run:
     """Open the data, split it, and build the network from the seed.
 
@@ -183,6 +190,8 @@ def prepare(
         config: The configuration.
         source: The dataset, instead of the one that `config.data.source` names.
         teacher: A network to learn from, as for `train`.
+        begin: As a saved state has it, whose weights will replace those of the network;
+            then the weights of `config.model.init` are not read.
 
     Returns:
         Everything that the first step needs.
@@ -210,7 +219,8 @@ def prepare(
     # Fresh weights depend on the seed alone, and the caller's generator stays as it was.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)
-        model, preprocess, notes, seen = build_model(config, images.source.train)
+        built = _built(config, images.source.train, begin)
+    model, preprocess, notes, seen = built
     check_sides(config, model.config)
     teaching, teacher_notes = open_teacher(
         config, teacher, images.source.train, preprocess, device
@@ -259,9 +269,16 @@ def prepare(
             *teacher_notes,
             *kernel_notes,
         ),
+        begin=built.to_json() if config.model.init else {},
         # Only the main process writes checkpoints.
         seen=seen | images.seen() if is_main() else seen,
     )
+
+
+def _built(
+    config: TrainConfig, images: ImageSet, begin: Mapping[str, Any] | None
+) -> Built:
+    return Built.from_json(begin) if begin else build_model(config, images)
 
 
 def class_members(images: ImageSet, data: DataChoice) -> ClassMembers | None:

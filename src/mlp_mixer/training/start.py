@@ -99,7 +99,9 @@ def train(
         if minutes is not None and resume and taken:
             config = with_stored_length(config, out)
             minutes = None
-        run = prepare(config, source, teacher)
+        # The weights that the run began with may be gone by now.
+        before = newest_state(out)[0] if resume and taken else None
+        run = prepare(config, source, teacher, before.begin if before else None)
         run = replace(run, notes=(*notes, *run.notes))
         if not is_main():
             report = ignore_row
@@ -129,7 +131,8 @@ def train(
         )
         if is_main():
             forget_states(out, after=-1 if saved_step is None else saved_step)
-        report(start_row(run, saved_step or 0))
+        finished = state is not None and state.finished
+        report(start_row(run, saved_step or 0, finished=finished))
 
         # A step seeds torch's generator and some runs set the number of threads: both
         # are put back for the program that called us.

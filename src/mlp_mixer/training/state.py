@@ -55,6 +55,7 @@ class RunState:
         skipped: Steps that are left out since their loss or gradient was not finite.
         made_with: What may change bits: threads, processes, versions, the teacher.
         finished: Whether the run has ended; then there are no tensors.
+        begin: As of `Run`; empty in states of early versions.
     """
 
     step: int
@@ -66,6 +67,7 @@ class RunState:
     skipped: list[int] = field(default_factory=list)
     made_with: dict[str, Any] = field(default_factory=dict)
     finished: bool = False
+    begin: dict[str, Any] = field(default_factory=dict)
 
 
 class Stored(Mapping[str, Tensor]):
@@ -235,6 +237,7 @@ def _read(files: tuple[Path, ...]) -> RunState:
         skipped=header.get("skipped", []),
         made_with=header.get("made_with", {}),
         finished=header.get("finished", False),
+        begin=header.get("begin", {}),
     )
 
 

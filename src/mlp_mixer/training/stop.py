@@ -1,4 +1,7 @@
-"""A polite stop: Ctrl-C or SIGTERM finishes the step, saves, and then ends the run."""
+"""A polite stop: the run finishes its step, saves, and then ends.
+
+Ctrl-C, SIGTERM, and SIGHUP of a terminal that is closed ask for it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class Interrupted(Exception):  # noqa: N818 - not an error
 
 
 class StopRequest:
-    """Remembers the first SIGINT or SIGTERM inside its block; a second acts as usual.
+    """Remembers the first such signal inside its block; a second acts as usual.
 
     Attributes:
         signal_number: The signal that came, None before one came.
@@ -38,7 +41,7 @@ class StopRequest:
         # Python lets only the main thread set handlers; in another thread a signal acts
         # as it would without us.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in _polite_signals():
                 self._previous[number] = signal.signal(number, self._remember)
         return self
 
@@ -59,3 +62,13 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
+
+
+def _polite_signals() -> list[signal.Signals]:
+    """Return the signals that ask for a stop; under nohup SIGHUP is none of them."""
+    asked = [signal.SIGINT, signal.SIGTERM]
+    # Windows has no such signal.
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) != signal.SIG_IGN:
+        asked.append(hangup)
+    return asked

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import gzip
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
@@ -63,8 +64,10 @@ def class_numbers(labels: Sequence[str]) -> dict[str, int]:
         labels: One for each class, in the order of the logits.
     """
     first_synonyms = [name.split(", ")[0] for name in labels]
+    # Data spell an accent in one way; older checkpoints as their folders did.
+    composed = [unicodedata.normalize("NFC", name) for name in labels]
     # A whole label wins over another class's first synonym.
-    numbers = _unique(first_synonyms) | _unique(labels)
+    numbers = _unique(composed) | _unique(first_synonyms) | _unique(labels)
     key = KEYS.get(len(labels))
     if key and tuple(labels) == class_names(key):
         for number, wordnet_id in enumerate(wordnet_ids(key)):

@@ -119,6 +119,9 @@ class Planter:
         self.put("train/sea/lab.tif", self.fresh().convert("LAB"), "colour-space")
         deep = np.asarray(self.fresh().convert("L"), np.uint16) * 257
         self.put("train/sea/deep.png", Image.fromarray(deep), "colour-space")
+        twelve = np.asarray(self.fresh().convert("L"), np.uint16) * 16
+        dark = Image.fromarray(twelve)
+        self.put("train/sea/x-ray.png", dark, "colour-space", "dark")
         palette = self.fresh().convert("P")
         clear = palette.getpixel((0, 0))
         name = "train/sea/palette.png"
@@ -190,6 +193,7 @@ class Planter:
         # A file that cannot be read here is no reason to move its class.
         self.put("train/phone/a.heic", b"of a phone", "other-file")
         self.expect("no-pictures", "train/phone")
+        self.expect("passed-over", "")
         self.put("train/SEA /1.jpg", self.fresh())
         self.expect("rare-class", "train/SEA ")
         self.expect("class-names", "train/sea")
@@ -210,7 +214,18 @@ class Planter:
 
 
 # These are about the folder as a whole, and are tested in test_walk.py.
-OF_WHOLE_FOLDERS = {"no-access", "split-twice", "no-train", "one-class", "no-classes"}
+OF_WHOLE_FOLDERS = {
+    "bad-name",
+    "flat-split",
+    "no-access",
+    "no-classes",
+    "no-train",
+    "one-class",
+    "split-twice",
+    "unknown-split",
+    "vacant-class",
+    "wrapped",
+}
 
 
 def test_a_sound_folder_has_no_findings(tmp_path: Path, write_sound: Write) -> None:
@@ -324,7 +339,8 @@ def test_photos_raise_no_false_alarm(shared: Path, tmp_path: Path) -> None:
     check = check_folder(shared / "data/photos", workers=2)
     assert len(check.pictures) == 30
     kinds = {finding.kind for finding in check.findings}
-    assert kinds == {"gray", "other-file", "few-pictures"}
+    # An archive of pictures lies beside them.
+    assert kinds == {"gray", "other-file", "few-pictures", "passed-over"}
 
 
 def test_odd_files_are_treated_as_a_right_loader_would(shared: Path) -> None:

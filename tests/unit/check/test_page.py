@@ -40,7 +40,7 @@ def test_everything_is_on_the_page(folder: Path, tmp_path: Path) -> None:
     assert "is not an image in a known format" in page
     assert ">3<" in page, "no split, so no name of one"
     assert " train<" not in page
-    assert "Check of the folder &lt;i&gt;mine" in page
+    assert "Check of &lt;i&gt;mine" in page
     assert "64–127 px" in page
     assert "128–223 px" in page
     # Contact sheets of six pictures, and a copy beside its original.

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mlp_mixer.check import Check, FolderFile, check_folder
-from mlp_mixer.check.walk import walk
+from mlp_mixer.data.layout import walk
 
 Photo = Callable[..., Image.Image]
 
@@ -58,7 +58,7 @@ def test_what_may_not_be_read(tmp_path: Path, write_sound: Callable[..., Path]) 
     expected = {
         ("unreadable", "train/sea/00.jpg"),
         ("no-access", "test/sea/"),
-        ("empty-class", "test/sea"),
+        ("vacant-class", "test/sea"),
     }
     assert found(check_folder(tmp_path, workers=1)) == expected
 

@@ -274,3 +274,34 @@ def test_json_files_do_not_grow(tmp_path, cache):
     record = json.loads(description.read_bytes())["splits"]["train"]
     size = (tmp_path / "a.tar").stat().st_size
     assert record["shards"] == [{"name": "a.tar", "bytes": size, "images": 2}]
+
+
+@pytest.mark.parametrize(
+    "stems",
+    [
+        ["2024.05.12", "2024.05.13", "2024.06.01"],
+        ["photo.v1", "photo.v2", "other"],
+        ["a/b.c", "a/b.d", "d.e/f.g"],
+        ["v1.0", "v1.1", "v1.1.2"],
+    ],
+)
+@pytest.mark.parametrize("label", ["cls", "json"])
+def test_names_may_have_dots(tmp_path, stems, label):
+    members = []
+    for number, stem in enumerate(stems):
+        text = b"%d" % number if label == "cls" else b'{"label": %d}' % number
+        members += [(f"{stem}.png", png(number)), (f"{stem}.{label}", text)]
+    make(tmp_path / "a.tar", members)
+    images = open_dataset(f"shards:{tmp_path}").all()
+    assert images.labels.tolist() == [0, 1, 2]
+    assert reds(images) == [0, 1, 2]
+    assert images.passed_over == ""
+
+
+def test_images_in_no_sample_are_counted(tmp_path):
+    masks = [("000001.seg.png", png(9)), ("x.mask.png", png(8)), ("x.cls", b"1")]
+    make(tmp_path / "a.tar", [*samples(1, 2), *masks])
+    for _ in range(2):  # read from the tar, and from its index
+        images = open_dataset(f"shards:{tmp_path}").all()
+        assert len(images) == 2
+        assert images.passed_over == "2 .png in no sample with a label"

@@ -72,4 +72,4 @@ def test_labels_are_kept_where_there_are_some(tmp_path: Path) -> None:
     assert dataset.test is None
     assert len(dataset.train) == 11
     assert note.startswith("all 11 pictures in")
-    assert "'stray.png' lies directly in" in note
+    assert "stray.png' lies outside of any class" in note

@@ -116,3 +116,24 @@ def test_npz_that_is_none(tmp_path, arrays):
         np.save(file, arrays["x_train"])
     with pytest.raises(UserError, match=r"is not an \.npz file"):
         open_dataset(f"npz:{path}")
+
+
+@pytest.mark.parametrize("name", ["digits", "flowers", "pets", "mnist", "cifar10"])
+@pytest.mark.parametrize("split", ["", "train/"])
+def test_a_folder_that_is_called_like_a_dataset(tmp_path, monkeypatch, name, split):
+    """It was downloaded, or trained on, in the place of the pictures."""
+    monkeypatch.chdir(tmp_path)
+    for label in ("cat", "dog"):
+        (tmp_path / name / split / label).mkdir(parents=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / name / split / label / "1.png")
+    with pytest.raises(UserError, match=f"write folder:{name} for the folder"):
+        open_dataset(name)
+    assert open_dataset(f"folder:{name}").train.classes == ("cat", "dog")
+    assert open_dataset(f"./{name}").train.classes == ("cat", "dog")
+
+
+def test_a_run_that_is_called_like_a_dataset_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits/state").mkdir(parents=True)
+    (tmp_path / "digits/config.json").touch()
+    assert len(open_dataset("digits").train.classes) == 10

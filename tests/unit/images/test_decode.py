@@ -578,3 +578,52 @@ def decodes(path: Path) -> bool:
     except UserError:
         return False
     return True
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"mif1"])
+def test_heic_is_refused_by_its_name_where_nothing_reads_it(
+    monkeypatch, tmp_path, brand
+):
+    monkeypatch.setattr(decode, "FORMATS", ("JPEG", "PNG"))
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
+    for source in (path, path.read_bytes()):
+        with pytest.raises(UserError, match="is a HEIC image: pip install pillow-heif"):
+            decode.decode_image(source)
+
+
+def test_heic_is_decoded_where_its_library_is(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.register_heif_opener()
+    path = tmp_path / "photo.heic"
+    Image.new("RGB", (64, 48), (200, 30, 60)).save(path, "HEIF", quality=95)
+    assert ".heic" in decode.image_extensions()
+    pixels = decode.decode_image(path)
+    assert pixels.shape == (48, 64, 3)
+    assert abs(pixels.astype(int) - (200, 30, 60)).max() < 8
+
+
+@pytest.mark.parametrize("where", ["before", "after"])
+@pytest.mark.parametrize("chunk", ["zTXt", "iTXt", "iCCP"])
+def test_a_png_with_much_text_is_no_damage(chunk, where):
+    if (chunk, where) == ("iCCP", "after"):
+        pytest.skip("a profile stands before the pixels")
+    file = io.BytesIO()
+    image = Image.effect_noise((12, 9), 50).convert("RGB")
+    image.save(file, "PNG")
+    data = file.getvalue()
+    large = zlib.compress(bytes(3_000_000))
+    content = {
+        "zTXt": b"key\0\0" + large,
+        "iTXt": b"key\0\1\0\0\0" + large,
+        "iCCP": b"name\0\0" + large,
+    }[chunk]
+    kind = chunk.encode()
+    body = struct.pack(">I", len(content)) + kind + content
+    body += struct.pack(">I", zlib.crc32(kind + content))
+    # Behind the header of 33 bytes, or before the end mark of 12.
+    place = 33 if where == "before" else len(data) - 12
+    whole = data[:place] + body + data[place:]
+    np.testing.assert_array_equal(decode.decode_image(whole), np.asarray(image))
+    with pytest.raises(UserError, match="cut short|damaged"):
+        decode.decode_image(whole[: place + len(body) // 2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -243,3 +244,69 @@ OTHER_ARRAYS = {
 def test_other_arrays_cannot_be_fitted(image):
     with pytest.raises(UserError, match=r"expected uint8 \(H, W, 3\)"):
         Preprocess((4, 4)).fit(image)
+
+
+def in_both_ways(monkeypatch, image, preprocess):
+    """Return what Pillow makes of an image, and what the way of long images does."""
+    monkeypatch.setattr("mlp_mixer.images.preprocess._MOST_SCALED", 10**9)
+    by_pillow = preprocess.fit(image)
+    monkeypatch.setattr("mlp_mixer.images.preprocess._MOST_SCALED", 0)
+    return by_pillow, preprocess.fit(image)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "area"])
+@pytest.mark.parametrize("crop_pct", [0.875, 1.0])
+@pytest.mark.parametrize("shape", [(9, 400), (31, 900), (1, 300), (300, 1), (50, 60)])
+def test_long_images_get_the_bits_of_pillow(
+    monkeypatch, shape, crop_pct, interpolation
+):
+    preprocess = Preprocess((20, 24), interpolation=interpolation, crop_pct=crop_pct)
+    image = random_image(*shape)
+    expected, actual = in_both_ways(monkeypatch, image, preprocess)
+    np.testing.assert_array_equal(actual, expected)
+
+
+def test_tall_images_that_shrink_differ_from_pillow_by_rounding(monkeypatch):
+    """Pillow changes the order of its two passes there, from version to version."""
+    preprocess = Preprocess((20, 24), crop_pct=1.0)
+    image = random_image(1500, 40)
+    expected, actual = in_both_ways(monkeypatch, image, preprocess)
+    difference = np.abs(actual.astype(int) - expected)
+    assert difference.mean() < 0.5
+    # Another place or another filter would be far away: this is noise.
+    assert np.abs(np.roll(actual, 1, axis=0).astype(int) - expected).mean() > 20
+
+
+def test_nearest_takes_pixels_of_a_long_image_from_their_place(monkeypatch):
+    """Pillow adds up its steps, and may take the neighbour at a tie."""
+    preprocess = Preprocess((20, 24), interpolation="nearest")
+    image = np.arange(400, dtype=np.uint16).astype(np.uint8)[None, :, None]
+    image = image.repeat(9, axis=0).repeat(3, axis=2)
+    expected, actual = in_both_ways(monkeypatch, image, preprocess)
+    assert np.abs(actual.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        ("pillow", "nearest"),
+        ("pillow", "bicubic"),
+        ("pillow", "area"),
+        ("big_vision", "area"),
+        ("opencv", "bicubic"),
+        ("vit_jax", "bilinear"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(1, 1_000_000), (1_000_000, 1), (30_000, 10)])
+def test_the_memory_of_a_long_image_is_that_of_its_crop(shape, how):
+    resampler, interpolation = how
+    preprocess = Preprocess((32, 32), interpolation=interpolation, resampler=resampler)
+    image = np.full((*shape, 3), 100, dtype=np.uint8)
+    tracemalloc.start()
+    fitted = preprocess.fit(image)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The float32 of big_vision cannot count so many pixels.
+    assert resampler == "big_vision" or (fitted == 100).all()
+    # Some copies of the crop, the largest of them of eight bytes a value.
+    assert peak < 20 * 8 * fitted.size

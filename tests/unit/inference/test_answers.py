@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -177,3 +180,50 @@ def test_what_cannot_be_written_is_refused_before_any_picture(
 
     with pytest.raises(UserError, match=sentence):
         predict_to_file(predictor, pictures(), tmp_path / name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("room", [0, 5, 1000])
+def test_a_full_disk_is_one_sentence_and_no_answer_is_lost(
+    predictor: Predictor,
+    pictures: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
+) -> None:
+    left = [room]
+
+    def short(self: Any, data: Any) -> int:
+        taken = min(7, left[0], len(data))
+        left[0] -= taken
+        if not taken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return io.FileIO.write(self, data[:taken])
+
+    class Full(io.FileIO):
+        write = short
+
+    out = tmp_path / "answers.jsonl"
+    told: list[str] = []
+    before = Unfinished.__init__
+
+    def on_a_full_disk(self: Any, *arguments: Any, **options: Any) -> None:
+        before(self, *arguments, **options)
+        self._file.close()
+        self._file = Full(self.path, "a")
+
+    monkeypatch.setattr(Unfinished, "__init__", on_a_full_disk)
+    with pytest.raises(UserError, match="No space left on device; free some space"):
+        predict_to_file(
+            predictor, pictures, out, report=lambda answer: told.append(answer.path)
+        )
+    assert len(told) < len(pictures)
+    monkeypatch.setattr(Unfinished, "__init__", before)
+    written = predict_to_file(
+        predictor,
+        pictures,
+        out,
+        resume=True,
+        report=lambda answer: told.append(answer.path),
+    )
+    assert written.pictures == len(pictures)
+    assert names(out) == told == [str(path) for path in pictures]

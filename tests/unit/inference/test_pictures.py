@@ -226,3 +226,41 @@ def test_what_was_answered_is_passed_over() -> None:
     ):
         with pytest.raises(UserError, match=sentence):
             list(skip_answered(iter(named), answered))
+
+
+@pytest.mark.parametrize(
+    "data", [b"a.png\nb.png\n", b"a.png\r\nb.png", b"a.png\0b.png\0"]
+)
+@pytest.mark.parametrize("step", [1, 2, 100])
+def test_a_list_may_begin_with_a_byte_order_mark(data: bytes, step: int) -> None:
+    class Pipe(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            return self.read(step)
+
+    assert list(read_list(Pipe(b"\xef\xbb\xbf" + data))) == ["a.png", "b.png"]
+    assert list(read_list(Pipe(b"\xef\xbb\xbf"))) == []
+
+
+def test_brackets_of_a_folder_in_a_pattern(
+    checkpoint: Checkpoint, pictures: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos [2024]" / "x"
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_bytes(pictures[0].read_bytes())
+    for pattern in ("*/*.png", "**/*.png", "x/?.png"):
+        named = str(tmp_path / "photos [2024]" / pattern)
+        answers = list(Predictor(checkpoint).predict([named]))
+        assert [answer.path for answer in answers] == [str(folder / "1.png")]
+
+
+def test_heic_in_a_folder_is_a_failure_with_a_reason(
+    checkpoint: Checkpoint, pictures: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(pictures[0].read_bytes())
+    (folder / "2.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    good, bad = Predictor(checkpoint).predict([folder])
+    assert isinstance(good, Prediction)
+    assert isinstance(bad, Failure)
+    assert bad.path.endswith("2.HEIC")

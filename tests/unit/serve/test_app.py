@@ -74,11 +74,16 @@ def test_every_form_of_a_request_gives_what_the_predictor_says(
 ) -> None:
     data = picture(1)
     other = picture(2, form="JPEG")
-    encoded = {"image": base64.b64encode(data).decode(), "top": 2}
+    text = base64.b64encode(data).decode()
+    encoded = {"image": text, "top": 2}
+    url = {"image": f"data:image/png;base64,{text}", "top": 2}
+    mime = {"image": base64.encodebytes(data).decode().replace("\n", "\r\n"), "top": 2}
     for response, top in (
         (post(client, data), 5),
         (post(client, data, "?top=3", "image/png"), 3),
         (client.post("/predict", json=encoded), 2),
+        (client.post("/predict", json=url), 2),
+        (client.post("/predict", json=mime), 2),
     ):
         assert response.status_code == 200
         [answer] = response.json()["predictions"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import safetensors.torch
 from mlp_mixer import UserError
 from mlp_mixer.config import override
 from mlp_mixer.training import Interrupted, loop, prepare, train
+from mlp_mixer.training.config import ModelChoice
 from mlp_mixer.training.journal import ignore_row, read_journal
 from mlp_mixer.training.resume import find_state
 from mlp_mixer.training.state import _KEY, newest_state
@@ -39,7 +42,7 @@ def test_a_crashed_and_resumed_run_ends_with_the_same_bytes(
     assert logged == [(row["kind"], row["step"]) for row in read_journal(unbroken)]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_run_can_go_on(
     number: signal.Signals, unbroken: Path, tmp_path: Path, tiny: Any, digests: Any
 ) -> None:
@@ -136,6 +139,30 @@ def test_resume_refuses_other_images(tmp_path: Path, tiny: Any, noise: Any) -> N
         train(config, tmp_path, source=noise(60, classes=4), resume=True)
 
 
+@pytest.mark.parametrize("change", ["swapped", "replaced", "touched"])
+def test_resume_refuses_other_images_of_the_same_names(
+    tmp_path: Path, tiny: Any, noise: Any, change: str
+) -> None:
+    source = noise(60, classes=3)
+    config = tiny(epochs=1, batch_size=16)
+    train(config, tmp_path, source=source)
+    images = source.train.images
+    if change == "replaced":
+        images[:] = 255 - images
+    elif change == "swapped":
+        images[0], images[1] = images[1].copy(), images[0].copy()
+    else:
+        images[3, 0, 0] ^= 1
+    # Only the order is another: the same set of images has the same digits.
+    if change == "swapped":
+        train(config, tmp_path, source=source, resume=True)
+        return
+    other = replace(source)
+    other.train._keys = None
+    with pytest.raises(UserError, match="have another content .* same names"):
+        train(config, tmp_path, source=other, resume=True)
+
+
 def test_what_may_change_the_last_bits_is_said(tmp_path: Path, tiny: Any) -> None:
     config = tiny(epochs=0.2)
     train(config, tmp_path)
@@ -169,3 +196,63 @@ def test_a_state_of_an_older_version_lacks_new_settings_and_is_still_resumed(
     found = find_state(tmp_path, prepare(config), ignore_row)
     assert found is not None
     assert found.step == state.step
+
+
+@pytest.mark.parametrize(
+    ("lost", "head"), [("moved", "known"), ("another", "known"), ("deleted", "fitted")]
+)
+def test_a_fine_tuning_goes_on_without_the_weights_it_began_with(
+    lost: str,
+    head: str,
+    unbroken: Path,
+    tmp_path: Path,
+    tiny: Any,
+    digests: Any,
+    crash_at: Any,
+    crash: type[Exception],
+) -> None:
+    init = tmp_path / "init.safetensors"
+    shutil.copy(unbroken / "last.safetensors", init)
+    fields = {"init": str(init), "name": "", "head": head, "drop_path": 0.1}
+    config = replace(tiny(), model=ModelChoice(**fields))
+    train(config, tmp_path / "whole")
+    with pytest.raises(crash):
+        train(config, tmp_path / "broken", report=crash_at(8))
+    if lost == "moved":
+        init.rename(tmp_path / "elsewhere.safetensors")
+    else:
+        init.unlink()
+    if lost == "another":
+        # A folder above may have another name: the weights' own name is the same.
+        place = tmp_path / "other" / init.name
+        fields["init"] = str(place)
+        config = replace(config, model=ModelChoice(**fields))
+    train(config, tmp_path / "broken", resume=True)
+    name = "last.safetensors"
+    assert digests(tmp_path / "broken")[name] == digests(tmp_path / "whole")[name]
+    notes = [
+        json.loads((tmp_path / out / "config.json").read_text())["notes"]
+        for out in ("broken", "whole")
+    ]
+    # How a head was fitted is a note of the beginning alone.
+    assert notes[0] == notes[1][: len(notes[0])] != []
+    other = replace(config, model=ModelChoice(**(fields | {"init": "b.safetensors"})))
+    with pytest.raises(UserError, match=r"model.init was .*, is now b.safetensors"):
+        train(other, tmp_path / "broken", resume=True)
+
+
+@pytest.mark.parametrize("field", ["epochs", "steps"])
+def test_going_on_after_the_end_names_the_way(
+    field: str, unbroken: Path, tiny: Any
+) -> None:
+    longer = tiny(**{field: 50})
+    expected = r"mlp-mixer finetune .* --data digits --out NEW"
+    with pytest.raises(UserError, match=expected):
+        train(longer, unbroken, resume=True)
+    rows: list[dict[str, Any]] = []
+    train(tiny(), unbroken, resume=True, report=rows.append)
+    assert rows[0]["finished"]
+    assert rows[0]["step"] == rows[0]["total_steps"]
+    # Another setting as well is another run.
+    with pytest.raises(UserError, match="use the old ones or a new --out"):
+        train(tiny(**{field: 50}, seed=7), unbroken, resume=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from mlp_mixer.errors import UserError
-from mlp_mixer.weights.labels import class_names, wordnet_ids
+from mlp_mixer.weights.labels import class_names, class_numbers, wordnet_ids
 
 KEYS = {"imagenet1k": 1000, "imagenet21k_goog": 21843}
 
@@ -112,3 +113,12 @@ def test_line_by_line_as_published(key: str, shared: Path) -> None:
     assert [
         f"{index}\t{wnid}\t{name}" for index, (wnid, name) in enumerate(ours)
     ] == lines
+
+
+def test_an_accent_is_found_in_both_spellings() -> None:
+    apart = unicodedata.normalize("NFD", "café")
+    numbers = class_numbers(["naïve", apart])
+    assert numbers["café"] == numbers[apart] == 1
+    # Two classes of one name are neither of them.
+    assert "café" in class_numbers(["café", apart])
+    assert class_numbers(["café", apart])["café"] == 0

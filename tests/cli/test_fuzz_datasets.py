@@ -1,0 +1,208 @@
+"""Folders, lists and runs as strangers have them: no traceback, whatever they hold.
+
+Each case is made from its number alone, and goes through check, training of one step,
+evaluation and prediction. `MLP_MIXER_FUZZED_FOLDERS=500` tries more of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mlp_mixer import UserError
+from mlp_mixer.cli import run
+from mlp_mixer.training import train
+from mlp_mixer.training.config import (
+    DataChoice,
+    LoopChoice,
+    ModelChoice,
+    PreprocessChoice,
+    TrainConfig,
+)
+
+CASES = int(os.environ.get("MLP_MIXER_FUZZED_FOLDERS", "30"))
+
+LABELS = [
+    "cat", "dog", "train", "test", "dev", "val", "0", "10", "9", "-x", " a", "b ", "a;b",
+    "a,b", '"q"', "café", unicodedata.normalize("NFD", "café"), "日本", "😀", "\x1b[31mr",
+    "a\u202eb", "x" * 120, "lost+found", "@eaDir", ".hidden", "null", "None", "nan", "1.5",
+    "[1]", "#1", "con", "%s{}", "*", "[ab]", "~", os.fsdecode(b"v\xe9lo"), "a\nb", "a\\b",
+]  # fmt: skip
+STEMS = [
+    "1", "img", "a.b.c", "-rf", " ", "naïve", "\x1b]0;t\x07", "new\nline", "=1+1", "@sum",
+    os.fsdecode(b"\xff\xfe"), "x" * 200, "#t=1", "%20", "[1]", "*", "a b", "'", '"', "ü",
+]  # fmt: skip
+ENDINGS = [
+    ".png", ".png", ".png", ".PNG", ".jpg", ".jpeg", "", ".heic", ".txt", ".svg", ".gif",
+    ".png.txt", ".JPG", ".db", ".webp",
+]  # fmt: skip
+SPLITS = ["train", "Train", "training", "val", "dev", "valid", "test", "eval", "other"]
+SIZES = [(1, 1), (16, 16), (1, 400), (400, 1), (31, 7), (5, 90), (64, 48), (2000, 2)]
+
+
+class Case:
+    """One dataset, and the dice that made it."""
+
+    def __init__(self, number: int, root: Path) -> None:
+        self.dice = np.random.default_rng([20, number])
+        self.root = root
+        self.files: list[Path] = []
+
+    def pick(self, choices: list) -> object:
+        return choices[self.dice.integers(len(choices))]
+
+    def chance(self, share: float) -> bool:
+        return bool(self.dice.random() < share)
+
+    def picture(self) -> bytes:
+        """Return the bytes of a picture, of which one in ten is broken somehow."""
+        height, width = self.pick(SIZES)
+        channels = self.pick([(), (3,), (3,), (4,)])
+        pixels = self.dice.integers(0, 256, (height, width, *channels), np.uint8)
+        file = io.BytesIO()
+        image = Image.fromarray(pixels)
+        kind = self.pick(["PNG", "PNG", "GIF", "BMP", "TIFF"])
+        image.convert("RGB" if kind == "BMP" else image.mode).save(file, kind)
+        data = file.getvalue()
+        damage = self.dice.random()
+        if damage < 0.03:
+            return data[: len(data) // 2]
+        if damage < 0.06:
+            return b""
+        if damage < 0.1:
+            return self.dice.bytes(50)
+        return data
+
+    def plant(self, folder: Path, count: int) -> None:
+        for _ in range(count):
+            path = folder / f"{self.pick(STEMS)}{self.pick(ENDINGS)}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                if not path.exists():
+                    path.write_bytes(self.picture())
+                    self.files.append(path)
+            # The system has limits of its own.
+            except OSError:
+                continue
+
+    def folder(self) -> str:
+        """Write classes, in splits or not, and sometimes at a wrong depth."""
+        tops = [self.root]
+        if self.chance(0.4):
+            names = {self.pick(SPLITS) for _ in range(self.dice.integers(1, 4))}
+            tops = [self.root / name for name in sorted(names)]
+        if self.chance(0.1):
+            tops = [self.root / "one" / "more"]
+        labels = [self.pick(LABELS) for _ in range(self.dice.integers(1, 5))]
+        if self.chance(0.6):
+            labels += ["cat", "dog"]
+        for top in tops:
+            for label in labels:
+                self.plant(top / label, int(self.dice.integers(0, 6)))
+                if self.chance(0.05):
+                    self.plant(top / label / "deep", 1)
+        if self.chance(0.15):
+            self.plant(self.root, 1)
+        if self.chance(0.1):
+            (self.root / "loop").symlink_to(self.root)
+        return f"{self.pick(['', 'folder:'])}{self.root}"
+
+    def listing(self) -> str:
+        """Write a list of pictures, with mistakes in some of its lines."""
+        self.plant(self.root, 14)
+        rows = []
+        for file in self.files:
+            label = self.pick([*LABELS[:12], "cat", "dog", "cat", "dog"])
+            row = {"path": str(file.relative_to(self.root)), "label": label}
+            if self.chance(0.02):
+                row["path"] = self.pick(["", "nowhere.png", "..", "\0", "y" * 5000])
+            rows.append(row)
+        if self.chance(0.3):
+            for row in rows:
+                row["split"] = self.pick(["train", "train", "Train", "test", "dev"])
+        if self.chance(0.1) and rows:
+            rows.append({**rows[0], "label": "other"})
+        encode = self.as_csv if self.chance(0.5) else self.as_json
+        return str(encode(rows))
+
+    def as_csv(self, rows: list[dict]) -> Path:
+        text = io.StringIO()
+        columns = list(rows[0]) if rows else ["path", "label"]
+        delimiter = self.pick([",", ",", ";", "\t"])
+        table = csv.DictWriter(text, columns, delimiter=delimiter)
+        table.writeheader()
+        table.writerows(rows)
+        kind = self.pick(["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+        errors = "surrogateescape" if kind.startswith("utf-8") else "replace"
+        path = self.root / "list.csv"
+        path.write_bytes(text.getvalue().encode(kind, errors))
+        return path
+
+    def as_json(self, rows: list[dict]) -> Path:
+        lines = []
+        for row in rows:
+            if self.chance(0.03):
+                row = {**row, "label": self.pick([None, True, 1.5, {}, [], ["a"], 7])}
+            lines.append(json.dumps(row, ensure_ascii=self.chance(0.5)))
+        if self.chance(0.1):
+            lines.append(self.pick(["", "{", "[" * 5000, "null", "\ufeff"]))
+        path = self.root / "list.jsonl"
+        path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+        return path
+
+
+def one_step(spec: str) -> TrainConfig:
+    return TrainConfig(
+        recipe="tiny",
+        model=ModelChoice(
+            name="mixer_pico2",
+            image_size=16,
+            num_blocks=1,
+            hidden_dim=8,
+            tokens_mlp_dim=4,
+            channels_mlp_dim=8,
+        ),
+        data=DataChoice(source=spec, workers=0),
+        preprocess=PreprocessChoice(),
+        train=LoopChoice(steps=1, batch_size=4, device="cpu", threads=1),
+    )
+
+
+def told(call: Callable[[], object]) -> bool:
+    """Whether a call works; a person may be told why not, and nothing else."""
+    sentence = ""
+    try:
+        call()
+    except UserError as error:
+        sentence = str(error)
+    assert "\n" not in sentence
+    return not sentence
+
+
+@pytest.mark.parametrize("number", range(CASES))
+def test_no_dataset_ends_in_a_traceback(
+    number: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    case = Case(number, root)
+    spec = case.folder() if number % 2 else case.listing()
+    assert run(["data", "check", spec, "--workers", "1"]) in (0, 1, 2)
+    out = tmp_path / "run"
+    if told(lambda: train(one_step(spec), out)):
+        # A second run of the same command finds that there is nothing to do.
+        train(one_step(spec), out, resume=True)
+        assert run(["evaluate", str(out), "--data", spec, "--device", "cpu"]) in (0, 2)
+        assert run(["predict", str(out), str(root), "--json"]) in (0, 1)
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.err
+    assert "\x1b" not in captured.out
