@@ -45,9 +45,10 @@ def test_images_keep_their_classes_and_splits(tmp_path: Path) -> None:
             images, part = getattr(both, name), getattr(own, name)
             start = number * len(getattr(mm.open_dataset(f"npz:{first}"), name))
             for index in (0, len(part) - 1):
-                np.testing.assert_array_equal(
-                    images.image(start + index), part.image(index)
-                )
+                found = images.image(start + index).astype(int)
+                difference = np.abs(found - part.image(index)).mean()
+                # Noise suffers from JPEG; another image would differ by 85.
+                assert difference == 0 if name == "test" else 0 < difference < 30
                 label = images.labels[start + index]
                 assert images.classes[label] == part.classes[part.labels[index]]
 

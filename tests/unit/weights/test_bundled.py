@@ -26,7 +26,7 @@ from mlp_mixer.weights.catalog import BUNDLED, CATALOG
 from mlp_mixer.weights.convert import convert
 
 BIRD = Path(__file__).parents[3] / "demo" / "bird.JPEG"
-CARD = BUNDLED.with_name("README.md").read_text(encoding="utf-8")
+CARD = BUNDLED.with_suffix(".md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def square(path: Path, side: int) -> Image.Image:
 def test_one_small_file_of_half_precision_in_the_package() -> None:
     shipped = importlib.resources.files("mlp_mixer.weights") / "bundled"
     assert sorted(file.name for file in shipped.iterdir()) == [
-        "README.md",
+        BUNDLED.with_suffix(".md").name,
         BUNDLED.name,
     ]
     assert BUNDLED.stat().st_size <= 3_000_000
