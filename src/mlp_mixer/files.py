@@ -21,6 +21,7 @@ from .errors import UserError
 
 _numbers = itertools.count()
 _OURS = re.compile(r"\..+\.\d+\.\d+\.tmp")  # the temporary names of atomic_file
+_MOST_JSON = 2**28
 PathLike = str | os.PathLike[str]
 
 
@@ -189,9 +190,12 @@ def read_json(path: PathLike, what: str, advice: str) -> Any:
         advice: What to do if it is not, for the end of the error.
 
     Raises:
-        UserError: The file is missing, unreadable, or not JSON in UTF-8.
+        UserError: The file is missing, unreadable, too large, or not JSON in UTF-8.
     """
     try:
+        # Parsed, it takes many times its size.
+        if os.stat(path).st_size > _MOST_JSON:  # noqa: PTH116
+            raise ValueError(f"over {_MOST_JSON:,} bytes")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
