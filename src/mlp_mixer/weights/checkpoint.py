@@ -3,7 +3,7 @@
 It knows its architecture, preprocessing, class names and origin. The tensors carry
 timm's names, so a model with erf GELU is also a timm checkpoint. Everything else is
 JSON under the one metadata key `mlp_mixer` (a single key, because the order of several
-is not stable and equal runs should give equal bytes):
+is not stable and equal runs should give equal bytes), but for a check sum (`seal`):
 
     {"format_version": 1, "config": {...}, "preprocess": {...}, "labels": [...],
     "provenance": {...}}
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +36,7 @@ from ..models.base import NetworkConfig
 from ..models.families import build_network, config_from_dict, config_to_dict
 from ..models.isotropic import IsotropicMlp
 from .lineages.transforms import eval_preprocess
+from .seal import sealed_bytes
 from .shapes import misfits, shown
 
 FORMAT_VERSION = 1
@@ -200,7 +200,7 @@ def native_bytes(stored: StoredWeights) -> bytes:
         UserError: The labels do not fit the architecture.
     """
     text = json.dumps(description(stored), ensure_ascii=False)
-    return safetensors.torch.save(stored.tensors, {KEY: text})
+    return sealed_bytes(stored.tensors, {KEY: text})
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -296,7 +296,12 @@ def opened(path: Path, key: str) -> Iterator[tuple[dict[str, Any], Any]]:
             yield header, file
     except UserError:
         raise
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise UserError(
             f"{str(path)!r} is damaged or no safetensors file ({error}); "
             "restore or retrain it"
