@@ -8,6 +8,7 @@ tensors become descriptions (`View`), calls of known harmless classes become sta
 from __future__ import annotations
 
 import pickletools
+import re
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
@@ -64,6 +65,12 @@ _KNOWN = {
     # Dtypes as values, such as torch.float16.
     *map(str, _STORAGES.values()),
 }
+
+# Of torch's own quantisation, and of what lies around a quantised tensor.
+_QUANTISED = re.compile(
+    r"torch\.(qu?int\w+|per_(tensor|channel)\w*|QU?Int\w+Storage|_utils\._rebuild_qtensor"
+    r"|ao\.(nn\.)?quant.*)|torchao\..*|bitsandbytes\..*"
+)
 
 _NEW: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -203,6 +210,11 @@ def _named(name: str, source: str) -> Named:
     name = name.replace("__builtin__.", "builtins.", 1)
     if name in _KNOWN:
         return Named(name)
+    if _QUANTISED.fullmatch(name):
+        raise UserError(
+            f"{source} holds quantised numbers ({name[:120]!r}), from which the weights "
+            "do not come back; save the state_dict of the network before it is quantised"
+        )
     if name.startswith("torch._utils._rebuild_"):
         raise UserError(
             f"{source} holds a sparse, quantised, empty or unusual tensor "

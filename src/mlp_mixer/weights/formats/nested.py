@@ -1,0 +1,139 @@
+"""Tensors in nested dicts and lists, each under the path of its keys.
+
+Training scripts wrap a state dict in any number of dicts, under keys of their own, and
+keep other things beside it. Nothing is chosen here: every tensor gets the name that
+leads to it, such as `state_dict.model.head.bias`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import UserError
+from .contents import check_number
+
+_DEEPEST = 16
+_MOST_VISITS = 200_000
+
+# What optimisers and schedules keep is as large as the weights and none of them: it is
+# not even read. PyTorch numbers its parameters, so they could not be found by name.
+_NOT_WEIGHTS = re.compile(
+    r"(?i)(.*_)?(optim\w*|opt|opt_states?|schedulers?|lr_sched\w*|\w*scaler)"
+)
+
+
+@dataclass(frozen=True)
+class Leaves:
+    """Holds what hangs in a tree of dicts.
+
+    Attributes:
+        tensors: Every tensor by its path.
+        others: What stands beside tensors and is none, by its path.
+        class_names: What the dicts say of the classes: the last one counts.
+    """
+
+    tensors: dict[str, Any] = field(default_factory=dict)
+    others: dict[str, Any] = field(default_factory=dict)
+    class_names: dict[str, Any] = field(default_factory=dict)
+
+
+def leaves(
+    root: Mapping[Any, Any], is_tensor: Callable[[Any], bool], source: str
+) -> Leaves:
+    """Collect the tensors of nested dicts by the paths of their keys.
+
+    Keys that are no text name no tensor, and what optimisers keep is passed over.
+
+    Args:
+        root: The outermost dict.
+        is_tensor: Tells a tensor from everything else.
+        source: The file, for the errors.
+
+    Returns:
+        The tensors in the order in which they stand there.
+
+    Raises:
+        UserError: There are more entries than any model has, or two tensors of one
+            path.
+    """
+    found = Leaves()
+    _collect(root, "", found, is_tensor, source, itertools.count(), ())
+    return found
+
+
+def _collect(
+    branch: Mapping[Any, Any],
+    path: str,
+    found: Leaves,
+    is_tensor: Callable[[Any], bool],
+    source: str,
+    visits: Iterator[int],
+    above: tuple[int, ...],
+) -> None:
+    # A dict that contains itself would be followed for ever; one that is shared by
+    # many would be followed 2**depth times.
+    if id(branch) in above or len(above) == _DEEPEST:
+        return
+    if next(visits) > _MOST_VISITS:
+        check_number(source, _MOST_VISITS)
+    found.class_names.update(_class_names(branch.get("meta")))
+    has_tensors = False
+    others = {}
+    for key, value in branch.items():
+        if not _names_a_tensor(key):
+            continue
+        name = f"{path}{key}"
+        if is_tensor(value):
+            has_tensors = True
+            _put(found.tensors, name, value, source)
+        elif not isinstance(value, Mapping) and type(value) not in (list, tuple):
+            others[name] = value
+        elif not _NOT_WEIGHTS.fullmatch(key):
+            deeper = (*above, id(branch))
+            for inner, twigs in _dicts(name, value):
+                _collect(twigs, inner, found, is_tensor, source, visits, deeper)
+    if has_tensors:
+        found.others.update(others)
+
+
+def _names_a_tensor(key: Any) -> bool:
+    # The walk over a pickle writes keys that are no text as "<int>".
+    return isinstance(key, str) and not key.startswith("<")
+
+
+def _dicts(name: str, value: Any) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Yield the dicts in a value, with the beginning of their entries' paths."""
+    if isinstance(value, Mapping):
+        yield f"{name}.", value
+        return
+    for number, item in enumerate(value[:100]):
+        if isinstance(item, Mapping):
+            yield f"{name}.{number}.", item
+
+
+def _put(tensors: dict[str, Any], name: str, value: Any, source: str) -> None:
+    if name in tensors:
+        raise UserError(
+            f"{source} holds two tensors at {name[:80]!r}: keep one of them, and save "
+            "it again"
+        )
+    tensors[name] = value
+    check_number(source, len(tensors))
+
+
+def _class_names(meta: Any) -> dict[str, Any]:
+    """Return the class names, where mmpretrain (nested) and mmcls keep them."""
+    if not isinstance(meta, dict):
+        return {}
+    nested = meta.get("dataset_meta")
+    names = nested.get("classes") if isinstance(nested, dict) else meta.get("CLASSES")
+    if not isinstance(names, (list, tuple)):
+        return {}
+    # Text of a nested structure may be exponentially long.
+    if not all(isinstance(name, (str, int)) for name in names):
+        return {}
+    return {"CLASSES": list(map(str, names))}
