@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -211,9 +212,11 @@ def export(
 @contextlib.contextmanager
 def _as_file(checkpoint: Checkpoint | PathLike) -> Iterator[PathLike]:
     """Yield what `load` takes: an export is read back in another process."""
-    if not isinstance(checkpoint, Checkpoint):
+    if isinstance(checkpoint, (str, os.PathLike)):
         yield checkpoint
         return
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         yield save(
             Path(folder) / "checkpoint.safetensors",

@@ -13,6 +13,7 @@ from .arguments import (
     BatchSize,
     Device,
     Json,
+    Key,
     LabelledImages,
     MinScore,
     WeightsOrBundled,
@@ -50,6 +51,7 @@ class Views(StrEnum):
 def evaluate(
     data: LabelledImages,
     checkpoint: WeightsOrBundled = None,
+    key: Key = None,
     split: Annotated[
         SplitName,
         typer.Option(help="test: the test split, or the images held out of training."),
@@ -78,7 +80,7 @@ def evaluate(
 
     place = pick_device(device)
     source, name = or_bundled(checkpoint)
-    loaded = load(source)
+    loaded = load(source, key=key)
     lowest = resolve_min_score(min_score, loaded.provenance)
     found: list[dict[str, Any]] = []
     # A benchmark such as ImageNet-C is several test sets.

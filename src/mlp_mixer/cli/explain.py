@@ -11,10 +11,12 @@ import typer
 from . import complete
 from .arguments import (
     Device,
+    Key,
     OverwriteOut,
     introduce_bundled,
     or_bundled,
     split_arguments,
+    with_key,
 )
 from .console import percent
 
@@ -44,6 +46,7 @@ def explain(
         str,
         typer.Option(help="occlusion: cover parts of the image; gradient; or both."),
     ] = "both",
+    key: Key = None,
     device: Device = "auto",
     overwrite: OverwriteOut = False,
 ) -> int:
@@ -79,7 +82,7 @@ def explain(
         )
     image = images[0]
     source, _ = or_bundled(checkpoint)
-    predictor = Predictor(source, device=device)
+    predictor = Predictor(with_key(source, key), device=device)
     if checkpoint is None:
         introduce_bundled(predictor.labels)
     numbers = class_numbers(predictor.labels)

@@ -18,12 +18,14 @@ from .arguments import (
     Device,
     Engine,
     Json,
+    Key,
     MinScore,
     OverwriteOut,
     introduce_bundled,
     is_model,
     or_bundled,
     split_arguments,
+    with_key,
 )
 from .console import escaped, percent, print_json, print_table
 
@@ -67,6 +69,7 @@ def predict(
         str | None,
         typer.Option(help="The checkpoint; then every argument is a picture."),
     ] = None,
+    key: Key = None,
     top: Annotated[int, typer.Option(min=1, help="Candidates per picture.")] = 5,
     out: Annotated[
         Path | None,
@@ -123,9 +126,8 @@ def predict(
             "--min-score and --sort-into go with answers; leave them or --features away"
         )
     # Weights are loaded after all checks: a download may take minutes.
-    source, _ = or_bundled(checkpoint)
     predictor = Predictor(
-        source,
+        with_key(or_bundled(checkpoint)[0], key),
         device=device,
         top=top,
         engine=engine,

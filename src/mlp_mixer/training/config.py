@@ -32,6 +32,9 @@ class ModelChoice:
     # (dropout, drop path) can be set beside them.
     init: str | None = None
 
+    # Which network of the file at `init`, if it holds several: what `load` takes as key.
+    key: str | None = None
+
     image_size: int | tuple[int, int] | None = None
 
     # How the stem of fresh weights begins; whitened: by the training images' patches.

@@ -39,7 +39,7 @@ class Built(NamedTuple):
 # What may differ from the pretrained weights: noise in training has no weights.
 _NOISE = ("dropout", "drop_path", "drop_path_rule")
 # Settings that say where the network comes from; the others describe its layers.
-_ORIGIN = {"name", "init", "image_size", "patch_size", "resize", "stem", "head"}
+_ORIGIN = {"name", "init", "key", "image_size", "patch_size", "resize", "stem", "head"}
 
 
 def build_model(config: TrainConfig, images: ImageSet) -> Built:
@@ -107,7 +107,7 @@ def _preprocess(choice: PreprocessChoice, model: IsotropicMlp) -> Preprocess:
 def _pretrained(
     choice: ModelChoice, init: str, images: ImageSet, classes: int
 ) -> Built:
-    checkpoint = load(init)
+    checkpoint = load(init, key=choice.key)
     old = checkpoint.model.config
     if choice.image_size or choice.patch_size:
         checkpoint = resize(
