@@ -67,7 +67,7 @@ def test_it_chooses_in_convert_and_resize(here: Path) -> None:
     options = ["--key", "teacher", "--image-size", "16"]
     assert run(["resize", "both.pth", "two.safetensors", *options]) == 0
     stem = load("two.safetensors").model.state_dict()["stem.proj.weight"]
-    assert torch.equal(stem[: len(stem) // 4], teacher["stem.proj.weight"])
+    assert torch.equal(stem, teacher["stem.proj.weight"])
 
 
 @pytest.mark.parametrize("verb", ["evaluate", "fewshot", "export", "serve", "explain"])

@@ -81,7 +81,7 @@ def choose_network(
             preferred, or there is none at the key.
     """
     names = list(contents.tensors)
-    places = find_places(names, source, lineage)
+    places = find_places(names, source, lineage, contents.root)
     if not places:
         refuse_names(names, source, lineage)
     tried = places if key is None else _at(key, places, source)
@@ -120,7 +120,7 @@ def _at(key: str, places: Sequence[Place], source: str) -> list[Place]:
 
 
 def _trimmed(place: Place) -> str:
-    return re.sub(r"[./]+", ".", place.prefix).strip(".")
+    return re.sub(r"[./]+", ".", place.root + place.prefix).strip(".")
 
 
 def _fitting(
@@ -218,7 +218,7 @@ def _same(one: Found, other: Found) -> bool:
     if one.config != other.config:
         return False
     pairs = ((t, other.tensors[name]) for name, t in one.tensors.items())
-    return all(torch.equal(a, b) for a, b in pairs)
+    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
 
 
 def _is_average_of(one: _Fitting, other: _Fitting) -> bool:

@@ -142,10 +142,6 @@ def read_weights(
     if lineage is not None and lineage not in ("native", *LINEAGES):
         raise unknown("lineage", lineage, ("native", *LINEAGES))
     file = _read(weights)
-    tensors = file.contents.tensors
-    in_order = ((name, tensors[name]) for name in sorted(tensors))
-    if file.contents.container == "safetensors":
-        check_sum(file.contents.metadata, in_order, file.source)
     ours = _own_description(file)
     if lineage == "native" and not ours:
         raise UserError(
@@ -159,8 +155,15 @@ def read_weights(
                 f"{file.source} was written by mlp-mixer and holds one network: leave "
                 f"the key {key[:80]!r} out"
             )
-        return load_native(file, ours, size)
-    return load_foreign(file, size, lineage, key)
+        stored = load_native(file, ours, size)
+    else:
+        stored = load_foreign(file, size, lineage, key)
+    # Last, because other complaints about damage are more exact.
+    tensors = file.contents.tensors
+    if file.contents.container == "safetensors":
+        in_order = ((name, tensors[name]) for name in sorted(tensors))
+        check_sum(file.contents.metadata, in_order, file.source)
+    return stored
 
 
 def load_native(

@@ -81,7 +81,7 @@ def _crc32(metadata: Mapping[str, str], tensors: Iterable[tuple[str, Tensor]]) -
         about = f"{name} {tensor.dtype} {tuple(tensor.shape)};"
         total = zlib.crc32(about.encode(), total)
         flat = tensor.detach().contiguous().flatten()
-        total = zlib.crc32(flat.view(torch.uint8).numpy(), total)
+        total = zlib.crc32(flat.view(torch.uint8).numpy().data, total)
     return f"{total:08x}"
 
 

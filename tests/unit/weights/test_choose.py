@@ -108,6 +108,31 @@ WRAPPED: dict[str, Callable[[], dict[str, Any]]] = {
         "current_model_state": before("model.", other()),
         "averaging_state": {"n_averaged": COUNT},
     },
+    "Lightning's callbacks": lambda: {
+        "state_dict": before("model.", state()),
+        "callbacks": {
+            "ModelCheckpoint{'monitor': 'val_loss', 'mode': 'min'}": {
+                "best_model_score": ONE,
+                "best_k_models": {f"/home/me/{'run/' * 60}1.ckpt": ONE, "a\nb": ONE},
+            }
+        },
+        "optimizer_states": [{"state": {0: {"exp_avg": ONE}}}],
+        "loops": {"fit_loop": {"state_dict": {}, "epoch": {"done": 3}}},
+    },
+    "fastai": lambda: {"model": state(), "opt": {"state": [{"grad_avg": ONE}]}},
+    "behind a layer that normalises": lambda: {
+        "0.mean": torch.ones(3),
+        **before("1.", state()),
+    },
+    "a student of another network": lambda: {
+        **before("student.", state()),
+        "teacher.conv1.weight": torch.ones(2, 3, 7, 7),
+        "teacher.fc.weight": torch.ones(4, 2),
+    },
+    "SWA": lambda: {
+        "state_dict": other(),
+        "swa_state_dict": {"n_averaged": COUNT, **before("module.", state())},
+    },
     "ema": lambda: {"ema": state()},
     "weights": lambda: {"weights": state()},
     "network": lambda: {"network": state()},
@@ -181,8 +206,7 @@ def test_what_is_chosen_and_left_out_is_said() -> None:
     beside = {"criterion.pos_weight": ONE, "val_acc.tp": COUNT}
     assert notes({"state_dict": before("net.", state()) | beside}) == [
         "weights taken from state_dict.net",
-        "2 tensors beside left out: state_dict.criterion.pos_weight, "
-        "state_dict.val_acc.tp",
+        "2 tensors beside left out: criterion.pos_weight, val_acc.tp",
     ]
     (average,) = notes({"state_dict": other(), "state_dict_ema": state()})
     assert average.endswith("state_dict_ema, an average of those in 'state_dict'")
@@ -203,6 +227,8 @@ PAIRS = {
     "two attributes": ("net_a", "net_b"),
     "online and target": ("online_encoder", "target_encoder"),
     "two averages": ("ema", "swa"),
+    "MoCo": ("encoder_q", "encoder_k"),
+    "a teacher beside": ("state_dict", "teacher_state_dict"),
     "best and last": ("state_dict", "best_state_dict"),
 }
 

@@ -37,6 +37,8 @@ class Contents:
         metadata: What its author wrote beside the tensors.
         notes: What was left out or chosen, in words.
         others: What stands among the tensors and is none: by name, in words.
+        root: Where in the file all of them are, such as "state_dict."; it is no part of
+            their names.
     """
 
     tensors: dict[str, Tensor]
@@ -44,6 +46,7 @@ class Contents:
     metadata: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     others: dict[str, str] = field(default_factory=dict)
+    root: str = ""
 
 
 def to_torch(array: np.ndarray[Any, Any], what: str) -> Tensor:

@@ -65,7 +65,9 @@ def _of_mapping(weights: Mapping[Any, Any], source: str) -> Contents:
         name: f"a value of type {type(value).__name__}"
         for name, value in found.others.items()
     }
-    contents = Contents(tensors, "memory", found.class_names, others=others)
+    contents = Contents(
+        tensors, "memory", found.class_names, others=others, root=found.root
+    )
     return containers.checked(contents, source)
 
 

@@ -17,6 +17,7 @@ from ...errors import UserError
 from .contents import check_number
 
 _DEEPEST = 16
+_LONGEST = 200  # letters of a tensor's name
 _MOST_VISITS = 200_000
 
 # What optimisers and schedules keep is as large as the weights and none of them: it is
@@ -34,11 +35,14 @@ class Leaves:
         tensors: Every tensor by its path.
         others: What stands beside tensors and is none, by its path.
         class_names: What the dicts say of the classes: the last one counts.
+        root: The path of the dict that holds all tensors, ending in a dot; empty if
+            they are in several. The other paths begin there.
     """
 
     tensors: dict[str, Any] = field(default_factory=dict)
     others: dict[str, Any] = field(default_factory=dict)
     class_names: dict[str, Any] = field(default_factory=dict)
+    root: str = ""
 
 
 def leaves(
@@ -61,14 +65,22 @@ def leaves(
             path.
     """
     found = Leaves()
-    _collect(root, "", found, is_tensor, source, itertools.count(), ())
-    return found
+    dicts: list[str] = []
+    _collect(root, "", found, dicts, is_tensor, source, itertools.count(), ())
+    if len(dicts) != 1:
+        return found
+    # With one dict of tensors, its path says nothing that would tell them apart.
+    (path,) = dicts
+    tensors = {name.removeprefix(path): value for name, value in found.tensors.items()}
+    others = {name.removeprefix(path): value for name, value in found.others.items()}
+    return Leaves(tensors, others, found.class_names, path)
 
 
 def _collect(
     branch: Mapping[Any, Any],
     path: str,
     found: Leaves,
+    dicts: list[str],
     is_tensor: Callable[[Any], bool],
     source: str,
     visits: Iterator[int],
@@ -87,6 +99,9 @@ def _collect(
         if not _names_a_tensor(key):
             continue
         name = f"{path}{key}"
+        # What callbacks remember goes by paths or settings, and names no weight.
+        if path and (len(name) > _LONGEST or not key.isprintable()):
+            continue
         if is_tensor(value):
             has_tensors = True
             _put(found.tensors, name, value, source)
@@ -95,8 +110,9 @@ def _collect(
         elif not _NOT_WEIGHTS.fullmatch(key):
             deeper = (*above, id(branch))
             for inner, twigs in _dicts(name, value):
-                _collect(twigs, inner, found, is_tensor, source, visits, deeper)
+                _collect(twigs, inner, found, dicts, is_tensor, source, visits, deeper)
     if has_tensors:
+        dicts.append(path)
         found.others.update(others)
 
 

@@ -144,7 +144,7 @@ def _contents(
         numbers = flat[view.storage]
         tensors[name] = numbers.as_strided(view.shape, view.strides, view.offset)
     others = {name: kind_of(value) for name, value in found.others.items()}
-    return Contents(tensors, "torch", found.class_names, others=others)
+    return Contents(tensors, "torch", found.class_names, others=others, root=found.root)
 
 
 def _flat(data: bytes, storage: Storage) -> Tensor:

@@ -64,17 +64,19 @@ class Place:
     Attributes:
         prefix: What stands before their names.
         lineage: Whose names they are.
+        root: Where in the file the named tensors are, such as "state_dict.".
         inside: The name without prefix and wrappers -> the name in the file.
     """
 
     prefix: str
+    root: str
     lineage: Lineage
     inside: Mapping[str, str]
 
     @property
     def name(self) -> str:
         """What a person calls it, such as "state_dict.net"; empty for the whole file."""
-        outer = self.prefix
+        outer = self.root + self.prefix
         # params/ and opt/target/ belong to a lineage's way of naming.
         for own in sorted(self.lineage.prefixes, key=len, reverse=True):
             if own and outer.endswith(own):
@@ -96,7 +98,7 @@ class Place:
 
 
 def find_places(
-    names: Iterable[str], source: str, lineage: str | None = None
+    names: Iterable[str], source: str, lineage: str | None = None, root: str = ""
 ) -> list[Place]:
     """Find every place in a file that has the names of a known lineage.
 
@@ -104,6 +106,7 @@ def find_places(
         names: The names of all tensors.
         source: The file, for the errors.
         lineage: Only this one.
+        root: Where in the file these tensors are.
 
     Returns:
         The places in the order of the file; none if there is none.
@@ -120,7 +123,13 @@ def find_places(
             match = anchor.fullmatch(plain)
             if match and not is_optimiser(match[1]):
                 prefixes[_in_the_file(name, match[1])] = None
-    return [_place(prefix, names, prefixes, source, lineage) for prefix in prefixes]
+    places = []
+    for prefix in prefixes:
+        inside = _inside(prefix, names, prefixes, source)
+        # A lineage may have a prefix of its own, of which this place has the end.
+        table = _lineage_at(prefix, list(inside), source, lineage)
+        places.append(Place(prefix, root, table, inside))
+    return places
 
 
 def belongs(name: str, roots: Collection[str], *, maybe_beside: bool) -> bool:
@@ -179,14 +188,10 @@ def _in_the_file(name: str, plain_prefix: str) -> str:
     return plain_prefix
 
 
-def _place(
-    prefix: str,
-    names: Iterable[str],
-    prefixes: Iterable[str],
-    source: str,
-    lineage: str | None,
-) -> Place:
-    """Return a place with the names that are in it and in no deeper one."""
+def _inside(
+    prefix: str, names: Iterable[str], prefixes: Iterable[str], source: str
+) -> dict[str, str]:
+    """Return the names in a place and in no deeper one: without prefix -> in the file."""
     deeper = tuple(
         other for other in prefixes if other != prefix and other.startswith(prefix)
     )
@@ -202,17 +207,13 @@ def _place(
                 "name: keep one of them"
             )
         inside[plain] = name
-    # A lineage may have a prefix of its own, of which this place has the end.
-    full = {prefix + name for name in inside}
-    table = _lineage_at(prefix, full, source, lineage)
-    return Place(prefix, table, inside)
+    return inside
 
 
 def _lineage_at(
-    prefix: str, names: Iterable[str], source: str, lineage: str | None
+    prefix: str, inner: list[str], source: str, lineage: str | None
 ) -> Lineage:
     """Return the lineage that explains most names after a prefix."""
-    inner = [name.removeprefix(prefix) for name in names]
     # timm's other families have no token MLPs to be recognised by.
     if not any(each.count_blocks(inner) for each in LINEAGES.values()):
         return TIMM
