@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -165,10 +165,10 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_bytes(path: PathLike, data: bytes) -> None:
-    """Write `data` to `path` atomically."""
+def write_bytes(path: PathLike, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write `data` to `path` atomically: bytes, or parts of them in turn."""
     with atomic_file(path) as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
 
 
 def write_text(path: PathLike, text: str) -> None:

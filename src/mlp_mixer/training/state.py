@@ -33,7 +33,7 @@ from ..distributed import is_main, rank, world_size
 from ..errors import UserError
 from ..files import write_bytes
 from ..weights.checkpoint import opened
-from ..weights.seal import check_sum, sealed_bytes
+from ..weights.seal import check_sum, sealed
 
 _KEY = "mlp_mixer_state"
 _KEEP = 2
@@ -183,7 +183,7 @@ class StateSaver:
 
     def _write(self, path: Path, tensors: dict[str, Tensor], described: str) -> None:
         try:
-            write_bytes(path, sealed_bytes(tensors, {_KEY: described}))
+            write_bytes(path, sealed(tensors, {_KEY: described}))
             if is_main():
                 prune_states(self.out)
         except BaseException as error:
@@ -364,7 +364,7 @@ def finish_states(out: Path, step: int) -> None:
         with opened(state.files[0], _KEY) as (header, _):
             described = json.dumps({**header, "finished": True})
         # Under the old name, so that a kill leaves the one or the other.
-        write_bytes(last, sealed_bytes({}, {_KEY: described}))
+        write_bytes(last, sealed({}, {_KEY: described}))
     # Parts of states that were never complete are among them.
     for path in last.parent.glob("step-*.safetensors"):
         if _NAME.fullmatch(path.name) and path != last:

@@ -36,7 +36,7 @@ from ..models.base import NetworkConfig
 from ..models.families import build_network, config_from_dict, config_to_dict
 from ..models.isotropic import IsotropicMlp
 from .lineages.transforms import eval_preprocess
-from .seal import sealed_bytes
+from .seal import sealed
 from .shapes import misfits, shown
 
 FORMAT_VERSION = 1
@@ -186,7 +186,7 @@ def save(
         UserError: The labels do not fit the model, or the file cannot be written.
     """
     stored = StoredWeights.of(model, preprocess, labels, provenance)
-    write_bytes(path, native_bytes(stored))
+    write_bytes(path, _parts(stored))
     return Path(path)
 
 
@@ -199,8 +199,12 @@ def native_bytes(stored: StoredWeights) -> bytes:
     Raises:
         UserError: The labels do not fit the architecture.
     """
+    return b"".join(_parts(stored))
+
+
+def _parts(stored: StoredWeights) -> list[bytes | memoryview]:
     text = json.dumps(description(stored), ensure_ascii=False)
-    return sealed_bytes(stored.tensors, {KEY: text})
+    return sealed(stored.tensors, {KEY: text})
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -25,8 +25,13 @@ SUM = "mlp_mixer_crc32"
 _ALIGNMENT = 8  # bytes; where the data of a safetensors file begin
 
 
-def sealed_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file with its check sum; equal contents give equal bytes.
+def sealed(
+    tensors: dict[str, Tensor], metadata: Mapping[str, str]
+) -> list[bytes | memoryview]:
+    """Return a safetensors file with its check sum, in parts to be written in turn.
+
+    They are not joined, because that would copy the weights. Equal contents give equal
+    bytes.
 
     Args:
         tensors: On the CPU, contiguous.
@@ -43,8 +48,7 @@ def sealed_bytes(tensors: dict[str, Tensor], metadata: Mapping[str, str]) -> byt
         {"__metadata__": stated, **header}, ensure_ascii=False, separators=(",", ":")
     ).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    view = memoryview(data)[8 + length :]
-    return b"".join((len(text).to_bytes(8, "little"), text, view))
+    return [len(text).to_bytes(8, "little"), text, memoryview(data)[8 + length :]]
 
 
 def check_sum(

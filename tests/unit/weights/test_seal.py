@@ -17,7 +17,7 @@ from torch import nn
 import mlp_mixer
 from mlp_mixer import UserError, load
 from mlp_mixer.training.state import StateSaver, newest_state
-from mlp_mixer.weights.seal import SUM, check_sum, sealed_bytes
+from mlp_mixer.weights.seal import SUM, check_sum, sealed
 
 FLIPS = 200  # 600, and 150 of a state, were all found once
 
@@ -27,6 +27,10 @@ def tiny(**fields: int) -> mlp_mixer.MlpMixer:
     model = mlp_mixer.MlpMixer(config)
     nn.init.normal_(model.head.weight)
     return model
+
+
+def sealed_bytes(tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> bytes:
+    return b"".join(sealed(tensors, metadata))
 
 
 def flipped(data: bytes, bit: int) -> bytes:
