@@ -209,6 +209,9 @@ class DistillChoice:
     # Weights that know all classes of the images by name: what `load` takes. None: the
     # labels alone.
     teacher: str | None = None
+
+    # Which network of the file at `teacher`, if it holds several.
+    key: str | None = None
     temperature: float = 1.0
     weight: float = 1.0
 

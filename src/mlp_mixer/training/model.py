@@ -71,6 +71,11 @@ def _fresh(config: TrainConfig, images: ImageSet, classes: int) -> Built:
         raise UserError(
             "model.head=fitted needs weights to take features from: set model.init"
         )
+    if config.model.key is not None:
+        raise UserError(
+            f"model.key={config.model.key} chooses a network of the file at model.init: "
+            "set that, or leave it out"
+        )
     fields = _given(config.model)
     for name in ("resize", "stem", "head"):
         del fields[name]

@@ -62,6 +62,9 @@ def test_of_several_networks_the_key_chooses(tmp_path: Path, noise: Any) -> None
     assert torch.equal(stem, networks["teacher"]["stem.proj.weight"])
     with pytest.raises(UserError, match="holds several networks"):
         prepare(from_weights(path), noise())
+    fresh = override(get_recipe("digits"), ["model.key=teacher"])
+    with pytest.raises(UserError, match="chooses a network of the file at model.init"):
+        prepare(fresh, noise())
 
 
 @pytest.mark.parametrize("labels", [["class 2", "owl", "class 0"], ["owl"] * 3])

@@ -161,6 +161,11 @@ def test_folders_of_other_programs_are_named_with_what_to_do(
     (tmp_path / name).touch()
     with pytest.raises(UserError, match=FOLDERS[name]):
         load(tmp_path)
+    if name.endswith(".distcp"):
+        with pytest.raises(
+            UserError, match="distributed checkpoint .* give its folder"
+        ):
+            load(tmp_path / name)
 
 
 def test_timms_keyword_names_the_call_that_gives_weights() -> None:

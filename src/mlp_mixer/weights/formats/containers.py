@@ -76,6 +76,11 @@ def read(path: Path) -> Contents:
             raise UserError(
                 f"{source} is a pipe, a device or a folder, expected a file of weights"
             )
+        if path.suffix == ".distcp":
+            raise UserError(
+                f"{source} is a part of a distributed checkpoint of PyTorch; give its "
+                "folder"
+            )
         with path.open("rb") as file:
             contents = _read_by_sign(file, path, source, status.st_size)
         return checked(contents, source)
