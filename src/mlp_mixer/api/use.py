@@ -21,6 +21,7 @@ from ..inference import Failure, Prediction, Predictor, Sorter
 from ..inference.pictures import Picture
 from ..weights import Checkpoint, load, save
 from ..weights.catalog import BUNDLED
+from ..weights.loading import Weights
 
 
 def evaluate(
@@ -210,7 +211,7 @@ def export(
 
 
 @contextlib.contextmanager
-def _as_file(checkpoint: Checkpoint | PathLike) -> Iterator[PathLike]:
+def _as_file(checkpoint: Checkpoint | Weights) -> Iterator[PathLike]:
     """Yield what `load` takes: an export is read back in another process."""
     if isinstance(checkpoint, (str, os.PathLike)):
         yield checkpoint

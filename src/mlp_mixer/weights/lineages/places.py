@@ -51,9 +51,9 @@ _GENERIC = re.compile(
 _FAMILY_ANCHORS = ("blocks.{i}.linear_tokens.*", "blocks.{i}.mlp_channels.gate.proj.*")
 # What stands beside a network in its own module: losses, metrics, augmentation.
 _BESIDE = re.compile(
-    r"(?i)(.*_)?(criteri(on|a)|loss(es)?(_?(fns?|func\w*))?|metrics?|acc\w*|au(roc|c)|"
+    r"(?i)(.*_)?(criteri(on|a)\w*|loss(es)?(_?(fns?|func\w*))?|metrics?|acc\w*|au(roc|c)|"
     r"f1\w*|precision|recall|conf(usion)?_?mat\w*|class_weights?|pos_weights?|mixup|"
-    r"cutmix|augment\w*|transforms?|normali[sz]er?|data_preprocessor)(_\w*|\d*)"
+    r"cutmix|augment\w*|transforms?|normali[sz]er?|data_preprocessor)(_?\d+|_(weights?|fns?|train|val|test|top)\w*)?"
 )
 
 
