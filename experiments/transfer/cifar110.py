@@ -26,7 +26,6 @@ from mlp_mixer import Dataset, UserError, open_dataset
 from mlp_mixer.data.image_set import ImageSet
 from mlp_mixer.files import atomic_file
 
-
 LEAST_QUALITY = 80
 MOST_QUALITY = 100
 

@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +22,7 @@ from .errors import UserError
 
 _numbers = itertools.count()
 _OURS = re.compile(r"\..+\.\d+\.\d+\.tmp")  # the temporary names of atomic_file
+_MOST_JSON = 2**28
 PathLike = str | os.PathLike[str]
 
 
@@ -203,10 +204,10 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_bytes(path: PathLike, data: bytes) -> None:
-    """Write `data` to `path` atomically."""
+def write_bytes(path: PathLike, data: bytes | Iterable[bytes | memoryview]) -> None:
+    """Write `data` to `path` atomically: bytes, or parts of them in turn."""
     with atomic_file(path) as file:
-        file.write(data)
+        file.writelines([data] if isinstance(data, bytes) else data)
 
 
 def write_text(path: PathLike, text: str) -> None:
@@ -231,9 +232,12 @@ def read_json(path: PathLike, what: str, advice: str) -> Any:
         advice: What to do if it is not, for the end of the error.
 
     Raises:
-        UserError: The file is missing, unreadable, or not JSON in UTF-8.
+        UserError: The file is missing, unreadable, too large, or not JSON in UTF-8.
     """
     try:
+        # Parsed, it takes many times its size.
+        if os.stat(path).st_size > _MOST_JSON:  # noqa: PTH116
+            raise ValueError(f"over {_MOST_JSON:,} bytes")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(

@@ -148,6 +148,7 @@ def finetune(
     settings: Settings = (),
     frozen: bool = False,
     sweep: str | None = None,
+    key: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
     find_batch_size: bool = False,
@@ -175,6 +176,7 @@ def finetune(
         frozen: Train only the new head on frozen features (a linear probe).
         sweep: "FIELD=A,B,C": one run for each value; the one that is best on the
             validation images wins.
+        key: As for `load`.
         resume: As for `train`.
         overwrite: As for `train`.
         find_batch_size: As for `train`.
@@ -202,7 +204,7 @@ def finetune(
             "a linear probe (frozen) takes seconds and has no steps: leave out resume, "
             "sweep, find-batch-size, minutes and track"
         )
-    config = finetune_config(weights, data, recipe, settings)
+    config = finetune_config(weights, data, recipe, settings, key=key)
     source = data if isinstance(data, Dataset) else None
     folder = Path(out)
     if frozen:
@@ -242,6 +244,8 @@ def finetune_config(
     data: str | Dataset,
     recipe: str = "auto",
     settings: Settings = (),
+    *,
+    key: str | None = None,
 ) -> TrainConfig:
     """Return the configuration with which `finetune` trains.
 
@@ -250,16 +254,21 @@ def finetune_config(
         data: A name or path as `open_dataset` takes it, or an open `Dataset`.
         recipe: "auto", "paper", or the name of a recipe.
         settings: Fields to change.
+        key: As for `load`.
 
     Raises:
         UserError: There is no such recipe, dataset or field.
     """
     name = START if weights is None else str(weights)
-    config = _before_settings(name, data, recipe)
+    config = _before_settings(name, data, recipe, key)
+    if key is not None:
+        config = override(config, assignments({"model.key": key}))
     return with_settings(config, settings)
 
 
-def _before_settings(weights: str, data: str | Dataset, recipe: str) -> TrainConfig:
+def _before_settings(
+    weights: str, data: str | Dataset, recipe: str, key: str | None
+) -> TrainConfig:
     spec = data.spec if isinstance(data, Dataset) else data
     scratch = weights == SCRATCH
     if recipe == "auto":
@@ -273,7 +282,7 @@ def _before_settings(weights: str, data: str | Dataset, recipe: str) -> TrainCon
                 small=small,
                 gpu=cuda_is_available(),
                 bundled=is_bundled(weights),
-                narrow=_is_narrow(weights),
+                narrow=_is_narrow(weights, key),
             )
         config = get_recipe(_scratch_recipe(small, images.channels))
         return override(config, assignments({"data.source": spec}))
@@ -310,14 +319,14 @@ def are_small(images: Any) -> bool:
     return bool(max(images.images.shape[1:3]) <= _SMALL_IMAGE)
 
 
-def _is_narrow(weights: str) -> bool:
+def _is_narrow(weights: str, key: str | None) -> bool:
     """Whether a network has at most 256 channels, as those in the package."""
     if is_bundled(weights):
         return True
     # Those with a name are wide, and may have to be downloaded for the answer.
     if not os.path.exists(weights):  # noqa: PTH110 (Path.exists raises for some names)
         return False
-    return bool(load(weights).model.config.hidden_dim <= _NARROW)
+    return bool(load(weights, key=key).model.config.hidden_dim <= _NARROW)
 
 
 def _scratch_recipe(small: bool, channels: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from ..inference.pictures import Picture
 from ..weights import Checkpoint, load, save
 from ..weights.catalog import BUNDLED
 from ..weights.given_labels import GivenLabels
+from ..weights.loading import Weights
 
 
 def evaluate(
@@ -219,11 +221,13 @@ def export(
 
 
 @contextlib.contextmanager
-def _as_file(checkpoint: Checkpoint | PathLike) -> Iterator[PathLike]:
+def _as_file(checkpoint: Checkpoint | Weights) -> Iterator[PathLike]:
     """Yield what `load` takes: an export is read back in another process."""
-    if not isinstance(checkpoint, Checkpoint):
+    if isinstance(checkpoint, (str, os.PathLike)):
         yield checkpoint
         return
+    if not isinstance(checkpoint, Checkpoint):
+        checkpoint = load(checkpoint)
     with tempfile.TemporaryDirectory() as folder:
         yield save(
             Path(folder) / "checkpoint.safetensors",

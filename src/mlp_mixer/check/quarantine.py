@@ -53,7 +53,9 @@ def set_aside(root: Path, names: Iterable[str]) -> int:
         new = _choose_places(aside, present)
         # A place that is named again was left by a killed run, which did not reach it.
         moves = {
-            place: name for place, name in _manifest(aside).items() if place not in new
+            place: name
+            for place, name in _manifest(aside, root).items()
+            if place not in new
         }
         _write_manifest(aside, moves | new)
         for place, name in new.items():
@@ -99,7 +101,7 @@ def put_back(root: Path) -> tuple[int, list[str]]:
         blocked = {}
         done = 0
         # Backwards: a class that became empty comes back before its pictures.
-        for place, name in reversed(_manifest(aside).items()):
+        for place, name in reversed(_manifest(aside, root).items()):
             if not os.path.lexists(aside / place):
                 continue
             if os.path.lexists(root / name):
@@ -123,14 +125,35 @@ def _remove_empty_folders(aside: Path) -> None:
             folder.rmdir()
 
 
-def _manifest(aside: Path) -> dict[str, str]:
+def _manifest(aside: Path, root: Path) -> dict[str, str]:
     """Return the moves in their order: place in `aside` -> name in the folder."""
     path = aside / _MANIFEST
     if not path.exists():
         return {}
     advice = "move it away to begin anew"
-    moves: dict[str, str] = read_json(path, "list of moved files", advice)
-    return moves
+    moves = read_json(path, "list of moved files", advice)
+    pairs = list(moves.items()) if isinstance(moves, dict) else [("", "")]
+    # A folder of pictures may come from a stranger, and this list with it: what it
+    # moves must lie inside the two folders, and lead out of them by no link.
+    for place, name in pairs:
+        if not (_is_inside(aside, place) and _is_inside(root, name)):
+            shown = f"{place!r}: {str(name)!r}"[:80]
+            raise UserError(
+                f"cannot use the list of moved files {str(path)!r}: {shown} is no file "
+                f"inside the folder; {advice}"
+            )
+    return dict(pairs)
+
+
+def _is_inside(folder: Path, name: object) -> bool:
+    """Whether a name is that of something in a folder, with no link on the way."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    parts = Path(name)
+    if parts.is_absolute() or parts.drive or ".." in parts.parts or not parts.parts:
+        return False
+    # The folder itself may be a link: its owner gave it.
+    return not any((folder / above).is_symlink() for above in parts.parents[:-1])
 
 
 def _write_manifest(aside: Path, moves: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -47,6 +47,13 @@ Input = Annotated[
         metavar="IN",
         help="Checkpoint, run folder, or name (`mlp-mixer models --weights`).",
         autocompletion=complete.weights,
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Which network of a file that holds several, such as student.",
     ),
 ]
 LabelledImages = Annotated[
@@ -125,6 +132,20 @@ def or_bundled(checkpoint: str | None) -> tuple[str | Path, str]:
     if checkpoint is None:
         return BUNDLED, BUNDLED.stem
     return checkpoint, checkpoint
+
+
+def with_key(source: str | Path, key: str | None) -> Any:
+    """Return what takes the place of a checkpoint: itself, or the network at a key.
+
+    Args:
+        source: What `load` takes.
+        key: As typed.
+    """
+    if key is None:
+        return source
+    from ..weights import load
+
+    return load(source, key=key)
 
 
 def introduce_bundled(labels: tuple[str, ...] | None) -> None:

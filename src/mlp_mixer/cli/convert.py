@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .arguments import Input, Labels, OverwriteFile, parse_size
+from .arguments import Input, Key, Labels, OverwriteFile, parse_size
 
 
 def convert(
@@ -27,6 +27,7 @@ def convert(
             "keras, ..."
         ),
     ],
+    key: Key = None,
     image_size: Annotated[
         str | None,
         typer.Option(help="HxW of the weights, where their shapes leave it open."),
@@ -61,6 +62,7 @@ def convert(
         source,
         out,
         to,
+        key=key,
         image_size=None if image_size is None else parse_size(image_size),
         # --dialect is the old name of the option.
         lineage=lineage or dialect,

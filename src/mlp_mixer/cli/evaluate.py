@@ -13,6 +13,7 @@ from .arguments import (
     BatchSize,
     Device,
     Json,
+    Key,
     LabelledImages,
     Labels,
     MinScore,
@@ -51,6 +52,7 @@ class Views(StrEnum):
 def evaluate(
     data: LabelledImages,
     checkpoint: WeightsOrBundled = None,
+    key: Key = None,
     split: Annotated[
         SplitName,
         typer.Option(help="test: the test split, or the images held out of training."),
@@ -81,7 +83,7 @@ def evaluate(
     keep_memory()
     place = pick_device(device)
     source, name = or_bundled(checkpoint)
-    loaded = load(source)
+    loaded = load(source, key=key)
     lowest = resolve_min_score(min_score, loaded.provenance)
     found: list[dict[str, Any]] = []
     # A benchmark such as ImageNet-C is several test sets.

@@ -11,11 +11,13 @@ import typer
 from . import complete
 from .arguments import (
     Device,
+    Key,
     Labels,
     OverwriteOut,
     introduce_bundled,
     or_bundled,
     split_arguments,
+    with_key,
 )
 from .console import percent
 
@@ -46,6 +48,7 @@ def explain(
         typer.Option(help="occlusion: cover parts of the image; gradient; or both."),
     ] = "both",
     labels: Labels = None,
+    key: Key = None,
     device: Device = "auto",
     overwrite: OverwriteOut = False,
 ) -> int:
@@ -81,7 +84,7 @@ def explain(
         )
     image = images[0]
     source, _ = or_bundled(checkpoint)
-    predictor = Predictor(source, device=device, labels=labels)
+    predictor = Predictor(with_key(source, key), device=device, labels=labels)
     if checkpoint is None:
         introduce_bundled(predictor.labels)
     numbers = class_numbers(predictor.labels)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..intervals import short_accuracy
-from .arguments import Json, Labels, OverwriteFile, Weights
+from .arguments import Json, Key, Labels, OverwriteFile, Weights, with_key
 from .console import percent, print_json, print_table
 
 
@@ -24,6 +24,7 @@ def export(
             help="onnx, openvino, torch-export, aoti, executorch, timm or hf."
         ),
     ],
+    key: Key = None,
     int8: Annotated[
         bool, typer.Option("--int8", help="Matrix products in int8 (onnx, openvino).")
     ] = False,
@@ -59,7 +60,7 @@ def export(
 
     with counted("steps of the export", tell_end=False) as show:
         report = api.export(
-            checkpoint,
+            with_key(checkpoint, key),
             out,
             to,
             int8=int8,

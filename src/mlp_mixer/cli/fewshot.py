@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..intervals import accuracy, plain_accuracy, short_accuracy
-from .arguments import BatchSize, Device, Json, LabelledImages, Weights
+from .arguments import BatchSize, Device, Json, Key, LabelledImages, Weights
 from .console import print_json, print_table
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class ResizeName(StrEnum):
 def fewshot(
     checkpoint: Weights,
     data: LabelledImages,
+    key: Key = None,
     shots: Annotated[
         str, typer.Option(help="Images per class to learn from.")
     ] = "1,5,10,25",
@@ -57,7 +58,7 @@ def fewshot(
     keep_memory()
     with counted("images", tell_end=False) as show:
         result = evaluate_fewshot(
-            load(checkpoint),
+            load(checkpoint, key=key),
             data,
             shots=_numbers(shots, "--shots", 1),
             seeds=_numbers(seeds, "--seeds", 0),

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from .arguments import OverwriteOut, WeightsOrBundled, or_bundled
+from .arguments import Key, OverwriteOut, WeightsOrBundled, or_bundled
 
 
 def figures(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     checkpoint: WeightsOrBundled = None,
+    key: Key = None,
     overwrite: OverwriteOut = False,
 ) -> int:
     """Draw Figures 5 to 7 of the paper from these weights.
@@ -28,7 +29,7 @@ def figures(
     folder = make_folder(out)
     source, _ = or_bundled(checkpoint)
     with counted("pictures", tell_end=False) as show:
-        drawn = weight_figures(load(source).model, progress=show)
+        drawn = weight_figures(load(source, key=key).model, progress=show)
     pictures = {folder / f"{name}.png": picture for name, picture in drawn.items()}
     if not overwrite:
         refuse_to_replace(*pictures)

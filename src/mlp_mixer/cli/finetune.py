@@ -15,6 +15,7 @@ from ..intervals import accuracy
 from . import complete
 from .arguments import (
     FindBatchSize,
+    Key,
     LabelledImages,
     Minutes,
     OverwriteRun,
@@ -46,6 +47,7 @@ def finetune(
             autocompletion=complete.weights,
         ),
     ] = None,
+    key: Key = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder of the run (default: runs/finetune-DATE-TIME)."),
@@ -107,6 +109,7 @@ def finetune(
                 data,
                 folder,
                 recipe=recipe,
+                key=key,
                 settings=settings or (),
                 frozen=True,
                 sweep=sweep,
@@ -138,7 +141,7 @@ def finetune(
 
         return watch(start, place)
 
-    config = api.finetune_config(weights, data, recipe, settings or ())
+    config = api.finetune_config(weights, data, recipe, settings or (), key=key)
     if sweep is None:
         run(config, folder)
         _test(folder, data)

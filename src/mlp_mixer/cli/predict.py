@@ -18,6 +18,7 @@ from .arguments import (
     Device,
     Engine,
     Json,
+    Key,
     Labels,
     MinScore,
     OverwriteOut,
@@ -26,6 +27,7 @@ from .arguments import (
     named,
     or_bundled,
     split_arguments,
+    with_key,
 )
 from .console import percent, print_json, print_table
 
@@ -69,6 +71,7 @@ def predict(
         str | None,
         typer.Option(help="The checkpoint; then every argument is a picture."),
     ] = None,
+    key: Key = None,
     top: Annotated[int, typer.Option(min=1, help="Candidates per picture.")] = 5,
     out: Annotated[
         Path | None,
@@ -126,9 +129,8 @@ def predict(
             "--min-score and --sort-into go with answers; leave them or --features away"
         )
     # Weights are loaded after all checks: a download may take minutes.
-    source, _ = or_bundled(checkpoint)
     predictor = Predictor(
-        source,
+        with_key(or_bundled(checkpoint)[0], key),
         device=device,
         top=top,
         engine=engine,

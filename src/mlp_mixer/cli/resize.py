@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .arguments import Input, OverwriteFile, parse_size
+from .arguments import Input, Key, OverwriteFile, parse_size
 
 
 def resize(
@@ -28,6 +28,7 @@ def resize(
     patch_size: Annotated[
         int | None, typer.Option(help="Another patch side, in pixels.")
     ] = None,
+    key: Key = None,
     overwrite: OverwriteFile = False,
 ) -> int:
     """Change the image size or patch size of weights.
@@ -43,6 +44,7 @@ def resize(
         parse_size(image_size),
         method=method,  # type: ignore[arg-type] # it refuses an unknown one
         patch_size=patch_size,
+        key=key,
         overwrite=overwrite,
     )
     height, width = config.image_size

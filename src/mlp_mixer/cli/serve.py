@@ -10,11 +10,13 @@ from .arguments import (
     BatchSize,
     Device,
     Engine,
+    Key,
     Labels,
     MinScore,
     WeightsOrBundled,
     introduce_bundled,
     or_bundled,
+    with_key,
 )
 
 
@@ -29,6 +31,7 @@ def serve(
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="0 takes a free one.")
     ] = 8000,
+    key: Key = None,
     device: Device = "auto",
     engine: Engine = "auto",
     batch_size: BatchSize = 32,
@@ -73,6 +76,7 @@ def serve(
         batch=batch_size,
     )
     source, name = or_bundled(checkpoint)
+    source = with_key(source, key)
     first = "plain" if engine == "auto" else engine
     predictor = Predictor(
         source, device=device, engine=first, min_score=min_score, labels=labels

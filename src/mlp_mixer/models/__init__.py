@@ -118,6 +118,13 @@ def create_model(
     Raises:
         UserError: A name or field is unknown, or a value is not legal (a ValueError).
     """
+    # timm's keyword, which here is a function of its own.
+    if config_fields.pop("pretrained", False):
+        raise UserError(
+            f"create_model makes fresh weights; `load({name!r})` with the name of "
+            "published weights (`list_models(weights=True)`) or a file gives pretrained "
+            "ones, and its `.model` is the network"
+        )
     config = model_config(
         name,
         num_classes=num_classes,

@@ -88,7 +88,7 @@ def read_config(path: Path) -> TrainConfig:
         UserError: There is no such file, or it is not the config.json of a run.
     """
     values = read_json(path, "configuration", "give the config.json of a run")
-    if not isinstance(values, dict) or "config" not in values:
+    if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
         raise UserError(
             f"cannot read the configuration {str(path)!r}: it holds no 'config'; give "
             "the config.json of a run"

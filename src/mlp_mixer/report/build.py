@@ -34,11 +34,11 @@ from ..evaluation.calibration import (
     fit_temperature,
     tempered,
 )
-from ..files import read_json
 from ..intervals import decimals, plain_accuracy
 from ..models import IsotropicMlp, MlpMixer, cost
 from ..training.config import stored_config
 from ..training.journal import read_journal
+from ..training.record import read_record
 from ..training.splits import split_validation
 from ..weights import Checkpoint, load
 from .cells import cell_pictures
@@ -79,8 +79,7 @@ def build_report(
     counted = stage or _silent
     folder = Path(run)
     checkpoint = load(folder)
-    advice = "give the folder of a training run"
-    record = read_json(folder / "config.json", "configuration of the run", advice)
+    record = read_record(folder)
     trained_on = record["config"]["data"]["source"]
     evaluated_on = data or trained_on
     began = time.perf_counter()

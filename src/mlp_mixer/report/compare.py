@@ -9,10 +9,11 @@ from typing import Any
 
 from ..data.dataset import public_name
 from ..errors import UserError
-from ..files import PathLike, read_json
+from ..files import PathLike
 from ..intervals import wilson_interval
 from ..training.choice import is_at_least_as_good
 from ..training.journal import JournalRow, read_journal
+from ..training.record import read_record
 from .chart import Series, Style, line_chart
 from .html import write_html
 from .page import accuracy_chart, epochs, points
@@ -92,13 +93,12 @@ def find_runs(folders: Sequence[Path]) -> list[RunSummary]:
 def _summarise(folder: Path) -> RunSummary | None:
     """Summarise a run; None for another program's metrics.jsonl."""
     try:
-        config = read_json(folder / "config.json", "configuration", "")["config"]
-        _ = config["train"]
-        model = config["model"]
-        source = config["data"]["source"]
-    except (UserError, KeyError, TypeError):
+        config = read_record(folder)["config"]
+        journal = read_journal(folder)
+    except UserError:
         return None
-    journal = read_journal(folder)
+    model = config["model"]
+    source = config["data"]["source"]
     train = [row for row in journal if row.get("kind") == "train"]
     evaluations = [row for row in journal if row.get("kind") == "eval"]
     best: JournalRow = {}
@@ -106,18 +106,20 @@ def _summarise(folder: Path) -> RunSummary | None:
         if is_at_least_as_good(row, best or None):
             best = row
     # The median: a step that waited for a busy machine would spoil a mean.
-    rates = sorted(row["images_per_second"] for row in train)
+    rates = sorted(
+        row["images_per_second"] for row in train if "images_per_second" in row
+    )
     return RunSummary(
         name=str(folder),
         recipe=config.get("recipe") or "-",
-        model=_public(model.get("init") or model.get("name", "-")),
+        model=_public(model.get("init") or model.get("name") or "-"),
         source=public_name(source),
         steps=max((row.get("step", 0) for row in journal), default=0),
         epochs=max((row.get("epoch", 0.0) for row in journal), default=0.0),
         best_top1=best.get("top1"),
         best_map=best.get("map"),
         best_n=best.get("n", 0),
-        train_loss=train[-1]["loss"] if train else None,
+        train_loss=train[-1].get("loss") if train else None,
         images_per_second=rates[len(rates) // 2] if rates else None,
         seconds=sum(row.get("seconds", 0.0) for row in train),
         journal=tuple(journal),

@@ -11,11 +11,11 @@ import torch
 
 from ..distributed import all_reduce_max
 from ..evaluation import evaluate
-from ..files import read_json
 from ..randomness import steps_for
 from .config import TrainConfig, stored_config
 from .optim.build import Ema, build_optimizer
 from .optim.schedule import warmup_length
+from .record import read_record
 from .run import Run
 from .step import Stepper
 
@@ -98,9 +98,7 @@ def with_stored_length(config: TrainConfig, out: Path) -> TrainConfig:
     Raises:
         UserError: The folder's config.json cannot be read.
     """
-    advice = "give the folder of a training run"
-    record = read_json(out / "config.json", "configuration of the run", advice)
-    found = stored_config(record["config"]).train
+    found = stored_config(read_record(out)["config"]).train
     length = dataclasses.replace(
         config.train,
         epochs=found.epochs,

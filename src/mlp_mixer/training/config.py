@@ -32,6 +32,9 @@ class ModelChoice:
     # the noise (dropout, drop path) can be set beside them.
     init: str | None = None
 
+    # Which network of the file at `init`, if it holds several: what `load` takes as key.
+    key: str | None = None
+
     image_size: int | tuple[int, int] | None = None
 
     # Of the images, where the weights of `init` were made for others: the stem's kernels
@@ -210,6 +213,9 @@ class DistillChoice:
     # Weights that know all classes of the images by name: what `load` takes. None: the
     # labels alone.
     teacher: str | None = None
+
+    # Which network of the file at `teacher`, if it holds several.
+    key: str | None = None
     temperature: float = 1.0
     weight: float = 1.0
 

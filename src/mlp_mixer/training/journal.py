@@ -18,6 +18,26 @@ Report = Callable[[JournalRow], None]
 
 NAME = "metrics.jsonl"
 
+# A row has some 200 bytes, and the longest run has a million of them.
+_MOST_BYTES = 2**28
+_MOST_STEPS = 2**53
+_LARGEST = 1e300
+_NUMBERS = (
+    "epoch",
+    "loss",
+    "lr",
+    "top1",
+    "top5",
+    "train_top1",
+    "balanced_top1",
+    "map",
+    "n",
+    "seconds",
+    "images_per_second",
+    "data_wait",
+    "memory_mib",
+)
+
 
 def ignore_row(row: JournalRow) -> None:
     """Report nothing."""
@@ -43,7 +63,12 @@ def quality(row: JournalRow) -> float:
 
 
 class Journal:
-    """Appends rows to the journal; each is a whole line on the disk before the next."""
+    """Appends rows to the journal; each is a whole line on the disk before the next.
+
+    Attributes:
+        path: The file.
+        damaged: How many lines of an earlier journal could not be read.
+    """
 
     def __init__(self, out: Path, *, from_step: int) -> None:
         """Open the journal and forget the rows after the step it is opened at.
@@ -54,8 +79,10 @@ class Journal:
         """
         self.path = out / NAME
         kept = []
+        self.damaged = 0
         if from_step:
-            kept = [row for row in read_journal(out) if row.get("step", 0) <= from_step]
+            rows, self.damaged = read_rows(out)
+            kept = [row for row in rows if row.get("step", 0) <= from_step]
         write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def append(self, row: JournalRow) -> None:
@@ -82,15 +109,68 @@ def read_journal(out: Path) -> list[JournalRow]:
 
     Args:
         out: The folder of the run.
+
+    Raises:
+        UserError: As for `read_rows`.
+    """
+    return read_rows(out)[0]
+
+
+def read_rows(out: Path) -> tuple[list[JournalRow], int]:
+    """Return the rows of a run's journal, and how many lines are damaged.
+
+    A bit may flip in any line: the others are kept. The last one may be cut short by a
+    crash, and is not counted: its step is not in a saved state either.
+
+    Args:
+        out: The folder of the run.
+
+    Raises:
+        UserError: It cannot be read, or is larger than a journal can be.
     """
     path = out / NAME
     if not path.is_file():
-        return []
+        return [], 0
+    try:
+        size = path.stat().st_size
+        if size > _MOST_BYTES:
+            raise UserError(
+                f"{str(path)!r} has {size:,} bytes, at most {_MOST_BYTES:,} are read: it "
+                "is no journal of a run"
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {str(path)!r}: {error.strerror}; make it readable"
+        ) from error
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            # A crash cut the last line short. Its step is not in a saved state either.
-            break
-    return rows
+    damaged = 0
+    for line in data.splitlines(keepends=True):
+        row = _row(line)
+        if row is not None:
+            rows.append(row)
+        elif line.endswith(b"\n"):
+            damaged += 1
+    return rows, damaged
+
+
+def _row(line: bytes) -> JournalRow | None:
+    """Return the row in a line, None if it is none that a run writes."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("kind", ""), str):
+        return None
+    step = row.get("step", 0)
+    if type(step) is not int or not 0 <= step < _MOST_STEPS:
+        return None
+    # What is drawn and compared is a number, wherever it stands.
+    measured = [row[name] for name in _NUMBERS if name in row]
+    if any(type(value) not in (int, float) for value in measured):
+        return None
+    if type(row.get("n", 0)) is not int:
+        return None
+    # An integer of JSON may have no float.
+    huge = any(type(value) is int and abs(value) > _LARGEST for value in measured)
+    return None if huge else row

@@ -98,6 +98,9 @@ class Loop:
         if state:
             self.continue_from(state)
         self.journal = Journal(out, from_step=self.step) if is_main() else None
+        if self.journal and self.journal.damaged:
+            lost = f"{self.journal.damaged} damaged lines of the journal are left out"
+            report({"kind": "note", "text": lost})
         # A resumed run has its notes in the journal already.
         if self.step == 0:
             for text in run.notes:

@@ -75,7 +75,7 @@ class Built(NamedTuple):
 # What may differ from the pretrained weights: noise in training has no weights.
 _NOISE = ("dropout", "drop_path", "drop_path_rule")
 # Settings that say where the network comes from; the others describe its layers.
-_ORIGIN = {"name", "init", "image_size", "patch_size", "resize", "stem", "head"}
+_ORIGIN = {"name", "init", "key", "image_size", "patch_size", "resize", "stem", "head"}
 _ORIGIN |= {"in_channels"}
 
 
@@ -107,6 +107,11 @@ def _fresh(config: TrainConfig, images: ImageSet, classes: int) -> Built:
     if config.model.head == "fitted":
         raise UserError(
             "model.head=fitted needs weights to take features from: set model.init"
+        )
+    if config.model.key is not None:
+        raise UserError(
+            f"model.key={config.model.key} chooses a network of the file at model.init: "
+            "set that, or leave it out"
         )
     fields = _given(config.model)
     if "in_channels" in fields:
@@ -149,7 +154,7 @@ def _preprocess(choice: PreprocessChoice, model: IsotropicMlp) -> Preprocess:
 def _pretrained(
     choice: ModelChoice, init: str, images: ImageSet, classes: int
 ) -> Built:
-    checkpoint = load(init, channels=choice.in_channels)
+    checkpoint = load(init, key=choice.key, channels=choice.in_channels)
     old = checkpoint.model.config
     if choice.image_size or choice.patch_size:
         checkpoint = resize(

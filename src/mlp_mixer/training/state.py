@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -34,11 +33,25 @@ from ..distributed import is_main, rank, world_size
 from ..errors import UserError
 from ..files import write_bytes
 from ..weights.checkpoint import opened
+from ..weights.seal import check_sum, sealed
 
 _KEY = "mlp_mixer_state"
 _KEEP = 2
 # The step; then, of sharded weights, which part of how many.
 _NAME = re.compile(r"step-(\d+)(?:\.part-(\d+)-of-(\d+))?\.safetensors")
+
+
+# What a state says beside its tensors, and which types that has.
+_HEADER: dict[str, tuple[type, ...]] = {
+    "step": (int,),
+    "config": (dict,),
+    "fingerprint": (str,),
+    "best": (dict, type(None)),
+    "skipped": (list,),
+    "made_with": (dict,),
+    "finished": (bool,),
+}
+_NEEDED = ("step", "config", "fingerprint", "best")
 
 
 @dataclass(frozen=True)
@@ -172,7 +185,7 @@ class StateSaver:
 
     def _write(self, path: Path, tensors: dict[str, Tensor], described: str) -> None:
         try:
-            write_bytes(path, safetensors.torch.save(tensors, {_KEY: described}))
+            write_bytes(path, sealed(tensors, {_KEY: described}))
             if is_main():
                 prune_states(self.out)
         except BaseException as error:
@@ -206,7 +219,7 @@ def _my_part(tensor: Tensor) -> Tensor | None:
 
 
 def newest_state(out: Path) -> tuple[RunState | None, list[str]]:
-    """Return the newest readable state of a run.
+    """Return the newest readable state of a run, whose tensors are what was written.
 
     Args:
         out: The folder of the run.
@@ -218,14 +231,18 @@ def newest_state(out: Path) -> tuple[RunState | None, list[str]]:
     for files in _states(out):
         try:
             return _read(files), complaints
-        except (UserError, KeyError) as error:
+        except UserError as error:
             complaints.append(str(error))
     return None, complaints
 
 
 def _read(files: tuple[Path, ...]) -> RunState:
-    with opened(files[0], _KEY) as (header, _):
-        pass
+    for path in reversed(files):
+        with opened(path, _KEY) as (header, file):
+            names = sorted(file.keys())
+            in_order = ((name, file.get_tensor(name)) for name in names)
+            check_sum(file.metadata(), in_order, repr(str(path)))
+    _check_header(header, files[0])
     return RunState(
         step=header["step"],
         config=header["config"],
@@ -239,6 +256,25 @@ def _read(files: tuple[Path, ...]) -> RunState:
         finished=header.get("finished", False),
         begin=header.get("begin", {}),
     )
+
+
+def _check_header(header: Mapping[str, Any], path: Path) -> None:
+    """Refuse a header whose values have other types than a state's: a stranger's."""
+    wrong = [
+        name
+        for name, kinds in _HEADER.items()
+        if not isinstance(header.get(name, kinds[0]()), kinds)
+    ]
+    skipped = header.get("skipped", [])
+    if isinstance(skipped, list) and not all(type(step) is int for step in skipped):
+        wrong.append("skipped")
+    missing = [name for name in _NEEDED if name not in header]
+    if wrong or missing or type(header["step"]) is not int or header["step"] < 0:
+        what = ", ".join(wrong or missing or ["step"])
+        raise UserError(
+            f"{str(path)!r} is damaged or no state of a run (its {what} cannot be); "
+            "remove it"
+        )
 
 
 def restore(
@@ -331,7 +367,7 @@ def finish_states(out: Path, step: int) -> None:
         with opened(state.files[0], _KEY) as (header, _):
             described = json.dumps({**header, "finished": True})
         # Under the old name, so that a kill leaves the one or the other.
-        write_bytes(last, safetensors.torch.save({}, {_KEY: described}))
+        write_bytes(last, sealed({}, {_KEY: described}))
     # Parts of states that were never complete are among them.
     for path in last.parent.glob("step-*.safetensors"):
         if _NAME.fullmatch(path.name) and path != last:

@@ -3,7 +3,7 @@
 It knows its architecture, preprocessing, class names and origin. The tensors carry
 timm's names, so a model with erf GELU is also a timm checkpoint. Everything else is
 JSON under the one metadata key `mlp_mixer` (a single key, because the order of several
-is not stable and equal runs should give equal bytes):
+is not stable and equal runs should give equal bytes), but for a check sum (`seal`):
 
     {"format_version": 1, "config": {...}, "preprocess": {...}, "labels": [...],
     "provenance": {...}}
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +39,7 @@ from ..models.isotropic import IsotropicMlp
 from .given_labels import GIVEN, GivenLabels, checked_labels, named_classes
 from .lineages.transforms import eval_preprocess
 from .lineages.translate import check_numbers
+from .seal import sealed
 from .shapes import misfits, shown
 
 # Endings of files that hold weights in another way.
@@ -252,7 +252,7 @@ def save(
     """
     _check_ending(Path(path))
     stored = StoredWeights.of(model, preprocess, labels, provenance)
-    write_bytes(path, native_bytes(stored))
+    write_bytes(path, _parts(stored))
     return Path(path)
 
 
@@ -274,8 +274,12 @@ def native_bytes(stored: StoredWeights) -> bytes:
     Raises:
         UserError: The labels do not fit the architecture.
     """
+    return b"".join(_parts(stored))
+
+
+def _parts(stored: StoredWeights) -> list[bytes | memoryview]:
     text = json.dumps(description(stored), ensure_ascii=False)
-    return safetensors.torch.save(stored.tensors, {KEY: text})
+    return sealed(stored.tensors, {KEY: text})
 
 
 def fingerprint(model: nn.Module) -> str:
@@ -371,7 +375,12 @@ def opened(path: Path, key: str) -> Iterator[tuple[dict[str, Any], Any]]:
             yield header, file
     except UserError:
         raise
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (
+        safetensors.SafetensorError,
+        OSError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise UserError(
             f"{str(path)!r} is damaged or no safetensors file ({error}); "
             "restore or retrain it"

@@ -52,6 +52,7 @@ def convert(
     out: PathLike,
     to: str,
     *,
+    key: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     lineage: str | None = None,
     labels: GivenLabels | None = None,
@@ -66,6 +67,7 @@ def convert(
         source: As for `load`.
         out: The file to write, or the folder for "huggingface".
         to: One of `TARGETS`.
+        key: As for `load`.
         image_size: As for `load`.
         lineage: As for `load`.
         labels: As for `load`.
@@ -89,20 +91,25 @@ def convert(
     if dtype and dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
     check_place(target, to, Path(source), overwrite)
-    stored = read_weights(source, image_size=image_size, lineage=lineage, labels=labels)
+    stored = read_weights(
+        source, key=key, image_size=image_size, lineage=lineage, labels=labels
+    )
     stored.provenance.update(json_values(dict(about or {}), "about"))
+    # What was chosen and left out; a file of ours says what was done long ago.
+    read = () if stored.lineage == "native" else stored.provenance.get("notes", ())
     if dtype:
         stored = _rounded(stored, dtype, str(source))
     if to == "native":
         write_bytes(target, native_bytes(stored))
-        return Conversion(target, stored.lineage, ())
+        return Conversion(target, stored.lineage, tuple(read))
     reasons = _obstacles(stored, to)
     if reasons and not force:
         raise UserError(
             f"as {to} these weights would not give the same results: "
             f"{'; '.join(reasons)}; use --force (force=True) to write them nevertheless"
         )
-    notes = tuple(f"not the same results: {reason}" for reason in reasons)
+    changes = [f"not the same results: {reason}" for reason in reasons]
+    notes = (*read, *changes)
     if to == "huggingface":
         write_folder(target, stored)
         return Conversion(target, stored.lineage, notes)

@@ -12,10 +12,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import Any, BinaryIO
 
 from ..errors import UserError, unknown
 from ..files import PathLike
@@ -25,16 +22,17 @@ from ..models.mixer import VARIANTS
 from .catalog import PublishedWeights
 from .channels import with_channels
 from .checkpoint import KEY, Checkpoint, StoredWeights, read_native
+from .choose import Found, choose_network
 from .file_labels import file_labels
-from .formats import containers
+from .formats import containers, memory
 from .formats.contents import Contents
 from .given_labels import GivenLabels
 from .huggingface import folder
 from .lineages import pretrained_cfg, timm_families, translate
-from .lineages.recognise import plain_names, recognise
-from .lineages.tables import LINEAGES, TIMM
+from .lineages.tables import LINEAGES
 from .lineages.transforms import eval_preprocess
 from .locate import find_file
+from .seal import check_sum
 
 # Heads trained with sigmoid cross-entropy start at a bias of -6.9 (big_vision) or -10
 # (GSAM) and stay far below 0; softmax does not move the mean of the biases.
@@ -52,32 +50,33 @@ _SAME_AS_PUBLISHED = (
 
 Size = tuple[int, int]
 
+Weights = PathLike | Mapping[str, Any] | BinaryIO
+"""What `load` takes: a path or a name, tensors in memory, or an open file."""
+
 
 @dataclass(frozen=True)
 class WeightsFile:
     """Holds what was read, before anyone knows whose it is.
 
     Attributes:
-        path: Where it was read.
+        name: What its provenance calls it; None for what was in memory.
+        source: What errors call it.
         contents: Tensors and metadata as they are stored.
         described: The `config.json` beside the tensors, if there is one.
         record: What the catalog says, if the weights are published ones.
     """
 
-    path: Path
+    name: str | None
+    source: str
     contents: Contents
     described: Mapping[str, Any] = field(default_factory=dict)
     record: PublishedWeights | None = None
 
-    @property
-    def source(self) -> str:
-        """The path as errors quote it."""
-        return repr(str(self.path))
-
 
 def load(
-    path_or_name: PathLike,
+    weights: Weights,
     *,
+    key: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     lineage: str | None = None,
     labels: GivenLabels | None = None,
@@ -85,15 +84,20 @@ def load(
 ) -> Checkpoint:
     """Load weights of any lineage: the model, its preprocessing and its class names.
 
-    The architecture comes from the shapes; GELU form, norm epsilon and final norm come
-    from the lineage. `provenance` says which lineage the file belongs to, what was
-    assumed, and with `head` whether the scores are "softmax" or "sigmoid".
+    The network is found wherever it lies in a file, under any keys and prefixes. Of a
+    network and its average the average is taken; between others, such as a student and
+    its teacher, `key` chooses. The architecture comes from the shapes; GELU form, norm
+    epsilon and final norm come from the lineage. `provenance` says which lineage the
+    file belongs to, with `head` whether the scores are "softmax" or "sigmoid", and with
+    `notes` what was chosen, guessed and left out.
 
     Args:
-        path_or_name: A file (npz, safetensors, pt, pth, bin, h5, keras), the folder of
-            a training run or of the Hugging Face convention, a name of
-            `list_models(weights=True)` or one of its aliases, `hf-hub:OWNER/NAME`, or a
-            URL.
+        weights: A file (npz, safetensors, pt, pth, bin, h5, keras), the folder of a
+            training run or of the Hugging Face convention, a name of
+            `list_models(weights=True)` or one of its aliases, `hf-hub:OWNER/NAME`,
+            `local-dir:FOLDER`, or a URL. Also from memory: tensors by name, in nested
+            dicts or not, which are copied; or a file that is open in binary mode.
+        key: Where in the file the network is, such as "teacher" or "state_dict.net".
         image_size: Side or (height, width) in pixels that the weights were made for,
             where their shapes leave it open (a grid that is no square, a flattened
             stem). It is only stated: nothing is resized.
@@ -109,11 +113,12 @@ def load(
 
     Raises:
         UserError: There is no such file or name, or the file is damaged, hostile, or
-            neither a Mixer nor one of timm's gMixers, ResMLPs and gMLPs; or the labels
-            do not fit it.
+            neither a Mixer nor one of timm's gMixers, ResMLPs and gMLPs; or it holds
+            several networks, none of which is preferred; or the labels do not fit it.
     """
     return read_weights(
-        path_or_name,
+        weights,
+        key=key,
         image_size=image_size,
         lineage=lineage,
         labels=labels,
@@ -122,8 +127,9 @@ def load(
 
 
 def read_weights(
-    path_or_name: PathLike,
+    weights: Weights,
     *,
+    key: str | None = None,
     image_size: int | tuple[int, int] | None = None,
     lineage: str | None = None,
     labels: GivenLabels | None = None,
@@ -132,7 +138,8 @@ def read_weights(
     """Read weights as `load` does, but build no network.
 
     Args:
-        path_or_name: As for `load`.
+        weights: As for `load`.
+        key: As for `load`.
         image_size: As for `load`.
         lineage: As for `load`.
         labels: As for `load`.
@@ -147,7 +154,7 @@ def read_weights(
     size = _checked_size(image_size)
     if lineage is not None and lineage not in ("native", *LINEAGES):
         raise unknown("lineage", lineage, ("native", *LINEAGES))
-    file = _read(path_or_name)
+    file = _read(weights)
     ours = _own_description(file)
     if lineage == "native" and not ours:
         raise UserError(
@@ -156,14 +163,19 @@ def read_weights(
         )
     # A native file is also a file of timm's names; `lineage="timm"` reads it as such.
     if ours and lineage in (None, "native"):
+        if key:
+            raise UserError(
+                f"{file.source} was written by mlp-mixer and holds one network: leave "
+                f"the key {key[:80]!r} out"
+            )
         stored = load_native(file, ours, size)
     else:
-        stored = load_foreign(file, size, lineage)
-    # A name or an address tells more than the file of the cache it led to.
-    # (os.path.exists, because Path.exists raises for some names.)
-    was_name = not os.path.exists(path_or_name)  # noqa: PTH110
-    if was_name and "file" in stored.provenance:
-        stored.provenance["file"] = str(path_or_name)
+        stored = load_foreign(file, size, lineage, key)
+    # Last, because other complaints about damage are more exact.
+    tensors = file.contents.tensors
+    if file.contents.container == "safetensors":
+        in_order = ((name, tensors[name]) for name in sorted(tensors))
+        check_sum(file.contents.metadata, in_order, file.source)
     if labels is not None:
         stored = stored.with_labels(labels)
     return stored if channels is None else with_channels(stored, channels)
@@ -198,7 +210,10 @@ def load_native(
 
 
 def load_foreign(
-    file: WeightsFile, image_size: Size | None, lineage: str | None
+    file: WeightsFile,
+    image_size: Size | None,
+    lineage: str | None,
+    key: str | None = None,
 ) -> StoredWeights:
     """Interpret another project's file: tensors first, then what belongs to them.
 
@@ -206,6 +221,7 @@ def load_foreign(
         file: What was read.
         image_size: (height, width) that the user stated.
         lineage: A key of `LINEAGES`, or None to recognise it.
+        key: Where in the file the network is; None to choose by the rule of `choose`.
 
     Returns:
         The weights under our names.
@@ -214,7 +230,13 @@ def load_foreign(
         UserError: The tensors are no network that we know, the file is not the
             published one that it should be, or its `config.json` is wrong.
     """
-    translated = _translate(file, image_size, lineage)
+    translated = choose_network(
+        file.contents,
+        file.source,
+        key=key,
+        lineage=lineage or (file.record.lineage if file.record else None),
+        image_size=image_size or folder.image_size(file.described),
+    )
     if file.record:
         _check_record(translated.config, file.record, file.source)
     names, assumed = file_labels(
@@ -236,23 +258,6 @@ def load_foreign(
     )
 
 
-@dataclass(frozen=True)
-class _Translated:
-    """Holds a foreign file's network under our names.
-
-    Attributes:
-        lineage: A key of `LINEAGES`.
-        family: "gmixer", "resmlp" or "gmlp"; None for a Mixer.
-        config: The architecture.
-        tensors: The tensors under our names and in our layouts.
-    """
-
-    lineage: str
-    family: str | None
-    config: NetworkConfig
-    tensors: dict[str, Tensor]
-
-
 def _checked_size(image_size: int | tuple[int, int] | None) -> Size | None:
     if image_size is None:
         return None
@@ -265,13 +270,17 @@ def _checked_size(image_size: int | tuple[int, int] | None) -> Size | None:
     return size
 
 
-def _read(path_or_name: PathLike) -> WeightsFile:
+def _read(weights: Weights) -> WeightsFile:
     """Find the file or folder, and read it without interpreting it."""
-    path, record = find_file(path_or_name)
+    if not isinstance(weights, (str, os.PathLike)):
+        name, source, contents = memory.read(weights)
+        return WeightsFile(name, source, contents)
+    path, name, record = find_file(weights)
+    source = repr(str(path))
     if path.is_dir():
         contents, described = folder.read_folder(path)
-        return WeightsFile(path, contents, described, record)
-    return WeightsFile(path, containers.read(path), record=record)
+        return WeightsFile(name, source, contents, described, record)
+    return WeightsFile(name, source, containers.read(path), record=record)
 
 
 def _own_description(file: WeightsFile) -> Mapping[str, Any] | None:
@@ -298,25 +307,6 @@ def _own_description(file: WeightsFile) -> Mapping[str, Any] | None:
     return described
 
 
-def _translate(
-    file: WeightsFile, image_size: Size | None, lineage: str | None
-) -> _Translated:
-    """Recognise the lineage and the family, and bring the tensors under our names."""
-    tensors = plain_names(file.contents.tensors)
-    wanted = lineage or (file.record.lineage if file.record else None)
-    size = image_size or folder.image_size(file.described)
-    # timm's other families come first: a gMixer has all the names of a Mixer, and
-    # would be refused as a misshapen one.
-    if wanted in (None, TIMM.name):
-        family = timm_families.family_of(tensors)
-        if family:
-            config, ours = timm_families.to_ours(tensors, family, file.source, size)
-            return _Translated(TIMM.name, family, config, ours)
-    table, prefix = recognise(tensors, file.source, wanted)
-    mixer, ours = translate.to_ours(tensors, table, prefix, file.source, size)
-    return _Translated(table.name, None, mixer, ours)
-
-
 def _check_record(config: NetworkConfig, record: PublishedWeights, source: str) -> None:
     """Refuse a file that is not the network which was published under its name."""
     published = replace(VARIANTS[record.architecture], num_classes=record.num_classes)
@@ -334,16 +324,14 @@ def _check_record(config: NetworkConfig, record: PublishedWeights, source: str) 
 
 
 def _provenance(
-    file: WeightsFile, translated: _Translated, assumed_labels: str
+    file: WeightsFile, translated: Found, assumed_labels: str
 ) -> dict[str, Any]:
     """Say where the weights come from, what was assumed, and what their scores are."""
-    origin: dict[str, Any] = {
-        "file": file.path.name,
-        "container": file.contents.container,
-        "lineage": translated.lineage,
-    }
-    if file.contents.notes:
-        origin["notes"] = list(file.contents.notes)
+    origin: dict[str, Any] = {"file": file.name} if file.name else {}
+    origin["container"] = file.contents.container
+    origin["lineage"] = translated.lineage
+    if translated.notes:
+        origin["notes"] = list(translated.notes)
     if assumed_labels:
         origin["labels"] = assumed_labels
     if "head.bias" in translated.tensors:
@@ -360,7 +348,7 @@ def _provenance(
     return origin
 
 
-def _preprocess(file: WeightsFile, translated: _Translated) -> Preprocess:
+def _preprocess(file: WeightsFile, translated: Found) -> Preprocess:
     """Return the file's own transform, completed by what its lineage usually does."""
     config = translated.config
     evaluation = LINEAGES[translated.lineage].evaluation

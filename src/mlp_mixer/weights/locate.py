@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import urllib.parse
 from pathlib import Path
+from typing import NamedTuple
+from urllib.request import url2pathname
 
 from ..errors import UserError, near_misses
 from ..files import PathLike, cache_folder
@@ -21,36 +24,80 @@ from .huggingface.folder import hub_file, hub_folder
 _SIZE_TOLERANCE = 0.01
 
 
-def find_file(path_or_name: PathLike) -> tuple[Path, catalog.PublishedWeights | None]:
+class Located(NamedTuple):
+    """Says where weights are on this machine.
+
+    Attributes:
+        path: The file or folder.
+        name: What their provenance calls them: a file's own name without its folders,
+            or the name or address under which they were published.
+        record: What the catalog says of published weights.
+    """
+
+    path: Path
+    name: str
+    record: catalog.PublishedWeights | None = None
+
+
+def find_file(path_or_name: PathLike) -> Located:
     """Find the file or folder that a path or a name stands for.
 
     Args:
         path_or_name: As for `load`.
 
     Returns:
-        Where it is, and its record if it is a published one.
+        Where it is.
 
     Raises:
         UserError: There is no such file or name, or the download failed.
     """
-    path = Path(path_or_name)
-    name = str(path_or_name)
-    # os.path, because Path.is_dir() and Path.exists() raise for some names (too long,
-    # with a null byte), and any text may arrive here.
-    if os.path.isdir(path):  # noqa: PTH112
-        # The folder of a training run means its best checkpoint.
-        best = path / "best.safetensors"
-        return (best if best.is_file() else path), None
-    if os.path.exists(path):  # noqa: PTH110
-        return path, None
+    name = os.fsdecode(path_or_name)
+    if path := _on_this_machine(name):
+        return Located(path, path.name)
     if record := catalog.find(name):
-        return _fetch(record), record
+        return Located(_fetch(record), name, record)
     if name.startswith(("hf-hub:", "hf_hub:")):
         repository = name.split(":", 1)[1]
-        return hub_folder(repository), None
+        return Located(hub_folder(repository), name)
     if name.startswith(("http://", "https://")):
-        return _fetch_url(name), None
+        return Located(_fetch_url(name), _without_secrets(name))
     raise _not_found(name)
+
+
+def _on_this_machine(name: str) -> Path | None:
+    """Return the file or folder of a path, None if there is none."""
+    # A file that is called so comes before what the text may mean otherwise.
+    for path in (name, _local(name)):
+        # os.path, because Path.is_dir() and Path.exists() raise for some names (too
+        # long, with a null byte), and any text may arrive here.
+        if os.path.isdir(path):  # noqa: PTH112
+            # The folder of a training run means its best checkpoint.
+            best = Path(path, "best.safetensors")
+            return best if best.is_file() else Path(path)
+        if os.path.exists(path):  # noqa: PTH110
+            return Path(path)
+    return None
+
+
+def _local(name: str) -> str:
+    """Return the path that a text stands for: `~`, `file://`, timm's `local-dir:`."""
+    if name.startswith("file://") and "[" not in name:
+        parts = urllib.parse.urlsplit(name)
+        if parts.netloc not in ("", "localhost"):
+            raise UserError(
+                f"{name[:300]!r} is a file of another machine; bring it here, and give "
+                "its path"
+            )
+        name = url2pathname(parts.path)
+    name = name.removeprefix("local-dir:")
+    # expanduser raises for a null byte behind the tilde.
+    return name if "\0" in name else os.path.expanduser(name)  # noqa: PTH111
+
+
+def _without_secrets(url: str) -> str:
+    """Return an address without user, query and fragment, which may be keys."""
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _fetch(record: catalog.PublishedWeights) -> Path:

@@ -80,6 +80,7 @@ def resize_file(
     *,
     method: ResizeMethod = "block_diagonal",
     patch_size: int | None = None,
+    key: str | None = None,
     overwrite: bool = False,
 ) -> MixerConfig:
     """Read weights of any lineage and write them for another size.
@@ -91,6 +92,7 @@ def resize_file(
         image_size: As for `resize`.
         method: As for `resize`.
         patch_size: As for `resize`.
+        key: As for `load`.
         overwrite: Replace `out` if it is there.
 
     Returns:
@@ -100,7 +102,7 @@ def resize_file(
         UserError: As `load` and `resize` do, or `out` exists.
     """
     check_place(Path(out), "native", Path(source), overwrite)
-    stored = read_weights(source)
+    stored = read_weights(source, key=key)
     config, tensors = resized(
         need_mixer(stored.config, "resize"),
         stored.tensors,

@@ -5,6 +5,7 @@ Kills in between are in tests/cli/test_data_check.py.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,32 @@ def test_what_the_disk_refuses_is_one_sentence(
     assert count == 3
     assert not blocked
     assert contents(folder) == before
+
+
+STRANGE = {
+    "above": {"x": "../../planted"},
+    "absolute": {"x": "/tmp/planted"},
+    "from above": {"../secret": "a/1.jpg"},
+    "through a link": {"x": "link/1.jpg"},
+    "the folder itself": {"x": "."},
+    "nothing": {"x": ""},
+    "a number": {"x": 3},
+    "a null byte": {"x": "a\0b"},
+    "a list": ["x"],
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_strangers_list_moves_nothing_out(folder: Path, name: str) -> None:
+    aside = place_for(folder)
+    aside.mkdir()
+    (aside / "x").write_text("payload")
+    (folder.parent / "secret").write_text("secret")
+    (folder / "link").symlink_to(folder.parent)
+    (aside / "manifest.json").write_text(json.dumps(STRANGE[name]))
+    before = contents(folder.parent)
+    with pytest.raises(
+        UserError, match="inside the folder; move it away to begin anew"
+    ):
+        put_back(folder)
+    assert contents(folder.parent) == before

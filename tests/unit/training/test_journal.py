@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlp_mixer import UserError
-from mlp_mixer.training.journal import Journal, read_journal
+from mlp_mixer.training.journal import Journal, read_journal, read_rows
 
 
 def test_rows_are_on_disk_at_once_and_later_ones_are_forgotten(tmp_path: Path) -> None:
@@ -37,3 +37,38 @@ def test_a_journal_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> Non
     journal.path.mkdir()
     with pytest.raises(UserError, match="cannot write .*metrics.jsonl"):
         journal.append({"step": 1})
+
+
+ROWS = {
+    "a bit of UTF-8": b'{"kind": "train", "step": 2, "loss": 1.0\xff}',
+    "no object": b"[1, 2]",
+    "a number": b"3",
+    "deep": b"[" * 100_000,
+    "a long integer": b'{"kind": "x", "step": ' + b"9" * 5000 + b"}",
+    "a huge integer": b'{"kind": "eval", "step": 2, "loss": 1' + b"0" * 400 + b"}",
+    "a step of text": b'{"kind": "x", "step": "2"}',
+    "a kind that is none": b'{"kind": 2, "step": 2}',
+    "a loss of text": b'{"kind": "eval", "step": 2, "loss": "low"}',
+    "images that are none": b'{"kind": "eval", "step": 2, "n": NaN}',
+    "a byte of zero": b'{"kind": "x", \x00"step": 2}',
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_damaged_line_costs_itself_alone(tmp_path: Path, name: str) -> None:
+    first = b'{"kind": "train", "step": 1, "loss": NaN, "images_per_second": 3}\n'
+    last = b'{"kind": "eval", "step": 3, "top1": 0.5, "n": 10}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(first + ROWS[name] + b"\n" + last)
+    rows, damaged = read_rows(tmp_path)
+    assert [row["step"] for row in rows] == [1, 3]
+    assert damaged == 1
+    journal = Journal(tmp_path, from_step=3)
+    assert journal.damaged == 1
+    assert [row["step"] for row in read_journal(tmp_path)] == [1, 3]
+
+
+def test_a_journal_without_end_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "metrics.jsonl").open("wb") as file:
+        file.truncate(2**29)
+    with pytest.raises(UserError, match="it is no journal of a run"):
+        read_journal(tmp_path)

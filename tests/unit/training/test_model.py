@@ -50,6 +50,23 @@ def test_finetuning_keeps_what_the_weights_know_by_name(
     assert run.notes == ("the head keeps 2 of 3 classes that the weights know by name",)
 
 
+def test_of_several_networks_the_key_chooses(tmp_path: Path, noise: Any) -> None:
+    networks = {}
+    for role in ("student", "teacher"):
+        model = pretrained(tmp_path / f"{role}.safetensors", 1)
+        networks[role] = model.state_dict()
+    path = tmp_path / "both.pth"
+    torch.save(networks, path)
+    run = prepare(from_weights(path, key="teacher"), noise())
+    stem = run.model.state_dict()["stem.proj.weight"]
+    assert torch.equal(stem, networks["teacher"]["stem.proj.weight"])
+    with pytest.raises(UserError, match="holds several networks"):
+        prepare(from_weights(path), noise())
+    fresh = override(get_recipe("digits"), ["model.key=teacher"])
+    with pytest.raises(UserError, match="chooses a network of the file at model.init"):
+        prepare(fresh, noise())
+
+
 @pytest.mark.parametrize("labels", [["class 2", "owl", "class 0"], ["owl"] * 3])
 def test_a_head_of_zeros_is_asked_for(
     tmp_path: Path, noise: Any, labels: list[str]

@@ -136,7 +136,7 @@ def open_teacher(
     else:
         assert choice.teacher is not None
         name = Path(choice.teacher).name
-        checkpoint = load(choice.teacher)
+        checkpoint = load(choice.teacher, key=choice.key)
         own = checkpoint.preprocess
         columns = _columns(name, own, checkpoint.labels or (), images)
         network = checkpoint.model.to(device).eval()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import math
 import stat
 import zipfile
@@ -67,21 +68,46 @@ def read(path: Path) -> Contents:
     Raises:
         UserError: It is no file of weights, or damaged, or a trap.
     """
-    with _damaged(path):
-        source = repr(str(path))
+    source = repr(str(path))
+    with _damaged(source):
         status = path.stat()
         # Opening a pipe would wait for a writer, and /dev/zero never ends.
         if not stat.S_ISREG(status.st_mode):
             raise UserError(
                 f"{source} is a pipe, a device or a folder, expected a file of weights"
             )
+        if path.suffix == ".distcp":
+            raise UserError(
+                f"{source} is a part of a distributed checkpoint of PyTorch; give its "
+                "folder"
+            )
         with path.open("rb") as file:
             contents = _read_by_sign(file, path, source, status.st_size)
-        return _checked(contents, source)
+        return checked(contents, source)
 
 
-def _read_by_sign(file: BinaryIO, path: Path, source: str, size: int) -> Contents:
-    """Choose the reader by the first bytes."""
+def read_bytes(data: io.BytesIO, source: str) -> Contents:
+    """Read the bytes of a file of weights that is in memory.
+
+    Args:
+        data: All its bytes.
+        source: What errors call it.
+
+    Returns:
+        Its tensors and metadata.
+
+    Raises:
+        UserError: It is no file of weights, or damaged, or a trap.
+    """
+    with _damaged(source):
+        size = data.getbuffer().nbytes
+        return checked(_read_by_sign(data, None, source, size), source)
+
+
+def _read_by_sign(
+    file: BinaryIO, path: Path | None, source: str, size: int
+) -> Contents:
+    """Choose the reader by the first bytes; without a path they are in memory."""
     head = file.read(512)
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):
@@ -90,17 +116,25 @@ def _read_by_sign(file: BinaryIO, path: Path, source: str, size: int) -> Content
         return hdf5.read_hdf5(file, source, size)
     # safetensors begins with the length of its header, which is a JSON object.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
-        return _read_safetensors(path)
+        return _read_safetensors(file, path, source)
     if head[:1] == b"\x80":
         return torch_pickle.read_legacy(file, source, size)
     raise UserError(
-        f"{source} {_what_it_is(head, path)}; give an npz, safetensors, pt, pth, bin, "
+        f"{source} {_what_it_is(head, source)}; give an npz, safetensors, pt, pth, bin, "
         "h5 or keras file"
     )
 
 
-def _checked(contents: Contents, source: str) -> Contents:
-    """Refuse a file without tensors, and names that would garble a message."""
+def checked(contents: Contents, source: str) -> Contents:
+    """Refuse a file without tensors, and names that would garble a message.
+
+    Args:
+        contents: What was read.
+        source: What errors call it.
+
+    Raises:
+        UserError: It holds no tensors, or one of an impossible name.
+    """
     if not contents.tensors:
         raise UserError(
             f"{source} holds no tensors; give the weights of a trained Mixer"
@@ -151,7 +185,7 @@ def to_bytes(
 
 
 @contextlib.contextmanager
-def _damaged(path: Path) -> Iterator[None]:
+def _damaged(source: str) -> Iterator[None]:
     """Turn whatever the readers raise on hostile bytes into one `UserError`."""
     try:
         yield
@@ -159,17 +193,16 @@ def _damaged(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise UserError(
-            f"no checkpoint at {str(path)!r}; check the path, or see "
+            f"no checkpoint at {source}; check the path, or see "
             "`mlp-mixer models --weights`"
         ) from error
     except PermissionError as error:
         raise UserError(
-            f"{str(path)!r} may not be read: permission denied; ask for it, or change "
-            "it"
+            f"{source} may not be read: permission denied; ask for it, or change it"
         ) from error
     except MemoryError as error:
         raise UserError(
-            f"{str(path)!r} asks for more memory than there is: damaged, or too large "
+            f"{source} asks for more memory than there is: damaged, or too large "
             "for here"
         ) from error
     except Exception as error:
@@ -177,12 +210,12 @@ def _damaged(path: Path) -> Iterator[None]:
         text = " ".join(str(error).split())[:200] or type(error).__name__
         reason = "".join(letter if letter.isprintable() else "?" for letter in text)
         raise UserError(
-            f"{str(path)!r} is damaged and cannot be read ({reason}); copy or download "
+            f"{source} is damaged and cannot be read ({reason}); copy or download "
             "it again"
         ) from error
 
 
-def _what_it_is(head: bytes, path: Path) -> str:
+def _what_it_is(head: bytes, source: str) -> str:
     """Say what a file is that no reader takes."""
     if not head:
         return "is empty (0 bytes)"
@@ -192,25 +225,29 @@ def _what_it_is(head: bytes, path: Path) -> str:
             return what
     if head[257:262] == b"ustar":
         return "is a tar archive: unpack it first"
-    if path.suffix == ".safetensors":
+    if source.endswith(".safetensors'"):
         return "is damaged: it has no readable safetensors header"
     return "is no file of weights, or its beginning is damaged"
 
 
-def _read_safetensors(path: Path) -> Contents:
-    source = repr(str(path))
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
+def _read_safetensors(file: BinaryIO, path: Path | None, source: str) -> Contents:
+    length = int.from_bytes(file.read(8), "little")
     if length > _HEADER_LIMIT:
         raise UserError(
             f"{source} has a header of {length:,} bytes, at most {_HEADER_LIMIT:,} are "
             "read"
         )
-    with safetensors.safe_open(path, framework="pt") as file:
-        names = list(file.keys())
+    if path is None:
+        header = json.loads(file.read(length))
+        check_number(source, len(header))
+        file.seek(0)
+        tensors = safetensors.torch.load(file.read())
+        return Contents(tensors, "safetensors", header.get("__metadata__") or {})
+    with safetensors.safe_open(path, framework="pt") as opened:
+        names = list(opened.keys())
         check_number(source, len(names))
-        tensors = {name: file.get_tensor(name) for name in names}
-        return Contents(tensors, "safetensors", file.metadata() or {})
+        tensors = {name: opened.get_tensor(name) for name in names}
+        return Contents(tensors, "safetensors", opened.metadata() or {})
 
 
 def _read_archive(archive: zipfile.ZipFile, source: str, size: int) -> Contents:

@@ -33,15 +33,20 @@ class Contents:
 
     Attributes:
         tensors: The tensors as they are stored, by name.
-        container: The kind of file: "npz", "safetensors", "torch" or "h5".
+        container: The kind of file: "npz", "safetensors", "torch" or "h5"; "memory".
         metadata: What its author wrote beside the tensors.
         notes: What was left out or chosen, in words.
+        others: What stands among the tensors and is none: by name, in words.
+        root: Where in the file all of them are, such as "state_dict."; it is no part of
+            their names.
     """
 
     tensors: dict[str, Tensor]
     container: str
     metadata: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    others: dict[str, str] = field(default_factory=dict)
+    root: str = ""
 
 
 def to_torch(array: np.ndarray[Any, Any], what: str) -> Tensor:

@@ -1,6 +1,8 @@
 """Keras weight files: HDF5 groups of float arrays.
 
-They stand alone (`.weights.h5`) or in a `.keras` archive.
+They stand alone (`.weights.h5`) or in a `.keras` archive. Before Keras 3 a file had a
+group for each layer, by the name that its author gave it, and in it the arrays under
+the layer's name once more: `head/head/kernel:0`.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ _NORMALIZATION = re.compile(r"/normalization(?:_\d+)?/vars/(\d)$")
 # The variables of a Normalization layer by their number.
 _STATISTICS = ("mean", "variance", "count")
 
+# In the names that keras_cv_attention_models gives to the layers of a Mixer.
+_NAMED_BLOCK = "/token_mixing/"
+
 _DEEPEST = 32
 
 
@@ -55,12 +60,9 @@ def read_hdf5(file: BinaryIO, source: str, size: int) -> Contents:
     _check_heaps(file, source)
     arrays: dict[str, h5py.Dataset] = {}
     with h5py.File(file, "r") as root:
-        if "layer_names" in root.attrs or "model_weights" in root:
-            raise UserError(
-                f"{source} is Keras's old kind of .h5 file; load it in Keras and save "
-                "it as a .keras file"
-            )
         _collect(root, "", arrays, source, itertools.count(1))
+        if "layer_names" in root.attrs or "model_weights" in root:
+            arrays = _by_layer(arrays, source)
         check_claim(source, sum(array.nbytes for array in arrays.values()), size)
         found = {}
         for key, array in arrays.items():
@@ -68,6 +70,33 @@ def read_hdf5(file: BinaryIO, source: str, size: int) -> Contents:
             values = np.asarray(array[()]).reshape(array.shape)
             found[key] = to_torch(values, f"{source}: {key!r}")
     return _sorted_out(found, source)
+
+
+def _by_layer(
+    arrays: Mapping[str, h5py.Dataset], source: str
+) -> dict[str, h5py.Dataset]:
+    """Return the arrays of Keras's old kind of file as layer and leaf: `head/kernel`."""
+    named: dict[str, h5py.Dataset] = {}
+    for path, array in arrays.items():
+        # A whole model is saved with its optimiser beside its weights.
+        if path.startswith("optimizer_weights/"):
+            continue
+        *layer, leaf = path.removeprefix("model_weights/").split("/")
+        half = len(layer) // 2
+        if layer[:half] == layer[half:]:
+            layer = layer[:half]
+        name = "/".join((*layer, leaf.partition(":")[0]))
+        if name in named:
+            raise UserError(f"{source} holds two arrays of the name {name[:80]!r}")
+        named[name] = array
+    # Only layers with names of their own tell where they belong.
+    if not any(_NAMED_BLOCK in name for name in named):
+        raise UserError(
+            f"{source} is Keras's old kind of .h5 file; load it in Keras and save it as "
+            "a .keras file (of the old kind only Mixers of keras_cv_attention_models "
+            "are read)"
+        )
+    return named
 
 
 def _sorted_out(found: Mapping[str, Tensor], source: str) -> Contents:
@@ -194,6 +223,8 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     """
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", track_order=True) as root:
+        if any(_NAMED_BLOCK in name for name in tensors):
+            tensors = _write_layers(root, tensors)
         for name, tensor in tensors.items():
             dataset = root.create_dataset(name, data=to_numpy(tensor))
             if tensor.dtype == torch.bfloat16:
@@ -201,3 +232,24 @@ def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
         # Of the network itself: empty, but Keras before 3.4 does not do without it.
         root.create_group("vars")
     return buffer.getvalue()
+
+
+def _write_layers(root: h5py.File, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Describe layers as Keras did before version 3, for its `load_weights`.
+
+    Returns:
+        The tensors by their paths in such a file.
+    """
+    leaves: dict[str, list[str]] = {}
+    for name in tensors:
+        layer, _, leaf = name.rpartition("/")
+        leaves.setdefault(layer, []).append(f"{layer}/{leaf}:0")
+    root.attrs["layer_names"] = [layer.encode() for layer in leaves]
+    root.attrs["backend"] = b"tensorflow"
+    for layer, names in leaves.items():
+        group = root.create_group(layer)
+        group.attrs["weight_names"] = [name.encode() for name in names]
+    return {
+        f"{name.rpartition('/')[0]}/{name}:0": tensor
+        for name, tensor in tensors.items()
+    }

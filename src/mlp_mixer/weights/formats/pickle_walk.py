@@ -8,6 +8,7 @@ tensors become descriptions (`View`), calls of known harmless classes become sta
 from __future__ import annotations
 
 import pickletools
+import re
 from collections.abc import Callable
 from typing import Any, BinaryIO, NamedTuple
 
@@ -66,6 +67,11 @@ _KNOWN = {
 }
 
 _MOST_CLASSES = 10**6
+# Of torch's own quantisation, and of what lies around a quantised tensor.
+_QUANTISED = re.compile(
+    r"torch\.(qu?int\w+|per_(tensor|channel)\w*|QU?Int\w+Storage|_utils\._rebuild_qtensor"
+    r"|ao\.(nn\.)?quant.*)|torchao\..*|bitsandbytes\..*"
+)
 
 _NEW: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None,
@@ -205,6 +211,11 @@ def _named(name: str, source: str) -> Named:
     name = name.replace("__builtin__.", "builtins.", 1)
     if name in _KNOWN:
         return Named(name)
+    if _QUANTISED.fullmatch(name):
+        raise UserError(
+            f"{source} holds quantised numbers ({name[:120]!r}), from which the weights "
+            "do not come back; save the state_dict of the network before it is quantised"
+        )
     if name.startswith("torch._utils._rebuild_"):
         raise UserError(
             f"{source} holds a sparse, quantised, empty or unusual tensor "

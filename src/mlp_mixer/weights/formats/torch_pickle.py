@@ -3,7 +3,8 @@
 The pickle is walked as data, opcode by opcode: no name in it is imported, nothing is
 called, and only text is hashed. (`torch.load`, even with `weights_only`, crashes on
 deeply nested tuple keys, and a 300-byte file can make it hang.) Tensors stay
-descriptions until the weights are found among them; then only those are read.
+descriptions until it is known which of them may be weights: what optimisers keep, often
+most of a file, is not read.
 
 What training scripts add (`argparse.Namespace`, mmengine's histories, NumPy scalars,
 paths) is on a short list and read as nothing. Every other class or function is refused
@@ -22,25 +23,10 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .class_names import class_names
-from .contents import Contents, check_claim, check_number, read_member
+from .contents import Contents, check_claim, read_member
+from .nested import Leaves, leaves
 from .pickle_walk import Named, Storage, View, is_size, walk
 
-_WRAPPERS = (
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "state_dict",
-    "model",
-    "net",
-    "params",
-)
-"""Where training scripts keep the weights, best first.
-
-The average of the weights comes before the weights of the last step, as in timm.
-"""
-
-_MOST_WRAPPERS = 8
 _MOST_AXES = 8
 
 
@@ -139,9 +125,13 @@ def _contents(
     loaded: Any, read: Callable[[Storage], bytes], source: str, size: int
 ) -> Contents:
     """Find the weights in what a pickle describes, and read their storages alone."""
-    weights, names, notes = _unwrap(loaded, source)
-    views = {name: _view(name, value, source) for name, value in weights.items()}
-    check_number(source, len(views))
+    found = leaves(loaded, _is_view, source) if isinstance(loaded, dict) else Leaves()
+    if not found.tensors:
+        raise UserError(
+            f"{source} holds {kind_of(loaded)}, expected tensors by name, as "
+            "`model.state_dict()` gives"
+        )
+    views = {name: _view(name, view, source) for name, view in found.tensors.items()}
     claimed = sum(
         math.prod(view.shape) * view.storage.dtype.itemsize for view in views.values()
     )
@@ -153,7 +143,8 @@ def _contents(
     for name, view in views.items():
         numbers = flat[view.storage]
         tensors[name] = numbers.as_strided(view.shape, view.strides, view.offset)
-    return Contents(tensors, "torch", names, notes)
+    others = {name: kind_of(value) for name, value in found.others.items()}
+    return Contents(tensors, "torch", found.class_names, others=others, root=found.root)
 
 
 def _flat(data: bytes, storage: Storage) -> Tensor:
@@ -164,45 +155,12 @@ def _flat(data: bytes, storage: Storage) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=storage.dtype)
 
 
-def _unwrap(
-    loaded: Any, source: str
-) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """Return the state dict inside the wrappers, the class names, and where it was."""
-    names: dict[str, Any] = {}
-    keys: list[str] = []
-    while isinstance(loaded, dict):
-        if found := class_names(loaded):
-            names = {"CLASSES": found}
-        if any(isinstance(value, View) for value in loaded.values()):
-            notes = (f"weights taken from {'.'.join(keys)}",) if keys else ()
-            return loaded, names, notes
-        key = _wrapper(loaded)
-        # Bounded, because a pickled dict may contain itself.
-        if key is None or len(keys) == _MOST_WRAPPERS:
-            break
-        loaded = loaded[key]
-        keys.append(key)
-    raise UserError(
-        f"{source} holds {_kind(loaded)}, expected tensors by name, as "
-        "`model.state_dict()` gives"
-    )
+def _is_view(value: Any) -> bool:
+    return isinstance(value, View)
 
 
-def _wrapper(loaded: Mapping[str, Any]) -> str | None:
-    """Return the best key under which there is another dict."""
-    for key in _WRAPPERS:
-        if isinstance(loaded.get(key), dict) and loaded[key]:
-            return key
-    return None
-
-
-def _view(name: str, value: Any, source: str) -> View:
-    """Check that a value is an ordinary tensor inside its storage."""
-    if name.startswith("<") or not isinstance(value, View):
-        raise UserError(
-            f"{source} holds {_kind(value)} under the key {name[:80]!r}, expected only "
-            "tensors by name"
-        )
+def _view(name: str, value: View, source: str) -> View:
+    """Check that a tensor lies inside its storage."""
     storage, offset, shape, strides = value
     sizes = (offset, *shape, *strides)
     sensible = isinstance(storage, Storage) and len(shape) <= _MOST_AXES
@@ -221,12 +179,17 @@ def _view(name: str, value: Any, source: str) -> View:
     return value
 
 
-def _kind(value: Any, *, inside: bool = True) -> str:
-    """Say what a value is."""
+def kind_of(value: Any, *, inside: bool = True) -> str:
+    """Say what a value in a pickle is.
+
+    Args:
+        value: What the walk over the pickle gave.
+        inside: Also say what a dict holds.
+    """
     if isinstance(value, dict) and value and inside:
         shown = []
         for key, item in list(value.items())[:4]:
-            shown.append(f"{key[:40]!r} ({_kind(item, inside=False)})")
+            shown.append(f"{key[:40]!r} ({kind_of(item, inside=False)})")
         return f"a dict of {', '.join(shown)}"
     if isinstance(value, Named):
         return f"an object of {value.name.partition('.')[0]}"

@@ -26,6 +26,35 @@ _WANTED = (
     ["config.json", "pytorch_model*.bin", _INDEX[1]],
 )
 _MOST_JSON = 2**24
+# A file in a folder of another program -> what the folder is, and what to do with it.
+# Their own metadata are pickles, or need the program: none of them is read here.
+_OTHER_FOLDERS = (
+    (
+        "*.distcp",
+        "a distributed checkpoint of PyTorch: make one file of it by `python -m "
+        "torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER weights.pt`, and "
+        "give that",
+    ),
+    (
+        "zero_to_fp32.py",
+        "a checkpoint of DeepSpeed: make one file of it by `python zero_to_fp32.py . "
+        "weights.pt` in that folder, and give that",
+    ),
+    (
+        "*mp_rank_*_model_states.pt",
+        "a checkpoint of DeepSpeed: give its file mp_rank_00_model_states.pt",
+    ),
+    (
+        "_CHECKPOINT_METADATA",
+        "a checkpoint of Orbax (JAX): restore it there, and save its parameters by "
+        "name with numpy.savez",
+    ),
+    (
+        "saved_model.pb",
+        "a SavedModel of TensorFlow, which is code: save the weights by "
+        "`model.save_weights('mixer.weights.h5')`, and give that",
+    ),
+)
 _FORBIDDEN = (401, 403)
 
 
@@ -49,6 +78,9 @@ def read_folder(folder: Path) -> tuple[Contents, dict[str, Any]]:
     for name in _INDEX:
         if (folder / name).is_file():
             return _read_shards(folder, _json(folder / name)), described
+    for sign, advice in _OTHER_FOLDERS:
+        if any(folder.glob(sign)):
+            raise UserError(f"the folder {str(folder)!r} is {advice}")
     raise UserError(
         f"the folder {str(folder)!r} holds no best.safetensors (a run of mlp-mixer) "
         f"and no {_SINGLE[0]} (Hugging Face); give a checkpoint, or a folder with one "

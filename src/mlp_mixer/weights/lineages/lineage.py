@@ -143,6 +143,13 @@ class Lineage:
         """Whether the lineage normalises before pooling."""
         return self.modules[_FINAL_NORM] is not None
 
+    @property
+    def anchor(self) -> str:
+        """The template of the tensor by which its blocks are found and counted."""
+        template = self.modules[_TOKENS_FC1]
+        assert template is not None
+        return template
+
     def count_blocks(self, names: Iterable[str]) -> int:
         """Return how many blocks the names speak of.
 
@@ -151,9 +158,7 @@ class Lineage:
         Args:
             names: The names of a file's tensors, without a prefix.
         """
-        template = self.modules[_TOKENS_FC1]
-        assert template is not None
-        pattern = re.escape(template).replace(r"\*", ".+")
+        pattern = re.escape(self.anchor).replace(r"\*", ".+")
         pattern = re.sub(r"\\{(i|i2|_i)\\}", r"_?(\\d*)", pattern)
         numbers = []
         for name in names:
@@ -164,7 +169,7 @@ class Lineage:
         if not numbers:
             return 0
         # lucidrains' first block has the number 2.
-        return max(numbers) + (-1 if "{i2}" in template else 1)
+        return max(numbers) + (-1 if "{i2}" in self.anchor else 1)
 
     def table(self, num_blocks: int) -> list[Entry]:
         """List every tensor of a Mixer in the order of computation.

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NoReturn
+import re
+from collections.abc import Iterable
+from typing import NoReturn
 
 from ...errors import UserError, unknown
 from .lineage import Lineage
 from .tables import LINEAGES
-
-# What DataParallel, torch.compile, Lightning and transformers put before every name.
-_TORCH_PREFIXES = ("module.", "_orig_mod.", "model.", "timm_model.")
 
 # A part of a tensor's name -> the family that has it. The first match is reported, so
 # telling signs stand before common ones.
@@ -65,7 +63,7 @@ def recognise(
                 best = (candidate, prefix)
                 most_known = known
     if best is None:
-        _refuse_names(names, source, lineage)
+        refuse_names(names, source, lineage)
     return best
 
 
@@ -74,13 +72,28 @@ def _inside(names: Iterable[str], prefix: str) -> set[str]:
     return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
 
 
-def _refuse_names(names: list[str], source: str, lineage: str | None) -> NoReturn:
-    """Say of a file in which no lineage has a block what it seems to be."""
+def refuse_names(names: list[str], source: str, lineage: str | None) -> NoReturn:
+    """Say of a file in which no lineage has a block what it seems to be.
+
+    Args:
+        names: The names of its tensors.
+        source: The file.
+        lineage: The only lineage that was looked for.
+
+    Raises:
+        UserError: Always.
+    """
     examples = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
     if lineage is not None:
         raise UserError(
             f"{source} is no {lineage} checkpoint of an MLP-Mixer; its tensors are "
             f"{examples}"
+        )
+    if _may_be_kcam(names):
+        raise UserError(
+            f"{source} holds layers of Keras without names of their own ({examples}); if "
+            "it is a Mixer of keras_cv_attention_models, give the .h5 file that it came "
+            "from: there the layers have names"
         )
     for sign, family in _OTHER_FAMILIES:
         if any(sign in name for name in names):
@@ -95,36 +108,15 @@ def _refuse_names(names: list[str], source: str, lineage: str | None) -> NoRetur
     )
 
 
-def plain_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Take off the wrappers' prefixes that stand before every name.
+def _may_be_kcam(names: list[str]) -> bool:
+    """Whether layers of Keras are as many as in a Mixer that was saved anew.
 
-    Args:
-        tensors: The tensors as torch.compile, DataParallel, Lightning or transformers
-            name them.
-
-    Returns:
-        The same tensors without those prefixes.
-
-    Raises:
-        UserError: Two names become one.
+    One convolution, the stem, and four dense layers for two norms in each block: a
+    Mixer is asked for before anything else is named.
     """
-    # torch.compile may wrap single blocks, so this one is taken off anywhere.
-    plain = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors.items()}
-    if len(plain) < len(tensors):
-        raise UserError(
-            "the checkpoint holds a tensor twice, with and without '_orig_mod.' in its "
-            "name: keep one of them"
-        )
-    # Wrappers nest: DataParallel around a compiled model gives two prefixes.
-    while prefix := _common_prefix(plain):
-        plain = {name.removeprefix(prefix): tensor for name, tensor in plain.items()}
-    return plain
-
-
-def _common_prefix(names: Iterable[str]) -> str:
-    """Return the wrapper's prefix that all names carry, or an empty text."""
-    names = list(names)
-    for prefix in _TORCH_PREFIXES:
-        if names and all(name.startswith(prefix) for name in names):
-            return prefix
-    return ""
+    layers = {name.rsplit("/vars/", 1)[0] for name in names if "/vars/" in name}
+    kinds = [re.sub(r"(_\d+)?$", "", layer) for layer in layers]
+    norms = kinds.count("layers/layer_normalization")
+    dense = kinds.count("layers/dense")
+    has_stem = kinds.count("layers/conv2d") == 1
+    return has_stem and norms > 1 and dense - 2 * (norms - norms % 2) in (0, 1)

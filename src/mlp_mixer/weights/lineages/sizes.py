@@ -65,6 +65,19 @@ def patch(
     )
 
 
+def channels_guessed(stem: Entry, tensor: Tensor) -> int | None:
+    """Return how many values a flattened patch has, which leave its side open.
+
+    Args:
+        stem: The row of the lineage's table for the weight of the stem.
+        tensor: That weight, in the file's layout.
+
+    Returns:
+        The values; None for a stem whose shape tells side and channels.
+    """
+    return None if stem.layout.rows is None else stem.layout.rows(tensor).shape[1]
+
+
 def image_size_of(
     num_patches: int, patch_size: int, source: str, image_size: Size | None
 ) -> Size:

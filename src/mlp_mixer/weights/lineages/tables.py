@@ -214,9 +214,20 @@ KERAS = Lineage(
     head_layout=TRANSPOSED,
 )
 
+# Its code computes the exact GELU, also with the weights that it took from Google.
+KCAM = replace(
+    GOOGLE,
+    name="kcam",
+    whose="leondgarse/keras_cv_attention_models: Google's names, in Keras's old .h5",
+    gelu="erf",
+    norm_eps=1e-5,
+    suffixes=(".h5",),
+    norm=("gamma", "beta"),
+)
+
 _GOOGLES = (GOOGLE, BIGVISION, GOOGLE_PRELINEN)
 _SMALL_PORTS = (LAVISH619, LUCIDRAINS, JEONSWORLD, RISHIKKSH20)
 LINEAGES = {
     lineage.name: lineage
-    for lineage in (*_GOOGLES, TIMM, MMPRETRAIN, *_SMALL_PORTS, KERAS)
+    for lineage in (*_GOOGLES, TIMM, MMPRETRAIN, *_SMALL_PORTS, KERAS, KCAM)
 }

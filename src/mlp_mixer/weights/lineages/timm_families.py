@@ -110,6 +110,23 @@ def to_ours(
     return config, translate.apart(ours)
 
 
+def guesses(config: NetworkConfig, family: str) -> list[str]:
+    """Say what no shape told, where no variant has the network's depth and width.
+
+    Args:
+        config: What `to_ours` made of a file.
+        family: What `family_of` found.
+
+    Returns:
+        A phrase for each guess; empty without one.
+    """
+    row = _nearest_variant(family, config.num_blocks, config.hidden_dim)
+    if (row.num_blocks, row.hidden_dim) == (config.num_blocks, config.hidden_dim):
+        return []
+    first = next(iter(FAMILIES[family][1]))
+    return [f"guessed: what no shape tells (GELU, scales) is that of {first}"]
+
+
 def obstacles(config: NetworkConfig) -> list[str] | None:
     """List why timm would compute something else with one of these families.
 

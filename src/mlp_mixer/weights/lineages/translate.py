@@ -9,7 +9,7 @@ own names.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from statistics import mode
 
 import torch
@@ -19,7 +19,7 @@ from ...errors import UserError
 from ...models.mixer import MixerConfig
 from ..shapes import misfits, shown
 from .lineage import CONV1D, LEADING_TRANSPOSED, LEADING_VECTOR, Entry, Lineage
-from .sizes import image_size_of, patch
+from .sizes import channels_guessed, image_size_of, patch
 
 # These layouts have one axis more than ours, always of length 1: which one it is.
 _SINGLE_AXIS = {CONV1D: 2, LEADING_VECTOR: 0, LEADING_TRANSPOSED: 0}
@@ -63,6 +63,11 @@ def to_ours(
         if entry.theirs not in inner
     ]
     problems += [f"unexpected {prefix}{name}" for name in inner if name not in names]
+    if problems and problems == _of_the_final_norm(table, prefix):
+        raise UserError(
+            f"{source} lacks the norm behind the last block ({problems[0]}): it was cut "
+            "off there, as timm's features_only does; give the whole network's weights"
+        )
     refuse(source, lineage, problems)
     check_numbers({prefix + name: tensor for name, tensor in inner.items()}, source)
     problems = [
@@ -98,6 +103,12 @@ def _table_for(
         # A backbone: the network gives its pooled features.
         return [entry for entry in table if entry not in head]
     return table
+
+
+def _of_the_final_norm(table: Iterable[Entry], prefix: str) -> list[str]:
+    """Return the complaints about a network that lacks its final norm alone."""
+    norm = [entry.theirs for entry in table if entry.ours[0].startswith("norm.")]
+    return [f"missing {prefix}{name}" for name in norm]
 
 
 def apart(ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -227,6 +238,30 @@ def _infer(
         final_norm=lineage.final_norm,
     )
     return config, ours
+
+
+def guesses(
+    tensors: Mapping[str, Tensor], lineage: Lineage, config: MixerConfig
+) -> list[str]:
+    """Say what no shape told, where a guess was possible.
+
+    Args:
+        tensors: The tensors under the file's names, without a prefix.
+        lineage: Their lineage.
+        config: What `to_ours` made of them.
+
+    Returns:
+        A phrase for each guess; empty without one.
+    """
+    stem = lineage.table(0)[0]
+    values = channels_guessed(stem, tensors[stem.theirs])
+    if values is None:
+        return []
+    side = config.patch_size
+    return [
+        f"guessed: the {values} values of a patch are {config.in_channels} channels of "
+        f"{side}x{side} pixels; state the image size if they are not"
+    ]
 
 
 def obstacles(config: MixerConfig, lineage: Lineage) -> list[str]:

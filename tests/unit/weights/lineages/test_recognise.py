@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mlp_mixer.weights.lineages import translate
-from mlp_mixer.weights.lineages.recognise import plain_names, recognise
+from mlp_mixer.weights.lineages.recognise import recognise
 from mlp_mixer.weights.lineages.tables import LINEAGES
 
 from ..networks import SQUARE, random_tensors
@@ -41,27 +41,6 @@ def test_other_networks_are_named(tmp_path: Path, name: str) -> None:
         tmp_path / "m.pth",
     )
     refused(tmp_path / "m.pth", STRANGERS[name])
-
-
-@pytest.mark.parametrize(
-    "wrapper",
-    ["module.", "_orig_mod.", "module._orig_mod.", "timm_model.", "model.module."],
-)
-def test_wrappers_of_training_scripts_are_taken_off(wrapper: str) -> None:
-    tensors = translate.to_theirs(SQUARE, random_tensors(SQUARE), LINEAGES["timm"])
-    assert (
-        plain_names({wrapper + name: tensor for name, tensor in tensors.items()}).keys()
-        == tensors.keys()
-    )
-
-
-def test_only_the_inside_of_a_compiled_block_may_be_wrapped() -> None:
-    tensors = translate.to_theirs(SQUARE, random_tensors(SQUARE), LINEAGES["timm"])
-    inside = {
-        name.replace("blocks.1.", "blocks.1._orig_mod."): tensor
-        for name, tensor in tensors.items()
-    }
-    assert plain_names(inside).keys() == tensors.keys()
 
 
 def test_the_optimiser_of_a_big_vision_checkpoint_is_left_out() -> None:

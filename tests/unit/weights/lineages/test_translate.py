@@ -84,7 +84,7 @@ LIES: dict[str, tuple[Callable[[], dict[str, Tensor]], str]] = {
     ),
     "wrapped and not": (
         lambda: state() | {"module.head.bias": torch.ones(4)},
-        "unexpected module.head.bias",
+        "holds a tensor twice, with and without 'module.' in its name",
     ),
     "compiled and not": (
         lambda: state() | {"_orig_mod.head.bias": torch.ones(4)},
