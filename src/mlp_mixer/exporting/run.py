@@ -206,7 +206,7 @@ def _check_packages(to: str, target: Target, int8: bool) -> None:
 
 def _description(checkpoint: Checkpoint, where: str, x: Array) -> dict[str, Any]:
     """Return what a program must know to use the export."""
-    description = {
+    description: dict[str, Any] = {
         "input": {"dtype": str(x.dtype), "shape": ["B", *x.shape[1:]]},
         "normalization": where,
         "preprocess": to_dict(checkpoint.preprocess),

@@ -133,6 +133,7 @@ def decode_image(
         return _pixels(source, name, channels, part)
     if isinstance(source, bytes):
         return _decode(io.BytesIO(source), "the image", channels, part)
+    assert not isinstance(source, np.ndarray)
     name = repr(str(source))
     try:
         with open(source, "rb") as file:  # noqa: PTH123 - a Path takes 20 microseconds to make

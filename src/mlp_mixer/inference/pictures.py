@@ -163,7 +163,8 @@ def fetched(picture: Picture) -> Path | bytes | Image.Image | np.ndarray[Any, An
         return fetch_bytes(picture)
     if isinstance(picture, (str, os.PathLike)):
         return Path(picture)
-    if isinstance(picture, (bytes, Image.Image, np.ndarray)) or is_tensor(picture):
+    # Tensors are not in the type, which would import torch.
+    if is_tensor(picture) or isinstance(picture, (bytes, Image.Image, np.ndarray)):
         return picture
     raise UserError(
         f"cannot read a {type(picture).__name__} as a picture: expected a path, URL, "

@@ -45,7 +45,8 @@ def whiten(
     patches_ND = patches_BDS.transpose(1, 2).flatten(0, 1)
 
     # Of a patch that is one number the covariance has no axes.
-    covariance_DD = torch.atleast_2d(torch.cov(patches_ND.T))
+    D = patches_ND.shape[1]
+    covariance_DD = torch.cov(patches_ND.T).reshape(D, D)
     values, vectors_DD = torch.linalg.eigh(covariance_DD)
     scaled_DD = vectors_DD / (values + _LEAST).sqrt()
     # Eigenvectors are columns of rising variance; the one of most variance goes first.
