@@ -1,0 +1,75 @@
+"""The recipes of others beside their originals: numbers written down from the sources."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from mlp_mixer.models import create_model
+from mlp_mixer.recipes import RECIPES, get_recipe, list_recipes
+from mlp_mixer.training.optim.sam import rho_at
+
+# arXiv 2203.08065: rho, rho_min, alpha and ImageNet top-1 of each Mixer.
+GSAM = {
+    "gsam_s32": (0.5, 0.0, 0.2, "68.6"),
+    "gsam_s16": (0.5, 0.0, 0.6, "75.0"),
+    "gsam_s8": (0.5, 0.1, 0.1, "76.8"),
+    "gsam_b32": (0.7, 0.2, 0.05, "73.6"),
+    "gsam_b16": (0.5, 0.2, 0.01, "77.8"),
+}
+# Millions of parameters with 1,000 classes: the rows name the right network.
+MILLIONS = {
+    "gsam_s32": 19.1,
+    "gsam_s16": 18.5,
+    "gsam_s8": 20.6,
+    "gsam_b32": 60.3,
+    "gsam_b16": 59.9,
+}
+
+
+def test_every_recipe_of_gsam_has_a_row() -> None:
+    assert set(list_recipes("gsam_*")) == set(GSAM)
+
+
+@pytest.mark.parametrize("name", GSAM)
+def test_the_numbers_of_gsam(name: str) -> None:
+    rho, rho_min, alpha, top1 = GSAM[name]
+    config = get_recipe(name)
+    optim = config.optim
+    assert (optim.rho, optim.rho_min, optim.alpha) == (rho, rho_min, alpha)
+    # What big_vision's configs/proj/gsam has for every network.
+    assert (optim.name, optim.lr, optim.clip_norm) == ("adamw", 3e-3, 1.0)
+    assert optim.lr * optim.weight_decay == pytest.approx(3e-3 * 0.3)
+    assert (config.train.epochs, config.train.batch_size) == (300, 4096)
+    assert (config.train.loss, config.train.head_bias) == ("sigmoid", -10.0)
+    assert (config.schedule.decay, config.schedule.final) == ("linear", 0.01)
+    assert config.schedule.warmup_steps == 10_000
+    assert config.augment.flip
+    assert config.augment.policy == "none"
+    assert not config.mix.active
+    assert f"{top1} % top-1" in (inspect.getdoc(RECIPES[name]) or "")
+
+
+@pytest.mark.parametrize("name", GSAM)
+def test_gsam_trains_the_network_that_it_names(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(get_recipe(name).model.name, num_classes=1000)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert round(count / 1e6, 1) == MILLIONS[name]
+
+
+def test_rho_falls_with_the_learning_rate() -> None:
+    config = get_recipe("gsam_b16")
+    # At the peak, half-way down to 1 % of it, and at the end.
+    for factor, rho in ((1.0, 0.5), (0.505, 0.35), (0.01, 0.2)):
+        assert rho_at(factor, config.optim, config.schedule) == pytest.approx(rho)
+
+
+def test_sam_is_gsam_with_one_rho_and_no_gap() -> None:
+    sam = get_recipe("sam_b16")
+    assert (sam.optim.rho_min, sam.optim.alpha) == (None, 0.0)
+    for factor in (1.0, 0.5, 0.01):
+        assert rho_at(factor, sam.optim, sam.schedule) == sam.optim.rho
+    assert "was not found" in (inspect.getdoc(RECIPES["sam_b16"]) or "")
