@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import inspect
 
+import numpy as np
 import pytest
 import torch
+from torchvision.transforms import functional as tv
 
 from mlp_mixer.models import create_model
 from mlp_mixer.recipes import RECIPES, get_recipe, list_recipes
+from mlp_mixer.training.model import _preprocess
 from mlp_mixer.training.optim.sam import rho_at
 
 # arXiv 2203.08065: rho, rho_min, alpha and ImageNet top-1 of each Mixer.
@@ -73,3 +76,59 @@ def test_sam_is_gsam_with_one_rho_and_no_gap() -> None:
     for factor in (1.0, 0.5, 0.01):
         assert rho_at(factor, sam.optim, sam.schedule) == sam.optim.rho
     assert "was not found" in (inspect.getdoc(RECIPES["sam_b16"]) or "")
+
+
+# Resize of the short side, crop, mean and deviation at evaluation. big_vision:
+# resize_small(256)|central_crop(224)|value_range(-1, 1) in mlp_mixer_i1k.py and in
+# proj/gsam; the paper: App. C; DeiT: datasets.py (int(256 / 224 * 224), bicubic).
+GOOGLE = (256, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+DEIT = (256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+EVALUATION = {
+    "imagenet_b16": GOOGLE,
+    "imagenet_l16": GOOGLE,
+    "imagenet21k_b16": GOOGLE,
+    "imagenet21k_l16": GOOGLE,
+    "jft_s16": GOOGLE,
+    "jft_b16": GOOGLE,
+    "jft_l16": GOOGLE,
+    "jft_h14": GOOGLE,
+    "bigvision_b16": GOOGLE,
+    "gsam_s32": GOOGLE,
+    "gsam_s16": GOOGLE,
+    "gsam_s8": GOOGLE,
+    "gsam_b32": GOOGLE,
+    "gsam_b16": GOOGLE,
+    "sam_b16": GOOGLE,
+    "deit_b16": DEIT,
+}
+
+
+def test_every_recipe_for_imagenet_or_more_has_a_row() -> None:
+    """Fine-tuning takes the preprocessing of its weights instead."""
+    large = set()
+    for name in RECIPES:
+        config = get_recipe(name)
+        source = config.data.source.partition(":")[0]
+        if config.model.init is None and source in ("imagenet", "shards"):
+            large.add(name)
+    assert large == set(EVALUATION)
+
+
+@pytest.mark.parametrize("name", EVALUATION)
+def test_evaluation_and_the_checkpoint_are_the_original_s(name: str) -> None:
+    resize, crop, mean, std = EVALUATION[name]
+    config = get_recipe(name)
+    with torch.device("meta"):
+        model = create_model(config.model.name, num_blocks=1, num_classes=2)
+    # The record that the run evaluates with and that its checkpoint carries.
+    record = _preprocess(config.preprocess, model)
+    assert (record.image_size, record.mean, record.std) == ((crop, crop), mean, std)
+    picture = np.random.default_rng(0).integers(0, 256, (resize, 300, 3), np.uint8)
+    # Its short side is right already: the middle comes out as it is.
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)
+    middle = tv.center_crop(pixels, [crop, crop]).permute(1, 2, 0)
+    assert np.array_equal(record.fit(picture), middle.numpy())
+    # Of another one as many pixels are seen, and no more.
+    top, left, bottom, right = record.seen(500, 375)
+    assert bottom - top == pytest.approx(crop / int(resize * 500 / 375))
+    assert right - left == pytest.approx(crop / resize)
