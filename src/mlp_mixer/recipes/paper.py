@@ -22,7 +22,9 @@ from ..training.config import (
 )
 
 Recipe = Callable[[], TrainConfig]
-_CROP = Augment(crop="inception", area=(0.05, 1.0), flip=True)
+
+# decode_jpeg_and_inception_crop(224)|flip_lr, with TensorFlow's default ratios.
+_CROP = Augment(crop="inception_tf", area=(0.05, 1.0), ratio=(0.75, 1.33), flip=True)
 
 # App. C and big_vision's configurations: the short side to 256, the middle 224, values
 # in [-1, 1]. big_vision scales by area without antialiasing, this by Pillow's bicubic.
@@ -222,9 +224,10 @@ def deit_b16() -> TrainConfig:
         preprocess=replace(
             _EVALUATION, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
         ),
-        augment=replace(
-            _CROP,
+        augment=Augment(
+            crop="inception",
             area=(0.08, 1.0),
+            flip=True,
             interpolation="bicubic",
             policy="randaugment",
             policy_magnitude=9,

@@ -132,3 +132,16 @@ def test_evaluation_and_the_checkpoint_are_the_original_s(name: str) -> None:
     top, left, bottom, right = record.seen(500, 375)
     assert bottom - top == pytest.approx(crop / int(resize * 500 / 375))
     assert right - left == pytest.approx(crop / resize)
+
+
+def test_the_crops_are_the_original_s() -> None:
+    """TensorFlow's in all recipes of Google, torchvision's in DeiT's."""
+    google = {*EVALUATION, *list_recipes("finetune_*")} - {"deit_b16"}
+    for name in google:
+        augment = get_recipe(name).augment
+        assert augment.crop == "inception_tf", name
+        assert (augment.area, augment.ratio) == ((0.05, 1.0), (0.75, 1.33))
+        assert augment.flip
+    deit = get_recipe("deit_b16").augment
+    assert (deit.crop, deit.interpolation, deit.flip) == ("inception", "bicubic", True)
+    assert (deit.area, deit.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
