@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from mlp_mixer import ArraySet, UserError, __version__, open_dataset
+from mlp_mixer.training.optim.build import kernel_names
 
 BUDGETS = ("smoke", "cpu", "gpu", "full")
 COLOURS = {
@@ -290,10 +291,12 @@ def answers(
 
 
 def _adamw(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    names = kernel_names(model)
+    named = list(model.named_parameters())
+    kernels = [parameter for name, parameter in named if name in names]
+    others = [parameter for name, parameter in named if name not in names]
     groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": kernels, "weight_decay": recipe.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)

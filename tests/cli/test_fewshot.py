@@ -17,6 +17,11 @@ from PIL import Image
 
 from mlp_mixer import MixerConfig, MlpMixer, Preprocess, save
 from mlp_mixer.cli import run
+from mlp_mixer.evaluation.corruptions import (
+    ALEXNET_ERRORS,
+    SEVERITIES,
+    corruption_errors,
+)
 from mlp_mixer.weights.labels import class_names, wordnet_ids
 
 
@@ -191,13 +196,24 @@ def test_the_rule_of_a_and_r_is_stated(
 def test_every_condition_of_c_and_their_mean(
     imagenet: str, tmp_path: Path, answer: Json, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The mean is over conditions, however many images each has."""
+    """The mean is over conditions, however many images each has.
+
+    Those of the folder `extra` are told apart.
+    """
     root = plant(tmp_path / "c", *(f"fog/1/{wnid}" for wnid in WNIDS[:2]), count=1)
     plant(
         root, *(f"snow/{severity}/{wnid}" for severity in (1, 5) for wnid in WNIDS[:5])
     )
+    two = WNIDS[:2]
+    plant(root, *(f"extra/saturate/{k}/{wnid}" for k in range(1, 6) for wnid in two))
     said = answer("evaluate", imagenet, "--data", f"imagenet_c:{root}")
     each = said["conditions"]
+    assert len(each) == 8
+    assert said["extra"] == {
+        "saturate": pytest.approx(1 - np.mean([row["top1"] for row in each[:5]]))
+    }
+    assert (said["mce"], len(said["missing"])) == (None, 72)
+    each = each[5:]
     ends = [condition["data"].removeprefix(f"imagenet_c:{root}/") for condition in each]
     assert ends == ["fog/1", "snow/1", "snow/5"]
     assert ([condition["n"] for condition in each], said["n"]) == ([2, 15, 15], 32)
@@ -210,11 +226,46 @@ def test_every_condition_of_c_and_their_mean(
     per_class = alone.pop("per_class")
     assert sum(row["n"] for row in per_class) == alone["n"]
     assert alone == {"checkpoint": imagenet, **each[2]}
+    assert alone["split"] == "test, 8 x 8 pixels as they are"
     code = call("evaluate", imagenet, "--data", f"imagenet_c:{root}", "--device", "cpu")
     assert code == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4
-    assert lines[3].startswith("mean of 3 conditions: top-1 ")
+    assert len(lines) == 11
+    assert lines[8].startswith("mean of 3 conditions: top-1 ")
+    assert lines[9] == "no mCE: 72 of its 75 conditions are missing"
+    assert lines[10].startswith("errors of other corruptions, not counted: saturate ")
+
+
+def test_all_conditions_of_c_have_an_mce(
+    imagenet: str, tmp_path: Path, answer: Json, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = plant(
+        tmp_path / "c",
+        *(
+            f"{word}/{k}/{wnid}"
+            for word in ALEXNET_ERRORS
+            for k in SEVERITIES
+            for wnid in WNIDS[:2]
+        ),
+        count=1,
+    )
+    said = answer("evaluate", imagenet, "--data", f"imagenet_c:{root}")
+    top1 = {row["data"]: row["top1"] for row in said["conditions"]}
+    assert said["mce"] == pytest.approx(corruption_errors(top1).mce)
+    assert (len(said["corruption_errors"]), said["missing"]) == (15, [])
+    assert call("evaluate", imagenet, "--data", f"imagenet_c:{root}") == 0
+    last = capsys.readouterr().out.splitlines()[76]
+    assert last == f"mCE {100 * said['mce']:.1f} % (AlexNet 100 %, 15 corruptions)"
+
+
+def test_conditions_with_other_names_are_refused_before_the_work(
+    imagenet: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = plant(tmp_path / "c", *(f"fog/hard{k}/{WNIDS[0]}" for k in (1, 2)))
+    assert call("evaluate", imagenet, "--data", f"imagenet_c:{root}") == 2
+    told = capsys.readouterr()
+    assert "is no condition of ImageNet-C" in told.err
+    assert told.out == ""
 
 
 def test_nothing_is_learnt_from_a_test_set(

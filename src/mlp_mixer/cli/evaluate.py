@@ -74,7 +74,12 @@ def evaluate(
     from ..data.dataset import public_name
     from ..data.imagenet import conditions
     from ..devices import keep_memory, pick_device
-    from ..evaluation import MultiLabelEvaluation, answered, evaluate_checkpoint
+    from ..evaluation import (
+        MultiLabelEvaluation,
+        answered,
+        corruption_errors,
+        evaluate_checkpoint,
+    )
     from ..weights import load
     from ..weights.scores import resolve_min_score
     from .next_steps import after_evaluation, print_next
@@ -87,7 +92,11 @@ def evaluate(
     lowest = resolve_min_score(min_score, loaded.provenance)
     found: list[dict[str, Any]] = []
     # A benchmark such as ImageNet-C is several test sets.
-    for spec in conditions(data):
+    specs = conditions(data)
+    if len(specs) > 1:
+        # Their names are checked before hours of work, not after them.
+        corruption_errors(dict.fromkeys(specs, 0.0))
+    for spec in specs:
         with counted("images", tell_end=False) as show:
             chosen, result = evaluate_checkpoint(
                 loaded,
@@ -145,25 +154,49 @@ def evaluate(
 def _print_mean(
     name: str, data: str, found: list[dict[str, Any]], as_json: bool
 ) -> None:
+    """Print what was measured over all conditions of ImageNet-C."""
+    from ..evaluation.corruptions import (
+        ALEXNET_ERRORS,
+        condition_of,
+        corruption_errors,
+    )
+
+    errors = corruption_errors({row["data"]: row["top1"] for row in found})
+    # The corruptions of the folder `extra` do not count.
+    counted = [row for row in found if condition_of(row["data"])[0] in ALEXNET_ERRORS]
+    rows = counted or found
     # Over test sets, not over images: so their authors report it.
-    mean = {key: sum(row[key] for row in found) / len(found) for key in _MEASURES}
+    mean = {key: sum(row[key] for row in rows) / len(rows) for key in _MEASURES}
+    images = sum(row["n"] for row in rows)
     if as_json:
         print_json(
             {
                 "checkpoint": name,
                 "data": data,
-                "n": sum(row["n"] for row in found),
+                "n": images,
                 **mean,
+                "mce": errors.mce,
+                "corruption_errors": errors.errors,
+                "extra": errors.extra,
+                "missing": list(errors.missing),
                 "conditions": found,
             }
         )
-    else:
-        images = sum(row["n"] for row in found)
+        return
+    print(
+        f"mean of {len(rows)} conditions: top-1 "
+        f"{plain_accuracy(mean['top1'], images)}, top-5 "
+        f"{plain_accuracy(mean['top5'], images)}"
+    )
+    if errors.mce is not None:
         print(
-            f"mean of {len(found)} conditions: top-1 "
-            f"{plain_accuracy(mean['top1'], images)}, top-5 "
-            f"{plain_accuracy(mean['top5'], images)}"
+            f"mCE {100 * errors.mce:.1f} % (AlexNet 100 %, {len(errors.errors)} corruptions)"
         )
+    else:
+        print(f"no mCE: {len(errors.missing)} of its 75 conditions are missing")
+    if errors.extra:
+        each = [f"{word} {100 * error:.1f} %" for word, error in errors.extra.items()]
+        print(f"errors of other corruptions, not counted: {', '.join(each)}")
 
 
 def _in_words(result: Evaluation) -> str:

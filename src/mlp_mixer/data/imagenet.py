@@ -39,18 +39,20 @@ class Protocol:
             other outputs are left out then.
         numbered: Whether the classes are named by their places among ImageNet's 1000
             ("0" ... "999") instead of by WordNet ids.
+        as_is: Whether a network takes the images as they are, if they have its size.
     """
 
     name: str
     among: bool = False
     numbered: bool = False
+    as_is: bool = False
 
 
 V2 = Protocol("imagenet_v2", numbered=True)  # Recht et al., arXiv 1902.10811
 A = Protocol("imagenet_a", among=True)  # Hendrycks et al., arXiv 1907.07174
 R = Protocol("imagenet_r", among=True)  # Hendrycks et al., arXiv 2006.16241
 SKETCH = Protocol("imagenet_sketch")  # Wang et al., arXiv 1905.13549
-C = Protocol("imagenet_c")  # Hendrycks & Dietterich, arXiv 1903.12261
+C = Protocol("imagenet_c", as_is=True)  # Hendrycks & Dietterich, arXiv 1903.12261
 REAL = Protocol("imagenet_real", numbered=True)  # Beyer et al., arXiv 2006.07159
 
 

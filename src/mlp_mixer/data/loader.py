@@ -147,7 +147,7 @@ class TrainBatches(TorchDataset[Batch]):
 
     def _cropped(self, indices: np.ndarray, draws: np.ndarray) -> Tensor:
         """Return images at the network's size, before all other augmentation."""
-        if self.augment.crop == "inception":
+        if self.augment.crop in ("inception", "inception_tf"):
             return self._inception_crops(indices, draws)
         if self.store is not None:
             return self.store[torch.from_numpy(indices).to(self.store.device)]

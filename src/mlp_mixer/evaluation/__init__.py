@@ -5,6 +5,7 @@ And what can be learnt from its features, with few images.
 
 from .abstain import Answered, answered, choose_min_score
 from .accuracy import Evaluation, align_labels, evaluate
+from .corruptions import CorruptionErrors, corruption_errors
 from .fewshot import (
     FewShot,
     evaluate_fewshot,
@@ -17,6 +18,7 @@ from .splits import EvalSplit, eval_split, evaluate_checkpoint
 
 __all__ = [
     "Answered",
+    "CorruptionErrors",
     "EvalSplit",
     "Evaluation",
     "FewShot",
@@ -24,6 +26,7 @@ __all__ = [
     "align_labels",
     "answered",
     "choose_min_score",
+    "corruption_errors",
     "eval_split",
     "evaluate",
     "evaluate_checkpoint",

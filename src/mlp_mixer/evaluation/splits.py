@@ -17,6 +17,7 @@ from ..data.registry import open_dataset
 from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..errors import UserError
+from ..images.preprocess import Preprocess
 from ..models.as_built import plain_network
 from ..weights import Checkpoint
 from ..weights.given_labels import GivenLabels
@@ -218,8 +219,9 @@ def evaluate_checkpoint(
     """Evaluate a checkpoint on images of a dataset that it has never seen.
 
     Classes are matched by name. A test set of ImageNet is scored by its authors'
-    protocol: `EvalSplit.among` says if only its own classes could be answered, and an
-    image with several right answers counts for any of them. Images with several labels
+    protocol: `EvalSplit.among` says if only its own classes could be answered, an image
+    with several right answers counts for any of them, and the images of ImageNet-C are
+    neither scaled nor cropped for a network of their size. Images with several labels
     each are scored by mAP and F1.
 
     Args:
@@ -283,10 +285,11 @@ def evaluate_checkpoint(
             "labels)"
         )
     right, among = _aligned(chosen, checkpoint.labels)
+    chosen, preprocess = _by_protocol(chosen, checkpoint.preprocess)
     result = evaluate(
         model,
         chosen.images,
-        checkpoint.preprocess,
+        preprocess,
         labels=right,
         among=among,
         batch_size=batch_size,
@@ -302,6 +305,24 @@ def evaluate_checkpoint(
         classes=checkpoint.labels or chosen.images.classes,
         assumed=assumed_order(checkpoint, chosen.images),
     )
+
+
+def _by_protocol(
+    chosen: EvalSplit, preprocess: Preprocess
+) -> tuple[EvalSplit, Preprocess]:
+    """Return the images, and how the protocol of their test set prepares them."""
+    images = chosen.images
+    if not isinstance(images, Benchmark) or not images.protocol.as_is:
+        return chosen, preprocess
+    # All images of such a test set have one size.
+    height, width = images.image(0).shape[:2]
+    size = f"{height} x {width} pixels"
+    if (height, width) != preprocess.image_size:
+        words = f"{chosen.split}, {size} resized"
+        return dataclasses.replace(chosen, split=words), preprocess
+    words = f"{chosen.split}, {size} as they are"
+    as_is = dataclasses.replace(preprocess, resize="none", crop_pct=1.0)
+    return dataclasses.replace(chosen, split=words), as_is
 
 
 def _columns(checkpoint: Checkpoint, images: ImageSet) -> np.ndarray | None:

@@ -5,13 +5,14 @@ Nothing here draws a random number: the loader hands each sample its own (see
 resume. Axes: B batch, C channels, H, W; values are uint8 until the network's
 normalisation.
 
-Columns of a sample's numbers: 0-21 the inception crop, 24-30 the operations of whole
+Columns of a sample's numbers: 0-21 the inception crops, 24-30 the operations of whole
 batches, 22, 23 and 31 colours, 32-55 erasing, and from 56 on the policy, so that none
 moves another's numbers.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from .decode import Part, Pixels
 from .policies import apply_policy, policy_draws
 from .settings import Augment
+from .tensorflow_crop import tensorflow_box, tensorflow_resize
 
 FLIP = 30  # the column that says whether an image is mirrored: below 0.5
 
@@ -72,8 +74,12 @@ def inception_crop(
         read: Decodes the part that it is given.
         draws: The sample's numbers.
         size: (H, W) of the result.
-        augment: The settings; area, ratio, interpolation and scaled_decode count.
+        augment: The settings; crop, area, ratio, interpolation and scaled_decode count.
     """
+    if augment.crop == "inception_tf":
+        # Never decoded coarser, which would be a kind of antialiasing.
+        whole = read(Part(functools.partial(_tensorflow_box, draws, augment)))
+        return tensorflow_resize(whole, size)
 
     def box(height: int, width: int) -> Box:
         return _crop_box(height, width, draws, augment)
@@ -87,6 +93,14 @@ def inception_crop(
         antialias=True,
         align_corners=False,
     )[0]
+
+
+def _tensorflow_box(
+    draws: np.ndarray, augment: Augment, height: int, width: int
+) -> Box:
+    position = 2 * _TRIES
+    own = (float(draws[0]), float(draws[position]), float(draws[position + 1]))
+    return tensorflow_box(height, width, own, augment.area, augment.ratio)
 
 
 def _crop_box(height: int, width: int, draws: np.ndarray, augment: Augment) -> Box:

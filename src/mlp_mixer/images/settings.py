@@ -23,10 +23,14 @@ class Augment:
     | randaug), with erasing last as in timm.
 
     Attributes:
-        crop: "pad" and "inception" choose a random part; "none" takes the whole image.
+        crop: "pad" and the inception crops choose a random part; "none" takes the whole
+            image. "inception" is torchvision's RandomResizedCrop. "inception_tf" is
+            TensorFlow's, for the recipes of Google: its parts are smaller (the side is
+            uniform, not the area) and resized without antialiasing (see
+            `images.tensorflow_crop`).
         pad: For crop="pad": zeros around the image before a crop of the old size.
-        area: For crop="inception": share of the image that is kept, from and to.
-        ratio: For crop="inception": width / height of the part, from and to.
+        area: Of the inception crops: share of the image that is kept, from and to.
+        ratio: Of the inception crops: width / height of the part, from and to.
         interpolation: For crop="inception": the filter that resizes the part.
         scaled_decode: For crop="inception": decode JPEGs no finer than the crop needs
             (see `images.decode.Part`).
@@ -54,7 +58,7 @@ class Augment:
         UserError: A field has no such value.
     """
 
-    crop: Literal["none", "pad", "inception"] = "none"
+    crop: Literal["none", "pad", "inception", "inception_tf"] = "none"
     pad: int = 4
     area: tuple[float, float] = (0.05, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -83,6 +87,12 @@ class Augment:
         low, high = self.ratio
         if not 0 < low <= high:
             raise UserError(f"augment.ratio must be 0 < low <= high, got {low}, {high}")
+        if self.crop == "inception_tf" and self.interpolation != "bilinear":
+            raise UserError(
+                f"augment.interpolation is {self.interpolation!r}, and "
+                "augment.crop=inception_tf is bilinear: set "
+                "augment.interpolation=bilinear or augment.crop=inception"
+            )
         for name in ("pad", "shift", "rotate", "scale"):
             value = getattr(self, name)
             if value < 0:

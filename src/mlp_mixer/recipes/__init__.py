@@ -19,7 +19,7 @@ from . import cifar, fashion_mnist
 from .digits import digits
 from .keras_example import keras_cifar100
 from .measured import MEASURED, Measurement
-from .paper import FINETUNING, PRETRAINING, bigvision_b16, deit_b16, gsam_b16, sam_b16
+from .paper import FINETUNING, GSAM, PRETRAINING, bigvision_b16, deit_b16, sam_b16
 from .photos import photos
 from .pretrain import pretrain_covered, pretrain_views
 
@@ -53,7 +53,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "bigvision_b16": bigvision_b16,
     "deit_b16": deit_b16,
     "sam_b16": sam_b16,
-    "gsam_b16": gsam_b16,
+    **GSAM,
     **FINETUNING,
 }
 

@@ -166,7 +166,8 @@ def cifar110_8ep() -> TrainConfig:
 
     The recipe `cifar10_16ep` for CIFAR-10 and CIFAR-100 together, 110 classes, whose
     features tell more of other pictures than those of ten classes. The .npz file is made
-    by experiments/transfer/cifar110.py. What came of it is in the card of the weights.
+    by experiments/transfer/cifar110.py. Not run to its end yet: what came of a run on
+    images of two codings is in docs/log.md.
 
     mlp-mixer train cifar110_8ep --data npz:cifar110.npz --set train.threads=1
     """

@@ -13,7 +13,8 @@ from ..errors import UserError
 class OptimChoice:
     """Says how gradients become new weights.
 
-    Weight decay applies to kernels only, never to biases and norms. adamw, lion and muon
+    Weight decay applies to kernels only, never to biases, norms, scales and position
+    embeddings. adamw, lion and muon
     take `lr * weight_decay` of a kernel at each step, sgd adds `weight_decay * kernel`
     to the gradient. `optim.build.decay_of_big_vision` translates the `wd` of
     google-research/big_vision.

@@ -286,6 +286,9 @@ def restore(
         state: The state.
         modules: The network and its average, by name, sharded or not.
         optimizer: The optimiser over the network's parameters.
+
+    Raises:
+        UserError: The state has the optimiser's numbers in another order.
     """
     for name, module in modules.items():
         own = module.state_dict()
@@ -305,10 +308,22 @@ def restore(
         index = int(number)
         # Numbers such as AdamW's count of steps are whole in every process.
         if value.ndim:
+            _check_moment(parameters[index], value)
             value = _like(parameters[index], value)
         moments.setdefault(index, {})[name] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
+
+
+def _check_moment(parameter: Tensor, moment: Tensor) -> None:
+    """Raise `UserError` if a number of the optimiser belongs to another parameter."""
+    # Earlier versions let ResMLP's affine maps decay, and so had them elsewhere.
+    if moment.shape != parameter.shape:
+        raise UserError(
+            "the saved state has the optimiser's numbers in another order, as an "
+            "earlier version wrote them for this network: start from the run's "
+            "checkpoint (mlp-mixer finetune), or anew with --overwrite"
+        )
 
 
 def _like(own: Tensor, whole: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ def build_optimizer(
 ) -> Optimizer:
     """Return the chosen optimiser over the parameters that learn.
 
-    Kernels (two or more axes) decay, biases and norms do not. Muon takes the kernels of
-    the blocks. The stem maps pixels, the head makes logits: both stay with AdamW, as
+    Kernels decay (see `kernel_names`), all else does not. Muon takes the kernels of the
+    blocks. The stem maps pixels, the head makes logits: both stay with AdamW, as
     its author advises for embeddings and heads.
 
     Args:
@@ -33,9 +33,11 @@ def build_optimizer(
         beside: What learns with it and is treated as a head is, such as a projection.
     """
     named = list(model.named_parameters())
+    kernels = kernel_names(model)
     if beside is not None:
         named += beside.named_parameters(prefix="beside")
-    groups = _groups(named, choice)
+        kernels |= {f"beside.{name}" for name in kernel_names(beside)}
+    groups = _groups(named, kernels, choice)
     optimizer: Optimizer
     if choice.name == "lion":
         optimizer = Lion(groups, lr=choice.lr, betas=choice.lion_betas)
@@ -89,7 +91,30 @@ def decay_of_big_vision(decay: float, lr: float) -> float:
     return decay / lr
 
 
-def _groups(named: Named, choice: OptimChoice) -> list[dict[str, Any]]:
+def kernel_names(network: nn.Module) -> set[str]:
+    """Return the names of the kernels: of linear maps, convolutions and their like.
+
+    Biases, norms, scales (LayerScale, ResMLP's affine maps), tokens and position
+    embeddings are none, however many axes they have.
+
+    Args:
+        network: Before it is wrapped.
+    """
+    names = set()
+    for place, module in network.named_modules():
+        # The weight of a norm over two axes is no kernel.
+        if "norm" in type(module).__name__.lower():
+            continue
+        for own_name, parameter in module.named_parameters(recurse=False):
+            # By torch's convention a kernel is called `weight` or something_weight.
+            if parameter.ndim >= 2 and "weight" in own_name:
+                names.add(f"{place}.{own_name}" if place else own_name)
+    return names
+
+
+def _groups(
+    named: Named, kernels: set[str], choice: OptimChoice
+) -> list[dict[str, Any]]:
     """Return groups of parameters that are treated alike.
 
     Matrices for Muon come first, then other kernels, then the rest; within each, layers
@@ -107,8 +132,9 @@ def _groups(named: Named, choice: OptimChoice) -> list[dict[str, Any]]:
     for name, parameter in named:
         if not parameter.requires_grad:
             continue
-        kernel = parameter.ndim >= 2
-        matrix = muon and parameter.ndim == 2 and name.startswith("blocks.")
+        kernel = name in kernels
+        in_block = name.startswith("blocks.")
+        matrix = muon and kernel and parameter.ndim == 2 and in_block
         kind = 2
         if kernel:
             kind = 0 if matrix else 1

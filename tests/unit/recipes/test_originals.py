@@ -1,0 +1,147 @@
+"""The recipes of others beside their originals: numbers written down from the sources."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from torchvision.transforms import functional as tv
+
+from mlp_mixer.models import create_model
+from mlp_mixer.recipes import RECIPES, get_recipe, list_recipes
+from mlp_mixer.training.model import _preprocess
+from mlp_mixer.training.optim.sam import rho_at
+
+# arXiv 2203.08065: rho, rho_min, alpha and ImageNet top-1 of each Mixer.
+GSAM = {
+    "gsam_s32": (0.5, 0.0, 0.2, "68.6"),
+    "gsam_s16": (0.5, 0.0, 0.6, "75.0"),
+    "gsam_s8": (0.5, 0.1, 0.1, "76.8"),
+    "gsam_b32": (0.7, 0.2, 0.05, "73.6"),
+    "gsam_b16": (0.5, 0.2, 0.01, "77.8"),
+}
+# Millions of parameters with 1,000 classes: the rows name the right network.
+MILLIONS = {
+    "gsam_s32": 19.1,
+    "gsam_s16": 18.5,
+    "gsam_s8": 20.6,
+    "gsam_b32": 60.3,
+    "gsam_b16": 59.9,
+}
+
+
+def test_every_recipe_of_gsam_has_a_row() -> None:
+    assert set(list_recipes("gsam_*")) == set(GSAM)
+
+
+@pytest.mark.parametrize("name", GSAM)
+def test_the_numbers_of_gsam(name: str) -> None:
+    rho, rho_min, alpha, top1 = GSAM[name]
+    config = get_recipe(name)
+    optim = config.optim
+    assert (optim.rho, optim.rho_min, optim.alpha) == (rho, rho_min, alpha)
+    # What big_vision's configs/proj/gsam has for every network.
+    assert (optim.name, optim.lr, optim.clip_norm) == ("adamw", 3e-3, 1.0)
+    assert optim.lr * optim.weight_decay == pytest.approx(3e-3 * 0.3)
+    assert (config.train.epochs, config.train.batch_size) == (300, 4096)
+    assert (config.train.loss, config.train.head_bias) == ("sigmoid", -10.0)
+    assert (config.schedule.decay, config.schedule.final) == ("linear", 0.01)
+    assert config.schedule.warmup_steps == 10_000
+    assert config.augment.flip
+    assert config.augment.policy == "none"
+    assert not config.mix.active
+    assert f"{top1} % top-1" in (inspect.getdoc(RECIPES[name]) or "")
+
+
+@pytest.mark.parametrize("name", GSAM)
+def test_gsam_trains_the_network_that_it_names(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(get_recipe(name).model.name, num_classes=1000)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert round(count / 1e6, 1) == MILLIONS[name]
+
+
+def test_rho_falls_with_the_learning_rate() -> None:
+    config = get_recipe("gsam_b16")
+    # At the peak, half-way down to 1 % of it, and at the end.
+    for factor, rho in ((1.0, 0.5), (0.505, 0.35), (0.01, 0.2)):
+        assert rho_at(factor, config.optim, config.schedule) == pytest.approx(rho)
+
+
+def test_sam_is_gsam_with_one_rho_and_no_gap() -> None:
+    sam = get_recipe("sam_b16")
+    assert (sam.optim.rho_min, sam.optim.alpha) == (None, 0.0)
+    for factor in (1.0, 0.5, 0.01):
+        assert rho_at(factor, sam.optim, sam.schedule) == sam.optim.rho
+    assert "was not found" in (inspect.getdoc(RECIPES["sam_b16"]) or "")
+
+
+# Resize of the short side, crop, mean and deviation at evaluation. big_vision:
+# resize_small(256)|central_crop(224)|value_range(-1, 1) in mlp_mixer_i1k.py and in
+# proj/gsam; the paper: App. C; DeiT: datasets.py (int(256 / 224 * 224), bicubic).
+GOOGLE = (256, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+DEIT = (256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+EVALUATION = {
+    "imagenet_b16": GOOGLE,
+    "imagenet_l16": GOOGLE,
+    "imagenet21k_b16": GOOGLE,
+    "imagenet21k_l16": GOOGLE,
+    "jft_s16": GOOGLE,
+    "jft_b16": GOOGLE,
+    "jft_l16": GOOGLE,
+    "jft_h14": GOOGLE,
+    "bigvision_b16": GOOGLE,
+    "gsam_s32": GOOGLE,
+    "gsam_s16": GOOGLE,
+    "gsam_s8": GOOGLE,
+    "gsam_b32": GOOGLE,
+    "gsam_b16": GOOGLE,
+    "sam_b16": GOOGLE,
+    "deit_b16": DEIT,
+}
+
+
+def test_every_recipe_for_imagenet_or_more_has_a_row() -> None:
+    """Fine-tuning takes the preprocessing of its weights instead."""
+    large = set()
+    for name in RECIPES:
+        config = get_recipe(name)
+        source = config.data.source.partition(":")[0]
+        if config.model.init is None and source in ("imagenet", "shards"):
+            large.add(name)
+    assert large == set(EVALUATION)
+
+
+@pytest.mark.parametrize("name", EVALUATION)
+def test_evaluation_and_the_checkpoint_are_the_original_s(name: str) -> None:
+    resize, crop, mean, std = EVALUATION[name]
+    config = get_recipe(name)
+    with torch.device("meta"):
+        model = create_model(config.model.name, num_blocks=1, num_classes=2)
+    # The record that the run evaluates with and that its checkpoint carries.
+    record = _preprocess(config.preprocess, model)
+    assert (record.image_size, record.mean, record.std) == ((crop, crop), mean, std)
+    picture = np.random.default_rng(0).integers(0, 256, (resize, 300, 3), np.uint8)
+    # Its short side is right already: the middle comes out as it is.
+    pixels = torch.from_numpy(picture).permute(2, 0, 1)
+    middle = tv.center_crop(pixels, [crop, crop]).permute(1, 2, 0)
+    assert np.array_equal(record.fit(picture), middle.numpy())
+    # Of another one as many pixels are seen, and no more.
+    top, left, bottom, right = record.seen(500, 375)
+    assert bottom - top == pytest.approx(crop / int(resize * 500 / 375))
+    assert right - left == pytest.approx(crop / resize)
+
+
+def test_the_crops_are_the_original_s() -> None:
+    """TensorFlow's in all recipes of Google, torchvision's in DeiT's."""
+    google = {*EVALUATION, *list_recipes("finetune_*")} - {"deit_b16"}
+    for name in google:
+        augment = get_recipe(name).augment
+        assert augment.crop == "inception_tf", name
+        assert (augment.area, augment.ratio) == ((0.05, 1.0), (0.75, 1.33))
+        assert augment.flip
+    deit = get_recipe("deit_b16").augment
+    assert (deit.crop, deit.interpolation, deit.flip) == ("inception", "bicubic", True)
+    assert (deit.area, deit.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
