@@ -162,12 +162,12 @@ def cifar100_200ep() -> TrainConfig:
 
 
 def cifar110_8ep() -> TrainConfig:
-    """Train `mixer_mini4.cifar110`, the bundled weights that learning begins with.
+    """Learn 110 classes, CIFAR-10's and CIFAR-100's, for features of other pictures.
 
-    The recipe `cifar10_16ep` for CIFAR-10 and CIFAR-100 together, 110 classes, whose
-    features tell more of other pictures than those of ten classes. The .npz file is made
-    by experiments/transfer/cifar110.py. Not run to its end yet: what came of a run on
-    images of two codings is in docs/log.md.
+    The recipe `cifar10_16ep` for both datasets together; experiments/transfer/cifar110.py
+    makes the .npz file. As it stands it was not run to its end: what came of a run on
+    images of two codings is in docs/log.md (a linear probe on its features has 73.2 % of
+    1,000 photos of ten classes, those of ten classes 62.5 %).
 
     mlp-mixer train cifar110_8ep --data npz:cifar110.npz --set train.threads=1
     """
