@@ -18,7 +18,7 @@ from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..errors import UserError
 from ..images.preprocess import Preprocess
-from ..models.as_built import plain_network
+from ..models.as_built import network_to_compute
 from ..weights import Checkpoint
 from ..weights.given_labels import GivenLabels
 from ..weights.scores import score_kind
@@ -246,7 +246,7 @@ def evaluate_checkpoint(
     chosen = eval_split(spec, checkpoint.provenance, split)
     # The caller's model keeps its mode and its device.
     place = None if device is None else pick_device(device)
-    model = plain_network(checkpoint.model, place)
+    model = network_to_compute(checkpoint.model, place)
     checkpoint = dataclasses.replace(checkpoint, model=model)
     if model.num_classes == 0:
         raise UserError(

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from ..errors import UserError
+from .orientation import FROM_BELOW, FROM_RIGHT, ON_ITS_SIDE, turn_of
 from .planes import is_tensor, pixels_of, read_npy
 
 try:
@@ -58,21 +59,6 @@ _READ_AT_ONCE = 2**28
 
 # What Pillow says of a PNG with more than 1 MB of compressed text or profile.
 _TOO_MUCH_TEXT = ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY", "Too much memory used in text")
-
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# Turns that swap height and width; that begin with the last row; with the last column.
-_ON_ITS_SIDE = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
-_FROM_BELOW = {_UPRIGHT[orientation] for orientation in (3, 4, 7, 8)}
-_FROM_RIGHT = {_UPRIGHT[orientation] for orientation in (2, 3, 6, 7)}
 
 
 class Part(NamedTuple):
@@ -233,7 +219,7 @@ def _pixels(image: Image.Image, name: str, channels: int, part: Part | None) -> 
             if pixels is not None:
                 return part.of(pixels)
         image.load()
-        turn = _turn(image)
+        turn = turn_of(image)
         upright = image if turn is None else image.transpose(turn)
         upright = _eight_bit(upright, name)
         if part:
@@ -255,8 +241,8 @@ def _drafted(image: Image.Image, part: Part) -> Part:
     if image.format not in _JPEG or part.size is None:
         return part
     width, height = image.size
-    turn = _turn(image)
-    upright = (width, height) if turn in _ON_ITS_SIDE else (height, width)
+    turn = turn_of(image)
+    upright = (width, height) if turn in ON_ITS_SIDE else (height, width)
     top, left, rows, columns = part.box(*upright)
     scale = 1
     for smaller in (2, 4, 8):
@@ -266,9 +252,9 @@ def _drafted(image: Image.Image, part: Part) -> Part:
         return part
     # The last row and column of the smaller image may stand for fewer pixels; a turn
     # can make them the first ones.
-    if turn in _FROM_BELOW:
+    if turn in FROM_BELOW:
         top += -upright[0] % scale
-    if turn in _FROM_RIGHT:
+    if turn in FROM_RIGHT:
         left += -upright[1] % scale
     sides = (top, left, top + rows, left + columns)
     top, left, bottom, right = ((side + scale // 2) // scale for side in sides)
@@ -286,7 +272,7 @@ def _by_simplejpeg(image: Image.Image, channels: int) -> Pixels | None:
     file = getattr(image, "fp", None)
     if not isinstance(file, io.BytesIO) or _fast_jpeg is None:
         return None
-    if _turn(image) is not None:
+    if turn_of(image) is not None:
         return None
     try:
         pixels: Pixels = _fast_jpeg(
@@ -322,18 +308,6 @@ def _from_array(array: np.ndarray[Any, Any]) -> Image.Image:
         )
     flat = array[..., 0] if array.shape[2:] == (1,) else array
     return Image.fromarray(np.ascontiguousarray(flat))
-
-
-def _turn(image: Image.Image) -> Image.Transpose | None:
-    """Return how EXIF asks to turn the image.
-
-    ImageOps.exif_transpose would also rewrite it, and stumble over a bad one.
-    """
-    try:
-        return _UPRIGHT.get(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:
-        # A broken EXIF block says nothing about the pixels.
-        return None
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:

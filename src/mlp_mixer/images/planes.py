@@ -41,8 +41,8 @@ def pixels_of(array: Any, channels: int) -> NDArray[np.uint8]:
     """
     first = is_tensor(array)
     values = array.detach().cpu().numpy() if first else np.asarray(array)
-    if values.ndim == 2:
-        values = values[..., None]
+    if values.ndim == 2 and values.size:
+        return _bytes(values[..., None])
     if values.ndim != 3 or 0 in values.shape:
         raise UserError(
             f"cannot read an array of {values.dtype} {values.shape} as an image: {_RULE}"

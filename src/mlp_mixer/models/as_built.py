@@ -157,6 +157,24 @@ def plain_network(
     return network.eval()
 
 
+def network_to_compute(
+    model: IsotropicMlp, device: torch.device | str | None = None
+) -> IsotropicMlp:
+    """Return `plain_network` of a network of ours; another's itself, put on the device.
+
+    Args:
+        model: The network; whatever maps images (B, C, H, W) to logits (B, K) and has
+            `num_classes` can stand for it.
+        device: Where to compute; by default where the model is.
+
+    Raises:
+        UserError: As for `plain_state`.
+    """
+    if any(isinstance(module, IsotropicMlp) for module in model.modules()):
+        return plain_network(model, device)
+    return model if device is None else model.to(device)
+
+
 def _not_ours(model: object) -> str:
     """Say why something is no network of ours, and which part of it is one."""
     refused = f"cannot use a {type(model).__name__} as a network"

@@ -31,7 +31,8 @@ from .journal import JournalRow, Report, ignore_row
 from .loop import Loop
 from .resume import find_state, start_row
 from .run import prepare
-from .state import forget_states, newest_state
+from .state import newest_state
+from .state_files import forget_states
 from .stop import StopRequest
 
 

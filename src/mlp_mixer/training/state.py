@@ -17,7 +17,6 @@ tensor at a time.
 from __future__ import annotations
 
 import json
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,12 +33,9 @@ from ..errors import UserError
 from ..files import write_bytes
 from ..weights.checkpoint import opened
 from ..weights.seal import check_sum, sealed
+from .state_files import STATE_NAME, complete_states, prune_states
 
 _KEY = "mlp_mixer_state"
-_KEEP = 2
-# The step; then, of sharded weights, which part of how many.
-_NAME = re.compile(r"step-(\d+)(?:\.part-(\d+)-of-(\d+))?\.safetensors")
-
 
 # What a state says beside its tensors, and which types that has.
 _HEADER: dict[str, tuple[type, ...]] = {
@@ -228,7 +224,7 @@ def newest_state(out: Path) -> tuple[RunState | None, list[str]]:
         The state, None without one; a sentence for each damaged one that is newer.
     """
     complaints: list[str] = []
-    for files in _states(out):
+    for files in complete_states(out):
         try:
             return _read(files), complaints
         except UserError as error:
@@ -338,32 +334,6 @@ def _like(own: Tensor, whole: Tensor) -> Tensor:
     return part.clone()
 
 
-def forget_states(out: Path, *, after: int = -1) -> None:
-    """Remove the states after a step: another run wrote them, or one that went on.
-
-    Args:
-        out: The folder of the run.
-        after: The newest step to keep; -1 removes all states.
-    """
-    for path in (out / "state").glob("step-*.safetensors"):
-        match = _NAME.fullmatch(path.name)
-        if match and int(match[1]) > after:
-            path.unlink(missing_ok=True)
-
-
-def prune_states(out: Path) -> None:
-    """Remove all but the newest two complete states.
-
-    Nothing is removed of a state whose parts are still being written.
-
-    Args:
-        out: The folder of the run.
-    """
-    for files in _states(out)[_KEEP:]:
-        for path in files:
-            path.unlink(missing_ok=True)
-
-
 def finish_states(out: Path, step: int) -> None:
     """Keep of a finished run's states only that it has finished, without tensors.
 
@@ -385,23 +355,5 @@ def finish_states(out: Path, step: int) -> None:
         write_bytes(last, sealed({}, {_KEY: described}))
     # Parts of states that were never complete are among them.
     for path in last.parent.glob("step-*.safetensors"):
-        if _NAME.fullmatch(path.name) and path != last:
+        if STATE_NAME.fullmatch(path.name) and path != last:
             path.unlink(missing_ok=True)
-
-
-def _states(out: Path) -> list[tuple[Path, ...]]:
-    """Return the files of each complete state, the newest first."""
-    # (step, number of parts) -> part -> file. The number belongs to the key: runs with
-    # other numbers of processes may have left parts of the same step.
-    found: dict[tuple[int, int], dict[int, Path]] = {}
-    for path in (out / "state").glob("step-*.safetensors"):
-        match = _NAME.fullmatch(path.name)
-        if match:
-            key = int(match[1]), int(match[3] or 1)
-            found.setdefault(key, {})[int(match[2] or 0)] = path
-    complete = []
-    for key in sorted(found, reverse=True):
-        parts = found[key]
-        if len(parts) == key[1]:
-            complete.append(tuple(parts[number] for number in sorted(parts)))
-    return complete

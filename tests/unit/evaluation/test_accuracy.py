@@ -210,7 +210,10 @@ def told(
     labels: Sequence[str] | None = NAMES, order: np.ndarray | None = None
 ) -> Checkpoint:
     names = None if labels is None else tuple(labels)
-    return Checkpoint(Told(order), AS_IT_IS, names)  # type: ignore[arg-type]
+    model = Told(order)
+    if names is not None:
+        model.num_classes = len(names)
+    return Checkpoint(model, AS_IT_IS, names)  # type: ignore[arg-type]
 
 
 # A checkpoint with another order of outputs.

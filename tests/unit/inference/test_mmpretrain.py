@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,9 +62,9 @@ def test_a_model_is_loaded_once_until_its_file_changes(
 ) -> None:
     loaded: list[str] = []
 
-    def counted(source: str) -> Checkpoint:
+    def counted(source: str, **options: Any) -> Checkpoint:
         loaded.append(Path(source).name)
-        return load(source)
+        return load(source, **options)
 
     def write(bias: float) -> None:
         head = checkpoint.model.get_classifier()

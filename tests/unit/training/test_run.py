@@ -80,5 +80,5 @@ def test_few_images_of_a_class_are_warned_of(noise: Any) -> None:
 
 
 def test_a_single_image_is_refused(noise: Any) -> None:
-    with pytest.raises(UserError, match="1 sample is left to learn from"):
+    with pytest.raises(UserError, match="are of one class; a classifier needs two"):
         prepare(get_recipe("digits"), noise(2, classes=1))

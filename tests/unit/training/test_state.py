@@ -14,10 +14,9 @@ from mlp_mixer.training import state as module
 from mlp_mixer.training.state import (
     StateSaver,
     finish_states,
-    forget_states,
     newest_state,
-    prune_states,
 )
+from mlp_mixer.training.state_files import forget_states, prune_states
 
 HEADER = {"config": {}, "fingerprint": "", "best": None}
 JSON = '{"step": 3, "config": {}, "fingerprint": "", "best": null}'

@@ -308,10 +308,14 @@ def test_what_was_left_out_is_said(tmp_path: Path) -> None:
             random_arrays(CASES[name]),
         )
         notes[name] = load(path).provenance.get("notes")
+    guess = (
+        "guessed: the 12 values of a patch are 3 channels of 2x2 pixels; state the image "
+        "size if they are not"
+    )
     assert notes == {
-        "plain": None,
-        "augmented": None,
-        "archive": ["50 arrays beside the weights left out"],
+        "plain": [guess],
+        "augmented": [guess],
+        "archive": ["50 arrays beside the weights left out", guess],
     }
 
 
