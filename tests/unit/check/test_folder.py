@@ -191,7 +191,7 @@ class Planter:
         self.expect("empty-class", "train/vacant", "train/hopeless")
         self.put("train/hopeless/a.jpg", b"no picture", "no-image")
         # A file that cannot be read here is no reason to move its class.
-        self.put("train/phone/a.heic", b"of a phone", "other-file")
+        self.put("train/phone/a.cr2", b"of a camera", "other-file")
         self.expect("no-pictures", "train/phone")
         self.expect("passed-over", "")
         self.put("train/SEA /1.jpg", self.fresh())

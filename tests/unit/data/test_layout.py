@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from mlp_mixer.check import check_folder
 from mlp_mixer.data import open_dataset
 from mlp_mixer.data.layout import walk
 from mlp_mixer.errors import UserError
+from mlp_mixer.images import decode
 
 
 def plant(root: Path, *names: str) -> Path:
@@ -111,8 +113,8 @@ def test_other_words_for_splits(
         ([*classes("a", "b"), "x.png"], "x.png' lies outside of any class"),
         (classes("train/a", "train/b", "val/a", "dev/a"), r"split 'val' \(dev and val"),
         (
-            [*classes("a", "b"), "c/1.heic"],
-            "c' has no images, only 1 .heic .*pillow-heif",
+            [*classes("a", "b"), "c/1.cr2"],
+            "c' has no images, only 1 .cr2 .*develop raw photos",
         ),
     ],
 )
@@ -159,6 +161,33 @@ def test_an_empty_class_to_be_judged_by_is_harmless(
     assert len(test) == 1
 
 
+@pytest.fixture
+def without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As where pillow-heif is not installed."""
+    monkeypatch.setattr(decode, "FORMATS", tuple(set(decode.FORMATS) - {"HEIF"}))
+    decode.image_extensions.cache_clear()
+    yield
+    decode.image_extensions.cache_clear()
+
+
+@pytest.mark.usefixtures("without_heif")
+def test_a_class_of_heic_alone_asks_for_its_library(tmp_path: Path) -> None:
+    plant(tmp_path, *classes("a", "b"), "c/1.heic")
+    assert "c' has no images, only 1 .heic" in both(tmp_path)
+    assert "pip install pillow-heif" in both(tmp_path)
+
+
+def test_pictures_of_telephones_are_counted_where_they_can_be_read(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("pillow_heif")
+    plant(tmp_path, *classes("a", "b", of=4), "a/1.HEIC", "b/2.heic")
+    data = open_dataset(str(tmp_path))
+    assert data.passed_over == ""
+    assert len(data.all()) == 10
+
+
+@pytest.mark.usefixtures("without_heif")
 def test_what_is_passed_over_is_counted_and_named(tmp_path: Path) -> None:
     plant(tmp_path, *classes("a", "b", of=4))
     assert open_dataset(str(tmp_path)).passed_over == ""
