@@ -81,8 +81,8 @@ class Mlp(nn.Module):
 class DropPath(nn.Module):
     """Drop a residual branch for a whole sample, in training (stochastic depth).
 
-    `rescale=True` divides what is kept by the keep probability (timm); `False` leaves
-    it as it is, which is what google-research/big_vision does and the published Mixers
+    `rescale=True` divides what is kept by the keep probability (timm, DeiT); `False`
+    leaves it as it is, which is what google-research/big_vision does and the published Mixers
     were trained with.
     """
 
@@ -118,7 +118,7 @@ class DropPath(nn.Module):
 def drop_path_rates(rule: DropPathRule, rate: float, num_blocks: int) -> list[float]:
     """Return the rate of each block.
 
-    In the paper it rises linearly from 0 to `rate`; in timm it is the same everywhere.
+    It rises linearly from 0 to `rate`; by the rule "timm" it is the same everywhere.
     """
     if rule == "timm":
         return [rate] * num_blocks
