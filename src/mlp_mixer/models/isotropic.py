@@ -53,7 +53,7 @@ class IsotropicMlp(nn.Module):
         """Initialise as the paper's code does.
 
         Kernels are lecun-normal, biases zero and the head zero. A block then changes
-        what its family begins otherwise.
+        what its family begins otherwise: ResMLP, gMLP and gMixer begin as in timm.
         """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):

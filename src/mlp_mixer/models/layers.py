@@ -28,6 +28,19 @@ def lecun_normal_(weight: Tensor) -> Tensor:
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
+def timm_init_(layer: nn.Linear, bias_std: float = 1e-6) -> None:
+    """Initialise a layer as timm begins its own networks.
+
+    The kernel is Xavier-uniform (variance 2 / (fan_in + fan_out)), the bias almost zero.
+
+    Args:
+        layer: Any linear layer but the head.
+        bias_std: Deviation of the bias; timm has 0 outside its MLPs.
+    """
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.normal_(layer.bias, std=bias_std)
+
+
 def is_traced(value: object) -> bool:
     """Return whether torch.fx traces a call: then a tensor has no shape yet."""
     return isinstance(value, Proxy)
