@@ -52,6 +52,11 @@ class ModelChoice:
     # regression on the features of the training images, before the first step.
     head: Literal["known", "zero", "fitted"] = "known"
 
+    # How the weights of `init` see an image at evaluation. weights: by their own
+    # preprocessing. whole: squashed to the image size, without a crop, as vit_jax
+    # fine-tunes; the new checkpoint carries it.
+    evaluation: Literal["weights", "whole"] = "weights"
+
     patch_size: int | None = None
     num_blocks: int | None = None
     hidden_dim: int | None = None
