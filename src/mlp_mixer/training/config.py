@@ -160,6 +160,8 @@ class LoopChoice:
     # Decay of an exponential moving average of the weights, which is then what is
     # evaluated and saved; 0: no average.
     ema: float = 0.0
+    # What the weights of the start count in it (WiSE-FT, arXiv 2109.01903); 0: nothing.
+    start_share: float = 0.0
 
     # auto: bf16 on a GPU that has it; fast: also on a CPU that has it.
     precision: Precision = "auto"
@@ -201,6 +203,7 @@ class LoopChoice:
         _within("train.patience", self.patience, above=0)
         _within("train.label_smoothing", self.label_smoothing, least=0, below=1)
         _within("train.ema", self.ema, least=0, below=1)
+        _within("train.start_share", self.start_share, least=0, below=1)
 
 
 @dataclass(frozen=True)

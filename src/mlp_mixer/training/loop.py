@@ -31,6 +31,7 @@ from .choice import is_at_least_as_good
 from .journal import Journal, JournalRow, Report
 from .meter import Meter
 from .optim.build import Ema, build_optimizer
+from .optim.wise_ft import WiseFt
 from .parallel import gathered, shard, wrap
 from .resume import made_with
 from .run import Run
@@ -71,23 +72,33 @@ class Loop:
         self.model.set_grad_checkpointing(self.choice.grad_checkpointing)
         self.modules: dict[str, nn.Module] = {"model": self.model}
 
-        # What is evaluated and saved: the average of the weights, if there is one.
+        # What is evaluated and saved: the average of the weights, if there is one, and
+        # with `start_share` a mixture of it with the weights of the start.
         self.eval_model = self.model
         if self.choice.ema:
             self.eval_model = copy.deepcopy(self.model).eval()
             self.modules["ema"] = self.eval_model
+        self.wise_ft = None
+        average = self.eval_model
+        if self.choice.start_share:
+            self.wise_ft = WiseFt(average, self.choice.start_share)
+            self.modules["start"] = self.wise_ft.start
+            self.eval_model = self.wise_ft.mixed
 
         # Sharding replaces the parameters, so the optimiser and the average must take
         # hold of them only after it.
         shard(self.model, run.config)
         if self.choice.ema:
-            shard(self.eval_model, run.config)
+            shard(average, run.config)
+        if self.wise_ft:
+            shard(self.wise_ft.start, run.config)
+            shard(self.wise_ft.mixed, run.config)
         if run.beside:
             self.modules["pretext"] = run.beside
         self.optimizer = build_optimizer(self.model, run.config.optim, run.beside)
         ema = None
         if self.choice.ema:
-            ema = Ema(self.model, self.eval_model, self.choice.ema)
+            ema = Ema(self.model, average, self.choice.ema)
         network = wrap(self.model, run.config, run.task)
         self.stepper = Stepper(run, network, self.optimizer, ema)
 
@@ -231,6 +242,8 @@ class Loop:
 
     def evaluate(self) -> None:
         """Measure on the validation split; write `last`, and `best` if it is the best."""
+        if self.wise_ft:
+            self.wise_ft.mix()
         measured, min_score = measure(self.run, self.eval_model)
         row = self.record({"kind": "eval", "split": "val", **measured})
         names = ["last"]
