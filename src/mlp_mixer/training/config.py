@@ -181,10 +181,18 @@ class LoopChoice:
     # state and leave the step out.
     nonfinite: Literal["stop", "rollback"] = "stop"
 
+    # What follows a gradient whose norm is more than spike_factor times the median of the
+    # last 100 steps; skip: the step is left out. The norm is then waited for in each step.
+    on_spike: Literal["none", "skip"] = "none"
+    spike_factor: float = 10.0
+
     eval_every_epochs: float = 1.0
     # Evaluations in a row that are not better than the best, after which the run ends.
     patience: int | None = None
     log_every_steps: int = 20
+    # The norm of each block's gradient goes into the journal, measured every so many
+    # steps: another pass over the gradient. None: it is not measured.
+    block_norms_every_steps: int | None = None
     # A state is saved with every evaluation, and as often as this says.
     save_every_steps: int | None = None
 
@@ -199,6 +207,8 @@ class LoopChoice:
         _within("train.accumulate", self.accumulate, above=0)
         _within("train.log_every_steps", self.log_every_steps, above=0)
         _within("train.save_every_steps", self.save_every_steps, above=0)
+        _within("train.spike_factor", self.spike_factor, above=1)
+        _within("train.block_norms_every_steps", self.block_norms_every_steps, above=0)
         _within("train.threads", self.threads, above=0)
         _within("train.patience", self.patience, above=0)
         _within("train.label_smoothing", self.label_smoothing, least=0, below=1)

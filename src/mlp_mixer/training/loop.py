@@ -123,6 +123,8 @@ class Loop:
         self.step = state.step
         self.best = state.best
         self.skipped = list(state.skipped)
+        if self.stepper.spikes:
+            self.stepper.spikes.norms = list(state.norms)
 
     def run_to_end(self, stop: StopRequest) -> JournalRow:
         """Train until the end, and return the evaluation row of the best checkpoint."""
@@ -157,13 +159,16 @@ class Loop:
         # The state of a run that ended early may be resumed: there is nothing to do.
         if self.out_of_patience():
             return
-        meter = Meter(self.run.device, self.run.right_name)
+        clip_norm = self.run.config.optim.clip_norm
+        meter = Meter(self.run.device, self.run.right_name, clip_norm)
         for batch in meter.waiting_for(self.batches()):
             # One step of the optimiser. A step that a rollback left out is counted but
             # not taken, so that all later ones keep their numbers and random numbers.
             if self.step not in self.skipped:
                 result = self.stepper(batch, self.step)
                 meter.add(result, len(batch.labels), self.step)
+                if result.spike:
+                    self.note_spike(result.spike)
             self.step += 1
 
             # The scheduler signals processes at different moments; they must agree, or
@@ -240,6 +245,12 @@ class Loop:
             lr = self.stepper.lr(self.step - 1)
             self.record({"kind": "train", **measured, "lr": lr})
 
+    def note_spike(self, spike: str) -> None:
+        """Record that the step was left out."""
+        images = self.run.images_of(self.step)
+        text = f"step {self.step} is left out: {spike} (images {images})"
+        self.record({"kind": "note", "text": text})
+
     def evaluate(self) -> None:
         """Measure on the validation split; write `last`, and `best` if it is the best."""
         if self.wise_ft:
@@ -264,6 +275,8 @@ class Loop:
             "skipped": self.skipped,
             "made_with": made_with(self.run),
         }
+        if self.stepper.spikes:
+            header["norms"] = self.stepper.spikes.norms
         if self.run.begin:
             header["begin"] = dict(self.run.begin)
         self.saver.save(
