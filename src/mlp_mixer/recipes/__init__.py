@@ -20,7 +20,14 @@ from .deit import A2, GMLP, RESMLP, deit_b16
 from .digits import digits
 from .keras_example import keras_cifar100
 from .measured import MEASURED, Measurement
-from .paper import FINETUNING, GSAM, PRETRAINING, bigvision_b16, sam_b16
+from .paper import (
+    FINETUNING,
+    GSAM,
+    PRETRAINING,
+    bigvision_b16,
+    bigvision_b16_60ep,
+    sam_b16,
+)
 from .photos import photos
 from .pretrain import pretrain_covered, pretrain_views
 
@@ -52,6 +59,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "pretrain_covered": pretrain_covered,
     **PRETRAINING,
     "bigvision_b16": bigvision_b16,
+    "bigvision_b16_60ep": bigvision_b16_60ep,
     "sam_b16": sam_b16,
     **GSAM,
     "deit_b16": deit_b16,

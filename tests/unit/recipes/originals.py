@@ -109,14 +109,17 @@ PAPER = Group(
 BIG_VISION = Group(
     "big_vision's Mixer-B/16",
     "big_vision, configs/mlp_mixer_i1k.py",
-    ("bigvision_b16",),
+    ("bigvision_b16", "bigvision_b16_60ep"),
     {
         "optimiser": Value("Adam (0.9, 0.999), clipped at 1"),
         "learning rate": Value("0.001"),
         # wd=1e-4 there, after the learning rate.
         "weight decay": Value("0.1"),
         "batch": Value("4,096"),
-        "length": Value("300 epochs"),
+        # 60 in its mode regression_test.
+        "length": Value(
+            {"bigvision_b16": "300 epochs", "bigvision_b16_60ep": "60 epochs"}
+        ),
         "schedule": Value("10,000 steps of warm-up, linear to 1e-05 of the peak"),
         "loss": Value("sigmoid, head bias -6.9"),
         "crop": Value(TF_CROP),

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
-from mlp_mixer.models import create_model
+from mlp_mixer.config import to_dict
+from mlp_mixer.models import cost, create_model
+from mlp_mixer.randomness import steps_for
 from mlp_mixer.recipes import RECIPES, get_recipe, list_recipes
 from mlp_mixer.training.model import _preprocess
 from mlp_mixer.training.optim.sam import rho_at
@@ -100,6 +102,7 @@ EVALUATION = {
     "jft_l16": GOOGLE,
     "jft_h14": GOOGLE,
     "bigvision_b16": GOOGLE,
+    "bigvision_b16_60ep": GOOGLE,
     "gsam_s32": GOOGLE,
     "gsam_s16": GOOGLE,
     "gsam_s8": GOOGLE,
@@ -149,6 +152,35 @@ def test_evaluation_and_the_checkpoint_are_the_original_s(name: str) -> None:
     top, left, bottom, right = record.seen(500, 375)
     assert bottom - top == pytest.approx(crop / int(resize * 500 / 375))
     assert right - left == pytest.approx(crop / resize)
+
+
+def test_the_short_run_is_the_long_one_for_fewer_epochs() -> None:
+    """As mode `regression_test` of mlp_mixer_i1k.py changes the epochs and no more."""
+    short = to_dict(get_recipe("bigvision_b16_60ep"))
+    full = to_dict(get_recipe("bigvision_b16"))
+    assert (short["train"].pop("epochs"), full["train"].pop("epochs")) == (60, 300)
+    assert short.pop("recipe") != full.pop("recipe")
+    assert short == full
+    assert short["schedule"]["warmup_steps"] == 10_000
+
+
+def test_the_cost_of_the_short_run_is_what_its_docstring_says() -> None:
+    # 1 % of each class is for validation.
+    images = round(0.99 * 1_281_167)
+    config = get_recipe("bigvision_b16_60ep").train
+    seen = 60 * images
+    flops = 6 * cost("mixer_b16").macs * seen
+    hopper = flops / (0.4 * 989e12) / 3600
+    ampere = flops / (0.4 * 312e12) / 3600
+    said = " ".join((inspect.getdoc(RECIPES["bigvision_b16_60ep"]) or "").split())
+    assert f"{images:,} images" in said
+    assert f"{steps_for(60, config.batch_size, images):,} steps" in said
+    assert f"{flops:.2g} FLOPs".replace("e+", "e") in said
+    assert f"{hopper:.1f} GPU hours" in said
+    assert f"{ampere:.1f} GPU hours" in said
+    assert f"{round(seen / hopper / 3600, -2):,.0f} images a second" in said
+    assert f"{round(seen / 3600, -1):,.0f} hours over their images a second" in said
+    assert "70.5 % expected" in said
 
 
 def test_the_crops_are_the_original_s() -> None:
