@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..models.base import Tap, branch_draws, no_tap
 from ..models.mixer import MixerBlock
-from .launch import DTYPES, INTERPRETED, float32_products
+from .launch import DTYPES, INTERPRETED
 from .ops import token_mix
 
 
@@ -18,9 +18,8 @@ class FusedBlock(MixerBlock):
 
     It holds the very submodules of the plain block under their own names, so its state
     dict is the same too. Calls that the kernel does not serve (on the CPU, with
-    dropout in training, in float64 or in float32 without TF32) are computed as in the
-    plain block. Hooks on `norm1`, `mlp_tokens` and their parts see nothing of a fused
-    call.
+    dropout in training, in float32 or float64) are computed as in the plain block.
+    Hooks on `norm1`, `mlp_tokens` and their parts see nothing of a fused call.
 
     Args:
         block: The plain block.
@@ -111,7 +110,7 @@ class FusedBlock(MixerBlock):
             return False
         if INTERPRETED:
             return x.dtype in DTYPES
-        if x.dtype == torch.float32 and float32_products() == "ieee":
-            # Without tensor cores the kernel has no advantage over cuBLAS.
-            return False
-        return x.is_cuda and x.dtype in DTYPES
+        # Not float32, with TF32 or without: its tiles are so small that the weights
+        # would be read through the cache four times as often, which takes longer than
+        # the plain layers.
+        return x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)

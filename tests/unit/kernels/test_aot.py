@@ -112,7 +112,7 @@ def _forward_and_backward(
     weights = (gamma, beta, w1, b1, w2)
     options = (config.norm_eps, tanh, True)
     _, mean, rstd = launch.forward(x, *weights, b2, scale, *options)
-    launch.backward(x, x, mean, rstd, *weights, scale, tanh, True)
+    launch.backward(x, x, mean, rstd, *weights, scale, tanh, True, True)
 
 
 def _type(argument: Any) -> str:

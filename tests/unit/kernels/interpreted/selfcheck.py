@@ -63,7 +63,7 @@ class Faulty(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         kind, which, size = Faulty.fault
-        given = (dy, *ctx.saved_tensors, None, ctx.tanh, True)
+        given = (dy, *ctx.saved_tensors, None, ctx.tanh, True, True)
         grads = list(ops.token_mix_backward(*given))
         if kind == "backward":
             grads[which] = grads[which] * (1 - size)
