@@ -84,6 +84,7 @@ def bench(
 
     job = _job(model, task, batch, device, dtype)
     # First, since a kernel that fails can leave a GPU that answers nothing any more.
+    tell("measuring the machine")
     best = roofline(device, dtype)
     ready: dict[str, Competitor] = {}
     rows = []
