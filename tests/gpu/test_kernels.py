@@ -31,6 +31,15 @@ pytestmark = pytest.mark.skipif(
 
 DEVICE = "cuda"
 NAMES = ("y", "x", "gamma", "beta", "w1", "b1", "w2", "b2")
+
+
+@pytest.fixture(autouse=True)
+def _few_images_are_fused_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlp_mixer.kernels import block
+
+    monkeypatch.setattr(block, "LEAST_PROGRAMS", 1)
+
+
 # B, S, C, D
 Shape = tuple[int, int, int, int]
 SHAPES: dict[str, Shape] = {

@@ -12,13 +12,18 @@ from ..models.mixer import MixerBlock
 from .launch import DTYPES, INTERPRETED
 from .ops import token_mix
 
+# A program takes 128 channels of an image, and walks over all hidden units alone. With
+# fewer programs than this most multiprocessors of a large GPU would wait for a few.
+LEAST_PROGRAMS = 100
+
 
 class FusedBlock(MixerBlock):
     """Compute a `MixerBlock` in another way.
 
     It holds the very submodules of the plain block under their own names, so its state
     dict is the same too. Calls that the kernel does not serve (on the CPU, with
-    dropout in training, in float32 or float64) are computed as in the plain block.
+    dropout in training, in float32 or float64), or for which it is too slow (of a few
+    images), are computed as in the plain block.
     Hooks on `norm1`, `mlp_tokens` and their parts see nothing of a fused call.
 
     Args:
@@ -113,4 +118,12 @@ class FusedBlock(MixerBlock):
         # Not float32, with TF32 or without: its tiles are so small that the weights
         # would be read through the cache four times as often, which takes longer than
         # the plain layers.
-        return x.is_cuda and x.dtype in (torch.float16, torch.bfloat16)
+        if not x.is_cuda or x.dtype not in (torch.float16, torch.bfloat16):
+            return False
+        # What is exported with a free batch may not ask for its size.
+        return torch.compiler.is_exporting() or _programs(x) >= LEAST_PROGRAMS
+
+
+def _programs(x: Tensor) -> int:
+    """Return how many programs compute the tokens x (B, S, C)."""
+    return len(x) * -(-x.shape[2] // 128)

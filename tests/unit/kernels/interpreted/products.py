@@ -251,6 +251,42 @@ def test_frozen_weights_cost_no_kernels_and_change_no_other_gradient(
     assert launched.count("weight_gradient") == summed
 
 
+@pytest.mark.parametrize("tanh", [True, False], ids=["tanh", "erf"])
+def test_the_quick_gelu_of_bf16_is_the_plain_one_within_a_ninth_of_its_rounding(
+    tanh: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the instruction itself, in float32.
+
+    Over all inputs: the first weights are zero, and the biases are what GELU sees.
+    """
+    D = 225
+    # Past 11 the polynomial of the erf form turns back; far out NumPy warns of the exp
+    # in the plain tanh form.
+    most = 9 if tanh else 14
+    b1 = torch.linspace(-most, most, D)
+    w2 = torch.eye(D)
+    x = torch.randn(1, D, 1)
+    zeros = [torch.zeros(*size) for size in ((1,), (1,), (D, D), (D,))]
+    gamma, beta, w1, b2 = zeros
+    dy = torch.ones_like(x)
+
+    def both() -> tuple[Tensor, Tensor]:
+        leaf = b1.clone().requires_grad_()
+        given = (x, gamma, beta, w1, leaf, w2, b2, None, 1e-6, tanh, True)
+        y, _, _ = ops.token_mix(*given)
+        return y.detach() - x, torch.autograd.grad(y, leaf, dy)[0]
+
+    plainly = both()
+    real = launch._gelu
+    quick = {"QUICK": True}
+    monkeypatch.setattr(launch, "_gelu", lambda *given: real(*given) | quick)
+    seen = both()
+    # 2^-9 is half a step of bf16 just below 1; the slopes are kept in bf16 too.
+    for found, expected, within in zip(seen, plainly, (4e-5, 2e-4), strict=True):
+        assert (found - expected).abs().max() <= within
+        assert found.isfinite().all()
+
+
 def test_a_demand_for_a_fixed_order_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, scale, dy = tensors(Case(2, 5, 7, 6), torch.float32)
     atomic: list[bool] = []
