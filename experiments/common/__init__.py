@@ -10,7 +10,7 @@ from .command_line import BUDGETS, arguments
 from .comparisons import STARS, BySeed, Difference, paired, starred, stars, welch
 from .fitting import Change, Recipe, answers, backward, fit, top1
 from .images import Data, floats, load_data, moments
-from .pictures import COLOURS, picture
+from .pictures import COLOURS, draw_differences, picture
 from .rates import ENDS, best_of, bracketed, rate_cell
 from .rows import Results, machine
 from .tables import per_cent, placed, spread, table, write_up
@@ -31,6 +31,7 @@ __all__ = [
     "backward",
     "best_of",
     "bracketed",
+    "draw_differences",
     "fit",
     "floats",
     "load_data",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from .comparisons import Difference
 
 COLOURS = {
     "Mixer": "#c8553d",
@@ -13,6 +16,16 @@ COLOURS = {
     "ResNet": "#588157",
     "other": "#7a7a7a",
 }
+
+
+def draw_differences(axes: Any, differences: Sequence[Difference]) -> None:
+    """Draw fractions as points with their 95 % intervals, the first one lowest."""
+    look = {"fmt": "o", "capsize": 2, "color": COLOURS["Mixer"]}
+    middles = [100 * one.mean for one in differences]
+    halves = [100 * (one.interval[1] - one.mean) for one in differences]
+    known = [half if math.isfinite(half) else 0.0 for half in halves]
+    axes.errorbar(middles, range(len(middles)), xerr=known, **look)
+    axes.axvline(0, color=COLOURS["other"], linewidth=1)
 
 
 @contextmanager

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import textwrap
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 CLOSING = "<!-- end -->"
+COLUMNS = 120
+"""Of prose in README.md."""
 
 
 def spread(
@@ -40,6 +43,19 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     )
 
 
+def wrapped(text: str) -> str:
+    """The text with its prose in lines of 120 columns; tables stay as they are."""
+    lines = []
+    for line in text.strip().splitlines():
+        if line.startswith("|") or not line:
+            lines.append(line)
+        else:
+            lines += textwrap.wrap(
+                line, COLUMNS, break_on_hyphens=False, break_long_words=False
+            )
+    return "\n".join(lines)
+
+
 def placed(page: str, mark: str, text: str) -> str:
     """The page with that text between its marks `<!-- mark -->` and `<!-- end -->`.
 
@@ -50,7 +66,7 @@ def placed(page: str, mark: str, text: str) -> str:
     _, closing, after = rest.partition(CLOSING)
     if not (opening and closing):
         raise ValueError(f"no place marked <!-- {mark} --> ... {CLOSING}")
-    return f"{before}{opening}\n{text.strip()}\n{closing}{after}"
+    return f"{before}{opening}\n{wrapped(text)}\n{closing}{after}"
 
 
 def write_up(choice: argparse.Namespace, script: str, text: str) -> None:
