@@ -284,18 +284,15 @@ def main() -> None:
                 plan.steps * pace * base.train.batch_size / config.train.batch_size
             )
             config = override(config, [f"train.steps={round(fitting)}"])
-        if (
-            config.optim.name != base.optim.name and not choice.smoke
-        ):  # the best of three rates, by another seed
-            tried = [
-                override(config, [f"optim.lr={lr}"]) for lr in RATES[config.optim.name]
-            ]
-            config = max(
-                tried,
-                key=lambda c: results.get(
-                    f"pick {name} {c.optim.lr:g}", partial(measured, c, source, 100)
-                )["top1"],
-            )
+        if config.optim.name != base.optim.name and not choice.smoke:
+
+            def accuracy(lr: float, name: str = name, config: Any = config) -> float:
+                tried = override(config, [f"optim.lr={lr}"])
+                run = partial(measured, tried, source, 100)  # a seed of its own
+                return float(results.get(f"pick {name} {lr:g}", run)["top1"])
+
+            lr = common.bracketed(RATES[config.optim.name], accuracy)
+            config = override(config, [f"optim.lr={lr}"])
         for seed in range(plan.seeds):
             results.get(f"{name} seed {seed}", partial(measured, config, source, seed))
     teacher = taught(choice, plan, source, results)

@@ -223,15 +223,17 @@ def main() -> None:
                 f"features {kind} seed {seed}", partial(lab.fewshot, kind, seed)
             )
     part = data.split().part(0.1)
-    best = {kind: rate_of(results, lab, kind, part) for kind in ("scratch", *PRETEXTS)}
+    starts = ("scratch", *PRETEXTS)
+    best = {kind: rate_of(results, lab, kind, part) for kind in (*starts, "long")}
     for seed in range(plan.seeds):
         for fraction in plan.fractions:
             labelled = data.part(fraction, seed)
-            for kind, lr in best.items():
+            for kind in starts:
+                lr = best[kind]
                 run = partial(lab.tuned, kind, labelled, seed, lr)
                 results.get(f"{kind} {fraction:g} seed {seed}", run, lr=lr)
             if seed < plan.long_seeds:
-                lr = best["scratch"]
+                lr = best["long"]
                 longer = partial(lab.tuned, "scratch", labelled, seed, lr, plan.passes)
                 results.get(f"long {fraction:g} seed {seed}", longer, lr=lr)
                 # What "views" gains over "long" may be its augmentation's alone.
@@ -243,10 +245,13 @@ def main() -> None:
 
 
 def rate_of(results: common.Results, lab: Lab, kind: str, part: common.Data) -> float:
-    """The learning rate of a start, by images held out from it."""
+    """The learning rate of a start, by images held out from it; of "long" by runs of
+    its own length.
+    """
+    begin, extra = ("scratch", lab.plan.passes) if kind == "long" else (kind, 0)
 
     def accuracy(lr: float) -> float:
-        run = partial(lab.tuned, kind, part, 0, lr)
+        run = partial(lab.tuned, begin, part, 0, lr, extra)
         return float(results.get(f"lr {kind} {lr:g}", run)["top1"])
 
     return common.bracketed(lab.plan.rates, accuracy)
@@ -310,11 +315,12 @@ def tuned_table(results: common.Results) -> str:
     lines = []
     for kind, columns in tops.items():
         row = next(iter(results.seeds(f"{kind} {fractions[0]:g}").values()))
-        chosen_by = "scratch" if kind in LONG else kind
+        tried = results.tried("lr long ") if kind in LONG else {}
+        tried = tried or results.tried(f"lr {'scratch' if kind in LONG else kind} ")
         line = [
             kind,
             len(columns[0]),
-            common.rate_cell(row["lr"], results.tried(f"lr {chosen_by} ")),
+            common.rate_cell(row["lr"], tried),
             row["steps"],
             *(common.spread(values.values()) for values in columns),
         ]
