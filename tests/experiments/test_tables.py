@@ -92,3 +92,81 @@ def test_a_page_without_marks_is_named(tables: SimpleNamespace, copied: Path) ->
     (copied / "README.md").write_text("# No marks\n", encoding="utf-8")
     with pytest.raises(SystemExit, match="ablations/README.md: no place marked"):
         tables.renewed()
+
+
+def told(tables: SimpleNamespace, script: str, folder: Path, lines: list[dict]) -> str:
+    """The text that a script makes of these rows."""
+    text = "".join(json.dumps(line | {"machine": "a machine"}) + "\n" for line in lines)
+    (folder / "rows.jsonl").write_text(text)
+    with tables.imported(ROOT / script) as found:
+        return found["told"](tables.common.Results.kept(folder), "cpu")
+
+
+def test_small_folders_are_compared_by_the_images_drawn(
+    tables: SimpleNamespace, tmp_path: Path
+) -> None:
+    lines = [
+        {"name": f"{count} {way} seed {seed}", "n": 50, "loss": 1.0, "cpu_s": 10.0}
+        | {"top1": 0.5 + 0.1 * seed + gain}
+        for count in (100, 1800)
+        for way, gain in (("auto", 0.0), ("frozen", 0.03), ("random", -0.25))
+        for seed in range(3)
+    ]
+    text = told(tables, "records/small_table.py", tmp_path, lines)
+    assert "| 1,800 | frozen | 3 | 63.0 ± 10.0 | +3.0 [+3.0, +3.0] ** |" in text
+    assert "| 100 | auto | 3 | 60.0 ± 10.0 | - | 1.00 | 10 |" in text
+
+
+def test_the_keras_example_is_paired_where_its_network_is_the_same(
+    tables: SimpleNamespace, tmp_path: Path
+) -> None:
+    cells = (("Keras", "Keras", 0.0), ("ours", "ours", 0.2), ("Keras", "ours", 0.1))
+    lines = [
+        {"name": f"network {network} recipe {recipe} seed {seed}", "params": 1000}
+        | {"mmacs": 1.0, "top5": 0.9, "top1": 0.3 + 0.1 * seed + gain}
+        for network, recipe, gain in cells
+        for seed in range(2)
+    ]
+    text = told(tables, "keras_cifar100/compared.py", tmp_path, lines)
+    same = "network Keras recipe ours minus network Keras recipe Keras"
+    assert f"| {same} | +10.0 [+10.0, +10.0] ** |" in text
+    # Welch: two rows of deviation 7.1 each.
+    other = "network ours recipe ours minus network Keras recipe Keras"
+    assert f"| {other} | +20.0 [-10.4, +50.4] |" in text
+    assert "| Keras | Keras | 1,000 | 1.0 | - | 2 | 35.0 ± 7.1 | 90.0 ± 0.0 |" in text
+
+
+def test_photos_show_the_networks_of_now(
+    tables: SimpleNamespace, tmp_path: Path
+) -> None:
+    """Older rows of other networks stay in the file and out of the table."""
+    cost = {"images": 3600, "images_per_s": 9.0, "cpu_s": 400.0, "wall_s": 410.0}
+    cost |= {"params": 1000, "mmacs": 1.0, "lr": 0.0026667}
+    lines = [
+        {"name": f"{name} seed {seed}", "top1": top1 + 0.01 * seed} | cost
+        for name, top1 in (
+            ("Mixer-S/32", 0.3),
+            ("Mixer 64/8", 0.6),
+            ("ResNet-18 96", 0.5),
+        )
+        for seed in range(3)
+    ]
+    lines += [
+        {"name": f"pick Mixer 64/8 lr {lr:.3g}", "top1": lr, "lr": lr}
+        for lr in (0.0026667, 0.008)
+    ]
+    lines.append({"name": "ridge on pixels", "top1": 0.328, "cpu_s": 3.0})
+    text = "".join(json.dumps(line | {"machine": "a machine"}) + "\n" for line in lines)
+    (tmp_path / "rows.jsonl").write_text(text)
+    with tables.imported(ROOT / "records" / "contests.py") as found:
+        page = found["photos_told"](tables.common.Results.kept(tmp_path), "cpu")
+    rows = [line for line in page.splitlines() if line.startswith("|")]
+    assert [row.split(" | ")[0] for row in rows[2:]] == [
+        "| Mixer 64/8",
+        "| ResNet-18 96",
+        "| ridge on pixels",
+    ]
+    assert "| 0.0027 ^ |" in rows[2]
+    assert "| 61.0 ± 1.0 | 2.00 ± 0.00 |" in rows[2]
+    assert rows[3].endswith("| 3 | +10.0 [+7.7, +12.3] ** |")
+    assert "| 32.8 |" in rows[4]
