@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 import shutil
+import statistics
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from mlp_mixer.recipes.measured import MEASURED
 
 ROOT = Path(__file__).parents[2] / "experiments"
 
@@ -56,6 +60,42 @@ def test_every_rows_file_has_its_place(tables: SimpleNamespace) -> None:
     found -= {"keras_cifar100/results/cifar10"}
     assert found <= {place.rows for place in tables.PLACES}
     assert len(found) >= 13
+
+
+@pytest.mark.parametrize(
+    ("recipe", "folder", "label"),
+    [
+        (
+            "fashion_mnist_12ep",
+            "ladder",
+            "fashion_mnist_10min 12 epochs train.threads=1",
+        ),
+        (
+            "fashion_mnist_28ep",
+            "ladder",
+            "fashion_mnist_30min 28 epochs train.threads=1",
+        ),
+        ("cifar10_16ep", "cpu/contest", "ours"),
+    ],
+)
+def test_the_first_page_has_the_rows_too(
+    tables: SimpleNamespace, recipe: str, folder: str, label: str
+) -> None:
+    """README's table and `mlp-mixer recipes`, of the recipes whose rows were kept."""
+    results = tables.common.Results.kept(ROOT / "records" / "results" / folder)
+    tops = [100 * top1 for top1 in results.by_seed(label).values()]
+    mean, sd = statistics.mean(tops), statistics.stdev(tops)
+    stated = MEASURED[recipe]
+    assert stated.runs == len(tops)
+    assert stated.top1 == pytest.approx(mean, abs=0.05)
+    assert stated.sd == pytest.approx(sd, abs=0.05)
+    page = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    line = next(
+        line for line in page.splitlines() if f"mlp-mixer train {recipe} " in line
+    )
+    assert f"**{mean:.1f} %** (n = {len(tops)}, sd " in line
+    told = float(re.findall(r"sd ([\d.]+)", line)[0])
+    assert told == pytest.approx(sd, abs=0.05)
 
 
 def test_every_table_is_made_from_rows_or_excused(tables: SimpleNamespace) -> None:
