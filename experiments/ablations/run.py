@@ -6,13 +6,12 @@ stochastic depth, optimisers, SAM.
 
 The baseline keeps the paper's proportions (D_S = C/2, D_C = 4C) and is trained by the
 recipe of all experiments. The learning rate of each optimiser is picked on a tenth of
-the training images that its own run, of one seed, never saw.
+the training images that its own run, of one seed, never saw; the grid goes on until it
+brackets the best.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -107,36 +106,42 @@ def main() -> None:
     plan = PLANS[choice.budget]
     results = common.Results(choice, __file__)
     data = common.load_data(choice.data)
-    chosen = {}
-    pick = partial(measured, data.split(), plan, 0, choice.device)
-    for name, rates in RATES.items():
-        tried = {}
-        for lr in rates if choice.budget != "smoke" else rates[1:2]:
-            tried[lr] = results.get(
-                f"pick {name} lr {lr:g}", partial(pick, {name: lr}, optimizer=name)
-            )["top1"]
-        chosen[name] = max(tried, key=lambda lr: tried[lr])
+    chosen = {
+        name: rate_of(results, data.split(), plan, name, choice) for name in RATES
+    }
+    kinds = changes(plan.width, plan.depth, plan.grid**2)
     for seed in range(2 * plan.seeds):
-        run = partial(measured, data, plan, seed, choice.device, chosen)
-        results.get(f"baseline seed {seed}", run)
-        for name, (_, fields) in (
-            changes(plan.width, plan.depth, plan.grid**2).items()
-            if seed < plan.seeds
-            else ()
-        ):
-            results.get(f"{name} seed {seed}", partial(run, **fields))
+        for name, (_, fields) in {"baseline": ("-", {}), **kinds}.items():
+            if name != "baseline" and seed >= plan.seeds:
+                continue
+            run = partial(measured, data, plan, seed, choice.device, chosen, **fields)
+            lr = chosen[fields.get("optimizer", "AdamW")]
+            results.get(f"{name} seed {seed}", run, lr=lr)
+    half = chosen["AdamW"] / 2
     for seed in range(plan.halved):
-        run = partial(
-            measured,
-            data,
-            plan,
-            seed,
-            choice.device,
-            {**chosen, "AdamW": chosen["AdamW"] / 2},
-        )
+        slow = {**chosen, "AdamW": half}
         for name, fields in at_half_rate(plan).items():
-            results.get(f"half the rate, {name} seed {seed}", partial(run, **fields))
-    report(choice, plan, results)
+            run = partial(measured, data, plan, seed, choice.device, slow, **fields)
+            results.get(f"half the rate, {name} seed {seed}", run, lr=half)
+    drawn(results, choice.budget)
+    common.write_up(choice, __file__, told(results, choice.budget))
+
+
+def rate_of(
+    results: common.Results, part: common.Data, plan: Plan, name: str, choice: Any
+) -> float:
+    """The best learning rate of an optimiser, by images held out from it."""
+
+    def accuracy(lr: float) -> float:
+        run = partial(
+            measured, part, plan, 0, choice.device, {name: lr}, optimizer=name
+        )
+        return float(results.get(f"pick {name} lr {lr:g}", run)["top1"])
+
+    rates = RATES[name]
+    if choice.budget == "smoke":
+        rates = rates[1:2]
+    return common.bracketed(rates, accuracy)
 
 
 def at_half_rate(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -147,56 +152,52 @@ def at_half_rate(plan: Plan) -> dict[str, dict[str, Any]]:
     }
 
 
-def report(choice: Any, plan: Plan, results: common.Results) -> None:
-    """Differences from the baseline; their error is of the standard deviation that all
-    rows share.
-    """
-    kinds = {"baseline": ("-", {})} | changes(plan.width, plan.depth, plan.grid**2)
-    tops = {
-        name: [100 * top for top in results.of_seeds(name, plan.seeds)]
-        for name in kinds
+def kinds_of(plan: Plan) -> dict[str, tuple[str, dict[str, Any]]]:
+    """The baseline and what is changed: the group and the fields."""
+    return {"baseline": ("-", {})} | changes(plan.width, plan.depth, plan.grid**2)
+
+
+def differences(results: common.Results, plan: Plan) -> dict[str, common.Difference]:
+    """Each change minus the baseline, which has more seeds, by Welch."""
+    baseline = results.by_seed("baseline")
+    return {
+        name: common.welch(results.by_seed(name), baseline)
+        for name in kinds_of(plan)
+        if name != "baseline"
     }
-    tops["baseline"] = [
-        100 * top for top in results.of_seeds("baseline", 2 * plan.seeds)
-    ]
-    freedom = sum(len(values) - 1 for values in tops.values())
-    shared = math.sqrt(
-        sum(statistics.variance(v) * (len(v) - 1) for v in tops.values()) / freedom
-    )
-    error = shared * math.sqrt(1 / plan.seeds + 1 / (2 * plan.seeds))
-    gains = {
-        name: statistics.mean(values) - statistics.mean(tops["baseline"])
-        for name, values in tops.items()
-    }
-    halves = {
-        name: 100
-        * statistics.mean(results.of_seeds(f"half the rate, {name}", plan.halved))
-        for name in at_half_rate(plan)
-    }
+
+
+def told(results: common.Results, budget: str) -> str:
+    """Differences from the baseline, their errors by Welch and, beside, by seed."""
+    plan = PLANS[budget]
+    found = differences(results, plan)
+    marks = dict(zip(found, common.stars(list(found.values())), strict=True))
+    baseline = results.by_seed("baseline")
+    half = results.by_seed("half the rate, baseline")
     lines = []
-    for name, (group, _) in kinds.items():
+    for name, (group, fields) in kinds_of(plan).items():
         row = results.rows[f"{name} seed 0"]
-        mark = " *" if abs(gains[name]) > 3 * error else ""
-        size = [f"{row['params'] / 1000:.0f}k", f"{row['mmacs']:.2f}", f"{row['lr']:g}"]
-        gain = [
-            f"{gains[name]:+.1f}{mark}",
-            f"{halves[name] - halves['baseline']:+.1f}" if name in halves else "-",
+        tops = results.by_seed(name)
+        line = [
+            group,
+            name,
+            f"{row['params'] / 1000:.0f}k",
+            f"{row['mmacs']:.2f}",
+            rate_told(results, row["lr"], fields),
+            common.spread(tops.values()),
         ]
-        lines.append([group, name, *size, common.spread(tops[name], scale=1.0), *gain])
-    with common.picture(results.folder / "ablations.svg", width=6, height=5.4) as ax:
-        names = list(gains)[:0:-1]  # all but the baseline, the first at the top
-        look = {"fmt": "o", "capsize": 2, "color": common.COLOURS["Mixer"]}
-        ax.errorbar(
-            [gains[name] for name in names], range(len(names)), xerr=3 * error, **look
-        )
-        ax.axvline(0, color=common.COLOURS["other"], linewidth=1)
-        ax.set(xlabel="top-1 minus the baseline's, points (bars: 3 standard errors)")
-        ax.set_yticks(range(len(names)), names)
-    text = f"n = {plan.seeds} (baseline {2 * plan.seeds}), mean ± standard deviation. A difference has a "
-    text += "standard error "
-    text += f"of {error:.2f} points, from the standard deviation of all rows together, {shared:.2f}; *: beyond 3.\n"
-    half = f"{halves['baseline']:.1f} %"
-    text += f"At half the rate (n = {plan.halved}) the baseline has {half}, and the last column is against that."
+        if name == "baseline":
+            line += ["-"] * 4
+        else:
+            welch = found[name]
+            slow = results.by_seed(f"half the rate, {name}")
+            line += [
+                welch.told() + marks[name],
+                f"{welch.t:.1f} ({welch.freedom:.1f})",
+                common.paired(tops, baseline).told(),
+                half_told(slow, half),
+            ]
+        lines.append(line)
     heads = [
         "group",
         "change",
@@ -205,9 +206,48 @@ def report(choice: Any, plan: Plan, results: common.Results) -> None:
         "lr",
         "top-1, %",
         "difference",
+        "t (df)",
+        "by seed",
         "at half the rate",
     ]
-    common.write_up(choice, __file__, f"{text}\n\n{common.table(heads, lines)}")
+    return f"{about(results)}\n\n{common.table(heads, lines)}"
+
+
+def rate_told(results: common.Results, lr: float, fields: dict[str, Any]) -> str:
+    tried = results.tried(f"pick {fields.get('optimizer', 'AdamW')} lr ")
+    return common.rate_cell(lr, tried)
+
+
+def half_told(slow: common.BySeed, baseline: common.BySeed) -> str:
+    """Too few seeds for an interval that says anything: the mean alone."""
+    if not slow:
+        return "-"
+    return f"{100 * common.paired(slow, baseline).mean:+.1f}"
+
+
+def about(results: common.Results) -> str:
+    baseline = results.by_seed("baseline")
+    first = results.by_seed("GELU by tanh")
+    half = results.by_seed("half the rate, baseline")
+    machine = results.rows["baseline seed 0"]["machine"]
+    return (
+        f"n = {len(first)} (baseline {len(baseline)}), top-1 in %, mean ± standard "
+        "deviation. *difference*: of the means, in points, with its 95 % interval, t and "
+        "degrees of freedom by Welch, since the deviations of the rows differ and a "
+        "changed network begins with other weights. *by seed*: the same from the "
+        f"baseline's runs of the same seeds. {common.STARS} {common.ENDS} At half the "
+        f"rate (n = {len(half)}, seed by seed, without interval) the baseline has "
+        f"{common.spread(half.values())} %. {machine}."
+    )
+
+
+def drawn(results: common.Results, budget: str) -> None:
+    found = differences(results, PLANS[budget])
+    names = list(found)[::-1]  # the first at the top
+    with common.picture(results.folder / "ablations.svg", width=6, height=5.4) as ax:
+        common.draw_differences(ax, [found[name] for name in names])
+        ax.set(xlabel="top-1 minus the baseline's, points (bars: 95 % intervals)")
+        ax.set_yticks(range(len(names)), names)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,11 @@ STYLES = {
     "ViT": ("ViT", "-"),
     "ViT, plain attention": ("ViT", ":"),
 }
+COLUMNS = {
+    "MMACs": "multiply-accumulates, millions",
+    "ms": "one image, ms",
+    "kept_mib": "kept for backward, MiB",
+}
 
 
 def built(name: str, grid: int) -> nn.Module:
@@ -123,29 +128,38 @@ def exponent(patches: np.ndarray, values: np.ndarray) -> str:
 def main() -> None:
     choice = common.arguments(__doc__, data=False)
     results = common.Results(choice, __file__)
-    (grids, rounds) = SIZES[choice.budget]
+    grids, _ = SIZES[choice.budget]
     names = [f"{name} {grid**2}" for grid in grids for name in STYLES]
     done = measured(choice) if set(names) - set(results.rows) else {}
-    rows = [results.get(name, partial(done.get, name)) for name in names]
+    for name in names:
+        results.get(name, partial(done.get, name))
+    drawn(results, choice.budget)
+    common.write_up(choice, __file__, told(results, choice.budget))
+
+
+def columns_of(results: common.Results, budget: str) -> dict[tuple[str, str], Any]:
+    """By network and column: an array over the numbers of patches."""
+    grids, _ = SIZES[budget]
+    return {
+        (name, key): np.array([results.rows[f"{name} {g**2}"][key] for g in grids])
+        for name in STYLES
+        for key in COLUMNS
+    }
+
+
+def told(results: common.Results, budget: str) -> str:
+    """The exponents and what they are drawn through."""
+    grids, rounds = SIZES[budget]
     patches = np.array([grid**2 for grid in grids])
-    columns = {
-        "MMACs": "multiply-accumulates, millions",
-        "ms": "one image, ms",
-        "kept_mib": "kept for backward, MiB",
-    }
-    values = {
-        (n, key): np.array([r[key] for r in rows if r["network"] == n])
-        for n in STYLES
-        for key in columns
-    }
+    values = columns_of(results, budget)
     half = len(grids) // 2
     fits = [
         [
-            exponent(patches[k:], values[n, key][k:])
-            for key in columns
+            exponent(patches[k:], values[name, key][k:])
+            for key in COLUMNS
             for k in (0, half)
         ]
-        for n in STYLES
+        for name in STYLES
     ]
     heads = [
         f"{what}: {part}"
@@ -157,13 +171,22 @@ def main() -> None:
         [[name, *row] for name, row in zip(STYLES, fits, strict=True)],
     )
     cells = [
-        [S, *(f"{values[name, key][i]:.4g}" for key in columns for name in STYLES)]
+        [S, *(f"{values[name, key][i]:.4g}" for key in COLUMNS for name in STYLES)]
         for i, S in enumerate(patches)
     ]
     heads = [f"{name}: {unit}" for unit in ("MMACs", "ms", "MiB") for name in STYLES]
-    text += f"\n\n{common.table(['S', *heads], cells)}\n\nMedians of {2 * rounds} passes in {rounds} turns."
+    machine = results.rows[f"{next(iter(STYLES))} {patches[0]}"]["machine"]
+    return (
+        f"{text}\n\n{common.table(['S', *heads], cells)}\n\n"
+        f"Medians of {2 * rounds} passes in {rounds} turns. {machine}."
+    )
+
+
+def drawn(results: common.Results, budget: str) -> None:
+    patches = [grid**2 for grid in SIZES[budget][0]]
+    values = columns_of(results, budget)
     with common.picture(results.folder / "complexity.svg", 3, width=3.2) as axes:
-        for panel, (key, title) in zip(axes, columns.items(), strict=True):
+        for panel, (key, title) in zip(axes, COLUMNS.items(), strict=True):
             for name, (colour, line) in STYLES.items():
                 panel.loglog(
                     patches,
@@ -175,7 +198,6 @@ def main() -> None:
                 )
             panel.set(xlabel="patches", title=title[0].upper() + title[1:])
         axes[0].legend()
-    common.write_up(choice, __file__, f"{text} {rows[0]['machine']}.")
 
 
 if __name__ == "__main__":

@@ -7,13 +7,12 @@ Mixer gain faster with data?
 Mixer, ViT and ResNet of equal cost, for equal numbers of steps whatever the number of
 images (the paper's 233 epochs of 3 % ... 7 epochs of 100 %); a seed draws the images
 too. Run once for each data set; the tables hold all that are there. First, one seed on
-nine tenths of the training images picks each network's learning rate by the last tenth.
+nine tenths of the training images picks each network's learning rate by the last tenth;
+the grid goes on until it brackets the best, and rows of another rate are measured again.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,6 +25,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import common
 import competitors
+
+OTHERS = ("ViT", "ResNet")
 
 
 class Plan(NamedTuple):
@@ -73,17 +74,6 @@ def slope(fractions: Sequence[float], accuracies: Sequence[float]) -> float:
     return float(np.polyfit(np.log10(fractions), 100 * np.asarray(accuracies), 1)[0])
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
-    """Of two means, with its standard error."""
-    error = math.hypot(
-        *(
-            statistics.stdev(values) / math.sqrt(len(values))
-            for values in (ours, theirs)
-        )
-    )
-    return f"{statistics.mean(ours) - statistics.mean(theirs):+.1f} ± {error:.1f}"
-
-
 def main() -> None:
     choice = common.arguments(__doc__)
     plan = PLANS[choice.budget]
@@ -92,76 +82,76 @@ def main() -> None:
     data = common.load_data(choice.data)
     if kind in plan.halved:
         plan = plan._replace(recipe=replace(plan.recipe, steps=plan.recipe.steps // 2))
-    best: dict[str, float] = {}
-    for name in plan.networks:
-        part = data.split()
-        tried = {
-            lr: results.get(
-                f"{kind} {name} lr {lr:g}",
-                partial(measured, part, name, plan, 0, lr, choice.device),
-            )
-            for lr in plan.rates
-        }
-        best[name] = max(tried, key=lambda lr: tried[lr]["top1"])
+    best = {
+        name: rate_of(results, kind, name, data.split(), plan, choice.device)
+        for name in plan.networks
+    }
     for seed in range(plan.seeds):
         for fraction in plan.fractions:
             part = data.part(fraction, seed)
             for name, lr in best.items():
                 label = f"{kind} {name} {fraction:g} seed {seed}"
-                results.get(
-                    label, partial(measured, part, name, plan, seed, lr, choice.device)
-                )
-    report(choice, plan, results)
+                run = partial(measured, part, name, plan, seed, lr, choice.device)
+                results.get(label, run, lr=lr)
+    drawn(results, choice.budget)
+    common.write_up(choice, __file__, told(results, choice.budget))
 
 
-def report(choice: Any, plan: Plan, results: common.Results) -> None:
-    """A table and a panel for each data set whose rows are complete."""
-    kinds = sorted(
-        {
-            name.split()[0]
-            for name in results.rows
-            if name.endswith(f"seed {plan.seeds - 1}")
-        }
-    )
-    text = []
-    seeds = range(plan.seeds)
-    with common.picture(
-        results.folder / "data_scale.svg", len(kinds), width=3.8
-    ) as axes:
-        for ax, kind in zip(np.atleast_1d(axes), kinds, strict=True):
-            slopes = {}
-            tails = {}
-            lines = []
-            for name in plan.networks:
-                rows = [
-                    [
-                        results.rows[f"{kind} {name} {f:g} seed {s}"]
-                        for f in plan.fractions
-                    ]
-                    for s in seeds
-                ]
-                by_seed = [[row["top1"] for row in line] for line in rows]
-                counts = [row["images"] for row in rows[0]]
-                slopes[name] = [slope(plan.fractions, line) for line in by_seed]
-                tails[name] = [
-                    slope(plan.fractions[-2:], line[-2:]) for line in by_seed
-                ]
-                cells = [common.spread(column) for column in zip(*by_seed, strict=True)]
-                spreads = [
-                    common.spread(values[name], scale=1.0) for values in (slopes, tails)
-                ]
-                lines.append(
-                    [
-                        name,
-                        f"{rows[0][0]['mmacs']:.2f}",
-                        f"{rows[0][0]['lr']:g}",
-                        *cells,
-                        *spreads,
-                    ]
+def rate_of(
+    results: common.Results,
+    kind: str,
+    name: str,
+    part: common.Data,
+    plan: Plan,
+    device: str,
+) -> float:
+    """The learning rate that is best for a network, by images held out from it."""
+
+    def accuracy(lr: float) -> float:
+        run = partial(measured, part, name, plan, 0, lr, device)
+        return float(results.get(f"{kind} {name} lr {lr:g}", run)["top1"])
+
+    return common.bracketed(plan.rates, accuracy)
+
+
+Curves = dict[str, dict[int, list[dict[str, Any]]]]
+"""By network and seed: the rows of all parts."""
+
+
+def curves_of(results: common.Results, budget: str) -> dict[str, Curves]:
+    """By data set, of those whose rows are complete and of one rate each."""
+    plan = PLANS[budget]
+    found: dict[str, Curves] = {}
+    for kind in sorted({name.split()[0] for name in results.rows}):
+        curves: Curves = {}
+        for name in plan.networks:
+            labels = [f"{kind} {name} {fraction:g}" for fraction in plan.fractions]
+            parts = [results.seeds(label) for label in labels]
+            seeds = set(parts[0]).intersection(*parts[1:])
+            curves[name] = {s: [part[s] for part in parts] for s in sorted(seeds)}
+        if all(complete(curve, plan.seeds) for curve in curves.values()):
+            found[kind] = curves
+    return found
+
+
+def complete(curve: dict[int, list[dict[str, Any]]], seeds: int) -> bool:
+    """Whether all seeds are there, and none is of a rate that another has replaced."""
+    rates = {row["lr"] for rows in curve.values() for row in rows}
+    return len(curve) >= seeds and len(rates) == 1
+
+
+def drawn(results: common.Results, budget: str) -> None:
+    found = curves_of(results, budget)
+    path = results.folder / "data_scale.svg"
+    with common.picture(path, len(found), width=3.8) as axes:
+        for ax, (kind, curves) in zip(np.atleast_1d(axes), found.items(), strict=True):
+            for name, curve in curves.items():
+                columns = list(zip(*curve.values(), strict=True))
+                middles, errors = common.per_cent(
+                    [[row["top1"] for row in column] for column in columns]
                 )
-                middles, errors = common.per_cent(list(zip(*by_seed, strict=True)))
                 ax.errorbar(
-                    counts,
+                    [column[0]["images"] for column in columns],
                     middles,
                     errors,
                     marker="o",
@@ -172,29 +162,75 @@ def report(choice: Any, plan: Plan, results: common.Results) -> None:
             ax.set(
                 xscale="log", xlabel="training images", ylabel="top-1, %", title=kind
             )
-            ax.legend() if kind == kinds[0] else None
-            shares = [f"{100 * fraction:g} %" for fraction in plan.fractions]
-            heads = [
-                "network",
-                "MMACs",
-                "lr",
-                *shares,
-                "points per tenfold",
-                "the same from the last two",
+            if kind == next(iter(found)):
+                ax.legend()
+
+
+def slopes_of(curves: Curves, fractions: Sequence[float], last: int) -> Any:
+    """By network and seed: points of top-1 per tenfold, over the last so many parts."""
+    return {
+        name: {
+            seed: slope(fractions[-last:], [row["top1"] for row in rows[-last:]])
+            for seed, rows in curve.items()
+        }
+        for name, curve in curves.items()
+    }
+
+
+def told(results: common.Results, budget: str) -> str:
+    """For each data set a table, and what the Mixer gains beside the others."""
+    fractions = PLANS[budget].fractions
+    shares = [f"{100 * fraction:g} %" for fraction in fractions]
+    text = []
+    for kind, curves in curves_of(results, budget).items():
+        slopes = slopes_of(curves, fractions, len(fractions))
+        tails = slopes_of(curves, fractions, 2)
+        lines = []
+        for name, curve in curves.items():
+            first = next(iter(curve.values()))[0]
+            columns = zip(*curve.values(), strict=True)
+            tried = results.tried(f"{kind} {name} lr ")
+            line = [
+                name,
+                f"{first['mmacs']:.2f}",
+                common.rate_cell(first["lr"], tried),
+                *(common.spread([row["top1"] for row in rows]) for rows in columns),
+                common.spread(slopes[name].values(), scale=1.0),
+                common.spread(tails[name].values(), scale=1.0),
             ]
-            text += [
-                f"{kind}, n = {plan.seeds}, top-1 in %, mean ± standard deviation:",
-                common.table(heads, lines),
-            ]
-            for other in ("ViT", "ResNet"):
-                gain, tail = (
-                    difference(values["Mixer"], values[other])
-                    for values in (slopes, tails)
-                )
-                text.append(
-                    f"Mixer minus {other}: {gain} points per tenfold, {tail} in the last (± standard error)."
-                )
-    common.write_up(choice, __file__, "\n\n".join(text))
+            lines.append(line)
+        heads = [
+            "network",
+            "MMACs",
+            "lr",
+            *shares,
+            "points per tenfold",
+            "the same from the last two",
+        ]
+        n = len(curves["Mixer"])
+        text += [
+            f"{kind}, n = {n}, top-1 in %, mean ± standard deviation. {common.ENDS}",
+            common.table(heads, lines),
+            gains_told(slopes, tails),
+        ]
+    return "\n\n".join(text)
+
+
+def gains_told(slopes: Any, tails: Any) -> str:
+    """The Mixer's gain per tenfold minus another's, seed by seed."""
+    pairs = [(other, values) for other in OTHERS for values in (slopes, tails)]
+    found = [common.paired(values["Mixer"], values[one]) for one, values in pairs]
+    marks = common.stars(found)
+    cells = [one.told(scale=1) + mark for one, mark in zip(found, marks, strict=True)]
+    lines = [
+        [f"Mixer minus {other}", *cells[2 * place : 2 * place + 2]]
+        for place, other in enumerate(OTHERS)
+    ]
+    heads = ["gain", "points per tenfold", "the same from the last two"]
+    return (
+        f"{common.table(heads, lines)}\n\nSeed by seed (a seed draws the images), with "
+        f"95 % intervals. {common.STARS}"
+    )
 
 
 if __name__ == "__main__":

@@ -40,29 +40,107 @@ def front(points: list[tuple[float, float]], more: bool) -> list[tuple[float, fl
     ]
 
 
-def compute(results: common.Results, plan: Plan) -> str:
-    """On all images: the picture and the table."""
-    costs = results.rows["costs"]["costs"]
+def compute_table(results: common.Results, plan: Plan) -> str:
+    """On all images: what each network costs and reaches."""
     lines = []
+    for network, cost in results.rows["costs"]["costs"].items():
+        tops = [results.by_seed(f"all {network} {steps}") for steps in plan.steps]
+        lr = results.rows[f"all {network} {plan.steps[0]} seed 0"]["lr"]
+        line = [
+            network,
+            f"{cost['params'] / 1000:.0f}k",
+            f"{cost['mmacs']:.2f}",
+            f"{cost['speed']:.0f}",
+            common.rate_cell(lr, results.tried(f"pick {network} ")),
+            *(common.spread(values.values()) for values in tops),
+        ]
+        lines.append(line)
+    heads = [
+        "network",
+        "params",
+        "MMACs",
+        "images/s",
+        "lr",
+        *(f"{steps} steps" for steps in plan.steps),
+    ]
+    return (
+        f"All images, n = {len(tops[0])}, top-1 in %, mean ± standard deviation. "
+        f"{common.ENDS}\n\n{common.table(heads, lines)}"
+    )
+
+
+def rivals_table(results: common.Results, plan: Plan) -> str:
+    """On all images: the Mixer minus the others, size by size."""
+    others = [name for name in plan.networks if name != "Mixer"]
+    found = [
+        common.welch(
+            results.by_seed(f"all Mixer {size} {steps}"),
+            results.by_seed(f"all {other} {size} {steps}"),
+        )
+        for other in others
+        for size in "SML"
+        for steps in plan.steps
+    ]
+    cells = iter(common.starred(found))
+    lines = [
+        [f"Mixer {size} minus {other} {size}", *(next(cells) for _ in plan.steps)]
+        for other in others
+        for size in "SML"
+    ]
+    heads = ["difference", *(f"{steps} steps" for steps in plan.steps)]
+    return (
+        f"{common.table(heads, lines)}\n\nIn points, with 95 % intervals (Welch: a seed "
+        "gives two networks nothing in common but an order of images). "
+        f"{common.STARS}"
+    )
+
+
+def small_table(results: common.Results, plan: Plan) -> str:
+    """On a part of the images: the sizes, and the large one minus the middle one."""
+    tops = {
+        label: [results.by_seed(f"part {label} {size}") for size in "SML"]
+        for label in PART
+    }
+    bigger = common.starred(
+        [common.paired(large, middle) for _, middle, large in tops.values()]
+    )
+    lines = []
+    for label, difference in zip(PART, bigger, strict=True):
+        losses = [results.by_seed(f"part {label} {size}", "loss") for size in "SML"]
+        line = [
+            label,
+            *(common.spread(values.values()) for values in tops[label]),
+            difference,
+            *(f"{statistics.mean(values.values()):.2f}" for values in losses),
+        ]
+        lines.append(line)
+    heads = [
+        "network",
+        *(f"top-1 of {size}" for size in "SML"),
+        "L minus M",
+        *(f"last loss of {size}" for size in "SML"),
+    ]
+    first = results.rows["part Mixer S seed 0"]
+    epochs = plan.recipe.steps * plan.recipe.batch / first["images"]
+    return (
+        f"{first['images']} images, {epochs:.0f} epochs, n = {len(tops['Mixer'][0])}; "
+        "differences in points, seed by seed (a seed draws the images), with 95 % "
+        f"intervals. {common.STARS}\n\n{common.table(heads, lines)}"
+    )
+
+
+def compute(results: common.Results, plan: Plan) -> None:
+    """On all images: the picture."""
+    costs = results.rows["costs"]["costs"]
     points = {}
     for network, cost in costs.items():
-        tops = {
-            steps: results.of_seeds(f"all {network} {steps}", plan.seeds)
-            for steps in plan.steps
-        }
-        for steps, values in tops.items():
+        for steps in plan.steps:
+            values = results.by_seed(f"all {network} {steps}").values()
             training = 3 * steps * plan.recipe.batch * cost["mmacs"] / 1e6
             xs = training, cost["speed"], cost["params"]
             points.setdefault((network.split()[0], steps), []).append(
                 [*xs, 100 * statistics.mean(values)]
             )
-        sizes = [
-            f"{cost['params'] / 1000:.0f}k",
-            f"{cost['mmacs']:.2f}",
-            f"{cost['speed']:.0f}",
-        ]
-        lr = results.rows[f"all {network} {plan.steps[0]} seed 0"]["lr"]
-        lines.append([network, *sizes, f"{lr:g}", *map(common.spread, tops.values())])
     titles = (
         "multiply-accumulates of training, 10^12",
         "images per second of inference",
@@ -99,39 +177,18 @@ def compute(results: common.Results, plan: Plan) -> str:
             ax.set(xscale="log", xlabel=title, ylabel="top-1, %")
             ax.xaxis.set_minor_formatter("")
         axes[2].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    heads = [
-        "network",
-        "params",
-        "MMACs",
-        "images/s",
-        "lr",
-        *(f"{steps} steps" for steps in plan.steps),
-    ]
-    return f"All images, n = {plan.seeds}, top-1 in %, mean ± standard deviation:\n\n{common.table(heads, lines)}"
 
 
-def small_data(results: common.Results, plan: Plan) -> str:
-    """On a part of the images: the picture and the table."""
+def small_data(results: common.Results) -> None:
+    """On a part of the images: the picture."""
     costs = results.rows["costs"]["costs"]
-    lines = []
-    first = results.rows["part Mixer S seed 0"]
     with common.picture(results.folder / "small_data.svg") as ax:
         for label, style in PART.items():
             names = {
                 f"part {label} {size}": f"{label.split(',')[0]} {size}"
                 for size in "SML"
             }
-            tops, losses = (
-                [results.of_seeds(row, plan.seeds + 1, key) for row in names]
-                for key in ("top1", "loss")
-            )
-            lines.append(
-                [
-                    label,
-                    *map(common.spread, tops),
-                    *(f"{statistics.mean(values):.2f}" for values in losses),
-                ]
-            )
+            tops = [list(results.by_seed(row).values()) for row in names]
             look = {
                 "fmt": style,
                 "marker": "o",
@@ -150,10 +207,3 @@ def small_data(results: common.Results, plan: Plan) -> str:
             ylabel="top-1, %",
         )
         ax.legend()
-    epochs = plan.recipe.steps * plan.recipe.batch / first["images"]
-    heads = [
-        "network",
-        *(f"top-1 of {size}" for size in "SML"),
-        *(f"last loss of {size}" for size in "SML"),
-    ]
-    return f"{first['images']} images, {epochs:.0f} epochs, n = {plan.seeds + 1}:\n\n{common.table(heads, lines)}"

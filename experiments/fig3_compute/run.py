@@ -7,7 +7,8 @@ size, with the Pareto front.
 Small, medium and large Mixer, ViT and ResNet, trained for few and for more steps on all
 images. Then the same on a small part of them for many epochs: the paper's ImageNet rows
 have L/16 below B/16; does the bigger network lose here? The learning rate of each
-network and size is picked on a tenth of the training images, held out from a short run.
+network and size is picked on a tenth of the training images, held out from a short run;
+the grid goes on until it brackets the best.
 """
 
 from __future__ import annotations
@@ -95,16 +96,21 @@ def main() -> None:
                 "images": len(on.labels),
             }
 
-        return float(results.get(f"{label} seed {seed}", measure)["top1"])
+        settings = {} if label.startswith("pick") else {"lr": recipe.lr}
+        row = results.get(f"{label} seed {seed}", measure, **settings)
+        return float(row["top1"])
 
     for name in plan.networks:
         for size in "SML":
             short = partial(
                 run, on=chosen_by, name=name, size=size, seed=0, steps=plan.steps[0]
             )
-            rate[name, size] = max(
-                plan.rates, key=lambda lr: short(f"pick {name} {size} {lr:g}", lr=lr)
-            )
+
+            def accuracy(lr: float, label: str, short: Any = short) -> float:
+                return short(f"{label} {lr:g}", lr=lr)
+
+            pick = partial(accuracy, label=f"pick {name} {size}")
+            rate[name, size] = common.bracketed(plan.rates, pick)
     for seed in range(plan.seeds + 1):
         part = data.part(plan.part, seed)
         for name, size in rate:
@@ -122,11 +128,23 @@ def main() -> None:
                     shift=0.0,
                     mirror=False,
                 )
-    common.write_up(
-        choice,
-        __file__,
-        f"{draw.compute(results, plan)}\n\n{draw.small_data(results, plan)}",
-    )
+    drawn(results, choice.budget)
+    common.write_up(choice, __file__, told(results, choice.budget))
+
+
+def told(results: common.Results, budget: str) -> str:
+    plan = PLANS[budget]
+    parts = [
+        draw.compute_table(results, plan),
+        draw.rivals_table(results, plan),
+        draw.small_table(results, plan),
+    ]
+    return "\n\n".join(parts)
+
+
+def drawn(results: common.Results, budget: str) -> None:
+    draw.compute(results, PLANS[budget])
+    draw.small_data(results)
 
 
 if __name__ == "__main__":

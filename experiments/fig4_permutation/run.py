@@ -124,11 +124,12 @@ def main() -> None:
                     f"{name} {way} seed {seed}",
                     partial(trained, data, plan, name, way, seed, choice.device),
                 )
-    report(choice, plan, results)
+    drawn(results, choice.budget)
+    common.write_up(choice, __file__, told(results, choice.budget))
 
 
-def report(choice: Any, plan: Plan, results: common.Results) -> None:
-    lines = []
+def drawn(results: common.Results, budget: str) -> None:
+    plan = PLANS[budget]
     with common.picture(
         results.folder / "permutation.svg", len(plan.networks), width=3.2
     ) as axes:
@@ -155,47 +156,70 @@ def report(choice: Any, plan: Plan, results: common.Results) -> None:
                     label=way,
                     color=common.COLOURS[name],
                 )
-            lost = [
-                f"{100 - 100 * sum(ends[way]) / sum(ends['original']):.1f} %"
-                for way in PIPELINES
-            ]
-            lines.append([name, *map(common.spread, ends.values()), *lost[1:]])
             ax.set(title=name, xlabel="steps", ylabel="top-1, %", ylim=(0, None))
             ax.legend()
-    rows = {
-        tuple(name.split()[1:]): row
-        for name, row in results.rows.items()
-        if name.startswith("exact")
+
+
+def told(results: common.Results, _: str) -> str:
+    """What is lost on shuffled images, and the exact form."""
+    networks = competitors.NETWORKS
+    shuffles_ = tuple(PIPELINES)[1:]
+    ends = {
+        name: {way: results.by_seed(f"{name} {way}") for way in PIPELINES}
+        for name in networks
     }
-    exact_lines = [
+    losses = [
+        common.paired(ends[name][way], ends[name]["original"])
+        for name in networks
+        for way in shuffles_
+    ]
+    shown = common.starred(losses)
+    lines = []
+    for place, (name, tops) in enumerate(ends.items()):
+        plain = statistics.mean(tops["original"].values())
+        shares = [
+            f"{100 - 100 * statistics.mean(tops[way].values()) / plain:.1f} %"
+            for way in shuffles_
+        ]
+        means = [common.spread(values.values()) for values in tops.values()]
+        lines.append([name, *means, *shown[2 * place : 2 * place + 2], *shares])
+    heads = [
+        "network",
+        *PIPELINES,
+        *(f"{way} minus original" for way in shuffles_),
+        *(f"{way} loses" for way in shuffles_),
+    ]
+    n = len(ends["Mixer"]["original"])
+    text = [
+        f"n = {n}, top-1 in %, mean ± standard deviation; differences in points, seed "
+        "by seed (the same weights and images), with 95 % intervals; and what is lost "
+        f"relative to `original`. {common.STARS}",
+        common.table(heads, lines),
+        exact_table(results),
+    ]
+    return "\n\n".join(text)
+
+
+def exact_table(results: common.Results) -> str:
+    lines = [
         [
-            *name,
+            *name.split()[1:],
             row["steps"],
             f"{row['first_loss']:.3f} to {row['last_loss']:.3f}",
             f"{row['largest']:.1e}",
         ]
-        for name, row in rows.items()
+        for name, row in results.rows.items()
+        if name.startswith("exact")
     ]
-    text = [
-        f"n = {plan.seeds}, top-1 in %, mean ± standard deviation, and what is lost relative to `original`:"
+    heads = [
+        "precision",
+        "images",
+        "initial weights",
+        "steps",
+        "loss",
+        "losses differ by",
     ]
-    text += [
-        common.table(["network", *PIPELINES, "patches loses", "global loses"], lines)
-    ]
-    text += [
-        common.table(
-            [
-                "precision",
-                "images",
-                "initial weights",
-                "steps",
-                "loss",
-                "losses differ by",
-            ],
-            exact_lines,
-        )
-    ]
-    common.write_up(choice, __file__, "\n\n".join(text))
+    return common.table(heads, lines)
 
 
 if __name__ == "__main__":

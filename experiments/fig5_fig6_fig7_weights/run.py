@@ -118,27 +118,31 @@ def main() -> None:
         pictures(choice.checkpoint, results.folder, "")
         print(json.dumps(described(load(choice.checkpoint).model)))
         return
-    rows: dict[int, list[dict[str, Any]]] = {
-        patch: [] for patch in SIZES[choice.budget][2]
-    }
-    for seed in range(SIZES[choice.budget][1]):
-        for patch in rows:
+    _, seeds, patches, *_ = SIZES[choice.budget]
+    for seed in range(seeds):
+        for patch in patches:
             run = results.folder / "runs" / f"{patch}-{seed}"
-            rows[patch].append(
-                results.get(
-                    f"patch {patch} seed {seed}",
-                    partial(trained, choice, patch, seed, run),
-                )
-            )
+            measure = partial(trained, choice, patch, seed, run)
+            results.get(f"patch {patch} seed {seed}", measure)
             if seed == 0 and (run / "last.safetensors").exists():
                 pictures(
                     str(run / "last.safetensors"), results.folder, f"_patch{patch}"
                 )
-    draw(rows, results.folder / "low_frequency_units.svg")
-    common.write_up(choice, __file__, told(rows))
+    drawn(results, choice.budget)
+    common.write_up(choice, __file__, told(results, choice.budget))
 
 
-def draw(rows: dict[int, list[dict[str, Any]]], path: Path) -> None:
+def rows_of(results: common.Results, budget: str) -> dict[int, list[dict[str, Any]]]:
+    """The rows of all seeds, by the side of the patches."""
+    return {
+        patch: list(results.seeds(f"patch {patch}").values())
+        for patch in SIZES[budget][2]
+    }
+
+
+def drawn(results: common.Results, budget: str) -> None:
+    rows = rows_of(results, budget)
+    path = results.folder / "low_frequency_units.svg"
     with common.picture(path, len(rows), width=2.8, height=2.8) as axes:
         for panel, (patch, found) in zip(axes, rows.items(), strict=True):
             for key, colour in (
@@ -160,34 +164,62 @@ def draw(rows: dict[int, list[dict[str, Any]]], path: Path) -> None:
         axes[0].legend(["trained", "at first"])
 
 
-def told(rows: dict[int, list[dict[str, Any]]]) -> str:
-    columns = {"low at first": 100, "low": 100, "inverse at first": 1, "inverse": 1}
+def told(results: common.Results, budget: str) -> str:
+    """Trained networks beside fresh ones: by block, and of the filters."""
+    rows = rows_of(results, budget)
+    columns = {"low": 100, "inverse": 1}
     lines = []
-    text = ""
+    differences = {key: [] for key in columns}
     for patch, found in rows.items():
         for block in range(len(found[0]["low"])):
-            by_key = [
-                ([row[key][block] for row in found], k) for key, k in columns.items()
-            ]
-            cells = [
-                common.spread(values, "{:.2f}" if k == 1 else "{:.0f}", k)
-                for values, k in by_key
-            ]
-            lines.append([patch, block + 1, *cells])
-        first, now = (
-            common.spread([r[k][0] for r in found], "{:.3f}", 1)
-            for k in ("filters at first", "filters")
-        )
-        text += f"- Filters of {patch} x {patch} pixels: median frequency {first} at first, {now} trained\n"
+            line: list[object] = [patch, block + 1]
+            for key, scale in columns.items():
+                before, now = (
+                    {s: scale * row[k][block] for s, row in enumerate(found)}
+                    for k in (f"{key} at first", key)
+                )
+                text = "{:.2f}" if scale == 1 else "{:.0f}"
+                line += [common.spread(v.values(), text, 1) for v in (before, now)]
+                differences[key].append(common.welch(now, before))
+            lines.append(line)
+    # One family for the stars: all differences of the table.
+    marks = iter(common.stars([*differences["low"], *differences["inverse"]]))
+    for key, decimals, place in (("low", 0, 4), ("inverse", 2, 7)):
+        for line, one in zip(lines, differences[key], strict=True):
+            line.insert(place, one.told(decimals, 1) + next(marks))
     heads = [
         "patch",
         "block",
         "low at first, %",
         "low now, %",
+        "difference",
         "closest inverse at first",
         "now",
+        "difference",
     ]
-    return f"{common.table(heads, lines)}\n\n{text}\nOver {len(found)} seeds. {found[0]['machine']}."
+    n = len(next(iter(rows.values())))
+    machine = next(iter(results.rows.values()))["machine"]
+    return (
+        f"{common.table(heads, lines)}\n\n{filters_told(rows)}\n"
+        "Mean ± standard deviation; differences from fresh networks, whose weights are "
+        f"other draws, with 95 % intervals (Welch). {common.STARS} n = {n} seeds. {machine}."
+    )
+
+
+def filters_told(rows: dict[int, list[dict[str, Any]]]) -> str:
+    text = ""
+    for patch, found in rows.items():
+        before, now = (
+            {seed: row[key][0] for seed, row in enumerate(found)}
+            for key in ("filters at first", "filters")
+        )
+        first, last = (common.spread(v.values(), "{:.3f}", 1) for v in (before, now))
+        change = common.welch(now, before).told(3, 1)
+        text += (
+            f"- Filters of {patch} x {patch} pixels: median frequency {first} at first, "
+            f"{last} trained: {change}\n"
+        )
+    return text
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ image had, right or wrong.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from functools import cache, partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from changes import CHANGES, changed, suits
 Found = dict[
     tuple[str, str, float], list[dict[str, Any]]
 ]  # network, change, how much: a row for each seed
+OTHERS = ("ViT", "ResNet")
 #         steps, seeds, test images
 SIZES = {
     "smoke": (6, 1, 50),
@@ -82,26 +83,45 @@ def main() -> None:
         right = float((after == test.test_labels).double().mean())
         return {"agreement": float((after == before).double().mean()), "top1": right}
 
-    wanted = [
-        (name, a)
-        for name, (_, _, amounts) in CHANGES.items()
-        for a in amounts
-        if suits(name, a, side, channels)
-    ]
-    found: Found = {}
     for seed in range(seeds):
         for kind in competitors.NETWORKS:
-            machine = results.get(f"{kind} {seed}", partial(train, kind, seed))[
-                "machine"
-            ]
-            for name, amount in wanted:
-                row = results.get(
+            results.get(f"{kind} {seed}", partial(train, kind, seed))
+            for name, amount in wanted(side, channels):
+                results.get(
                     f"{kind} {seed} {name} {amount}",
                     partial(measure, kind, seed, name, amount),
                 )
-                found.setdefault((kind, name, amount), []).append(row)
-    draw(found, results.folder)
-    tell(choice, found, f"{seeds} seeds, {steps} steps, {count} images. {machine}.")
+    drawn(results, choice.budget)
+    common.write_up(choice, __file__, told(results, choice.budget))
+
+
+def wanted(side: int, channels: int) -> list[tuple[str, float]]:
+    """The changes, and how much, that suit such images."""
+    return [
+        (name, amount)
+        for name, (_, _, amounts) in CHANGES.items()
+        for amount in amounts
+        if suits(name, amount, side, channels)
+    ]
+
+
+def found_in(results: common.Results) -> Found:
+    """The rows of the changes, in the order of CHANGES."""
+    found: Found = {}
+    for name, (_, _, amounts) in CHANGES.items():
+        for kind in competitors.NETWORKS:
+            for amount in amounts:
+                seeds = (
+                    results.rows.get(f"{kind} {seed} {name} {amount}")
+                    for seed in range(len(results.rows))
+                )
+                if rows := list(takewhile(bool, seeds)):
+                    found[kind, name, amount] = rows
+    return found
+
+
+def drawn(results: common.Results, _: str) -> None:
+    draw(found_in(results), results.folder)
 
 
 def draw(found: Found, folder: Path) -> None:
@@ -142,24 +162,44 @@ def draw(found: Found, folder: Path) -> None:
             axes[0].legend()
 
 
-def tell(choice: argparse.Namespace, found: Found, how: str) -> None:
+def told(results: common.Results, budget: str) -> str:
+    steps, _, count = SIZES[budget]
+    found = found_in(results)
     lines = []
+    differences = []
     for name, amount in dict.fromkeys((name, amount) for _, name, amount in found):
-        rows = [found[kind, name, amount] for kind in competitors.NETWORKS]
+        rows = {kind: found[kind, name, amount] for kind in competitors.NETWORKS}
         cells = [
             common.spread([row[key] for row in seeds])
             for key in ("agreement", "top1")
-            for seeds in rows
+            for seeds in rows.values()
         ]
         lines.append([f"{name} {amount:g}" if CHANGES[name][0] else name, *cells])
+        same = {
+            kind: {seed: row["agreement"] for seed, row in enumerate(seeds)}
+            for kind, seeds in rows.items()
+        }
+        if name != "as it is":
+            differences += [common.welch(same["Mixer"], same[one]) for one in OTHERS]
+    shown = common.starred(differences)
+    # The first line has no change, so that every answer stays.
+    lines[0] += ["-", "-"]
+    for place, line in enumerate(lines[1:]):
+        line += shown[2 * place : 2 * place + 2]
     heads = [
         f"{kind}: {what}"
         for what in ("same answer", "right")
         for kind in competitors.NETWORKS
     ]
-    text = common.table(["change", *heads], lines)
-    common.write_up(
-        choice, __file__, f"{text}\n\nPer cent, mean and standard deviation. {how}"
+    heads += [f"same answer, Mixer minus {kind}" for kind in OTHERS]
+    n = len(found["Mixer", "as it is", 1])
+    machine = results.rows["Mixer 0"]["machine"]
+    return (
+        f"{common.table(['change', *heads], lines)}\n\n"
+        "Per cent, mean ± standard deviation over seeds; differences of the means in "
+        f"points with 95 % intervals (Welch: a seed gives two networks nothing in common "
+        f"but an order of images). {common.STARS} n = {n} seeds, {steps} steps, {count} "
+        f"images. {machine}."
     )
 
 

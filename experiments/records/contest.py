@@ -23,12 +23,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import common
 import competitors
+import contests
 from clock import (
-    HEADS,
     OURS,
     SMALL,
     asked,
-    cells,
     chosen,
     cpu_seconds,
     open_images,
@@ -143,16 +142,14 @@ def main() -> None:
                 f"{name} seed {seed}",
                 run if name == "ours" else partial(theirs, name, source, seconds, seed),
             )
-    rows = {
-        name: [results.rows[f"{name} seed {seed}"] for seed in range(seeds)]
-        for name in who
-    }
-    text = common.table(
-        ["who", *HEADS],
-        [[name, *cells(found, len(source.train))] for name, found in rows.items()],
-    )
-    text += f"\n\n{choice.data.partition(':')[0]}, {seconds:g} processor seconds, n = {seeds}; ours: `{OURS}`. "
-    common.write_up(choice, __file__, text + rows[who[0]][0]["machine"] + ".")
+    text = told(results, choice.budget, len(source.train))
+    common.write_up(choice, __file__, text)
+
+
+def told(results: common.Results, _: str, images: int = contests.CIFAR10) -> str:
+    names = [name for name in ("ours", *PEERS) if results.seeds(name)]
+    about = f"Ours: `{OURS}`."
+    return contests.told(results, names, images, about, rates=False)
 
 
 if __name__ == "__main__":

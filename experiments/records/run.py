@@ -130,6 +130,11 @@ OTHER_COST = (
 )  # as many steps as fit into the baseline's time
 
 
+SAME_STEPS = {"a ResNet's answers, T 1": 1, "a ResNet's answers, T 4": 4}
+ANSWERS = {**SAME_STEPS, "a ResNet's answers, T 4, equal time": 4}
+"""Temperatures of a teacher's answers."""
+
+
 def changes(base: TrainConfig) -> dict[str, TrainConfig]:
     """The changed runs by name."""
     found = {}
@@ -279,93 +284,74 @@ def main() -> None:
                 plan.steps * pace * base.train.batch_size / config.train.batch_size
             )
             config = override(config, [f"train.steps={round(fitting)}"])
-        if (
-            config.optim.name != base.optim.name and not choice.smoke
-        ):  # the best of three rates, by another seed
-            tried = [
-                override(config, [f"optim.lr={lr}"]) for lr in RATES[config.optim.name]
-            ]
-            config = max(
-                tried,
-                key=lambda c: results.get(
-                    f"pick {name} {c.optim.lr:g}", partial(measured, c, source, 100)
-                )["top1"],
-            )
+        if config.optim.name != base.optim.name and not choice.smoke:
+
+            def accuracy(lr: float, name: str = name, config: Any = config) -> float:
+                tried = override(config, [f"optim.lr={lr}"])
+                run = partial(measured, tried, source, 100)  # a seed of its own
+                return float(results.get(f"pick {name} {lr:g}", run)["top1"])
+
+            lr = common.bracketed(RATES[config.optim.name], accuracy)
+            config = override(config, [f"optim.lr={lr}"])
         for seed in range(plan.seeds):
             results.get(f"{name} seed {seed}", partial(measured, config, source, seed))
     teacher = taught(choice, plan, source, results)
-    names = ["baseline", *kinds]
-    for label, temperature in (("T 1", 1), ("T 4", 4), ("T 4, equal time", 4)):
-        names.append(f"a ResNet's answers, {label}")
+    student = partial(measured, source=source, teacher=teacher)
+    for label, temperature in ANSWERS.items():
         config = override(base, [f"distill.temperature={temperature}"])
         if "time" in label:
-            spent = [
-                statistics.mean(results.of_seeds(name, plan.seeds, "cpu_s"))
-                for name in ("baseline", names[-2])
-            ]
-            config = override(
-                config,
-                [f"train.steps={max(1, round(plan.steps * spent[0] / spent[1]))}"],
-            )
+            steps = round(plan.steps * share_of_time(results, plan))
+            config = override(config, [f"train.steps={max(1, steps)}"])
         for seed in range(plan.seeds):
-            results.get(
-                f"{names[-1]} seed {seed}",
-                partial(measured, config, source, seed, teacher),
-            )
-    report(choice, plan, results, names)
+            run = partial(student, config, seed=seed)
+            results.get(f"{label} seed {seed}", run)
+    drawn(results, choice.budget)
+    text = told(results, choice.budget.partition("/")[0])
+    common.write_up(choice, __file__, text)
 
 
-def report(choice: Any, plan: Plan, results: common.Results, names: list[str]) -> None:
-    """Differences from the baseline; their error is of the standard deviation that all
-    rows share.
-    """
-    tops = {
-        name: results.of_seeds(name, plan.seeds * (1 + (name == "baseline")))
-        for name in names
-    }
-    tops |= {
-        f"answers to {v} views": results.of_seeds("baseline", 2 * plan.seeds, v)
-        for v in VIEWS
-    }
-    freedom = sum(len(values) - 1 for values in tops.values())
-    shared = math.sqrt(
-        sum(statistics.variance(v) * (len(v) - 1) for v in tops.values() if len(v) > 1)
-        / freedom
+def share_of_time(results: common.Results, plan: Plan) -> float:
+    """Of the steps that a teacher leaves time for: it has to look at each image too."""
+    plain, slow = (
+        statistics.mean(results.of_seeds(name, plan.seeds, "cpu_s"))
+        for name in ("baseline", next(iter(reversed(SAME_STEPS))))
     )
-    error = 100 * shared * math.sqrt(1 / plan.seeds + 1 / (2 * plan.seeds))
-    gains = {
-        name: 100 * (statistics.mean(v) - statistics.mean(tops["baseline"]))
-        for name, v in tops.items()
-    }
-    lines = []
+    return plain / slow
+
+
+def differences(results: common.Results) -> dict[str, common.Difference]:
+    """Each change minus the baseline, seed by seed, in the order of the rows."""
+    baseline = results.by_seed("baseline")
+    names = [name for name in results.labels() if name != "baseline"]
+    found = {name: common.paired(results.by_seed(name), baseline) for name in names}
+    for view in VIEWS:
+        answers = results.by_seed("baseline", view)
+        found[f"answers to {view} views"] = common.paired(answers, baseline)
+    return found
+
+
+def told(results: common.Results, budget: str) -> str:
+    """Differences from the baseline, seed by seed."""
+    found = differences(results)
+    marks = dict(zip(found, common.stars(list(found.values())), strict=True))
     first = results.rows["baseline seed 0"]
-    for name, gain in gains.items():
+    lines = []
+    for name in ("baseline", *found):
         row = results.rows.get(f"{name} seed 0", first)
-        mark = " *" if abs(gain) > 3 * error else ""
-        size = [
+        view = name.removeprefix("answers to ").removesuffix(" views")
+        tops = results.by_seed(name) or results.by_seed("baseline", view)
+        line = [
+            name,
             f"{row['params'] / 1000:.0f}k",
             f"{row['mmacs']:.1f}",
             f"{row['lr']:.2g}",
             row["steps"],
+            f"{row['cpu_s']:.0f}",
+            len(tops),
+            common.spread(tops.values()),
+            found[name].told() + marks[name] if name in found else "-",
         ]
-        lines.append(
-            [
-                name,
-                *size,
-                f"{row['cpu_s']:.0f}",
-                common.spread(tops[name]),
-                f"{gain:+.1f}{mark}",
-            ]
-        )
-    with common.picture(results.folder / "changes.svg", width=6, height=5.4) as axes:
-        shown = list(gains)[:0:-1]  # all but the baseline, the first at the top
-        look = {"fmt": "o", "capsize": 2, "color": common.COLOURS["Mixer"]}
-        axes.errorbar(
-            [gains[name] for name in shown], range(len(shown)), xerr=3 * error, **look
-        )
-        axes.axvline(0, color=common.COLOURS["other"], linewidth=1)
-        axes.set(xlabel="points above the baseline (bars: 3 standard errors)")
-        axes.set_yticks(range(len(shown)), shown)
+        lines.append(line)
     heads = [
         "change",
         "params",
@@ -373,16 +359,26 @@ def report(choice: Any, plan: Plan, results: common.Results, names: list[str]) -
         "lr",
         "steps",
         "CPU s",
+        "n",
         "accuracy, %",
         "difference",
     ]
-    text = f"Recipe `{OURS}`, n = {plan.seeds} (baseline {2 * plan.seeds}), mean ± standard deviation on {plan.held:,} "
-    text += f"held-out training images. A difference has a standard error of {error:.2f} points; *: beyond 3."
-    common.write_up(
-        choice,
-        __file__,
-        f"{text}\n\n{common.table(heads, lines)}\n\n{first['machine']}.",
+    return (
+        f"Recipe `{OURS}`, mean ± standard deviation on {PLANS[budget].held:,} held-out "
+        "training images. Differences in points from the baseline's runs of the same "
+        "seeds (the same order of images and, but for other shapes, the same initial "
+        f"weights), with 95 % intervals. {common.STARS}\n\n{common.table(heads, lines)}"
+        f"\n\n{first['machine']}."
     )
+
+
+def drawn(results: common.Results, _: str) -> None:
+    found = differences(results)
+    names = list(found)[::-1]  # the first at the top
+    with common.picture(results.folder / "changes.svg", width=6, height=5.4) as axes:
+        common.draw_differences(axes, [found[name] for name in names])
+        axes.set(xlabel="points above the baseline (bars: 95 % intervals)")
+        axes.set_yticks(range(len(names)), names)
 
 
 if __name__ == "__main__":

@@ -131,38 +131,50 @@ def training_table() -> str:
 def main() -> None:
     choice = common.arguments(__doc__, data=False)
     results = common.Results(choice, __file__)
-    (groups, batch, _) = SIZES[choice.budget]
-    rows: dict[str, dict[str, Any]] = {}
-    for group in groups:
+    for group in SIZES[choice.budget][0]:
         done = measured(choice, group) if set(group) - set(results.rows) else {}
-        rows |= {name: results.get(name, partial(done.get, name)) for name in group}
+        for name in group:
+            results.get(name, partial(done.get, name))
+    drawn(results, choice.budget)
+    common.write_up(choice, __file__, told(results, choice.budget))
+
+
+def rows_of(results: common.Results, budget: str) -> dict[str, dict[str, Any]]:
+    groups = SIZES[budget][0]
+    return {name: results.rows[name] for group in groups for name in group}
+
+
+def told(results: common.Results, budget: str) -> str:
+    """Costs and speeds, the pairs of equal accuracy, and core-days."""
+    rows = rows_of(results, budget)
+    machine = next(iter(rows.values()))["machine"]
+    parts = [
+        speed_table(rows),
+        pairs_table(rows),
+        training_table(),
+        f"Batches of {SIZES[budget][1]}. {machine}.",
+    ]
+    return "\n\n".join(parts)
+
+
+def speed_table(rows: dict[str, dict[str, Any]]) -> str:
     lines = []
     for name, row in rows.items():
-        speed = row["images_per_s"]
-        low = row["low"]
-        high = row["high"]
-        sizes = [
+        work = 1e3 * row["cpu_s_per_image"]
+        line = [
+            name,
             f"{row['body'] / 1e6:.1f}",
             f"{row['params'] / 1e6:.1f}",
             f"{row['gmacs']:.2f}",
-        ]
-        work = 1e3 * row["cpu_s_per_image"]
-        speeds = [
-            f"{speed:.2f}",
-            f"{low:.2f} - {high:.2f}",
+            f"{row['images_per_s']:.2f}",
+            f"{row['low']:.2f} - {row['high']:.2f}",
             f"{work:.1f}",
             f"{2e3 * row['gmacs'] / work:.0f}",
+            f"{row['weights_mib']:.0f}",
+            f"{row['pass_mib']:.0f}",
+            row["n"],
         ]
-        lines.append(
-            [
-                name,
-                *sizes,
-                *speeds,
-                f"{row['weights_mib']:.0f}",
-                f"{row['pass_mib']:.0f}",
-                row["n"],
-            ]
-        )
+        lines.append(line)
     heads = [
         "network",
         "M parameters without head",
@@ -170,9 +182,17 @@ def main() -> None:
         "GMACs",
         "images/s",
         "quartiles",
+        "processor, ms an image",
+        "GFLOP in its second",
+        "weights, MiB",
+        "a pass, MiB",
+        "n",
     ]
-    heads += ["processor, ms an image", "GFLOP in its second"]
-    text = common.table([*heads, "weights, MiB", "a pass, MiB", "n"], lines)
+    return common.table(heads, lines)
+
+
+def pairs_table(rows: dict[str, dict[str, Any]]) -> str:
+    """A Mixer beside what the paper compares it with, its claim and ours."""
     lines = []
     for one, other, data in map(str.split, PAIRS.split(";")):
         paper = {row["model"]: row for row in published() if row["data"] == data}
@@ -186,16 +206,9 @@ def main() -> None:
                 b["cpu_s_per_image"] / a["cpu_s_per_image"],
             )
             speeds = [f"{quotient:.2f}" for quotient in quotients]
+        work = counted(other)["gmacs"] / counted(one)["gmacs"]
         claims = [data, paper[one]["top1"], paper[other]["top1"], f"{ratio:.2f}"]
-        lines.append(
-            [
-                one,
-                other,
-                *claims,
-                f"{counted(other)['gmacs'] / counted(one)['gmacs']:.2f}",
-                *speeds,
-            ]
-        )
+        lines.append([one, other, *claims, f"{work:.2f}", *speeds])
     heads = [
         "Mixer",
         "rival",
@@ -207,9 +220,12 @@ def main() -> None:
         "here",
         "of processor",
     ]
-    text += f"\n\n{common.table(heads, lines)}\n\n{training_table()}"
+    return common.table(heads, lines)
+
+
+def drawn(results: common.Results, budget: str) -> None:
     with common.picture(results.folder / "speed.svg", width=5.2) as axes:
-        for name, row in rows.items():
+        for name, row in rows_of(results, budget).items():
             kind = name.partition("-")[0].replace("BiT", "ResNet")
             axes.loglog(
                 row["gmacs"], row["images_per_s"], "o", color=common.COLOURS[kind]
@@ -232,11 +248,6 @@ def main() -> None:
             ylabel="images per second",
             title="Speed against arithmetic",
         )
-    common.write_up(
-        choice,
-        __file__,
-        f"{text}\n\nBatches of {batch}. {next(iter(rows.values()))['machine']}.",
-    )
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ the labels of the first half of the classes. Then the frozen features' few-shot 
 linear accuracy, and fine-tuning with some of the labels, beside a network from scratch
 with the same steps, and two that see as many images in all, those of the pretext
 included: "long" with the flips and shifts of all fine-tuning, "long views" with the
-crops and colours of the pretext "views". Learning rates are chosen on a tenth of the training images that was
-held out. Weights: results/BUDGET/runs.
+crops and colours of the pretext "views". Learning rates are chosen on a tenth of the
+training images that was held out; the grid goes on until it brackets the best. Weights:
+results/BUDGET/runs.
 """
 
 from __future__ import annotations
@@ -221,62 +222,159 @@ def main() -> None:
             results.get(
                 f"features {kind} seed {seed}", partial(lab.fewshot, kind, seed)
             )
-    best: dict[str, float] = {}
     part = data.split().part(0.1)
-    for kind in ("scratch", *PRETEXTS):
-        named = {lr: f"lr {kind} {lr:g}" for lr in plan.rates}
-        tried = {
-            lr: results.get(name, partial(lab.tuned, kind, part, 0, lr))["top1"]
-            for lr, name in named.items()
-        }
-        best[kind] = max(tried, key=tried.__getitem__)
+    starts = ("scratch", *PRETEXTS)
+    best = {kind: rate_of(results, lab, kind, part) for kind in (*starts, "long")}
     for seed in range(plan.seeds):
         for fraction in plan.fractions:
             labelled = data.part(fraction, seed)
-            for kind, lr in best.items():
-                results.get(
-                    f"{kind} {fraction:g} seed {seed}",
-                    partial(lab.tuned, kind, labelled, seed, lr),
-                )
+            for kind in starts:
+                lr = best[kind]
+                run = partial(lab.tuned, kind, labelled, seed, lr)
+                results.get(f"{kind} {fraction:g} seed {seed}", run, lr=lr)
             if seed < plan.long_seeds:
-                longer = partial(
-                    lab.tuned, "scratch", labelled, seed, best["scratch"], plan.passes
-                )
-                results.get(f"long {fraction:g} seed {seed}", longer)
+                lr = best["long"]
+                longer = partial(lab.tuned, "scratch", labelled, seed, lr, plan.passes)
+                results.get(f"long {fraction:g} seed {seed}", longer, lr=lr)
                 # What "views" gains over "long" may be its augmentation's alone.
-                results.get(
-                    f"long views {fraction:g} seed {seed}",
-                    partial(longer, augment=partial(views, mirrored=data.mirrored)),
-                )
-    report(choice, plan, results)
+                crops = partial(views, mirrored=data.mirrored)
+                run = partial(longer, augment=crops)
+                results.get(f"long views {fraction:g} seed {seed}", run, lr=lr)
+    drawn(results, choice.budget)
+    common.write_up(choice, __file__, told(results, choice.budget))
 
 
-def report(choice: argparse.Namespace, plan: Plan, results: common.Results) -> None:
-    columns = (*map(str, SHOTS), "probe")
-    heads = ["start", *(f"{shots} a class" for shots in SHOTS), "linear"]
-    text = [
-        f"n = {plan.seeds} draws of labels (of `scratch` also of weights), top-1 in %, mean ± standard deviation."
+def rate_of(results: common.Results, lab: Lab, kind: str, part: common.Data) -> float:
+    """The learning rate of a start, by images held out from it; of "long" by runs of
+    its own length.
+    """
+    begin, extra = ("scratch", lab.plan.passes) if kind == "long" else (kind, 0)
+
+    def accuracy(lr: float) -> float:
+        run = partial(lab.tuned, begin, part, 0, lr, extra)
+        return float(results.get(f"lr {kind} {lr:g}", run)["top1"])
+
+    return common.bracketed(lab.plan.rates, accuracy)
+
+
+TITLES = {"all": "Few-shot, frozen", "new": "The other half of the classes"}
+SHOWN = (*map(str, SHOTS), "probe")
+TUNED = ("views", "covered", "scratch", *LONG)
+
+
+def starts_of(which: str) -> list[str]:
+    """The starts of a few-shot table: "half" has seen half of all labels."""
+    return [kind for kind in LOOKS if (which, kind) != ("all", "half")]
+
+
+def fractions_of(results: common.Results) -> list[float]:
+    """The shares of the labels, of the rows that there are."""
+    labels = (label.split() for label in results.labels())
+    return sorted({float(words[-1]) for words in labels if words[0] == "scratch"})
+
+
+def fewshot_table(results: common.Results, which: str) -> str:
+    tops = {
+        kind: [results.by_seed(f"features {kind}", f"{which} {one}") for one in SHOWN]
+        for kind in starts_of(which)
+    }
+    pairs = [(kind, "scratch") for kind in tops if kind != "scratch"]
+    if "half" in tops:
+        pairs.append(("views", "half"))
+    lines = [
+        [kind, *(common.spread(values.values()) for values in columns)]
+        for kind, columns in tops.items()
     ]
+    heads = ["start", *(f"{shots} a class" for shots in SHOTS), "linear"]
+    return f"{common.table(heads, lines + difference_lines(tops, pairs))}"
+
+
+def difference_lines(
+    tops: dict[str, list[dict[int, float]]], pairs: list[tuple[str, str]]
+) -> list[list[str]]:
+    """One line of a table for each pair: the first minus the second, seed by seed."""
+    found = [
+        common.paired(ours, theirs)
+        for one, other in pairs
+        for ours, theirs in zip(tops[one], tops[other], strict=True)
+    ]
+    cells = iter(common.starred(found))
+    return [
+        [f"{one} minus {other}", *(next(cells) for _ in tops[one])]
+        for one, other in pairs
+    ]
+
+
+def tuned_table(results: common.Results) -> str:
+    fractions = fractions_of(results)
+    tops = {
+        kind: [results.by_seed(f"{kind} {fraction:g}") for fraction in fractions]
+        for kind in TUNED
+    }
+    tops = {kind: columns for kind, columns in tops.items() if all(columns)}
+    lines = []
+    for kind, columns in tops.items():
+        row = next(iter(results.seeds(f"{kind} {fractions[0]:g}").values()))
+        tried = results.tried("lr long ") if kind in LONG else {}
+        tried = tried or results.tried(f"lr {'scratch' if kind in LONG else kind} ")
+        line = [
+            kind,
+            len(columns[0]),
+            common.rate_cell(row["lr"], tried),
+            row["steps"],
+            *(common.spread(values.values()) for values in columns),
+        ]
+        lines.append(line)
+    pairs = [("views", "scratch"), ("covered", "scratch")]
+    pairs += [("views", kind) for kind in LONG if kind in tops]
+    for line in difference_lines(tops, pairs):
+        one, _, other = line[0].partition(" minus ")
+        n = len(set(tops[one][0]) & set(tops[other][0]))
+        lines.append([line[0], n, "", "", *line[1:]])
+    shares = [f"{100 * fraction:g} % of the labels" for fraction in fractions]
+    missing = [f"`{kind}`" for kind in LONG if kind not in tops]
+    text = common.table(["start", "n", "lr", "steps", *shares], lines)
+    if missing:
+        text += f"\n\nNot run yet: {', '.join(missing)}."
+    return text
+
+
+def told(results: common.Results, budget: str) -> str:
+    """Few-shot and fine-tuned accuracies, and what the starts differ by."""
+    seeds = len(results.seeds("features scratch"))
+    text = [
+        f"n = {seeds} draws of labels (of `scratch` also of weights), top-1 in %, mean ± "
+        "standard deviation; differences in points, draw by draw, with 95 % intervals. "
+        f"{common.STARS} {common.ENDS}"
+    ]
+    for which, title in TITLES.items():
+        text += [f"{title}:", fewshot_table(results, which)]
+    text += ["Fine-tuned, all weights:", tuned_table(results)]
+    costs = [(kind, results.rows[f"pretrain {kind}"]) for kind in (*PRETEXTS, "half")]
+    spent = ", ".join(
+        f"{kind} {row['cpu_s']:.0f} s (loss {row['loss']:.2f})" for kind, row in costs
+    )
+    text.append(
+        f"Pre-trained once each on {PLANS[budget].passes:,} images through the network: "
+        f"{spent} of processor time. {costs[0][1]['machine']}."
+    )
+    return "\n\n".join(text)
+
+
+def drawn(results: common.Results, _: str) -> None:
     with common.picture(results.folder / "transfer.svg", 3, width=3.4) as axes:
-        titles = {"all": "Few-shot, frozen", "new": "The other half of the classes"}
-        for ax, (which, title) in zip(axes, titles.items(), strict=False):
-            lines = []
-            for kind, colour in LOOKS.items():
-                if which == "all" and kind == "half":  # it has seen half of the labels
-                    continue
+        for ax, (which, title) in zip(axes, TITLES.items(), strict=False):
+            for kind in starts_of(which):
                 found = [
-                    results.of_seeds(
-                        f"features {kind}", plan.seeds, f"{which} {column}"
-                    )
-                    for column in columns
+                    results.by_seed(f"features {kind}", f"{which} {shots}")
+                    for shots in SHOTS
                 ]
-                lines.append([kind, *map(common.spread, found)])
                 ax.errorbar(
                     SHOTS,
-                    *common.per_cent(found[:-1]),
+                    *common.per_cent([values.values() for values in found]),
                     marker="o",
                     capsize=2,
-                    color=colour,
+                    color=LOOKS[kind],
                     label=kind,
                 )
             ax.set(
@@ -284,59 +382,25 @@ def report(choice: argparse.Namespace, plan: Plan, results: common.Results) -> N
             )
             ax.set_xticks(SHOTS, SHOTS)
             ax.legend()
-            text += [f"{title}:", common.table(heads, lines)]
-        lines = []
-        for kind in ("views", "covered", "scratch", *LONG):
-            seeds = plan.long_seeds if kind in LONG else plan.seeds
-            found = [
-                results.of_seeds(f"{kind} {fraction:g}", seeds)
-                for fraction in plan.fractions
-            ]
-            row = results.rows[f"{kind} {plan.fractions[0]:g} seed 0"]
-            lines.append(
-                [
-                    kind,
-                    seeds,
-                    f"{row['lr']:g}",
-                    row["steps"],
-                    *map(common.spread, found),
-                ]
-            )
-            middles = [100 * statistics.mean(values) for values in found]
-            style = LONG.get(kind, "-")
-            colour = LOOKS.get(kind, LOOKS["scratch"])
+        fractions = fractions_of(results)
+        shares = [100 * fraction for fraction in fractions]
+        for kind in TUNED:
+            found = [results.by_seed(f"{kind} {fraction:g}") for fraction in fractions]
+            if not all(found):
+                continue
             axes[2].plot(
-                [100 * f for f in plan.fractions],
-                middles,
-                style,
+                shares,
+                [100 * statistics.mean(values.values()) for values in found],
+                LONG.get(kind, "-"),
                 marker="o",
-                color=colour,
+                color=LOOKS.get(kind, LOOKS["scratch"]),
                 label=kind,
             )
         axes[2].set(
             xscale="log", xlabel="labels, % of the training images", title="Fine-tuned"
         )
         axes[2].legend()
-        axes[2].set_xticks(
-            [100 * f for f in plan.fractions],
-            shares := [f"{100 * f:g}" for f in plan.fractions],
-        )
-    heads = [
-        "start",
-        "n",
-        "lr",
-        "steps",
-        *(f"{share} % of the labels" for share in shares),
-    ]
-    text += ["Fine-tuned, all weights:", common.table(heads, lines)]
-    costs = [(kind, results.rows[f"pretrain {kind}"]) for kind in (*PRETEXTS, "half")]
-    spent = ", ".join(
-        f"{kind} {row['cpu_s']:.0f} s (loss {row['loss']:.2f})" for kind, row in costs
-    )
-    text.append(
-        f"Pre-trained once each on {plan.passes:,} images through the network: {spent} of processor time."
-    )
-    common.write_up(choice, __file__, "\n\n".join(text))
+        axes[2].set_xticks(shares, [f"{share:g}" for share in shares])
 
 
 if __name__ == "__main__":

@@ -76,20 +76,37 @@ def main() -> None:
         }
         return {"seconds": row["cpu_s"], "at": at}
 
-    ways = [("fixed", base), ("random", base), *(("own", round(base * k)) for k in OWN)]
-    found: dict[str, dict[int, list[float]]] = {way: {} for way, _ in ways}
     for seed in range(seeds):
-        for way, own in ways:
-            row = results.get(
-                f"{way} {own} seed {seed}", partial(measure, way, own, seed)
-            )
+        for way, own in ways(base):
+            name = f"{way} {own} seed {seed}"
+            results.get(name, partial(measure, way, own, seed))
+    drawn(results, choice.budget)
+    common.write_up(choice, __file__, told(results, choice.budget))
+
+
+def ways(base: int) -> list[tuple[str, int]]:
+    """What is trained, and the side of the grid that it is made for."""
+    return [("fixed", base), ("random", base), *(("own", round(base * k)) for k in OWN)]
+
+
+def found_in(results: common.Results) -> dict[str, dict[int, dict[int, float]]]:
+    """Accuracies by way, side of the image and seed."""
+    found: dict[str, dict[int, dict[int, float]]] = {}
+    for label in results.labels():
+        way = found.setdefault(label.split()[0], {})
+        for seed, row in results.seeds(label).items():
             for side, accuracy in row["at"].items():
-                found[way].setdefault(int(side), []).append(accuracy)
+                way.setdefault(int(side), {})[seed] = accuracy
+    return found
+
+
+def drawn(results: common.Results, _: str) -> None:
+    found = found_in(results)
     with common.picture(results.folder / "sizes.svg") as axes:
         for (way, at), colour in zip(
             found.items(), ("other", "Mixer", "ViT"), strict=True
         ):
-            values = 100 * np.array(list(at.values()))
+            values = 100 * np.array([list(seeds.values()) for seeds in at.values()])
             line = {
                 "marker": "o",
                 "linestyle": "none" if way == "own" else "-",
@@ -100,21 +117,36 @@ def main() -> None:
             xlabel="side of the image, pixels",
             ylabel="test top-1, %",
             title="Trained at ...",
-            xticks=sides,
+            xticks=list(found["fixed"]),
         )
         axes.legend()
-    lines = [
-        [
-            side,
-            *(common.spread(at[side]) if side in at else "-" for at in found.values()),
+
+
+def told(results: common.Results, budget: str) -> str:
+    found = found_in(results)
+    random_ = found["random"]
+    others = ("fixed", "own")
+    pairs = {
+        (side, other): common.paired(random_[side], found[other][side])
+        for side in found["fixed"]
+        for other in others
+        if side in found[other]
+    }
+    shown = dict(zip(pairs, common.starred(list(pairs.values())), strict=True))
+    lines = []
+    for side in found["fixed"]:
+        tops = [
+            common.spread(at[side].values()) if side in at else "-"
+            for at in found.values()
         ]
-        for side in sides
-    ]
-    text = common.table(["side", *found], lines)
-    common.write_up(
-        choice,
-        __file__,
-        f"{text}\n\nTest top-1 in %, {seeds} seeds, {steps} steps. {row['machine']}.",
+        lines.append([side, *tops, *(shown.get((side, one), "-") for one in others)])
+    heads = ["side", *found, *(f"random minus {other}" for other in others)]
+    n = len(random_[next(iter(random_))])
+    machine = next(iter(results.rows.values()))["machine"]
+    return (
+        f"{common.table(heads, lines)}\n\nTest top-1 in %, mean ± standard deviation, "
+        f"n = {n} seeds, {SIZES[budget][0]} steps; differences in points, seed by seed "
+        f"(the same weights and images), with 95 % intervals. {common.STARS} {machine}."
     )
 
 

@@ -161,3 +161,23 @@ def test_the_halves_share_no_class(run: SimpleNamespace) -> None:
         set(range(5, 10)),
     ]
     assert sum(len(half.labels) for half in halves) == len(data.labels)
+
+
+def test_a_control_has_a_rate_of_its_own_length(
+    run: SimpleNamespace, tmp_path: Path
+) -> None:
+    """And the grid goes on until it brackets the best."""
+    seen: list[tuple[str, float, int]] = []
+
+    def tuned(kind: str, part: object, seed: int, lr: float, extra: int) -> dict:
+        seen.append((kind, lr, extra))
+        return {"top1": -abs(lr - (0.03 if extra else 0.004)), "lr": lr}
+
+    lab = SimpleNamespace(plan=run.PLANS["cpu"], tuned=tuned)
+    results = run.common.Results.kept(tmp_path)
+    assert run.rate_of(results, lab, "long", None) == 0.027
+    assert {(kind, extra) for kind, _, extra in seen} == {("scratch", 200_000)}
+    assert max(lr for _, lr, _ in seen) > 0.027
+    assert run.rate_of(results, lab, "views", None) == 0.003
+    assert seen[-1] == ("views", 0.009, 0)
+    assert set(results.tried("lr long ")) == {0.001, 0.003, 0.009, 0.027, 0.081}

@@ -20,7 +20,9 @@ def digits() -> TrainConfig:
     Mean over five draws of the held-out images (split seeds 0-4, train seed the same):
     348 of 351, 354 of 355, 361 of 363, 331 of 333 and 332 of 335 (standard deviation
     0.25; n = 347 in the mean), on a virtual AMD EPYC (AVX2) beside other work, torch
-    2.15.0. The draws overlap; of one alone expect 98 to 100 %, on another processor too.
+    2.15.0. The draws are random splits of the same images and overlap; of one alone
+    expect 98 to 100 %. Another processor rounds otherwise: the same seeds give another
+    last digit there.
 
     mlp-mixer train digits --set data.split_seed=0 --set train.seed=0
     """

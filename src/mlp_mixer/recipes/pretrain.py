@@ -52,8 +52,9 @@ def pretrain_covered() -> TrainConfig:
     """Learn from pictures without labels: guess the pixels of covered patches.
 
     SimMIM (arXiv 2111.09886). In experiments/transfer it helped a later fine-tuning by
-    2 to 8 points over random weights, and frozen features little: `pretrain_views` did
-    better. The 50 epochs as they stand were not run.
+    2 to 8 points over random weights (three draws of labels, one pre-training; beyond
+    the 95 % interval with all labels alone), and frozen features little:
+    `pretrain_views` did better. The 50 epochs as they stand were not run.
 
     mlp-mixer pretrain --data folder:PATH --out DIR --recipe pretrain_covered
     """
