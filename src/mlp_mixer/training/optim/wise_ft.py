@@ -8,15 +8,18 @@ forgets more of that than of what was learnt.
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class WiseFt:
+
+class WiseFt(Generic[Network]):
     """Mixes the weights of the start into those that are evaluated."""
 
-    def __init__(self, learnt: nn.Module, start_share: float) -> None:
+    def __init__(self, learnt: Network, start_share: float) -> None:
         """Take the present weights for the start.
 
         Args:
