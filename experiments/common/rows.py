@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from mlp_mixer import __version__
+from mlp_mixer.machine import commit
 
 
 class Results:
@@ -114,9 +114,9 @@ def machine() -> str:
         if torch.cuda.is_available()
         else (names or [platform.processor()])[0]
     )
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(
-        command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False
+    known = commit()
+    of_commit = f", commit {known}" if known else ""
+    return (
+        f"{chip}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"mlp_mixer {__version__}{of_commit}"
     )
-    commit = f", commit {found.stdout.strip()}" if found.returncode == 0 else ""
-    return f"{chip}, {torch.get_num_threads()} threads, torch {torch.__version__}, mlp_mixer {__version__}{commit}"
