@@ -74,6 +74,18 @@ def test_a_damaged_checkpoint_is_refused_in_one_sentence(
         load(path, lineage="timm")
 
 
+def test_flipped_bits_of_a_folder_for_hugging_face_are_found(tmp_path: Path) -> None:
+    checkpoint = mlp_mixer.Checkpoint(tiny(num_classes=3), mlp_mixer.Preprocess((4, 4)))
+    mlp_mixer.save_pretrained(checkpoint, tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    load(tmp_path)
+    for bit in bits(whole, FLIPS // 8):
+        path.write_bytes(flipped(whole, bit))
+        with pytest.raises(UserError):
+            load(tmp_path)
+
+
 def test_the_file_is_everybodys(tmp_path: Path, written: bytes) -> None:
     """Others read the same tensors, and 0.1.0 its description under its own key."""
     path = tmp_path / "m.safetensors"
