@@ -262,3 +262,28 @@ def test_spaces_for_the_eye_are_no_part_of_a_field(photos, lines):
     dataset = open_dataset(write_csv(photos, *lines))
     assert dataset.all().name(0) == "p q/a.png"
     assert dataset.all().classes == ("cat, big", "dog")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"config": {"data": {"source": "folder:~nobody-of-this-name/x"}}}',
+        '{"config": {"data": {"source": "folder:%s"}}}' % ("y" * 5000),
+        '{"config": {"data": {"source": "a\\u0000b"}}}',
+        '{"config": {"data": {"source": 3}}}',
+        '{"config": {"data": []}}',
+        "[" * 5000,
+        "\ud800",
+        "",
+    ],
+)
+def test_the_config_beside_the_split_of_a_run_may_be_a_strangers(photos, config):
+    """Then the images are looked for beside the list, as of any other."""
+    text = config.encode("utf-8", "surrogatepass")
+    (photos / "config.json").write_bytes(text)
+    rows = labelled(photos, "x", "y", "x", "y")
+    (photos / "split.csv").write_text("\n".join(["path,label", *rows]))
+    assert len(open_dataset(f"list:{photos / 'split.csv'}").all()) == 4
+    (photos / "split.csv").write_text("path,label,split\nabsent.png,x,train")
+    with pytest.raises(UserError, match="line 2: there is no file"):
+        open_dataset(f"list:{photos / 'split.csv'}")
