@@ -23,6 +23,7 @@ from .errors import UserError
 _numbers = itertools.count()
 _OURS = re.compile(r"\..+\.\d+\.\d+\.tmp")  # the temporary names of atomic_file
 _MOST_JSON = 2**28
+_MOST_SHOWN = 300  # letters of a name
 PathLike = str | os.PathLike[str]
 
 
@@ -31,6 +32,31 @@ def _refused(doing: str, path: Path, error: OSError) -> UserError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     advice = "free some space" if full else "choose another place"
     return UserError(f"cannot {doing} {str(path)!r}: {reason}; {advice} and try again")
+
+
+def path_of(text: PathLike) -> Path:
+    """Return the path that a text stands for; `~` is the home of a user.
+
+    Args:
+        text: What a person wrote. There may be no such file.
+
+    Raises:
+        UserError: No file can have this name, or there is no such user.
+    """
+    shown = os.fsdecode(text)[:_MOST_SHOWN]
+    try:
+        path = Path(text).expanduser()
+        path.lstat()
+    # A null byte, or half of a letter.
+    except ValueError as error:
+        raise UserError(f"no file can be called {shown!r}: {error}") from error
+    except RuntimeError as error:
+        raise UserError(f"there is no user whose home is meant by {shown!r}") from error
+    except OSError as error:
+        # Whatever else is wrong with it, its reader says better.
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"no file can be called {shown!r}: too long") from error
+    return path
 
 
 @contextlib.contextmanager

@@ -182,7 +182,7 @@ def test_digits(tmp_path: Path) -> None:
         (["digitz", "out"], "unknown dataset 'digitz'; did you mean 'digits'?"),
         (["digits", "out", "--workers", "0"], "Invalid value for '--workers'"),
         (["digits"], "Missing argument 'OUT'"),
-        (["shards:nowhere", "out"], "there are no shards to train on in 'nowhere'"),
+        (["shards:nowhere", "out"], "there are no shards in 'nowhere'"),
     ],
 )
 def test_one_sentence(arguments, sentence, tmp_path, monkeypatch, capsys) -> None:

@@ -330,3 +330,23 @@ def test_what_the_system_refuses_is_one_sentence(tmp_path):
     refused = pytest.raises(UserError, match="cannot look at '.*x': No such file")
     with refused, files.refusing("look at", tmp_path / "x"):
         (tmp_path / "x").stat()
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("y" * 5000, "too long"),
+        ("é" * 200, "too long"),
+        ("a\0b", "null byte"),
+        ("\ud800", "surrogates"),
+        ("~nobody-of-this-name/photos", "there is no user"),
+    ],
+)
+def test_names_that_no_file_can_have(name, reason):
+    with pytest.raises(UserError, match=reason):
+        files.path_of(name)
+
+
+@pytest.mark.parametrize("name", ["absent", "a/b", "é" * 60, "\udcff", "~/x", ""])
+def test_names_that_a_file_can_have(name):
+    assert files.path_of(name) == Path(name).expanduser()

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..config import override
 from ..data import ArraySet, Dataset, open_dataset
+from ..data.registry import check_place
 from ..devices import cuda_is_available
 from ..errors import UserError
 from ..evaluation.accuracy import Progress
@@ -260,6 +261,7 @@ def finetune_config(
         UserError: There is no such recipe, dataset or field.
     """
     name = START if weights is None else str(weights)
+    check_place(data, name)
     config = _before_settings(name, data, recipe, key)
     if key is not None:
         config = override(config, assignments({"model.key": key}))

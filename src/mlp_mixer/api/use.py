@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ..data import Dataset
+from ..data.registry import check_place
 from ..devices import pick_device
 from ..errors import unknown
 from ..evaluation import Evaluation, MultiLabelEvaluation, evaluate_checkpoint
@@ -70,6 +71,8 @@ def evaluate(
         raise unknown("test-time augmentation", tta, get_args(Tta))
     # Before the weights are read, which may take minutes.
     place = pick_device(device)
+    if isinstance(checkpoint, (str, os.PathLike)):
+        check_place(data, checkpoint)
     loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load(checkpoint)
     _, result = evaluate_checkpoint(
         loaded,

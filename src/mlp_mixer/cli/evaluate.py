@@ -73,6 +73,7 @@ def evaluate(
     """Measure a checkpoint on labelled images: top-1 and top-5, or mAP and F1."""
     from ..data.dataset import public_name
     from ..data.imagenet import conditions
+    from ..data.registry import check_place
     from ..devices import keep_memory, pick_device
     from ..evaluation import (
         MultiLabelEvaluation,
@@ -88,6 +89,7 @@ def evaluate(
     keep_memory()
     place = pick_device(device)
     source, name = or_bundled(checkpoint)
+    check_place(data, source)
     loaded = load(source, key=key)
     lowest = resolve_min_score(min_score, loaded.provenance)
     found: list[dict[str, Any]] = []

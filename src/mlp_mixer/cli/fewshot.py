@@ -58,12 +58,14 @@ def fewshot(
 
     A ridge regression learns from the features of a few images per class.
     """
+    from ..data.registry import check_place
     from ..devices import keep_memory, pick_device
     from ..evaluation import evaluate_fewshot
     from ..weights import load
     from .progress import counted
 
     keep_memory()
+    check_place(data, checkpoint)
     with counted("images", tell_end=False) as show:
         result = evaluate_fewshot(
             load(checkpoint, key=key),

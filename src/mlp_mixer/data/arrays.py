@@ -12,6 +12,8 @@ import numpy as np
 from ..errors import UserError
 from .image_set import ArraySet, ImageSet, numbered_classes
 
+_SPLITS = ("train", "val", "test")
+
 
 def read_digits(path: Path | None) -> dict[str, ImageSet]:
     """Return the 1797 digits that come with scikit-learn, uint8 8 x 8; no download.
@@ -39,8 +41,8 @@ def read_npz(path: Path) -> dict[str, ImageSet]:
     """Return the splits of an .npz file.
 
     Args:
-        path: A file with the arrays x_train and y_train and, if wanted, x_val, y_val,
-            x_test, y_test and classes.
+        path: A file with the arrays x_train and y_train, and x_val, y_val, x_test,
+            y_test and classes, each if wanted.
 
     Raises:
         UserError: It is no such file, or its arrays do not fit.
@@ -53,19 +55,22 @@ def read_npz(path: Path) -> dict[str, ImageSet]:
 
 
 def _splits(arrays: dict[str, np.ndarray[Any, Any]]) -> dict[str, ImageSet]:
-    if "x_train" not in arrays or "y_train" not in arrays:
-        found = ", ".join(arrays) or "none"
-        raise UserError(f"it has the arrays {found}: expected x_train and y_train")
+    found = [split for split in _SPLITS if f"x_{split}" in arrays]
+    if not found:
+        names = ", ".join(arrays) or "none"
+        raise UserError(f"it has the arrays {names}: expected x_train and y_train")
+    for split in found:
+        if f"y_{split}" not in arrays:
+            raise UserError(f"it has x_{split} but no y_{split}")
     if "classes" in arrays:
         classes = [str(name) for name in arrays["classes"].tolist()]
     else:
-        classes = numbered_classes(arrays["y_train"])
+        teachers = found[:1] if "train" in found else found
+        classes = numbered_classes(
+            np.concatenate([np.ravel(arrays[f"y_{split}"]) for split in teachers])
+        )
     splits: dict[str, ImageSet] = {}
-    for split in ("train", "val", "test"):
-        if f"x_{split}" not in arrays:
-            continue
-        if f"y_{split}" not in arrays:
-            raise UserError(f"it has x_{split} but no y_{split}")
+    for split in found:
         images = arrays[f"x_{split}"]
         labels = arrays[f"y_{split}"]
         splits[split] = ArraySet(images, labels, classes, origin=split)

@@ -141,7 +141,7 @@ class Cifar:
     def _read_images(self, folder: Path) -> dict[str, ImageSet]:
         """Read train/<class>/* and test/<class>/*."""
         splits = read_folder(folder)
-        found = splits["train"].classes
+        found = splits["train"].classes if "train" in splits else ()
         # Folders are sorted by name; so are the official classes of both datasets.
         if found != tuple(sorted(self.classes)):
             raise UserError(

@@ -85,10 +85,10 @@ class Dataset:
             UserError: There are no training images, or the fraction is not between 0
                 and 1.
         """
-        train = splits["train"]
+        train = splits.get("train")
         val = splits.get("val")
         test = splits.get("test")
-        if len(train) == 0:
+        if train is None or len(train) == 0:
             raise UserError(f"{spec}: there are no images to train on")
         # ImageNet and many others publish one labelled split besides train and call it
         # val; results are reported on it.
@@ -107,6 +107,22 @@ class Dataset:
             held_out=HeldOut(test_fraction, split_seed, split_by),
             _flat=train,
         )
+
+    @classmethod
+    def without_training_images(cls, spec: str, splits: Splits) -> Dataset:
+        """Make a dataset that can be evaluated on, and not trained on.
+
+        Args:
+            spec: What the user wrote.
+            splits: "test", "val" or both. A "val" without a "test" becomes the test
+                split.
+        """
+        test = splits.get("test")
+        val = splits.get("val")
+        if test is None:
+            test, val = val, None
+        assert test is not None
+        return cls(spec, test.take(np.zeros(0, np.int64)), val, test)
 
     @classmethod
     def from_arrays(
@@ -160,7 +176,10 @@ class Dataset:
     @property
     def passed_over(self) -> str:
         """What the reader left out, in words; "" if nothing."""
-        images = self.train if self._flat is None else self._flat
+        if self._flat is not None:
+            return self._flat.passed_over
+        # A test set alone has no training images.
+        images = self.train if len(self.train) or self.test is None else self.test
         return images.passed_over
 
     def fingerprint(self) -> str:

@@ -31,8 +31,8 @@ def read_folder(path: Path) -> dict[str, ImageSet]:
 
     Raises:
         UserError: The folder is missing or empty, images lie outside of a class, a
-            class is empty or has sub folders, there are fewer than two classes, or val
-            or test has a class that train has not.
+            class is empty or has sub folders, or val or test has a class that train has
+            not.
     """
     if not path.is_dir():
         raise UserError(
@@ -85,23 +85,18 @@ def labelled_files(
     *,
     passed_over: str = "",
 ) -> dict[str, ImageSet]:
-    """Return image sets of labelled files; the classes are those of train.
+    """Return image sets of labelled files; the classes are those of train, if it is there.
 
     Args:
         root: The folder that the files' paths are relative to.
-        found: The files of each split; "train" is among them.
+        found: The files of each split.
         passed_over: What was left out, in words.
 
     Raises:
-        UserError: There are fewer than two classes, or a split has a class that train
-            has not.
+        UserError: A split has a class that train has not.
     """
-    classes = sorted({label for _, label in found["train"]}, key=natural)
-    if len(classes) < 2:
-        raise UserError(
-            f"{str(root)!r} has {len(classes)} class(es) of training images: expected at "
-            "least two"
-        )
+    teachers = [found["train"]] if "train" in found else list(found.values())
+    classes = sorted({label for files in teachers for _, label in files}, key=natural)
     number = {label: k for k, label in enumerate(classes)}
     splits: dict[str, ImageSet] = {}
     for split, files in found.items():

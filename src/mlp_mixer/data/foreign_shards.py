@@ -123,9 +123,9 @@ def _splits(path: Path) -> dict[str, list[Path]]:
             split_of_folder = SPLIT_NAMES.get(tar.parent.name.lower())
             if split_of_folder is not None:
                 found.setdefault(split_of_folder, []).append(tar)
-    if "train" not in found:
+    if not found:
         raise UserError(
-            f"there are no shards to train on in {str(path)!r}: expected dataset.json, "
+            f"there are no shards in {str(path)!r}: expected dataset.json, "
             "or .tar files"
         )
     return found

@@ -14,6 +14,7 @@ from typing import Any, final
 import numpy as np
 
 from ..errors import UserError, unknown
+from ..files import path_of
 from ..remote import offline
 from .image_set import EncodedSet, ImageSet, Indices
 from .names import SPLIT_NAMES
@@ -119,7 +120,7 @@ def read_hf(address: str) -> dict[str, ImageSet]:
         images = _image_set(table, split, options, address)
         if images is not None:
             found[split] = images
-    if "train" not in found:
+    if not found:
         names = ", ".join(map(str, tables))
         raise UserError(
             f"hf:{address} has the splits {names}, and none is train: choose with "
@@ -140,7 +141,7 @@ def _load(place: str, split: str | None) -> Mapping[str, Any]:
             f"hf: needs the library datasets ({error}): pip install "
             "'mlp-mixer[datasets]'"
         ) from error
-    path = Path(place).expanduser()
+    path = path_of(place)
     try:
         if any((path / name).is_file() for name in _SAVED):
             tables: Any = datasets.load_from_disk(str(path))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, final
 
 from ..errors import UserError
-from ..files import read_json
+from ..files import path_of, read_json
 from ..images.decode import Pixels
 from .folder import read_folder
 from .image_set import FileSet, ImageSet, Indices
@@ -139,13 +139,13 @@ def _read(protocol: Protocol, path: Path) -> dict[str, ImageSet]:
         UserError: A folder does not have the name of a class of ImageNet.
     """
     splits = read_folder(path)
-    classes = splits["train"].classes
+    classes = splits["train"].classes if "train" in splits else ()
     if protocol.numbered:
         wanted = "0/* ... 999/*"
-        good = all(name in _PLACES for name in classes)
+        good = bool(classes) and all(name in _PLACES for name in classes)
     else:
         wanted = "<WordNet id>/*, such as n01440764/*,"
-        good = all(_WNID.fullmatch(name) for name in classes)
+        good = bool(classes) and all(_WNID.fullmatch(name) for name in classes)
     # ImageNet itself has train and val, and must not be taken for a test set.
     if len(splits) > 1 or not good:
         raise UserError(
@@ -190,7 +190,7 @@ def conditions(spec: str) -> list[str]:
     name, _, path = spec.partition(":")
     if name != C.name or not path:
         return [spec]
-    found = _conditions(Path(path).expanduser())
+    found = _conditions(path_of(path))
     return [f"{C.name}:{folder}" for folder in found] or [spec]
 
 
@@ -249,7 +249,7 @@ def _real_places(path: Path) -> tuple[Path, Path]:
     # A folder may have a comma in its name.
     if not path.is_dir() and "," in str(path):
         folder, file = str(path).rsplit(",", 1)
-        return Path(folder).expanduser(), Path(file).expanduser()
+        return path_of(folder), path_of(file)
     inside = path / "real.json"
     if inside.is_file():
         return path, inside

@@ -46,7 +46,7 @@ class Fault(NamedTuple):
         kind: One word for faults alike.
         path: Relative to the folder; empty for the whole folder.
         message: What is wrong, to be read after the path.
-        fatal: Whether it cannot be trained on.
+        fatal: Whether the folder cannot be read.
     """
 
     kind: str
@@ -89,7 +89,7 @@ class Layout:
         self.faults.append(Fault(kind, path, message, fatal))
 
     def refuse_faults(self) -> None:
-        """Raise the first fault that cannot be trained on.
+        """Raise the first fault with which the folder cannot be read.
 
         Raises:
             UserError: There is one.
@@ -258,7 +258,8 @@ def _check_splits(
         layout.fault("split-twice", "", message)
     if "train" not in splits.values():
         message = f"has {' and '.join(splits)} but no train: expected train/<class>/*"
-        layout.fault("no-train", "", message)
+        # A test set alone can still be evaluated on.
+        layout.fault("no-train", "", message, fatal=False)
 
 
 def _is_flat(layout: Layout, listing: _Listing, name: str) -> bool:

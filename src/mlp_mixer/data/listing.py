@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import UserError, unknown
+from ..files import path_of
 from .folder import LabelledFile, labelled_files, natural
 from .image_set import FileSet, ImageSet
 from .names import SPLIT_NAMES, is_text
@@ -64,15 +65,14 @@ def read_listing(path: Path) -> dict[str, ImageSet]:
         first = files.setdefault(identity, (number, split, line))
         _check_same(first, split, line, where)
         found.setdefault(split, []).append(line)
-    if "train" not in found:
+    if not found:
         raise UserError(
-            f"the list {str(path)!r} has no training images: expected rows of "
-            "path,label[,split]"
+            f"the list {str(path)!r} has no images: expected rows of path,label[,split]"
         )
     # One line with a list of labels makes it a list of images with several labels.
     if any(line.several for lines in found.values() for line in lines):
         return _multi_labelled_files(path, root, found)
-    _refuse_measurements(path, found["train"])
+    _refuse_measurements(path, found.get("train", []))
     labelled: dict[str, list[LabelledFile]] = {}
     for split, lines in found.items():
         labelled[split] = [(line.name, line.labels[0]) for line in lines]
@@ -108,7 +108,10 @@ def _root(path: Path) -> Path:
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         return path.parent
     name, colon, place = str(source).partition(":")
-    images = Path(place if colon else name).expanduser()
+    try:
+        images = path_of(place if colon else name)
+    except UserError:
+        return path.parent
     # The images of a list lie beside that list.
     if images.suffix.lower() in (".csv", ".jsonl"):
         images = images.parent
@@ -184,11 +187,13 @@ def _multi_labelled_files(
     path: Path, root: Path, found: Mapping[str, Sequence[_Line]]
 ) -> dict[str, ImageSet]:
     """Return image sets whose images have any number of labels each."""
-    names = {label for line in found["train"] for label in line.labels}
+    teachers = [found["train"]] if "train" in found else list(found.values())
+    names = {label for lines in teachers for line in lines for label in line.labels}
     classes = sorted(names, key=natural)
     if not classes:
+        what = "training image" if "train" in found else "image"
         raise UserError(
-            f"the list {str(path)!r} has no training image with a label: expected some"
+            f"the list {str(path)!r} has no {what} with a label: expected some"
         )
     number = {label: k for k, label in enumerate(classes)}
     splits: dict[str, ImageSet] = {}
@@ -213,9 +218,10 @@ def _csv_lines(text: str, path: Path) -> Lines:
     delimiter = next((sign for sign in _DELIMITERS if sign in header), ",")
     # A class of a run may begin with a space; in other lists it is a careless one.
     ours = _is_of_run(path)
+    careless = not ours and _has_spaces_for_the_eye(text, header, delimiter)
     # A text in quotes may have several lines, so nothing is split before.
     lines = io.StringIO(text, newline="")
-    reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=not ours)
+    reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=careless)
     try:
         columns = reader.fieldnames or []
         label = "labels" if "labels" in columns else "label"
@@ -238,6 +244,15 @@ def _csv_lines(text: str, path: Path) -> Lines:
             yield reader.line_num, record
     except csv.Error as error:
         raise UserError(f"{str(path)!r}, line {reader.line_num}: {error}") from error
+
+
+def _has_spaces_for_the_eye(text: str, header: str, delimiter: str) -> bool:
+    """Tell whether spaces behind delimiters are no part of the fields.
+
+    They are where a space stands before a quote, which would be a part of a name else,
+    or between the names of the columns. In other lists a name may begin with a space.
+    """
+    return f"{delimiter} " in header or f'{delimiter} "' in text or '\n "' in text
 
 
 def _json_lines(text: str, path: Path) -> Lines:

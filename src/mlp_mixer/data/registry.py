@@ -5,10 +5,12 @@ A new dataset is a reader and a line in a table.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..errors import UserError, unknown
+from ..files import PathLike, path_of
 from . import imagenet
 from .arrays import read_digits, read_npz
 from .cifar import CIFAR10, CIFAR100
@@ -16,7 +18,7 @@ from .dataset import Dataset, SplitBy
 from .folder import read_folder
 from .hf_datasets import read_hf
 from .idx import FASHION_MNIST, MNIST
-from .image_set import ImageSet
+from .image_set import FileSet, ImageSet
 from .layout import looks_like_classes
 from .listing import read_listing
 from .pictures import read_pictures
@@ -87,6 +89,18 @@ ADDRESSED: dict[str, Callable[[str], Mapping[str, ImageSet]]] = {
 }
 """The readers of datasets whose place need not be a path: `NAME:ADDRESS`."""
 
+# Where a dataset has its training images.
+_TRAINING_IMAGES = {
+    "folder": "train/<class>/*",
+    "imagenet": "train/<wnid>/*",
+    "list": "rows of path,label[,split]",
+    "npz": "x_train and y_train",
+    "hf": "a split of that name, or one chosen with ,split=",
+    "shards": "tars with train in their names, or without any such word",
+}
+
+_MOST_ABOVE = 5  # folders in which data are looked for
+
 _BY_ENDING = {".csv": "list", ".jsonl": "list", ".npz": "npz"}
 
 
@@ -96,6 +110,7 @@ def open_dataset(
     split_seed: int = 0,
     test_fraction: float = 0.2,
     split_by: SplitBy = "image",
+    to_learn: bool = True,
 ) -> Dataset:
     """Open a dataset.
 
@@ -105,6 +120,8 @@ def open_dataset(
         split_seed: Of the choice of a test split, where the dataset has none.
         test_fraction: The share of each class that such a test split takes.
         split_by: What decides which images it takes; "position": as in 0.1.0.
+        to_learn: Whether there must be training images, and in folders and lists two
+            classes of them. To evaluate, a test set alone is enough.
 
     Returns:
         The dataset; its images are decoded when they are asked for. Where a test split
@@ -115,9 +132,14 @@ def open_dataset(
     """
     if isinstance(spec, Dataset):
         return spec
+    splits = read_splits(spec)
+    if to_learn:
+        _check_training_images(spec, splits)
+    elif "train" not in splits:
+        return Dataset.without_training_images(spec, splits)
     return Dataset.from_splits(
         spec,
-        read_splits(spec),
+        splits,
         split_seed=split_seed,
         test_fraction=test_fraction,
         split_by=split_by,
@@ -136,7 +158,60 @@ def read_splits(spec: str) -> Mapping[str, ImageSet]:
     name, place = _parse(spec)
     if name in ADDRESSED:
         return ADDRESSED[name](place or "")
-    return DATASETS[name](Path(place).expanduser() if place else None)
+    return DATASETS[name](path_of(place) if place else None)
+
+
+def check_place(spec: str | Dataset, beside: PathLike) -> None:
+    """Refuse a dataset that is not here, but where a run or its folder is.
+
+    Who trains with `--data photos` in one folder often looks at the run from another.
+
+    Args:
+        spec: As for `open_dataset`.
+        beside: The folder of the run, or a file in it; whatever else it may be is no
+            place to look for data.
+
+    Raises:
+        UserError: There is no file or folder of this name here, and there is one in a
+            folder above the run's; it says which.
+    """
+    if isinstance(spec, Dataset) or "://" in spec:
+        return
+    name, colon, place = spec.partition(":")
+    if name not in DATASETS and name not in ADDRESSED:
+        name, colon, place = "", "", spec
+    if not place or os.path.isabs(place) or os.path.exists(place):  # noqa: PTH110, PTH117
+        return
+    start = os.path.abspath(beside)  # noqa: PTH100
+    if not os.path.exists(start):  # noqa: PTH110
+        return
+    for folder in [Path(start), *Path(start).parents][:_MOST_ABOVE]:
+        there = os.path.join(folder, place)  # noqa: PTH118
+        # As in `locate`: these two do not raise for names that no file can have.
+        if os.path.exists(there):  # noqa: PTH110
+            near = os.path.relpath(there)
+            raise UserError(
+                f"there is no {place!r} here; did you mean --data {name}{colon}{near}, "
+                f"which lies beside {os.fsdecode(beside)!r}?"
+            )
+
+
+def _check_training_images(spec: str, splits: Mapping[str, ImageSet]) -> None:
+    """Refuse a test set alone, and a folder or list of a single class."""
+    train = splits.get("train")
+    if train is None:
+        name, place = _parse(spec)
+        raise UserError(
+            f"{place or spec!r} has {' and '.join(sorted(splits))} but no train: expected "
+            f"{_TRAINING_IMAGES.get(name, 'images to learn from')}"
+        )
+    one_label = isinstance(train, FileSet) and train.targets is None
+    if one_label and len(train.classes) < 2:
+        _, place = _parse(spec)
+        raise UserError(
+            f"{place or spec!r} has {len(train.classes)} class of training images: "
+            "expected at least two"
+        )
 
 
 def folder_of(spec: str) -> Path | None:
@@ -151,7 +226,7 @@ def folder_of(spec: str) -> Path | None:
     name, place = _parse(spec)
     if name not in ("folder", "imagenet") or place is None:
         return None
-    return Path(place).expanduser()
+    return path_of(place)
 
 
 def open_pictures(
@@ -191,7 +266,7 @@ def open_pictures(
     except UserError as error:
         if name != "folder" or place is None:
             raise
-        images, where = read_pictures(Path(place).expanduser())
+        images, where = read_pictures(path_of(place))
         reason = str(error).split(": expected")[0]
         note = f"all {len(images):,} pictures in {where} are learnt from ({reason})"
         return Dataset(spec, images), note
@@ -211,7 +286,7 @@ def _parse(spec: str) -> tuple[str, str | None]:
         if not colon:
             _refuse_namesake(name)
         return name, place or None
-    path = Path(spec).expanduser()
+    path = path_of(spec)
     if spec and path.is_dir():
         return _kind_of_folder(path), spec
     ending = path.suffix.lower()

@@ -160,10 +160,10 @@ def read_description(
         splits = {}
         for name, split in record["splits"].items():
             splits[name] = _split(split, classes, place, path.parent, remote)
-        if "train" not in splits or splits.keys() - _SPLITS:
+        if not splits or splits.keys() - _SPLITS:
             found = ", ".join(splits)[:_MOST_SHOWN]
             raise UserError(
-                f"its splits are {found!r}, expected train, and maybe val and test"
+                f"its splits are {found!r}, expected train, val and test or some of them"
             )
     except DAMAGED as error:
         reason = f"{type(error).__name__}, {str(error)[:_MOST_SHOWN]}"

@@ -23,14 +23,13 @@ import os
 import re
 import sys
 import zlib
-from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 
 from .. import web
 from ..errors import UserError
-from ..files import cache_folder, write_bytes
+from ..files import cache_folder, path_of, write_bytes
 from ..remote import offline
 from .foreign_shards import index_tars, passed_over_in
 from .image_set import EncodedSet, ImageSet, Indices
@@ -146,7 +145,7 @@ def _in_folder(place: str) -> tuple[dict[str, Shards], str]:
 
     Tars without a description are indexed first.
     """
-    folder = Path(place).expanduser()
+    folder = path_of(place)
     if (folder / DESCRIPTION).is_file():
         return read_description(folder / DESCRIPTION, str(folder)), ""
     if (folder / UNFINISHED).is_dir():

@@ -61,6 +61,31 @@ def check_count(images: ImageSet, classes: int) -> None:
         )
 
 
+def check_one_label_each(checkpoint: Checkpoint, images: ImageSet) -> None:
+    """Refuse a checkpoint for which one label per image says nothing.
+
+    Args:
+        checkpoint: The checkpoint.
+        images: The images, with one label each.
+
+    Raises:
+        UserError: It knows one class, as the images do, or gives several labels.
+    """
+    if len(images.classes) < 2 and checkpoint.model.num_classes < 2:
+        raise UserError(
+            f"these images are all of one class, {images.classes[0]!r}, so every answer "
+            "would be right: add images of other classes, or name several labels per "
+            "image (list:FILE with a column labels)"
+        )
+    # A softmax over yes and no answers would give numbers that mean nothing.
+    if checkpoint.thresholds is not None:
+        raise UserError(
+            "this checkpoint gives an image several labels, and these images have one "
+            "each: name all labels of each image in a list (list:FILE with a column "
+            "labels)"
+        )
+
+
 def assumed_order(checkpoint: Checkpoint, images: ImageSet) -> str:
     """Return in a sentence which order is assumed; "" where none is.
 

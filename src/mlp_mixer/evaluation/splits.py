@@ -30,7 +30,7 @@ from .accuracy import (
     evaluate,
 )
 from .as_trained import open_as_trained
-from .class_order import assumed_order, with_given_labels
+from .class_order import assumed_order, check_one_label_each, with_given_labels
 from .multilabel import MultiLabelEvaluation, evaluate_labels
 
 Split = Literal["test", "train", "all"]
@@ -84,9 +84,13 @@ def eval_split(
         UserError: The dataset cannot be opened or has no such split, or no image is
             left that was not learnt from.
     """
-    dataset = open_as_trained(spec, provenance)
+    dataset = open_as_trained(spec, provenance, to_learn=False)
     seen = SeenImages.from_provenance(provenance)
     if split == "train":
+        if not len(dataset.train):
+            raise UserError(
+                f"{dataset.spec!r} has no training images: use --split test"
+            )
         return _counted(dataset, dataset.train, "train", seen)
     if split == "all":
         if dataset.test is not None and dataset.held_out is None:
@@ -271,19 +275,7 @@ def evaluate_checkpoint(
             seen=chosen.seen,
             assumed=assumed_order(checkpoint, chosen.images),
         )
-    if len(chosen.images.classes) < 2:
-        raise UserError(
-            f"these images are all of one class, {chosen.images.classes[0]!r}, so every "
-            "answer would be right: add images of other classes, or name several labels "
-            "per image (list:FILE with a column labels)"
-        )
-    # A softmax over yes and no answers would give numbers that mean nothing.
-    if checkpoint.thresholds is not None:
-        raise UserError(
-            "this checkpoint gives an image several labels, and these images have one "
-            "each: name all labels of each image in a list (list:FILE with a column "
-            "labels)"
-        )
+    check_one_label_each(checkpoint, chosen.images)
     right, among = _aligned(chosen, checkpoint.labels)
     chosen, preprocess = _by_protocol(chosen, checkpoint.preprocess)
     result = evaluate(

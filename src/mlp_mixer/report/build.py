@@ -19,7 +19,7 @@ from ..analysis.explain import maps, overlay, seen_part
 from ..analysis.figures import token_weights
 from ..data.dataset import public_name
 from ..data.image_set import ImageSet
-from ..data.registry import open_dataset
+from ..data.registry import check_place, open_dataset
 from ..evaluation import (
     Evaluation,
     MultiLabelEvaluation,
@@ -82,6 +82,7 @@ def build_report(
     record = read_record(folder)
     trained_on = record["config"]["data"]["source"]
     evaluated_on = data or trained_on
+    check_place(evaluated_on, folder)
     began = time.perf_counter()
     chosen, result = evaluate_checkpoint(
         checkpoint, evaluated_on, progress=counted("test images")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ from .extras.several_labels import measure_labels, origin_of_labels
 from .journal import JournalRow
 from .run import Run
 
+_SPLIT = "split.csv"
+_COLUMNS = ("path", "label", "split")
 # Images of a training set, beyond which a list would be longer than anyone reads.
 _MOST_LISTED = 200_000
 
@@ -65,7 +68,8 @@ def write_split(run: Run, out: Path) -> None:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     several = source.train.targets is not None
-    table.writerow(["path", "labels" if several else "label", "split"])
+    path, label, split = _COLUMNS
+    table.writerow([path, "labels" if several else label, split])
     for split, images in (
         ("train", run.train),
         ("val", run.val),
@@ -77,7 +81,27 @@ def write_split(run: Run, out: Path) -> None:
             label = images.label_text(index)
             table.writerow([images.name(index), label, split])
     # File names are bytes on Linux; those that are not UTF-8 are written as they are.
-    write_bytes(out / "split.csv", text.getvalue().encode("utf-8", "surrogateescape"))
+    write_bytes(out / _SPLIT, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def read_split(out: Path) -> set[tuple[str, str]]:
+    """Return the names and labels of the images that `write_split` wrote.
+
+    Args:
+        out: The folder of the run; its file may be anybody's by now.
+
+    Returns:
+        Path and label of each image; nothing where there is no such file.
+    """
+    found = set()
+    # As csv.writer wrote it; whatever else it holds is no image of this run.
+    with contextlib.suppress(OSError, ValueError, csv.Error):
+        data = (out / _SPLIT).read_bytes()
+        text = io.StringIO(data.decode("utf-8", "surrogateescape"), newline="")
+        for row in csv.reader(text):
+            if len(row) == len(_COLUMNS):
+                found.add((row[0], row[1]))
+    return found - {("path", "label"), ("path", "labels")}
 
 
 def measure(run: Run, model: IsotropicMlp) -> tuple[dict[str, Any], MinScore | None]:

@@ -11,7 +11,8 @@ import torch
 
 from ..config import to_dict
 from ..distributed import is_main, world_size
-from ..errors import UserError
+from ..errors import UserError, listed
+from .artifacts import read_split
 from .config import stored_config
 from .journal import JournalRow, Report
 from .run import Run
@@ -31,6 +32,8 @@ _FREE_TO_CHANGE = {
     "distill.teacher",
 }
 
+
+_MOST_NAMED = 3  # images in a sentence
 
 # Settings of the length alone.
 _LENGTH = ("train.epochs ", "train.steps ", "train.images ", "train.eval_every_epochs ")
@@ -93,7 +96,7 @@ def _check_same_run(state: RunState, run: Run, out: Path) -> None:
     if state.fingerprint != run.fingerprint:
         raise UserError(
             f"the images of {run.source.spec!r} are not those that {str(out)!r} began "
-            "with; use a new --out"
+            f"with{_which_images(run, out)}; use a new --out, or bring them back"
         )
     # States of early versions lack it, and only the main process knows it.
     contents = state.made_with.get("images")
@@ -120,6 +123,24 @@ def _what_to_do(changed: list[str], run: Run, out: Path) -> str:
         "use the old ones, or train its weights on in a new run, with a schedule of its "
         f"own: {shlex.join(command)} --out NEW"
     )
+
+
+def _which_images(run: Run, out: Path) -> str:
+    """Say which images came and went since the run began, where it wrote that down."""
+    before = read_split(out)
+    parts = [run.train, run.val, run.source.test]
+    now = {
+        (part.name(index), part.label_text(index))
+        for part in parts
+        if part is not None
+        for index in range(len(part))
+    }
+    changes = []
+    for gone, words in ((before - now, "gone or renamed"), (now - before, "new")):
+        names = [repr(name) for name, _ in sorted(gone)]
+        if before and names:
+            changes.append(f"{words}: {listed(names, _MOST_NAMED, ', ')}")
+    return f" ({'; '.join(changes)})" if changes else ""
 
 
 def made_with(run: Run) -> dict[str, Any]:

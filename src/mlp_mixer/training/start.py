@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..data.dataset import Dataset
+from ..data.registry import check_place
 from ..devices import cpu_threads
 from ..distributed import (
     barrier,
@@ -97,6 +98,8 @@ def train(
                 "another --out"
             )
 
+        if source is None:
+            check_place(config.data.source, out)
         if minutes is not None and resume and taken:
             config = with_stored_length(config, out)
             minutes = None

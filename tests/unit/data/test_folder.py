@@ -102,7 +102,7 @@ TRAIN = ["train/a/1.png", "train/b/1.png"]
     [
         ([], "there are no images in"),
         (["a/1.png", "b/"], r"the class '.*b' has no images \(.*\.jpeg"),
-        (["a/1.png"], r"has 1 class\(es\) of training images: expected at least two"),
+        (["a/1.png"], r"has 1 class of training images: expected at least two"),
         (
             ["a/1.png", "b/1.png", "c.png"],
             "/c.png' lies outside of any class: put it into the f",

@@ -203,7 +203,7 @@ def test_no_images(tmp_path):
     path = make(tmp_path / "a.tar", [("1.cls", b"0")])
     refused(path, "there is no image in .*a.tar' and its neighbours")
     val = make(tmp_path / "b" / "val" / "a.tar", samples(1))
-    refused(val.parents[1], "there are no shards to train on")
+    refused(val.parents[1], "has val but no train: expected tars")
 
 
 def test_tars_that_are_cut(tmp_path):

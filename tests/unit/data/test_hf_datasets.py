@@ -303,3 +303,13 @@ def test_workers(library):
     for batch in stream(batches, range(3), workers=1):
         found += batch.images[:, 0, 0, 0].tolist()
     assert found == list(range(6))
+
+
+def test_a_test_set_alone_can_be_evaluated_on(library):
+    library.hub["owner/pets", None] = {"validation": table(4), "test": table(1, 2, 3)}
+    dataset = open_dataset("hf:owner/pets", to_learn=False)
+    assert reds(dataset.test) == [1, 2, 3]
+    assert (len(dataset.train), reds(dataset.val)) == (0, [4])
+    message = "owner/pets' has test and val but no train: expected a split of that name"
+    with pytest.raises(UserError, match=message):
+        open_dataset("hf:owner/pets")

@@ -73,7 +73,7 @@ def test_json_lines(photos):
             "line 1: there is no column 'label', only path,",
         ),
         ([], "line 1: there is no column 'path', only none"),
-        (["path,label"], "has no training images"),
+        (["path,label"], "has no images"),
         (["path,label", "p q/a.png,x", "p q/a.png"], "line 3: there is no label"),
         (["path,label", ",x"], "line 2: there is no path"),
         (
@@ -85,7 +85,10 @@ def test_json_lines(photos):
             "line 2: unknown split 'trian'; did you",
         ),
         (["path,label,split", "p q/a.png,x,"], "line 2: unknown split ''"),
-        (["path,label,split", "p q/a.png,x,test"], "has no training images"),
+        (
+            ["path,label,split", "p q/a.png,x,test"],
+            "has test but no train: expected rows",
+        ),
         (["path,label", "p q/a.png,x", "p q/b.png,x"], "1 class"),
     ],
 )
@@ -102,7 +105,7 @@ def test_broken_csv(photos, lines, message):
         ("[1, 2]", "line 1: expected"),
         ('{"path": "p q/a.png"}', "line 1: there is no label"),
         ('{"path": "p q/a.png", "label": null}', "line 1: there is no label"),
-        ("", "has no training images"),
+        ("", "has no images"),
     ],
 )
 def test_broken_json_lines(photos, text, message):
@@ -234,3 +237,53 @@ def test_the_split_of_a_run_is_a_list(photos, tmp_path_factory):
     assert dataset.train.classes == (" a", "b")
     assert dataset.test.name(0) == f" a/{odd}"
     assert dataset.test.image(0).shape == (2, 2, 3)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("name", [" a.png", "  .png", " b c.png", "d .png"])
+def test_a_name_may_begin_with_a_space(photos, delimiter, name):
+    """csv.writer and pandas put no quotes around it."""
+    (photos / name).write_bytes((photos / "p q/a.png").read_bytes())
+    rows = [["path", "label"], [name, "x"], ["p q/b.png", "y"]]
+    dataset = open_dataset(write_csv(photos, *map(delimiter.join, rows)))
+    assert dataset.all().name(0) == name
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["path,label", '"p q/a.png", "cat, big"', "p q/b.png, dog"],
+        ["path, label", 'p q/a.png, "cat, big"', "p q/b.png,dog"],
+        ["label, path", '"cat, big", p q/a.png', "dog, p q/b.png"],
+        ["path,label", ' "p q/a.png","cat, big"', "p q/b.png,dog"],
+    ],
+)
+def test_spaces_for_the_eye_are_no_part_of_a_field(photos, lines):
+    dataset = open_dataset(write_csv(photos, *lines))
+    assert dataset.all().name(0) == "p q/a.png"
+    assert dataset.all().classes == ("cat, big", "dog")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"config": {"data": {"source": "folder:~nobody-of-this-name/x"}}}',
+        '{"config": {"data": {"source": "folder:%s"}}}' % ("y" * 5000),
+        '{"config": {"data": {"source": "a\\u0000b"}}}',
+        '{"config": {"data": {"source": 3}}}',
+        '{"config": {"data": []}}',
+        "[" * 5000,
+        "\ud800",
+        "",
+    ],
+)
+def test_the_config_beside_the_split_of_a_run_may_be_a_strangers(photos, config):
+    """Then the images are looked for beside the list, as of any other."""
+    text = config.encode("utf-8", "surrogatepass")
+    (photos / "config.json").write_bytes(text)
+    rows = labelled(photos, "x", "y", "x", "y")
+    (photos / "split.csv").write_text("\n".join(["path,label", *rows]))
+    assert len(open_dataset(f"list:{photos / 'split.csv'}").all()) == 4
+    (photos / "split.csv").write_text("path,label,split\nabsent.png,x,train")
+    with pytest.raises(UserError, match="line 2: there is no file"):
+        open_dataset(f"list:{photos / 'split.csv'}")

@@ -1,9 +1,19 @@
+import json
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+import mlp_mixer as mm
+from mlp_mixer import cli
 from mlp_mixer.data import DATASETS, open_dataset
+from mlp_mixer.data.registry import check_place
 from mlp_mixer.errors import UserError
+from mlp_mixer.report import build_report
+
+RUN = Path(__file__).parents[2] / "data" / "run_0_1_0"
 
 
 def test_digits():
@@ -86,7 +96,9 @@ def test_npz(tmp_path, arrays):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"y_train": None}, "expected x_train and y_train"),
+        ({"x_train": None, "x_test": None}, "expected x_train and y_train"),
+        ({"x_train": None}, "d.npz' has test but no train: expected x_train"),
+        ({"y_train": None}, "it has x_train but no y_train"),
         ({"y_test": None}, "it has x_test but no y_test"),
         ({"y_test": np.array([0, 2])}, "labels go from 0 to 2"),
         ({"x_train": np.zeros((4, 3, 3))}, "images are float64"),
@@ -137,3 +149,70 @@ def test_a_run_that_is_called_like_a_dataset_is_none(tmp_path, monkeypatch):
     (tmp_path / "digits/state").mkdir(parents=True)
     (tmp_path / "digits/config.json").touch()
     assert len(open_dataset("digits").train.classes) == 10
+
+
+@pytest.mark.parametrize("place", ["y" * 5000, "~nobody-of-this-name/x"])
+@pytest.mark.parametrize("name", ["", *sorted(DATASETS.keys() - {"digits"}), "shards"])
+def test_places_that_no_file_can_have(name, place):
+    with pytest.raises(UserError):
+        open_dataset(f"{name}:{place}.csv" if name else place)
+
+
+@pytest.mark.parametrize(
+    ("spec", "here"),
+    [
+        ("folder:photos", "folder:../photos"),
+        ("photos", "../photos"),
+        ("list:sub/l.csv", "list:../sub/l.csv"),
+        ("npz:runs/x.npz", "npz:../runs/x.npz"),
+    ],
+)
+def test_data_beside_a_run_are_named_from_another_folder(
+    tmp_path, monkeypatch, spec, here
+):
+    for folder in ("photos", "sub", "runs/one", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("sub/l.csv", "runs/x.npz", "runs/one/best.safetensors"):
+        (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for run in ("../runs/one", tmp_path / "runs/one/best.safetensors"):
+        with pytest.raises(UserError, match=f"did you mean --data {here}, which lies"):
+            check_place(spec, run)
+    # Here they are found, and there is nothing beside what is no folder.
+    monkeypatch.chdir(tmp_path)
+    check_place(spec, "runs/one")
+    monkeypatch.chdir("elsewhere")
+    check_place(spec, "mixer_nano4.cifar10")
+
+
+@pytest.mark.parametrize(
+    "spec", ["digits", "folder:/photos", "hf:https://x/photos", "folder:absent", ""]
+)
+def test_other_data_are_left_to_their_readers(tmp_path, monkeypatch, spec):
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    check_place(spec, tmp_path)
+
+
+def test_whoever_takes_a_run_and_data_says_where_the_data_are(tmp_path, monkeypatch):
+    run = Path(shutil.copytree(RUN, tmp_path / "run"))
+    settings = json.loads((run / "config.json").read_text())
+    settings["config"]["data"]["source"] = "folder:photos"
+    (run / "config.json").write_text(json.dumps(settings))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    calls = [
+        lambda: mm.evaluate("../run", "photos"),
+        lambda: mm.train("../run/config.json", "../run", resume=True),
+        lambda: mm.finetune("../run", "photos", "new"),
+        lambda: build_report("../run"),
+    ]
+    for call in calls:
+        with pytest.raises(
+            UserError, match=r"did you mean --data .*\.\./photos, which"
+        ):
+            call()
+    for verb in ("evaluate", "fewshot"):
+        assert cli.run([verb, "../run", "--data", "photos"]) == 2

@@ -21,7 +21,7 @@ Change = Callable[[dict[str, Any], dict[str, Any]], Any]
         (lambda all, train: all.update(classes=["one"]), "labels go from 0 to 2 but there are 1"),
         (lambda all, train: all.update(format_version=2), "its format_version is '2', expected 1"),
         (lambda all, train: all.update(splits=[]), "does not describe shards: AttributeError"),
-        (lambda all, train: all["splits"].pop("train"), "its splits are 'test', expected train"),
+        (lambda all, train: all["splits"].pop("train"), "has test but no train"),
         (lambda all, train: all["splits"].update({"../x": train}), "its splits are"),
         (lambda all, train: train.update(images=24), "values of .* for 24 images"),
         (lambda all, train: train.update(images=2**70), "is not a number of bytes"),

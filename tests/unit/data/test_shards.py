@@ -205,7 +205,7 @@ def test_an_image_that_is_damaged_is_named(out, monkeypatch):
 def test_nothing_there(tmp_path):
     (tmp_path / "empty").mkdir()
     for place in ("empty", "absent", "absent.tar"):
-        message = f"there are no shards to train on in .*{place}"
+        message = f"there are no shards in .*{place}"
         with pytest.raises(UserError, match=message):
             open_dataset(f"shards:{tmp_path / place}")
     message = "no path after the colon of .*expected shards:PATH"

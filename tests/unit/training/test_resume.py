@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import safetensors.torch
+from PIL import Image
 
 from mlp_mixer import UserError
 from mlp_mixer.config import override
@@ -140,6 +141,49 @@ def test_resume_refuses_other_images(tmp_path: Path, tiny: Any, noise: Any) -> N
     train(config, tmp_path, source=noise(60, classes=3))
     with pytest.raises(UserError, match="are not those that .* began with"):
         train(config, tmp_path, source=noise(60, classes=4), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("removed", r"gone or renamed: 'a/1.png'\)"),
+        ("renamed", r"gone or renamed: 'a/1.png'; new: 'a/9, ä.png'\)"),
+        ("added", r"new: 'a/new\\nline.png'\)"),
+        ("moved", r"gone or renamed: 'a/1.png'; new: 'b/moved.png'\)"),
+        ("emptied", "gone or renamed: 'b/0.png', 'b/1.png', 'b/2.png', and 3 more"),
+        ("the list is gone", r"began with; use a new --out"),
+        ("the list is a stranger's", r"gone or renamed: 'x'; new: 'a/0.png', "),
+    ],
+)
+def test_images_that_came_or_went_are_named(
+    tmp_path: Path, tiny: Any, change: str, named: str
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    for number, label in enumerate("abc" * 6):
+        path = data / label / f"{number // 3}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    settings = [f"data.source=folder:{data}", "model.image_size=8", "optim.lr=0.1"]
+    config = override(tiny(epochs=1, batch_size=4), settings)
+    train(config, out)
+    one = data / "a" / "1.png"
+    if change == "removed":
+        one.unlink()
+    elif change == "renamed":
+        one.rename(data / "a" / "9, ä.png")
+    elif change == "added":
+        Image.new("RGB", (8, 8)).save(data / "a" / "new\nline.png")
+    elif change == "moved":
+        one.rename(data / "b" / "moved.png")
+    elif change == "emptied":
+        shutil.rmtree(data / "b")
+    else:
+        one.unlink()
+        (out / "split.csv").write_bytes(b'\xff"\0,\n\n,,,\nx,y,z\n"' + b"y" * 200_000)
+        if change == "the list is gone":
+            (out / "split.csv").unlink()
+    with pytest.raises(UserError, match=named):
+        train(config, out, resume=True)
 
 
 @pytest.mark.parametrize("change", ["swapped", "replaced", "touched"])

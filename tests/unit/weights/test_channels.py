@@ -12,6 +12,7 @@ from torch import nn
 import mlp_mixer as mm
 from mlp_mixer.analysis.explain import seen_part
 from mlp_mixer.analysis.token_units import visible
+from mlp_mixer.report import build_report, write_report
 from mlp_mixer.weights.channels import adapted
 
 
@@ -105,3 +106,31 @@ def test_a_report_shows_the_mean_of_many_bands(tmp_path: Path) -> None:
     image = bands(2, 12).train.image(0)
     assert _data_uri(image) == _data_uri(visible(image))
     assert thumbnail(np.repeat(image, 80, axis=0)).ndim == 2
+
+
+@pytest.mark.parametrize("channels", [2, 5, 12])
+def test_a_run_of_bands_in_files_to_its_report(tmp_path: Path, channels: int) -> None:
+    data = bands(32, channels).all()
+    images = np.stack([data.image(index) for index in range(32)])
+    np.savez(tmp_path / "bands.npz", x_train=images, y_train=data.labels)
+    run = tmp_path / "run"
+    settings = {
+        "model.name": "mixer_pico2",
+        "model.image_size": 8,
+        "data.source": f"npz:{tmp_path / 'bands.npz'}",
+        "train.batch_size": 8,
+    }
+    mm.train("digits", run, settings=settings, epochs=1)
+    page = tmp_path / "page.html"
+    write_report(build_report(run), page)
+    text = page.read_text(encoding="utf-8")
+    # Sample images and pictures of the weights are in it, and nothing went wrong.
+    assert text.count("data:image/png") > 2
+    assert f"{mm.evaluate(run, settings['data.source']).n} images" in text
+    np.save(tmp_path / "one.npy", images[0])
+    np.save(tmp_path / "first.npy", images[0].transpose(2, 0, 1))
+    scores = [
+        mm.Predictor(run)(source).pred_score
+        for source in (images[0], tmp_path / "one.npy", tmp_path / "first.npy")
+    ]
+    assert len(set(scores)) == 1

@@ -12,8 +12,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-
 from ..._version import __version__
 from ...errors import UserError
 from ...files import PathLike, make_folder, write_bytes, write_json, write_text
@@ -25,6 +23,7 @@ from ..lineages.pretrained_cfg import write_transform
 from ..lineages.tables import TIMM
 from ..lineages.timm_names import EntryPoint, entry_point
 from ..loading import load
+from ..seal import sealed
 from .card import model_card
 from .folder import hub_errors, hub_folder
 
@@ -181,7 +180,7 @@ def write_folder(
         described = _timm_config(stored, entry, transform) | described
     # The card is made first: if that fails, nothing is written.
     card = model_card(stored, entry, reasons, changes, repo_id)
-    weights = safetensors.torch.save(stored.tensors, {"format": "pt"})
+    weights = sealed(stored.tensors, {"format": "pt"})
     make_folder(folder)
     write_bytes(folder / "model.safetensors", weights)
     write_json(folder / "config.json", described)
