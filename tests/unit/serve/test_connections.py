@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -20,9 +21,11 @@ from mlp_mixer.cli import run
 from mlp_mixer.inference import Predictor
 from mlp_mixer.weights.checkpoint import save
 
-PICTURE = b"P6 40 30 255\n" + bytes(range(240)) * 15  # a PPM
+SIZE = struct.pack("<iiHHIIiiII", 40, 30, 1, 24, 0, 3600, 0, 0, 0, 0)
+HEAD = struct.pack("<IHHI", 54 + 3600, 0, 0, 54) + struct.pack("<I", 40) + SIZE
+PICTURE = b"BM" + HEAD + bytes(range(240)) * 15  # a BMP of 40 x 30 pixels
 POST = (
-    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/x\r\n"
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/x\r\n"
     b"Content-Length: %d\r\n\r\n"
 )
 
