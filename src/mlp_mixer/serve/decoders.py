@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from starlette.exceptions import HTTPException
@@ -172,7 +172,7 @@ class Decoder:
             with self._lock:
                 self._until = math.inf
 
-    def _fitted(self, told: dict[str, Any], answers: BinaryIO) -> Fitted:
+    def _fitted(self, told: dict[str, Any], answers: IO[bytes]) -> Fitted:
         """Read the pixels, which have the one shape that was asked for."""
         preprocess = self._job.preprocess
         shape = (*preprocess.image_size, preprocess.channels)
@@ -298,7 +298,7 @@ def _refusal(told: dict[str, Any]) -> Exception:
     return RuntimeError(sentence)
 
 
-def _read_head(answers: BinaryIO) -> dict[str, Any]:
+def _read_head(answers: IO[bytes]) -> dict[str, Any]:
     (length,) = HEAD.unpack(_read(answers, HEAD.size))
     if length > _LONGEST_HEAD:
         raise ValueError("a decoder answered with too much")
@@ -308,7 +308,7 @@ def _read_head(answers: BinaryIO) -> dict[str, Any]:
     return told
 
 
-def _read(answers: BinaryIO, length: int) -> bytes:
+def _read(answers: IO[bytes], length: int) -> bytes:
     data = answers.read(length)
     if len(data) < length:
         raise EOFError("a decoder has ended")

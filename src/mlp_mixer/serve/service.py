@@ -19,6 +19,7 @@ from torch import Tensor
 from ..analysis import to_png
 from ..analysis.explain import maps, overlay, veil
 from ..analysis.figures import weight_figures
+from ..config import recorded
 from ..inference import Predictor, inference_model
 from ..models import MlpMixer
 from .batcher import Answer, Batcher
@@ -146,7 +147,8 @@ class Service:
     async def card(self) -> dict[str, Any]:
         """Describe the model: classes, preprocessing, provenance, and the limits."""
         model = self._predictor.model
-        origin = dict(self._predictor.checkpoint.provenance)
+        # Also that of earlier versions, which recorded addresses as they were typed.
+        origin = recorded(dict(self._predictor.checkpoint.provenance))
         name = origin.get("name") or origin.get("model") or type(model).__name__
         # Which images it has learnt from is for evaluations, and long.
         origin.pop("seen", None)
