@@ -55,13 +55,13 @@ def serve(
         ),
     ] = "jpeg,png,webp,gif,bmp",
     allowed_hosts: Annotated[
-        str | None,
+        str,
         typer.Option(
-            help="Names that the server answers to, such as pictures.example.org,"
-            "*.internal; * for any. The default is the address it listens on and "
-            "localhost."
+            help="Names that the server answers to, besides the address it listens on "
+            "and localhost: such as pictures.example.org,*.internal; * for any.",
+            show_default=False,
         ),
-    ] = None,
+    ] = "",
     min_score: MinScore = None,
     labels: Labels = None,
 ) -> int:
@@ -98,9 +98,8 @@ def serve(
         batch=batch_size,
         formats=formats_of(formats),
     )
-    hosts = default_hosts(host)
-    if allowed_hosts is not None:
-        hosts = tuple(filter(None, allowed_hosts.replace(" ", "").split(",")))
+    names = allowed_hosts.replace(",", " ").split()
+    hosts = (*default_hosts(host), *names)
     source, name = or_bundled(checkpoint)
     source = with_key(source, key)
     first = "plain" if engine == "auto" else engine

@@ -47,6 +47,7 @@ _BYTES_OF_WEBP = 16
 
 
 _SECONDS_TO_START = 60.0
+_LONGEST = 4_000  # letters of an error
 
 
 class Budget(NamedTuple):
@@ -131,12 +132,12 @@ def answer(job: Job, data: bytes) -> tuple[dict[str, Any], bytes]:
             upright = decode_upright(image, channels=job.preprocess.channels)
             fitted = job.preprocess.fit_image(upright)
     except UserError as error:
-        return {"error": str(error), "kind": _kind(error)}, b""
+        return {"error": str(error)[:_LONGEST], "kind": _kind(error)}, b""
     except MemoryError:
         sentence = "the image needs too much memory; shrink it first"
         return {"error": sentence, "kind": "memory"}, b""
     except Exception:
-        return {"error": traceback.format_exc(), "kind": "ours"}, b""
+        return {"error": traceback.format_exc()[-_LONGEST:], "kind": "ours"}, b""
     told = {"shape": fitted.shape, "dtype": str(fitted.dtype), "seen": seen}
     return told, fitted.tobytes()
 

@@ -116,6 +116,9 @@ class Decoder:
                 )
         if self.broken:
             raise busy("the server cannot start what decodes pictures")
+        if code == -getattr(signal, "SIGKILL", 0):
+            # The system does that when memory is short, whatever the picture is.
+            raise busy("what decodes pictures was ended from outside")
         raise HTTPException(422, "the image ends the process that decodes it")
 
     def end_if_late(self, now: float) -> None:
