@@ -14,7 +14,6 @@ the length of a JSON object (4 bytes), the object, and as many bytes as it promi
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
 import json
 import os
@@ -30,6 +29,7 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import UserError
 from .claims import webp_pixels
 from .decode import decode_upright
+from .memory import Returned
 from .opening import Bounds, open_image
 from .orientation import ON_ITS_SIDE, turn_of
 from .preprocess import Preprocess
@@ -167,6 +167,7 @@ def work(job: Job, pictures: BinaryIO, answers: BinaryIO) -> None:
         pictures: They come from here.
         answers: What they become goes there.
     """
+    memory = Returned()
     while len(head := pictures.read(LENGTH.size)) == LENGTH.size:
         (length,) = LENGTH.unpack(head)
         data = pictures.read(length)
@@ -178,10 +179,8 @@ def work(job: Job, pictures: BinaryIO, answers: BinaryIO) -> None:
         text = json.dumps(told).encode()
         answers.write(HEAD.pack(len(text)) + text + pixels)
         answers.flush()
-        large = len(data) > 2**20 or told.get("kind") == "memory"
         del data, pixels
-        if large:
-            _return_memory()
+        memory.again()
 
 
 def _end_in(seconds: float) -> None:
@@ -199,13 +198,6 @@ def _limit_memory(more: int) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         most = pages * resource.getpagesize() + more
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _return_memory() -> None:
-    """Have glibc return freed memory, of which it would keep some."""
-    # Other systems and other C libraries have no such function.
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def _ignore_signals() -> None:

@@ -25,6 +25,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from starlette.exceptions import HTTPException
 
+from ..images.memory import Returned
 from ..images.worker import HEAD, LENGTH, Job
 from .limits import busy
 
@@ -284,7 +285,10 @@ class Guard:
             decoder.close()
 
     def _run(self) -> None:
+        memory = Returned()
         while not self._closed.wait(_TICK):
+            # The bodies of large pictures were the server's own.
+            memory.again()
             now = time.monotonic()
             for decoder in list(self._decoders):
                 decoder.end_if_late(now)
