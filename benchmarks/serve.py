@@ -83,18 +83,33 @@ async def load(
     }
 
 
+def family(pid: int) -> list[int]:
+    """Return a process and its children: the server's decoders."""
+    children = Path(f"/proc/{pid}/task").glob("*/children")
+    return [
+        pid,
+        *(int(child) for file in children for child in file.read_text().split()),
+    ]
+
+
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process."""
-    stat = Path(f"/proc/{pid}/stat").read_text()
-    # After the name of the program, which may hold spaces (man proc_pid_stat).
-    user, system = stat.rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    """Return the CPU time of a server and its decoders."""
+    ticks = 0
+    for member in family(pid):
+        stat = Path(f"/proc/{member}/stat").read_text()
+        # After the name of the program, which may hold spaces (man proc_pid_stat).
+        user, system = stat.rpartition(")")[2].split()[11:13]
+        ticks += int(user) + int(system)
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def peak_mib(pid: int) -> int:
-    """Return the largest memory that a process has had."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) // 1024
+    """Return the largest memory that a server and each of its decoders have had."""
+    kib = 0
+    for member in family(pid):
+        status = Path(f"/proc/{member}/status").read_text()
+        kib += int(status.partition("VmHWM:")[2].split()[0])
+    return kib // 1024
 
 
 def http_requests(folder: Path) -> list[bytes]:

@@ -16,7 +16,7 @@ import types
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .errors import UserError, unknown
+from .errors import UserError, unknown, without_secrets
 
 Config = TypeVar("Config")
 
@@ -48,6 +48,21 @@ def plain_numbers(value: Any) -> Any:
         return tuple(value.tolist())
     if isinstance(value, (list, tuple)):
         return type(value)(map(plain_numbers, value))
+    return value
+
+
+def recorded(value: Any) -> Any:
+    """Return JSON values as they are recorded: addresses have no keys.
+
+    Args:
+        value: Text, numbers, None, and lists and dictionaries of such.
+    """
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, Mapping):
+        return {key: recorded(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [recorded(part) for part in value]
     return value
 
 

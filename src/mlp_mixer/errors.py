@@ -8,13 +8,43 @@ are `assert` and ordinary exceptions: they keep their traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 
 _MOST_KNOWN = 12  # names in a message; a longer list would hide the sentence
 
 
+# A scheme, perhaps a user, a host and a path, perhaps a query and a fragment. What ends
+# a sentence is no part of an address.
+_ADDRESS = re.compile(
+    r"([a-z][a-z0-9+.-]{0,20}://)(?:[^/\s@'\"<>?#]*@)*([^\s?#'\"<>]*)"
+    r"(?:[?#][^\s'\"<>]*?)?(?=[;,.:)\]]{0,3}(?:[\s'\"<>]|$))",
+    re.IGNORECASE,
+)
+
+
+def without_secrets(text: str) -> str:
+    """Return text whose addresses have no user, query and fragment.
+
+    Signed addresses hold keys there, and what is printed or recorded is passed on.
+
+    Args:
+        text: Any text, such as a sentence or a single address.
+    """
+    return _ADDRESS.sub(r"\1\2", text) if "://" in text else text
+
+
 class UserError(ValueError):
     """Say in one sentence what is wrong with an input, for the person who gave it."""
+
+    def __init__(self, *arguments: object) -> None:
+        """Keep the sentence, without the keys that an address in it may hold.
+
+        Args:
+            arguments: The sentence.
+        """
+        shown = [without_secrets(a) if isinstance(a, str) else a for a in arguments]
+        super().__init__(*shown)
 
 
 def near_misses(word: str, choices: Iterable[str], most: int = 3) -> list[str]:

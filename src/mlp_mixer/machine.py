@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from ._version import __version__
+from .errors import without_secrets
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -41,7 +42,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "device": name,
         "cpu_count": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "command": " ".join(["mlp-mixer", *sys.argv[1:]]),
+        "command": without_secrets(" ".join(["mlp-mixer", *sys.argv[1:]])),
     }
 
 

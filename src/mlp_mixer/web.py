@@ -240,7 +240,9 @@ def _download(url: str, part: Path, size: int | None, sha256: str, bar: bool) ->
                 )
             if not body.start:
                 _forget(part)
-                write_text(part.with_suffix(".version"), f"{url}\n{body.version}")
+                write_text(
+                    part.with_suffix(".version"), f"{_identity(url)}\n{body.version}"
+                )
             _append(url, part, body, expected, sha256, bar)
     except StaleError as error:
         _forget(part)
@@ -298,9 +300,14 @@ def _begun(part: Path, url: str, sha256: str) -> tuple[int, str]:
     """
     with suppress(OSError, ValueError):
         origin, version = part.with_suffix(".version").read_text("utf-8").split("\n")
-        if origin == url and (version or sha256):
+        if origin in (_identity(url), url) and (version or sha256):
             return part.stat().st_size, version
     return 0, ""
+
+
+def _identity(url: str) -> str:
+    """Return what tells an address from others, but no key that it may hold."""
+    return f"sha256:{hashlib.sha256(url.encode()).hexdigest()}"
 
 
 def _forget(part: Path) -> None:

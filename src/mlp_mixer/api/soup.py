@@ -16,7 +16,7 @@ from ..data import Dataset, open_dataset
 from ..data.image_set import ImageSet
 from ..data.seen import SeenImages
 from ..devices import pick_device
-from ..errors import UserError
+from ..errors import UserError, without_secrets
 from ..evaluation import Evaluation, align_labels, choose_min_score
 from ..evaluation import evaluate as run_evaluation
 from ..files import PathLike, write_bytes
@@ -311,5 +311,5 @@ def _measured(result: Evaluation) -> dict[str, Any]:
 
 def _public_name(source: str) -> str:
     """Return the name of a run or file without the folders above it."""
-    path = Path(source)
+    path = Path(without_secrets(source))
     return path.parent.name if path.stem in ("best", "last") else path.name

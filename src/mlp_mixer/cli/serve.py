@@ -47,6 +47,21 @@ def serve(
             min=0.1, help="Seconds for a request to arrive, and for its answer."
         ),
     ] = 30,
+    formats: Annotated[
+        str,
+        typer.Option(
+            help="Formats that are decoded, such as jpeg,png,tiff; all for all that can "
+            "be. The default is what browsers send."
+        ),
+    ] = "jpeg,png,webp,gif,bmp",
+    allowed_hosts: Annotated[
+        str,
+        typer.Option(
+            help="Names that the server answers to, besides the address it listens on "
+            "and localhost: such as pictures.example.org,*.internal; * for any.",
+            show_default=False,
+        ),
+    ] = "",
     min_score: MinScore = None,
     labels: Labels = None,
 ) -> int:
@@ -63,7 +78,14 @@ def serve(
 
     # The server's packages are optional.
     try:
-        from ..serve import Limits, create_app, listen, server
+        from ..serve import (
+            Limits,
+            create_app,
+            default_hosts,
+            formats_of,
+            listen,
+            server,
+        )
     except ModuleNotFoundError as error:
         raise UserError(
             f"{error.name} is not installed; pip install 'mlp-mixer[serve]'"
@@ -74,7 +96,10 @@ def serve(
         max_pixels=int(max_megapixels * 1e6),
         seconds=timeout,
         batch=batch_size,
+        formats=formats_of(formats),
     )
+    names = allowed_hosts.replace(",", " ").split()
+    hosts = (*default_hosts(host), *names)
     source, name = or_bundled(checkpoint)
     source = with_key(source, key)
     first = "plain" if engine == "auto" else engine
@@ -93,7 +118,7 @@ def serve(
             engine=best,
             min_score=predictor.min_score,
         )
-    app = create_app(predictor, limits)
+    app = create_app(predictor, limits, hosts)
     if checkpoint is None:
         introduce_bundled(predictor.labels)
     with listen(host, port) as listener, StopRequest() as stop:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO, cast
 
-from ..errors import UserError
+from ..errors import UserError, without_secrets
 
 # Control characters but the end of a line and the tab, those that turn the direction of
 # a line, and bytes of names that are not UTF-8.
@@ -92,6 +92,7 @@ class _Stream:
         # Bars of other libraries go back to the beginning of their line.
         parts = text.split("\r") if not self._needed else [text]
         shown = "\r".join(map(visible, parts)) if self._escapes else text
+        shown = without_secrets(shown)
         with self._refused():
             self._stream.write(shown)
         return len(text)

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, without_secrets
 from .image_set import ArraySet, ImageSet, Labels
 from .keys import Keys, random_shares
 
@@ -212,6 +212,7 @@ def public_name(spec: str) -> str:
     Args:
         spec: What the user wrote, such as folder:/home/me/photos.
     """
+    spec = without_secrets(spec)
     name, colon, path = spec.partition(":")
     if colon:
         return f"{name}:{PurePath(path).name}"

@@ -6,23 +6,29 @@ white.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import io
-import os
-import struct
-import threading
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ..errors import UserError
+from .opening import FORMATS as FORMATS
+from .opening import HEIC_ENDINGS as HEIC_ENDINGS
+from .opening import MAX_PIXELS as MAX_PIXELS
+from .opening import (
+    TOO_MUCH_TEXT,
+    check_size,
+    open_image,
+    without_text,
+)
+from .opening import image_extensions as image_extensions
+from .opening import known_formats as known_formats
 from .orientation import FROM_BELOW, FROM_RIGHT, ON_ITS_SIDE, turn_of
 from .planes import is_tensor, pixels_of, read_npy
+from .refusals import refuse_broken
 
 try:
     from simplejpeg import decode_jpeg as _fast_jpeg
@@ -32,33 +38,7 @@ except ImportError:
 ImageLike = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 Pixels = np.ndarray[tuple[int, int, int], np.dtype[np.uint8]]
 
-MAX_PIXELS = 64_000_000
-"""Larger images are refused by their header.
-
-A file of a few kilobytes can claim gigabytes of pixels.
-"""
-
-# Formats that say what they are in their first bytes and run nothing: EPS would start
-# Ghostscript, TGA has no magic.
-FORMATS = (
-    "AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG",
-    "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP",
-)  # fmt: skip
-
-# The brands of HEIC, which telephones write, in bytes 4 to 12 of a file.
-_HEIC = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypmif1", b"ftypmsf1")
-
-HEIC_ENDINGS = (".heic", ".heif", ".hif")
-"""Files of telephones, which people take for pictures whether or not they can be read."""
-
 _JPEG = ("JPEG", "MPO")
-
-# Bytes; a file up to there is read at once, which is faster than in the pieces that
-# Pillow asks for.
-_READ_AT_ONCE = 2**28
-
-# What Pillow says of a PNG with more than 1 MB of compressed text or profile.
-_TOO_MUCH_TEXT = ("MAX_TEXT_CHUNK", "MAX_TEXT_MEMORY", "Too much memory used in text")
 
 
 class Part(NamedTuple):
@@ -130,106 +110,68 @@ def decode_image(
         ) from error
 
 
-@functools.cache
-def image_extensions() -> frozenset[str]:
-    """Return the file name endings of the formats we decode, in lower case with dot."""
-    _init_pillow()
-    endings = Image.registered_extensions().items()
-    return frozenset(ending for ending, kind in endings if kind in FORMATS)
-
-
-def known_formats() -> list[str]:
-    """Return those of `FORMATS` that can be decoded here.
-
-    A build of Pillow may lack some of them, and HEIF needs pillow-heif.
-    """
-    _init_pillow()
-    return [kind for kind in FORMATS if kind in Image.OPEN]
-
-
-@functools.cache
-def _init_pillow() -> None:
-    Image.init()
-    with contextlib.suppress(ImportError):
-        from pillow_heif import register_heif_opener
-
-        register_heif_opener()
-
-
-def _refuse_heic(file: Any, name: str) -> None:
-    """Name the format of telephones, which is not Pillow's, and what reads it."""
-    beginning = file.read(12)
-    file.seek(0)
-    if beginning[4:] in _HEIC:
-        raise UserError(
-            f"{name} is a HEIC image: pip install pillow-heif to read it, or convert it "
-            "to JPEG"
-        )
-
-
 def _decode(file: Any, name: str, channels: int, part: Part | None) -> Pixels:
-    length = file.seek(0, os.SEEK_END)
-    if length == 0:
-        raise UserError(f"{name} is empty (0 bytes): expected an image")
-    file.seek(0)
-    if length <= _READ_AT_ONCE and not isinstance(file, io.BytesIO):
-        file = io.BytesIO(file.read())
-    formats = known_formats()
-    if "HEIF" not in formats:
-        _refuse_heic(file, name)
-    with _refuse_broken(name):
-        try:
-            with Image.open(file, formats=formats) as image:
-                return _pixels(image, name, channels, part)
-        except ValueError as error:
-            if not any(words in str(error) for words in _TOO_MUCH_TEXT):
-                raise
-        # The pixels are fine, and need none of that text.
-        with Image.open(_without_text(file), formats=formats) as image:
-            return _pixels(image, name, channels, part)
+    with open_image(file, name) as image:
+        return _pixels(image, name, channels, part)
 
 
-def _without_text(file: Any) -> io.BytesIO:
-    """Return a PNG without its texts and its colour profile."""
-    file.seek(0)
-    data = file.read()
-    kept = [data[:8]]
-    place = 8
-    while place + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
-        end = place + 12 + length
-        if kind not in (b"iCCP", b"iTXt", b"tEXt", b"zTXt"):
-            kept.append(data[place:end])
-        place = end
-    return io.BytesIO(b"".join(kept))
+def decode_upright(
+    image: Image.Image, name: str = "the image", *, channels: int = 3
+) -> Image.Image:
+    """Decode an opened image, as `decode_image` does, but to an image of Pillow's.
+
+    Args:
+        image: Of `open_image`.
+        name: As sentences call it.
+        channels: 1 for gray, 3 for RGB.
+
+    Returns:
+        Upright, of the mode L or RGB.
+    """
+    return _in_mode(_upright(image, name), channels)
 
 
 def _pixels(image: Image.Image, name: str, channels: int, part: Part | None) -> Pixels:
-    # The header says the size; nothing is decoded yet.
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UserError(
-            f"{name} is too large: {width} x {height} pixels, at most {MAX_PIXELS} are "
-            "read; shrink it first"
-        )
-    with _refuse_broken(name):
+    check_size(image, name, MAX_PIXELS)
+    with refuse_broken(name, (), MAX_PIXELS):
         if part:
             part = _drafted(image, part)
             pixels = _by_simplejpeg(image, channels)
             if pixels is not None:
                 return part.of(pixels)
-        image.load()
-        turn = turn_of(image)
-        upright = image if turn is None else image.transpose(turn)
-        upright = _eight_bit(upright, name)
+        upright = _upright(image, name)
         if part:
             top, left, height, width = part.box(upright.height, upright.width)
             upright = upright.crop((left, top, left + width, top + height))
-        mode = "L" if channels == 1 else "RGB"
-        if upright.mode != mode:
-            upright = upright.convert(mode)
+        upright = _in_mode(upright, channels)
         shape = (upright.height, upright.width, channels)
         return np.array(upright, dtype=np.uint8).reshape(shape)
+
+
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    """Decode an image, turn it, and bring it to 8 bits without transparency."""
+    image = _loaded(image)
+    turn = turn_of(image)
+    upright = image if turn is None else image.transpose(turn)
+    return _eight_bit(upright, name)
+
+
+def _loaded(image: Image.Image) -> Image.Image:
+    file = getattr(image, "fp", None)
+    try:
+        image.load()
+    except ValueError as error:
+        if not any(words in str(error) for words in TOO_MUCH_TEXT):
+            raise
+        # The text stood behind the pixels, which are fine.
+        image = Image.open(without_text(file), formats=("PNG",))
+        image.load()
+    return image
+
+
+def _in_mode(image: Image.Image, channels: int) -> Image.Image:
+    mode = "L" if channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _drafted(image: Image.Image, part: Part) -> Part:
@@ -330,59 +272,3 @@ def _eight_bit(image: Image.Image, name: str) -> Image.Image:
     white = Image.new("RGBA", image.size, "white")
     white.alpha_composite(image.convert("RGBA"))
     return white
-
-
-@contextlib.contextmanager
-def _refuse_broken(name: str) -> Iterator[None]:
-    """Turn whatever Pillow raises on hostile bytes into `UserError`.
-
-    It may be OSError, struct.error, ZeroDivisionError and many others.
-    """
-    try:
-        with _quiet:
-            yield
-    except UserError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UserError(
-            f"{name} is too large: at most {MAX_PIXELS} pixels are read; shrink it first"
-        ) from error
-    except UnidentifiedImageError as error:
-        formats = ", ".join(known_formats())
-        raise UserError(
-            f"{name} is not an image in a known format ({formats})"
-        ) from error
-    except Exception as error:
-        cut_short = isinstance(error, EOFError) or "truncated" in str(error)
-        kind = "cut short" if cut_short else "damaged"
-        raise UserError(f"{name} is {kind} and cannot be decoded: {error}") from error
-
-
-class _Quiet:
-    """Ignore Pillow's warnings while any thread decodes.
-
-    `warnings.catch_warnings` alone is not for threads: of two that overlap, the last
-    restores the silence of the first.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._depth = 0
-        self._caught = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._depth == 0:
-                self._caught = warnings.catch_warnings()
-                self._caught.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\b")
-            self._depth += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._depth -= 1
-            if self._depth == 0:
-                self._caught.__exit__(None, None, None)
-
-
-_quiet = _Quiet()

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 import numpy as np
-import torch
-from jaxtyping import Float32, UInt8
 from PIL import Image
-from torch import Tensor
 
 from ..config import plain_numbers
 from ..errors import UserError, unknown
 from . import resample
 from .decode import Pixels
+
+if TYPE_CHECKING:
+    # The decoders of a server fit pictures in small processes without torch.
+    import torch
+    from jaxtyping import Float32, UInt8
+    from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 
@@ -145,6 +148,29 @@ class Preprocess:
             return fitted
         return np.rint(fitted).astype(np.uint8)
 
+    def fit_image(self, image: Image.Image) -> Array:
+        """Do as `fit` with an image of Pillow's, and without a copy of all its pixels.
+
+        Args:
+            image: Upright, of the mode RGB or L as `channels` say.
+
+        Returns:
+            uint8 (H, W, C); float32 where the resampler does not round.
+        """
+        height, width = self.image_size
+        scaled = self._scaled_size(image.height, image.width)
+        long = scaled[0] * scaled[1] > _MOST_SCALED * height * width
+        if self.resampler != "pillow" or long:
+            return self._fit(self._pixels_of(image))
+        image = image.resize(scaled[::-1], _FILTERS[self.interpolation])
+        top = self._offset(scaled[0], height)
+        left = self._offset(scaled[1], width)
+        return self._pixels_of(image)[top : top + height, left : left + width]
+
+    def _pixels_of(self, image: Image.Image) -> Pixels:
+        shape = (image.height, image.width, self.channels)
+        return np.asarray(image).reshape(shape)
+
     def seen(self, height: int, width: int) -> tuple[float, float, float, float]:
         """Return which part of an image `fit` keeps, without what the crop cuts off.
 
@@ -257,6 +283,8 @@ class Preprocess:
         Args:
             x_BCHW: On any device, on which the result is too.
         """
+        import torch
+
         mean = _on_channels(self.mean, x_BCHW.device)
         std = _on_channels(self.std, x_BCHW.device)
         return x_BCHW.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
@@ -267,11 +295,23 @@ class Preprocess:
         Args:
             image: Decoded, uint8 (H', W', C).
         """
-        x_HWC = torch.from_numpy(np.array(self._fit(image)))
+        return self.normalize_fitted(self._fit(image))
+
+    def normalize_fitted(self, image: Array) -> Float32[Tensor, "C H W"]:
+        """Return what `fit_image` returned as the network takes it.
+
+        Args:
+            image: (H, W, C), values in 0-255.
+        """
+        import torch
+
+        x_HWC = torch.from_numpy(np.array(image))
         return self.normalize(x_HWC.permute(2, 0, 1).contiguous())
 
 
 def _on_channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    import torch
+
     return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1)
 
 

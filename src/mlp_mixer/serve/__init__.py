@@ -5,6 +5,14 @@ The pictures of all clients are computed together.
 
 from .app import create_app
 from .connections import listen, server
-from .limits import Limits
+from .hosts import default_hosts
+from .limits import Limits, formats_of
 
-__all__ = ["Limits", "create_app", "listen", "server"]
+__all__ = [
+    "Limits",
+    "create_app",
+    "default_hosts",
+    "formats_of",
+    "listen",
+    "server",
+]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from importlib import resources
 from typing import Any
 
@@ -19,19 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .._version import __version__
 from ..inference import Predictor
 from .forms import BODY, Answers, Fault
+from .headers import HEADERS
+from .hosts import is_allowed
 from .limits import Limits
 from .service import Service, json_response
 
-_HEADERS = {
-    # The page loads only its own files; pictures are blobs and data URLs.
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; "
-        "frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "cache-control": "no-cache",
-}
 _PAGE = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -44,12 +36,16 @@ _PLAIN = {
 _LONGEST_SENTENCE = 300  # a client's own text may be in it
 
 
-def create_app(predictor: Predictor, limits: Limits | None = None) -> ASGIApp:
+def create_app(
+    predictor: Predictor, limits: Limits | None = None, hosts: Collection[str] = ("*",)
+) -> ASGIApp:
     """Return the application, for any ASGI server.
 
     Args:
         predictor: The model, its preprocessing and its class names.
         limits: What a client may ask for.
+        hosts: The names in the Host header that are answered, as `hosts.is_allowed`
+            takes them; all by default.
 
     Raises:
         UserError: The model has no classifier.
@@ -59,7 +55,7 @@ def create_app(predictor: Predictor, limits: Limits | None = None) -> ASGIApp:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.batcher.close)
+        await asyncio.to_thread(service.close)
 
     # The interactive documentation of FastAPI loads scripts from another host.
     app = FastAPI(
@@ -68,12 +64,35 @@ def create_app(predictor: Predictor, limits: Limits | None = None) -> ASGIApp:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        # A redirect would send a client to whatever its Host header says.
+        redirect_slashes=False,
     )
     for fault in (HTTPException, RequestValidationError, TimeoutError, Exception):
         app.add_exception_handler(fault, _refusal)
     _add_routes(app, service)
     _add_page(app)
-    return _observed(app, service.registry)
+    known = _of_known_hosts(app, frozenset(host.lower() for host in hosts))
+    return _observed(known, service.registry)
+
+
+def _of_known_hosts(app: ASGIApp, hosts: frozenset[str]) -> ASGIApp:
+    """Refuse requests that name another host."""
+
+    async def known(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            # HTTP/1.0 has no such header, and no browser speaks it.
+            for header, value in scope["headers"]:
+                if header == b"host" and not is_allowed(value.decode("latin-1"), hosts):
+                    sentence = (
+                        "this server has another name: start it with --allowed-hosts if "
+                        "it should answer to this one"
+                    )
+                    refusal = json_response({"error": sentence}, 400)
+                    await refusal(scope, receive, send)
+                    return
+        await app(scope, receive, send)
+
+    return known
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
@@ -114,7 +133,7 @@ def _observed(app: ASGIApp, registry: CollectorRegistry) -> ASGIApp:
         ["status"],
         registry=registry,
     )
-    headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+    headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
     # Plain ASGI: Starlette's BaseHTTPMiddleware starts a task for each request.
     async def observed(scope: Scope, receive: Receive, send: Send) -> None:

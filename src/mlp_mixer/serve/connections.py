@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http
+import json
 import logging
+import os
 import socket
+import threading
+from types import FrameType
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..errors import UserError
+from .headers import HEADERS
 from .limits import Limits
+
+_LAST_SECONDS = 5  # after the requests, for threads and processes
 
 
 class ProtocolWithTimeouts(H11Protocol):
@@ -28,9 +37,11 @@ class ProtocolWithTimeouts(H11Protocol):
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first head."""
+        """Begin to wait for the first head, if there is room for a connection."""
         super().connection_made(transport)
         self._abort_in(self.limits.head_seconds)
+        if len(self.connections) > self.limits.connections:
+            self._refuse(503, "too many connections; try again in a second")
 
     def handle_events(self) -> None:
         """Give a request whose head has come time for its body and its answer."""
@@ -45,6 +56,33 @@ class ProtocolWithTimeouts(H11Protocol):
         # uvicorn's keep-alive closes a connection with nothing left to send earlier.
         self._abort_in(self.limits.head_seconds)
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP, in the form of all other refusals.
+
+        Args:
+            msg: uvicorn's own sentence.
+        """
+        self._refuse(400, "this is no HTTP request that can be read")
+
+    def _refuse(self, status: int, sentence: str) -> None:
+        body = json.dumps({"error": sentence}).encode()
+        headers = [
+            *HEADERS.items(),
+            ("content-type", "application/json"),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        if status == 503:
+            headers.append(("retry-after", "1"))
+        reason = http.HTTPStatus(status).phrase.encode()
+        pairs = [(name.encode(), value.encode()) for name, value in headers]
+        start = h11.Response(status_code=status, headers=pairs, reason=reason)
+        # An answer may have begun; then only the end of the connection can follow.
+        with contextlib.suppress(h11.LocalProtocolError):
+            for event in (start, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
@@ -77,10 +115,29 @@ def server(app: Any, limits: Limits) -> uvicorn.Server:
         log_level="error",
         access_log=False,
         server_header=False,
-        limit_concurrency=limits.connections,
         timeout_graceful_shutdown=int(limits.seconds) + 1,
     )
-    return uvicorn.Server(config)
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """Ends within its grace, whatever hangs, and at once when it is asked twice."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end, or end.
+
+        Args:
+            sig: The signal.
+            frame: Where it came.
+        """
+        if self.should_exit:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
+        # Requests in time, then threads in time: what is left then hangs.
+        grace = (self.config.timeout_graceful_shutdown or 0) + _LAST_SECONDS
+        last = threading.Timer(grace, os._exit, (128 + sig,))
+        last.daemon = True
+        last.start()
 
 
 def listen(host: str, port: int) -> socket.socket:

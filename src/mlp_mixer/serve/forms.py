@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
-from typing import Any, NamedTuple
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import Message
 
 from ..inference import Prediction
+from .multipart import files_of_form
+
+# Bytes; the event loop reads a smaller body itself.
+_SMALL = 2**16
+# Of JSON: quotes, and bytes that are no text between quotes.
+_MOST_QUOTES = 64
+_MOST_OUTSIDE = 2**14
+# One byte of text in so many may be escaped; PHP escapes each /, one byte in 64.
+_ESCAPED = 8
+_LONGEST_DATA_HEAD = 256
+
+T = TypeVar("T")
 
 
 class EncodedPicture(BaseModel, extra="forbid"):
@@ -92,9 +106,17 @@ async def read_question(
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/json":
-        return _from_json(body)
+        return await _aside(body, _from_json, body)
     if kind == "multipart/form-data":
-        return Question(await _from_form(request, body, most_files), top, explain)
+        files = await _aside(
+            body, files_of_form, content_type, body, "file", most_files
+        )
+        if not files:
+            raise HTTPException(
+                422, "the form has no picture: send it as a file in the field 'file'"
+            )
+        pictures = [(name or "picture", data) for name, data in files]
+        return Question(pictures, top, explain)
     if kind.startswith("image/") or kind in ("application/octet-stream", ""):
         return Question([("picture", body)], top, explain)
     raise HTTPException(
@@ -104,11 +126,25 @@ async def read_question(
     )
 
 
+async def _aside(body: bytes, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function in a thread if the body is large, so that nobody else waits."""
+    if len(body) <= _SMALL:
+        return function(*arguments)
+    return await asyncio.to_thread(function, *arguments)
+
+
 def _from_json(body: bytes) -> Question:
+    _check_shape(body)
     try:
-        asked = EncodedPicture.model_validate_json(body)
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(422, f"Invalid JSON: {str(error)[:100]}") from error
+    try:
+        asked = EncodedPicture.model_validate(values, strict=False)
     except ValidationError as error:
-        raise RequestValidationError(error.errors()) from error
+        # What came is not repeated: it may be large.
+        faults = error.errors(include_url=False, include_input=False)
+        raise RequestValidationError(faults) from error
     try:
         data = base64.b64decode(_plain_base64(asked.image), validate=True)
     except ValueError as error:
@@ -117,28 +153,38 @@ def _from_json(body: bytes) -> Question:
     return Question([("picture", data)], asked.top, asked.explain)
 
 
+def _check_shape(body: bytes) -> None:
+    """Refuse JSON that is more than a picture and a few settings.
+
+    Parsers take thousands of times the memory of `[[],[],[], ...` and are not
+    interrupted meanwhile. A picture is one long text, so all else must be short.
+    """
+    sentence = 'Invalid JSON: expected {"image": base64, "top": 5, "explain": false}'
+    if body.count(b"\\") > len(body) // _ESCAPED + _MOST_QUOTES:
+        raise HTTPException(422, f"{sentence}, and not so many escapes")
+    outside = 0
+    place = 0
+    for number in range(_MOST_QUOTES + 1):
+        quote = body.find(b'"', place)
+        # Between an even and an odd quote there is no text.
+        if number % 2 == 0:
+            outside += (len(body) if quote < 0 else quote) - place
+        if outside > _MOST_OUTSIDE:
+            raise HTTPException(422, f"{sentence}, and nothing else")
+        if quote < 0:
+            return
+        place = quote + 1
+    raise HTTPException(422, f"{sentence}, and not so many fields")
+
+
+_BLANKS = str.maketrans("", "", " \t\r\n\v\f")
+
+
 def _plain_base64(text: str) -> str:
     """Return base64 without the head of a data URL, and without MIME's line breaks."""
-    head, comma, rest = text.partition(",")
-    is_url = head.lower().startswith("data:") and head.lower().endswith(";base64")
-    return "".join((rest if comma and is_url else text).split())
-
-
-async def _from_form(
-    request: Request, body: bytes, most_files: int
-) -> list[tuple[str, bytes]]:
-    async def again() -> Message:
-        return {"type": "http.request", "body": body}
-
-    # The body was read within the limits; the parser gets it from memory.
-    parsed = Request(request.scope, again)
-    async with parsed.form(max_files=most_files, max_fields=most_files) as form:
-        pictures = []
-        for part in form.getlist("file"):
-            if not isinstance(part, str):
-                pictures.append((part.filename or "picture", await part.read()))
-    if not pictures:
-        raise HTTPException(
-            422, "the form has no picture: send it as a file in the field 'file'"
-        )
-    return pictures
+    if not text.isascii():
+        raise ValueError("it has characters beyond ASCII")
+    head = text[:_LONGEST_DATA_HEAD].partition(",")[0].lower()
+    if head.startswith("data:") and head.endswith(";base64"):
+        text = text[len(head) + 1 :]
+    return text.translate(_BLANKS)

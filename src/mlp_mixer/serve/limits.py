@@ -10,6 +10,18 @@ from dataclasses import dataclass
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
+from ..errors import UserError, unknown
+from ..images.opening import known_formats
+
+BROWSER_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP")
+"""What a browser or a telephone sends; MPO is a JPEG with a second picture behind it.
+
+Other decoders are older, larger, or seldom attacked before.
+"""
+
+
+_SPELLINGS = {"JPG": "JPEG", "TIF": "TIFF", "JP2": "JPEG2000", "HEIC": "HEIF"}
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -30,6 +42,7 @@ class Limits:
             fetched.
         batch: Pictures computed at once.
         patience: Seconds that a batch waits for pictures that are being decoded.
+        formats: Of `images.opening.FORMATS`, those that are decoded; None for all.
     """
 
     max_bytes: int = 20 * 2**20
@@ -42,6 +55,30 @@ class Limits:
     head_seconds: float = 10.0
     batch: int = 32
     patience: float = 0.004
+    formats: tuple[str, ...] | None = BROWSER_FORMATS
+
+
+def formats_of(text: str) -> tuple[str, ...] | None:
+    """Return the formats that a user lists.
+
+    Args:
+        text: Their names with commas between them, in any case; "all" is all that can
+            be decoded here.
+
+    Raises:
+        UserError: One of them cannot be decoded here.
+    """
+    words = [word for word in text.replace(",", " ").upper().split() if word]
+    if words == ["ALL"]:
+        return None
+    known = known_formats()
+    chosen = [_SPELLINGS.get(word, word) for word in words]
+    for word in chosen:
+        if word not in known:
+            raise unknown("format", word.lower(), [kind.lower() for kind in known])
+    if not chosen:
+        raise UserError("no format is left to decode; name some, such as jpeg,png")
+    return tuple(chosen)
 
 
 def busy(sentence: str) -> HTTPException:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import dataclasses
 import functools
-import io
 import json
 import time
 from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from fastapi import Query, Request, Response
-from PIL import Image
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from starlette.exceptions import HTTPException
 from torch import Tensor
@@ -22,12 +19,13 @@ from torch import Tensor
 from ..analysis import to_png
 from ..analysis.explain import maps, overlay, veil
 from ..analysis.figures import weight_figures
-from ..images.preprocess import Preprocess
+from ..config import recorded
 from ..inference import Predictor, inference_model
 from ..models import MlpMixer
 from .batcher import Answer, Batcher
 from .forms import Question, read_question
 from .limits import Bodies, Limits, busy
+from .threads import Threads
 
 Figure = Literal["token_units", "embeddings"]
 
@@ -59,8 +57,9 @@ class Service:
             self._preprocess, lambda x_BCHW: predictor.logits(x_BCHW), limits
         )
         self._bodies = Bodies(limits)
-        # One explanation or figure at a time: each costs as much as many pictures.
-        self._costly = asyncio.Lock()
+        # One explanation or figure at a time: each costs as much as many pictures. A
+        # request that is given up leaves its place, but one that runs stays alone.
+        self._costly = Threads(1, "explain")
         # Figures by whether they are dark; weights do not change.
         self._drawn: dict[bool, dict[str, bytes]] = {}
         self.registry = CollectorRegistry()
@@ -71,6 +70,12 @@ class Service:
                 registry=self.registry,
             )
             gauge.set_function(functools.partial(getattr, self.batcher, name))
+        starts = Gauge(
+            "mlp_mixer_decoder_starts",
+            "processes that decode pictures, started so far",
+            registry=self.registry,
+        )
+        starts.set_function(lambda: self.batcher.decoder_starts)
 
     async def predict(
         self,
@@ -99,32 +104,39 @@ class Service:
         if len(results) == 1 and isinstance(results[0], HTTPException):
             raise results[0]
         answers = []
-        for (name, data), result in zip(question.pictures, results, strict=True):
-            answers.append(await self._answer_one(name, data, result, question))
+        for (name, _), result in zip(question.pictures, results, strict=True):
+            answers.append(await self._answer_one(name, result, question))
         return answers
 
     async def _answer_one(
-        self, name: str, data: bytes, result: Answer | BaseException, question: Question
+        self, name: str, result: Answer | BaseException, question: Question
     ) -> dict[str, Any]:
         """Return a `Prediction` or a `Fault` as plain values."""
         if isinstance(result, HTTPException):
             return {"path": name, "error": result.detail}
         if isinstance(result, BaseException):
             raise result
-        seen_CHW, logits_K = result
-        answer = self._predictor.prediction(name, logits_K, question.top).to_dict()
+        prediction = self._predictor.prediction(name, result.logits, question.top)
+        answer = prediction.to_dict()
         if question.explain:
-            async with self._costly:
-                label = answer["top"][0]["label"]
-                answer |= await asyncio.to_thread(
-                    _explanation, self._predictor, seen_CHW, label
-                )
-            answer["explanation_box"] = _seen_box(data, self._preprocess)
+            label = answer["top"][0]["label"]
+            explain = functools.partial(
+                _explanation, self._predictor, result.seen, label
+            )
+            answer |= await asyncio.wrap_future(self._costly.submit(explain))
+            answer["explanation_box"] = list(result.box)
         return answer
 
     async def healthz(self) -> dict[str, str]:
-        """Say that the process answers."""
+        """Say that everything runs which answers a picture."""
+        if not (self.batcher.alive and self._costly.alive):
+            raise busy("a part of the server has ended")
         return {"status": "alive"}
+
+    def close(self) -> None:
+        """Answer what was taken in, then stop all threads and processes."""
+        self.batcher.close()
+        self._costly.close(0)
 
     async def readyz(self) -> dict[str, str]:
         """Say whether another picture would be taken in."""
@@ -135,7 +147,8 @@ class Service:
     async def card(self) -> dict[str, Any]:
         """Describe the model: classes, preprocessing, provenance, and the limits."""
         model = self._predictor.model
-        origin = dict(self._predictor.checkpoint.provenance)
+        # Also that of earlier versions, which recorded addresses as they were typed.
+        origin = recorded(dict(self._predictor.checkpoint.provenance))
         name = origin.get("name") or origin.get("model") or type(model).__name__
         # Which images it has learnt from is for evaluations, and long.
         origin.pop("seen", None)
@@ -171,8 +184,9 @@ class Service:
                 "there are figures of Mixers only, and this network is of another "
                 "family",
             )
-        async with self._costly:
-            figures = await asyncio.to_thread(self._figures, dark)
+        draw = functools.partial(self._figures, dark)
+        async with asyncio.timeout(self._limits.seconds):
+            figures = await asyncio.wrap_future(self._costly.submit(draw))
         return Response(figures[name], media_type="image/png")
 
     def _figures(self, dark: bool) -> dict[str, bytes]:
@@ -222,20 +236,3 @@ def _explanation(predictor: Predictor, seen_CHW: Tensor, label: int) -> dict[str
 
 def _data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-_ORIENTATION = 0x0112  # of EXIF
-_LYING = (5, 6, 7, 8)  # width and height change places
-
-
-def _seen_box(data: bytes, preprocess: Preprocess) -> list[float] | None:
-    """Return where the map lies on the picture: (top, left, bottom, right), 0 to 1.
-
-    None where the header does not tell the size; then the map lies on nothing.
-    """
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data)) as image:
-        width, height = image.size
-        if image.getexif().get(_ORIENTATION) in _LYING:
-            return list(preprocess.seen(width, height))
-        return list(preprocess.seen(height, width))
-    return None

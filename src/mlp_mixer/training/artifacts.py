@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..config import to_dict
+from ..config import recorded, to_dict
 from ..evaluation import evaluate
 from ..evaluation.abstain import choose_min_score
 from ..files import write_bytes, write_json
@@ -44,7 +44,7 @@ def write_settings(run: Run, out: Path) -> None:
         out: Its folder.
     """
     settings = {
-        "config": to_dict(run.config),
+        "config": recorded(to_dict(run.config)),
         "environment": environment(run.device),
         "notes": list(run.notes),
     }

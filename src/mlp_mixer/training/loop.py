@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ..config import to_dict
+from ..config import recorded, to_dict
 from ..data.loader import Batch, stream
 from ..distributed import (
     all_reduce_max,
@@ -269,7 +269,7 @@ class Loop:
     def save_state(self) -> None:
         """Begin to write what a resumed run needs."""
         header: dict[str, Any] = {
-            "config": to_dict(self.run.config),
+            "config": recorded(to_dict(self.run.config)),
             "fingerprint": self.run.fingerprint,
             "best": self.best,
             "skipped": self.skipped,

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from ..config import to_dict
+from ..config import recorded, to_dict
 from ..distributed import is_main, world_size
-from ..errors import UserError, listed
+from ..errors import UserError, listed, without_secrets
 from .artifacts import read_split
 from .config import stored_config
 from .journal import JournalRow, Report
@@ -87,7 +87,7 @@ def _check_same_run(state: RunState, run: Run, out: Path) -> None:
     # field that this version no longer has stays, and is named among the changes.
     with contextlib.suppress(UserError):
         before = to_dict(stored_config(state.config))
-    changed = _changes(before, to_dict(run.config))
+    changed = _changes(recorded(before), recorded(to_dict(run.config)))
     if changed:
         raise UserError(
             f"{str(out)!r} has other settings: {'; '.join(changed)}; "
@@ -201,7 +201,7 @@ def start_row(run: Run, step: int, *, finished: bool = False) -> JournalRow:
         "kind": "start",
         "model": run.model_name,
         "parameters": sum(parameter.numel() for parameter in run.model.parameters()),
-        "source": run.source.spec,
+        "source": without_secrets(run.source.spec),
         "passed_over": run.source.passed_over,
         "classes": 0 if run.task else len(run.train.classes),
         # Whether there are classes that a fine-tuning could learn.

@@ -20,7 +20,7 @@ from ..data.loader import TrainBatches, auto_workers, stored
 from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..distributed import is_main, rank, world_size
-from ..errors import listed
+from ..errors import listed, without_secrets
 from ..images.preprocess import Preprocess
 from ..kernels import with_kernels
 from ..models import IsotropicMlp
@@ -95,7 +95,7 @@ class Run:
         if init is None:
             return self.config.model.name
         how = "without labels" if self.task else "fine-tuned"
-        return f"{Path(init).name} ({how})"
+        return f"{Path(without_secrets(init)).name} ({how})"
 
     @property
     def beside(self) -> nn.Module | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..config import to_dict
+from ..config import recorded, to_dict
 from ..errors import UserError, unknown
 from .config import TrainConfig
 from .journal import JournalRow, Report
@@ -53,7 +53,9 @@ def tracking(name: str, config: TrainConfig, out: Path) -> Iterator[Report]:
         return
     project = "mlp-mixer"
     try:
-        module.init(project=project, name=out.resolve().name, config=to_dict(config))
+        module.init(
+            project=project, name=out.resolve().name, config=recorded(to_dict(config))
+        )
     except Exception as error:
         # Each tracker has its own classes of errors, for a network that is not there or
         # a login that is missing.

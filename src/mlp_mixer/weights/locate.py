@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.request import url2pathname
 
-from ..errors import UserError, near_misses
+from ..errors import UserError, near_misses, without_secrets
 from ..files import PathLike, cache_folder
 from ..models.families import ALL_VARIANTS
 from ..web import fetch, file_name
@@ -60,7 +60,7 @@ def find_file(path_or_name: PathLike) -> Located:
         repository = name.split(":", 1)[1]
         return Located(hub_folder(repository), name)
     if name.startswith(("http://", "https://")):
-        return Located(_fetch_url(name), _without_secrets(name))
+        return Located(_fetch_url(name), without_secrets(name))
     raise _not_found(name)
 
 
@@ -92,12 +92,6 @@ def _local(name: str) -> str:
     name = name.removeprefix("local-dir:")
     # expanduser raises for a null byte behind the tilde.
     return name if "\0" in name else os.path.expanduser(name)  # noqa: PTH111
-
-
-def _without_secrets(url: str) -> str:
-    """Return an address without user, query and fragment, which may be keys."""
-    parts = urllib.parse.urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _fetch(record: catalog.PublishedWeights) -> Path:

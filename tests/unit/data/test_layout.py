@@ -18,7 +18,7 @@ from mlp_mixer.check import check_folder
 from mlp_mixer.data import open_dataset
 from mlp_mixer.data.layout import walk
 from mlp_mixer.errors import UserError
-from mlp_mixer.images import decode
+from mlp_mixer.images import decode, opening
 
 
 def plant(root: Path, *names: str) -> Path:
@@ -164,7 +164,7 @@ def test_an_empty_class_to_be_judged_by_is_harmless(
 @pytest.fixture
 def without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As where pillow-heif is not installed."""
-    monkeypatch.setattr(decode, "FORMATS", tuple(set(decode.FORMATS) - {"HEIF"}))
+    monkeypatch.setattr(opening, "FORMATS", tuple(set(decode.FORMATS) - {"HEIF"}))
     decode.image_extensions.cache_clear()
     yield
     decode.image_extensions.cache_clear()

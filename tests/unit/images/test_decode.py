@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mlp_mixer.errors import UserError
-from mlp_mixer.images import decode
+from mlp_mixer.images import decode, opening
 from mlp_mixer.images.decode import Part, decode_image
 
 BESIDE = Path(__file__).parents[4] / "shared"
@@ -584,7 +584,7 @@ def decodes(path: Path) -> bool:
 def test_heic_is_refused_by_its_name_where_nothing_reads_it(
     monkeypatch, tmp_path, brand
 ):
-    monkeypatch.setattr(decode, "FORMATS", ("JPEG", "PNG"))
+    monkeypatch.setattr(opening, "FORMATS", ("JPEG", "PNG"))
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
     for source in (path, path.read_bytes()):

@@ -138,7 +138,7 @@ STREAM = (bytes(2**18) for _ in range(6))
         ({"content": b""}, 422, "empty"),
         ({"content": b"<html>"}, 415, "not an image in a known format"),
         ({"content": picture(form="JPEG")[:-300]}, 422, "cut short"),
-        ({"content": bomb()}, 413, "10000 x 6000 pixels, at most 50 million"),
+        ({"content": bomb()}, 413, "10000 x 6000 pixels, at most 50000000"),
         ({"content": bytes(2**20 + 1)}, 413, "at most 1 MiB"),
         ({"content": bytes(9 * 2**20)}, 413, "at most 1 MiB"),
         ({"content": STREAM}, 413, "at most 1 MiB"),
@@ -178,8 +178,14 @@ def test_what_is_not_there_and_what_is_not_done(client: TestClient) -> None:
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "multipart/form-data"])
 def test_every_bad_image_gets_the_right_status(
-    client: TestClient, shared: Path, kind: str
+    predictor: Predictor, shared: Path, kind: str
 ) -> None:
+    app = create_app(predictor, Limits(max_bytes=2**20, formats=None))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        check_bad_images(client, shared, kind)
+
+
+def check_bad_images(client: TestClient, shared: Path, kind: str) -> None:
     folder = shared / "data" / "bad_images"
     manifest = (folder / "manifest.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(manifest.splitlines()))
@@ -334,13 +340,11 @@ def damaged(body: bytes, dice: random.Random) -> bytes:
     return bytes(damaged)
 
 
-# Starlette leaves a part of a form open that never ends.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_fuzzed_requests_are_answered_or_refused_and_never_break_anything(
     client: TestClient,
 ) -> None:
     dice = random.Random(7)
-    formats = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP")
+    formats = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
     good = [picture(form=form) for form in formats]
     head = b'Content-Disposition: form-data; name="file"; filename="a"'
     form = b"--x\r\n" + head + b"\r\n\r\n" + good[0] + b"\r\n--x--\r\n"

@@ -1,35 +1,61 @@
-"""When a batch closes, and how many large pictures are decoded at once.
+"""When a batch closes, and what becomes of pictures that are given up.
 
-Nothing is timed: decoders, locks and queues are replaced by ones that record, or wait
-for each other.
+Nothing is timed: the crew that decodes, and the queue, are replaced by ones that record
+or wait for the test. `test_crew.py` has the real crew.
 """
 
 from __future__ import annotations
 
-import io
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
 from mlp_mixer.images.preprocess import Preprocess
 from mlp_mixer.serve import Limits, batcher
 from mlp_mixer.serve.batcher import Batcher
+from mlp_mixer.serve.decoders import Fitted
 
 PATIENCE = 20  # seconds until a test that hangs fails
+FITTED = Fitted(np.zeros((8, 8, 3), np.uint8), (0.0, 0.0, 1.0, 1.0))
+SLOW = b"slow"
+BAD = b"bad"
 
 
-def picture(side: int = 8) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (side, side)).save(file, "PNG")
-    return file.getvalue()
+class FakeCrew:
+    """Decodes at once; bad pictures never, and slow ones when they are let go."""
+
+    alive = True
+    starts = 1
+
+    def __init__(self) -> None:
+        self.slow: list[Future[Fitted]] = []
+
+    def submit(self, data: bytes, until: float) -> Future[Fitted]:
+        future: Future[Fitted] = Future()
+        if data == SLOW:
+            self.slow.append(future)
+        elif data == BAD:
+            future.set_exception(HTTPException(415, "not an image"))
+        else:
+            future.set_result(FITTED)
+        return future
+
+    def let_go(self) -> None:
+        for future in self.slow:
+            if future.set_running_or_notify_cancel():
+                future.set_result(FITTED)
+        self.slow.clear()
+
+    def close(self, seconds: float) -> None:
+        self.let_go()
 
 
 def no_logits(x_BCHW: Tensor) -> Tensor:
@@ -40,89 +66,23 @@ Start = Callable[..., Batcher]
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
+def crew() -> FakeCrew:
+    return FakeCrew()
+
+
+@pytest.fixture
+def start(crew: FakeCrew) -> Iterator[Start]:
     """Starts batchers of pictures of 8 x 8 pixels."""
     started: list[Batcher] = []
 
-    def start(**limits: Any) -> Batcher:
-        one = Batcher(Preprocess((8, 8)), no_logits, Limits(**limits))
+    def start(compute: Any = no_logits, **limits: Any) -> Batcher:
+        one = Batcher(Preprocess((8, 8)), compute, Limits(**limits), crew)
         started.append(one)
         return one
 
     yield start
     for one in started:
         one.close()
-
-
-class Meeting:
-    """Counts the threads inside the decoder and at the lock, and waits for both."""
-
-    def __init__(self) -> None:
-        self.changed = threading.Condition()
-        self.lock = threading.Lock()
-        self.inside = 0
-        self.most_inside = 0
-        self.asked = 0
-        self.may_leave = False
-
-    def decode(self, data: bytes, *, channels: int) -> np.ndarray:
-        """Stand for the decoder: stay inside until the test has seen enough."""
-        with self.changed:
-            self.inside += 1
-            self.most_inside = max(self.most_inside, self.inside)
-            self.changed.notify_all()
-            assert self.changed.wait_for(lambda: self.may_leave, PATIENCE)
-            self.inside -= 1
-        return np.zeros((8, 8, channels), np.uint8)
-
-    def __enter__(self) -> None:
-        """Stand for the lock of large pictures."""
-        with self.changed:
-            self.asked += 1
-            self.changed.notify_all()
-        assert self.lock.acquire(timeout=PATIENCE)
-
-    def __exit__(self, *error: object) -> None:
-        self.lock.release()
-
-    def wait_for_two(self) -> None:
-        """Wait until two threads are at the lock, or inside without having asked."""
-        with self.changed:
-            ready = self.changed.wait_for(
-                lambda: self.inside >= 2 or (self.asked >= 2 and self.inside >= 1),
-                PATIENCE,
-            )
-            assert ready
-            self.may_leave = True
-            self.changed.notify_all()
-
-
-def test_large_pictures_are_decoded_one_at_a_time(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each may take a gigabyte, and the limits promise how much memory a server takes."""
-    meeting = Meeting()
-    monkeypatch.setattr(batcher, "_LARGE", 100)
-    monkeypatch.setattr(batcher, "decode_image", meeting.decode)
-    running = start()
-    monkeypatch.setattr(running, "_large", meeting)
-    futures = running.submit([picture(side=11), picture(side=11)])
-    meeting.wait_for_two()
-    for future in futures:
-        future.result(PATIENCE)
-    assert meeting.most_inside == 1
-
-
-def test_small_pictures_are_decoded_side_by_side(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    meeting = Meeting()
-    monkeypatch.setattr(batcher, "decode_image", meeting.decode)
-    futures = start().submit([picture(), picture()])
-    meeting.wait_for_two()
-    for future in futures:
-        future.result(PATIENCE)
-    assert meeting.most_inside == 2
 
 
 class Recording(SimpleQueue):
@@ -151,26 +111,20 @@ def test_a_batch_does_not_wait_when_no_other_picture_is_on_its_way(
 ) -> None:
     running = start(patience=0.001)
     for number in range(1, 4):
-        (future,) = running.submit([picture()])
+        (future,) = running.submit([b"picture"])
         future.result(PATIENCE)
         assert running.batches == running.computed == number
     assert recording.waits == []
 
 
 def test_a_batch_waits_for_a_picture_that_is_being_decoded(
-    start: Start, recording: type[Recording], monkeypatch: pytest.MonkeyPatch
+    start: Start, recording: type[Recording], crew: FakeCrew
 ) -> None:
-    decode = batcher.decode_image
-    slow = picture(side=9)
-
-    def decode_late(data: bytes, *, channels: int) -> Any:
-        if data == slow:
-            assert recording.waited.wait(PATIENCE)
-        return decode(data, channels=channels)
-
-    monkeypatch.setattr(batcher, "decode_image", decode_late)
     running = start(patience=PATIENCE)
-    for future in running.submit([picture(), slow]):
+    futures = running.submit([b"picture", SLOW])
+    assert recording.waited.wait(PATIENCE)
+    crew.let_go()
+    for future in futures:
         future.result(PATIENCE)
     assert (running.batches, running.computed) == (1, 2)
     assert len(recording.waits) == 1
@@ -180,19 +134,16 @@ def test_a_full_batch_is_computed_without_the_next_picture(
     start: Start, recording: type[Recording]
 ) -> None:
     running = start(batch=1)
-    for future in running.submit([picture()] * 3):
+    for future in running.submit([b"picture"] * 3):
         future.result(PATIENCE)
     assert (running.batches, running.computed) == (3, 3)
     assert recording.waits == []
 
 
 def test_patience_ends_the_waiting(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start, monkeypatch: pytest.MonkeyPatch, crew: FakeCrew
 ) -> None:
     """A picture that decodes for ever keeps no other one waiting."""
-    may_go_on = threading.Event()
-    decode = batcher.decode_image
-    slow = picture(side=9)
 
     class OutOfPatience(SimpleQueue):
         def get(self, block: bool = True, timeout: float | None = None) -> Any:
@@ -200,24 +151,18 @@ def test_patience_ends_the_waiting(
                 raise Empty
             return super().get(block, timeout)
 
-    def decode_late(data: bytes, *, channels: int) -> Any:
-        if data == slow:
-            assert may_go_on.wait(PATIENCE)
-        return decode(data, channels=channels)
-
     monkeypatch.setattr(batcher, "SimpleQueue", OutOfPatience)
-    monkeypatch.setattr(batcher, "decode_image", decode_late)
-    first, second = start().submit([picture(), slow])
+    first, second = start().submit([b"picture", SLOW])
     first.result(PATIENCE)
     assert not second.done()
-    may_go_on.set()
+    crew.let_go()
     second.result(PATIENCE)
 
 
 def test_too_many_pictures_are_refused_together(start: Start) -> None:
     running = start(waiting=2)
     with pytest.raises(HTTPException) as refused:
-        running.submit([picture()] * 3)
+        running.submit([b"picture"] * 3)
     assert refused.value.status_code == 503
     assert running.waiting == 0
     assert running.ready
@@ -225,18 +170,87 @@ def test_too_many_pictures_are_refused_together(start: Start) -> None:
 
 def test_a_bad_picture_has_its_status_and_gives_its_place_back(start: Start) -> None:
     running = start()
-    bad, good = running.submit([b"nothing", picture()])
+    bad, good = running.submit([BAD, b"picture"])
     error = bad.exception(PATIENCE)
     assert isinstance(error, HTTPException)
     assert error.status_code == 415
-    seen, logits = good.result(PATIENCE)
-    assert (seen.shape, logits.shape) == ((3, 8, 8), (3,))
+    answer = good.result(PATIENCE)
+    assert (answer.seen.shape, answer.logits.shape) == ((3, 8, 8), (3,))
+    assert answer.box == FITTED.box
     assert running.waiting == 0
+
+
+def test_a_picture_that_is_given_up_is_not_decoded_and_gives_its_place_back(
+    start: Start, crew: FakeCrew
+) -> None:
+    running = start()
+    (future,) = running.submit([SLOW])
+    assert future.cancel()
+    assert crew.slow[0].cancelled()
+    assert running.waiting == 0
+
+
+def test_a_picture_that_is_given_up_while_it_is_decoded_is_not_computed(
+    start: Start, crew: FakeCrew
+) -> None:
+    running = start()
+    (future,) = running.submit([SLOW])
+    crew.slow[0].set_running_or_notify_cancel()
+    assert future.cancel()
+    crew.slow.pop().set_result(FITTED)
+    assert running.waiting == 0
+    running.submit([b"picture"])[0].result(PATIENCE)
+    assert running.computed == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(ZeroDivisionError(), None), (MemoryError(), 503), (RuntimeError("torch"), None)],
+)
+@pytest.mark.parametrize("where", ["stack", "compute"])
+def test_any_error_of_the_thread_that_computes_is_told_and_the_next_batch_comes(
+    start: Start,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    status: int | None,
+    where: str,
+) -> None:
+    broken = threading.Event()
+    broken.set()
+
+    def fail_once(*arguments: Any) -> Any:
+        if broken.is_set():
+            raise error
+        return kept(*arguments)
+
+    kept = torch.stack if where == "stack" else no_logits
+    if where == "stack":
+        monkeypatch.setattr(batcher.torch, "stack", fail_once)
+    running = start(fail_once if where == "compute" else no_logits)
+    (future,) = running.submit([b"picture"])
+    found = future.exception(PATIENCE)
+    if status is None:
+        assert found is error
+    else:
+        assert isinstance(found, HTTPException)
+        assert found.status_code == status
+    broken.clear()
+    running.submit([b"picture"])[0].result(PATIENCE)
+    assert running.alive
+    assert running.waiting == 0
+
+
+def test_a_dead_crew_is_noticed(start: Start, crew: FakeCrew) -> None:
+    running = start()
+    assert running.alive
+    crew.alive = False
+    assert not running.alive
+    assert not running.ready
 
 
 def test_closing_answers_what_was_taken_in(start: Start) -> None:
     running = start()
-    futures = running.submit([picture()] * 5)
+    futures = running.submit([b"picture"] * 5)
     running.close()
     assert all(future.done() for future in futures)
     assert not running.ready

@@ -8,21 +8,30 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
+from torch import Tensor
 
 from mlp_mixer.cli import run
+from mlp_mixer.images.preprocess import Preprocess
 from mlp_mixer.inference import Predictor
+from mlp_mixer.serve import Limits, connections
+from mlp_mixer.serve.batcher import Batcher
 from mlp_mixer.weights.checkpoint import save
 
-PICTURE = b"P6 40 30 255\n" + bytes(range(240)) * 15  # a PPM
+SIZE = struct.pack("<iiHHIIiiII", 40, 30, 1, 24, 0, 3600, 0, 0, 0, 0)
+HEAD = struct.pack("<IHHI", 54 + 3600, 0, 0, 54) + struct.pack("<I", 40) + SIZE
+PICTURE = b"BM" + HEAD + bytes(range(240)) * 15  # a BMP of 40 x 30 pixels
 POST = (
-    b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: image/x\r\n"
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/x\r\n"
     b"Content-Length: %d\r\n\r\n"
 )
 
@@ -171,3 +180,57 @@ def test_mistakes_at_the_start_are_one_sentence(
     monkeypatch.setitem(sys.modules, "mlp_mixer.serve", None)
     assert run([*start, "0"]) == 2
     assert "pip install 'mlp-mixer[serve]'" in capsys.readouterr().err
+
+
+def test_refusals_of_the_protocol_look_like_all_others(
+    serving: Callable[..., int],
+) -> None:
+    port = serving(connections=2)
+    with connect(port) as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nno colon\r\n\r\n")
+        head, _, body = everything(connection).partition(b"\r\n\r\n")
+    assert b" 400 " in head[:20]
+    assert set(json.loads(body)) == {"error"}
+    assert b"x-content-type-options: nosniff" in head.lower()
+    with connect(port) as first, connect(port) as second:
+        for one in (first, second):
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert one.recv(2**16).startswith(b"HTTP/1.1 200")
+        with connect(port) as third:
+            head, _, body = everything(third).partition(b"\r\n\r\n")
+    assert b" 503 " in head[:20]
+    assert b"retry-after: 1" in head.lower()
+    assert b"content-security-policy" in head.lower()
+    assert "too many connections" in json.loads(body)["error"]
+
+
+def test_a_second_signal_and_the_end_of_the_grace_end_the_process(
+    monkeypatch: pytest.MonkeyPatch, predictor: Predictor
+) -> None:
+    """Whatever hangs then: the process is left without asking any thread."""
+    ended = SimpleQueue[int]()
+    monkeypatch.setattr(connections.os, "_exit", ended.put)
+    monkeypatch.setattr(connections, "_LAST_SECONDS", -1)
+    running = connections.server(None, Limits(seconds=0))
+    running.handle_exit(signal.SIGTERM, None)
+    assert running.should_exit
+    # The grace is over.
+    assert ended.get(timeout=20) == 143
+    running.handle_exit(signal.SIGTERM, None)
+    assert ended.get(timeout=20) == 143
+
+
+def test_closing_does_not_wait_for_what_hangs() -> None:
+    released = threading.Event()
+
+    def hang(x_BCHW: Tensor) -> Tensor:
+        released.wait()
+        return x_BCHW
+
+    running = Batcher(Preprocess((8, 8)), hang, Limits(seconds=0.2))
+    (future,) = running.submit([PICTURE])
+    while running.batches == 0:
+        time.sleep(0.01)
+    running.close()
+    assert not future.done()
+    released.set()
