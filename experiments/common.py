@@ -14,7 +14,6 @@ import math
 import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from mlp_mixer import ArraySet, UserError, __version__, open_dataset
+from mlp_mixer.machine import commit
 from mlp_mixer.training.optim.build import kernel_names
 
 BUDGETS = ("smoke", "cpu", "gpu", "full")
@@ -402,12 +402,9 @@ def machine() -> str:
         if torch.cuda.is_available()
         else (names or [platform.processor()])[0]
     )
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    found = subprocess.run(
-        command, capture_output=True, text=True, cwd=Path(__file__).parent, check=False
-    )
-    commit = f", commit {found.stdout.strip()}" if found.returncode == 0 else ""
-    return f"{chip}, {torch.get_num_threads()} threads, torch {torch.__version__}, mlp_mixer {__version__}{commit}"
+    known = commit()
+    of_commit = f", commit {known}" if known else ""
+    return f"{chip}, {torch.get_num_threads()} threads, torch {torch.__version__}, mlp_mixer {__version__}{of_commit}"
 
 
 def spread(values: Sequence[float], text: str = "{:.1f}", scale: float = 100.0) -> str:

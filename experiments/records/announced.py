@@ -18,9 +18,9 @@ import torch
 
 from mlp_mixer import load, open_dataset, resize
 from mlp_mixer.data.dataset import image_split
-from mlp_mixer.evaluation.fewshot import pooled_features
+from mlp_mixer.evaluation.features import pooled_features
+from mlp_mixer.evaluation.logistic import cross_validate, fit_logistic
 from mlp_mixer.intervals import wilson_interval
-from mlp_mixer.training.extras.linear_probe import cross_validate, fit_logistic
 from mlp_mixer.weights.catalog import START
 
 CLASSES = 3

@@ -1,8 +1,8 @@
 """MLP-Mixer (arXiv 2105.01601) in PyTorch: models, weights, training and reports.
 
 Names are imported when first used, so `import mlp_mixer` takes no time and touches no
-device. The verbs (`train`, `pretrain`, `finetune`, `average`, `evaluate`, `predict`,
-`export`) do what the commands of their names do.
+device. The verbs (`train`, `pretrain`, `finetune`, `average`, `evaluate`, `probe`,
+`predict`, `export`) do what the commands of their names do.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .api import average, evaluate, export, finetune, predict, pretrain, train
+    from .api import (
+        average,
+        evaluate,
+        export,
+        finetune,
+        predict,
+        pretrain,
+        probe,
+        train,
+    )
     from .compat.sklearn import MixerClassifier
     from .data import ArraySet, Dataset, open_dataset
     from .errors import UserError
@@ -68,6 +77,7 @@ __all__ = [
     "open_dataset",
     "predict",
     "pretrain",
+    "probe",
     "push_to_hub",
     "resize",
     "save",
@@ -83,6 +93,7 @@ _NAMES_OF_MODULE = {
         "finetune",
         "predict",
         "pretrain",
+        "probe",
         "train",
     ),
     "compat.sklearn": ("MixerClassifier",),

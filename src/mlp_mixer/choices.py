@@ -21,8 +21,12 @@ Kernels = Literal["auto", "plain", "fused"]
 Gelu = Literal["tanh", "erf"]
 """The tanh approximation (the paper's code) or the exact form (timm, most ports)."""
 
-DropPathRule = Literal["paper", "timm"]
-"""Stochastic depth: linear from 0 and not rescaled, or constant and rescaled."""
+DropPathRule = Literal["paper", "timm", "deit"]
+"""Stochastic depth by block, and whether what stays is divided by its probability.
+
+paper: linear from 0, not rescaled (big_vision). timm: constant, rescaled (its Mixers).
+deit: linear from 0, rescaled (DeiT, and timm's ViTs).
+"""
 
 ResizeMethod = Literal["block_diagonal", "interpolate"]
 """How token-mixing weights come to another grid of patches (`models.resolution`)."""
@@ -36,6 +40,7 @@ EraseValue = Literal["zero", "mean", "random"]
 Policy = Literal[
     "none",
     "randaugment_bv",
+    "randaugment_timm",
     "randaugment",
     "autoaugment_cifar10",
     "autoaugment_imagenet",

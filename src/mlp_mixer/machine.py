@@ -26,7 +26,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         device: The device that it computes on.
 
     Returns:
-        JSON values by name; "commit" is None unless the package lies in a checkout.
+        JSON values by name; "commit" may be None.
     """
     name = f"{device.type} ({cpu_name()})"
     if device.type == "cuda":
@@ -46,7 +46,11 @@ def environment(device: torch.device) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout that holds this package, None without one."""
+    """Return the commit of the checkout that holds this package.
+
+    Without a checkout it is what the environment variable MLP_MIXER_COMMIT says: a copy
+    of the sources on another machine leaves its history behind. None without either.
+    """
     here = str(Path(__file__).parent)
     command = ["git", "-C", here, "rev-parse", "--short=12", "HEAD"]
     try:
@@ -54,7 +58,7 @@ def commit() -> str | None:
             command, capture_output=True, text=True, check=True, timeout=5
         )
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("MLP_MIXER_COMMIT", "").strip() or None
     return done.stdout.strip()
 
 

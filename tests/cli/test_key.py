@@ -70,7 +70,9 @@ def test_it_chooses_in_convert_and_resize(here: Path) -> None:
     assert torch.equal(stem, teacher["stem.proj.weight"])
 
 
-@pytest.mark.parametrize("verb", ["evaluate", "fewshot", "export", "serve", "explain"])
+@pytest.mark.parametrize(
+    "verb", ["evaluate", "fewshot", "probe", "export", "serve", "explain"]
+)
 def test_every_verb_that_takes_weights_has_it(
     verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -526,7 +526,8 @@ def test_training_s_model_choice_fits_every_family() -> None:
     """`--set model.name=...`: fields left at none are the variant's."""
     choice = ModelChoice(name="gmlp_s16", image_size=32, patch_size=4)
     fields = dataclasses.asdict(choice)
-    del fields["resize"], fields["init"], fields["stem"], fields["head"]
+    for name in ("resize", "init", "stem", "head", "evaluation"):
+        del fields[name]
     given = {key: value for key, value in fields.items() if value is not None}
     config = model_config(**given)
     assert (config.image_size, config.patch_size) == ((32, 32), 4)

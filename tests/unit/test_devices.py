@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 
 import pytest
 import torch
@@ -77,3 +78,18 @@ def test_keeping_memory_is_left_out_where_there_is_no_glibc(
 
     monkeypatch.setattr(ctypes, "CDLL", missing)
     keep_memory()
+
+
+def test_torch_s_advice_to_allow_tf32_fails_no_test() -> None:
+    """Its compiler warns so on a GPU, in version 2.11; TF32 is off here on purpose.
+
+    Every other warning is an error in these tests.
+    """
+    with pytest.raises(UserWarning, match="something else"):
+        warnings.warn("something else is available", stacklevel=1)
+    warnings.warn(
+        "TensorFloat32 tensor cores for float32 matrix multiplication available but "
+        "not enabled. Consider setting `torch.set_float32_matmul_precision('high')` "
+        "for better performance.",
+        stacklevel=1,
+    )

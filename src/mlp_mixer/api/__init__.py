@@ -8,6 +8,7 @@ returns values instead of printing them. `import mlp_mixer as mm` exports them.
 # function `train` by the module.
 
 from .learn import SCRATCH, best_run, finetune, finetune_config, train
+from .probing import Mean, Probe, probe
 from .soup import Average, average
 from .unlabelled import PRETRAINING, pretrain, pretrain_config
 from .use import evaluate, export, predict
@@ -16,6 +17,8 @@ __all__ = [
     "PRETRAINING",
     "SCRATCH",
     "Average",
+    "Mean",
+    "Probe",
     "average",
     "best_run",
     "evaluate",
@@ -25,5 +28,6 @@ __all__ = [
     "predict",
     "pretrain",
     "pretrain_config",
+    "probe",
     "train",
 ]

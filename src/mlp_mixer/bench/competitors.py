@@ -203,6 +203,22 @@ def _graph(job: BenchJob) -> Competitor:
     return _kernels(job, graphed)
 
 
+def _tokens_first(job: BenchJob, mode: str | None = None) -> Competitor:
+    """Build the layout with the tokens outermost, compiled on CUDA."""
+    from .. import kernels
+
+    if job.trains:
+        raise AbsentError("it does not train")
+    if mode and not job.on_cuda:
+        raise AbsentError("it is for CUDA")
+    if reason := kernels.why_not_tokens_first(job.model):
+        raise AbsentError(reason)
+    model: Any = kernels.TokensFirst(job.model)
+    if job.on_cuda:
+        model = torch.compile(model, mode=mode)
+    return _torch(job, model, note="tokens first")
+
+
 def _engine(job: BenchJob, name: str) -> Competitor:
     """Build one of our engines by its name."""
     if job.trains:
@@ -341,6 +357,15 @@ PEERS: dict[str, Callable[[BenchJob], Competitor]] = {
     "ours-graph": _graph,
     "ours-autotune": lambda job: _kernels(job, mode="max-autotune"),
     "ours-bf16": lambda job: ours(replace(job, dtype="bf16")),
+    "ours-sbc": _tokens_first,
+    "ours-sbc-graph": lambda job: _tokens_first(job, mode="reduce-overhead"),
 }
 # Only where they are named, or with `thorough`: slow to build, or of use to few.
-RARE = ("autotune", "ours-graph", "ours-autotune", "ours-bf16")
+RARE = (
+    "autotune",
+    "ours-graph",
+    "ours-autotune",
+    "ours-bf16",
+    "ours-sbc",
+    "ours-sbc-graph",
+)

@@ -37,7 +37,7 @@ class Times:
 
 def interleave(
     calls: Mapping[str, Call], rounds: int, device: torch.device, each: int = 3
-) -> dict[str, Times]:
+) -> tuple[dict[str, Times], dict[str, Exception]]:
     """Time calls in turns.
 
     Args:
@@ -48,21 +48,30 @@ def interleave(
             competitor's data in the caches.
 
     Returns:
-        The times by name.
+        The times by name, and the errors of those that failed in one of their turns.
+        These have no more turns, and no times.
     """
     times = {name: Times() for name in calls}
+    failures: dict[str, Exception] = {}
     names = list(calls)
     for number in range(rounds):
         # Another one begins each round, so that nobody always follows the same one.
         start = number % max(1, len(names))
         for name in names[start:] + names[:start]:
-            turn = [timed(calls[name], device) for _ in range(each)]
+            if name in failures:
+                continue
+            try:
+                turn = [timed(calls[name], device) for _ in range(each)]
+            except Exception as error:
+                failures[name] = error
+                del times[name]
+                continue
             counted = turn[1:] if each > 1 else turn
             wall = [seconds for seconds, _ in counted]
             times[name].wall += wall
             times[name].cpu += [seconds for _, seconds in counted]
             times[name].turns.append(statistics.median(wall))
-    return times
+    return times, failures
 
 
 def timed(call: Call, device: torch.device) -> tuple[float, float]:

@@ -83,18 +83,22 @@ def bench(
         return facts | {"rows": _predict_rows(model, rounds)}
 
     job = _job(model, task, batch, device, dtype)
+    # First, since a kernel that fails can leave a GPU that answers nothing any more.
+    tell("measuring the machine")
+    best = roofline(device, dtype)
     ready: dict[str, Competitor] = {}
     rows = []
     for name in ("ours", *names):
         tell(f"building {name}")
         rows.append({"competitor": name, **_admit(job, name, ready)})
-    best = roofline(device, dtype)
     tell(f"measuring {len(ready)} competitors in {rounds} rounds")
     calls = {name: competitor.call for name, competitor in ready.items()}
-    times = interleave(calls, rounds, device)
+    times, failures = interleave(calls, rounds, device)
     for row in rows:
         name = str(row["competitor"])
-        if name not in ready:
+        if name in failures:
+            row["status"] = _failed(failures[name])
+        if name not in times:
             continue
         row |= _numbers(times, name, batch)
         if ready[name].checked:
@@ -115,10 +119,14 @@ def _predict_rows(model: str, rounds: int) -> list[dict[str, Any]]:
     rows = []
     with start_commands(model) as commands:
         # Each call starts a process, so there is nothing to warm up.
-        times = interleave(commands, rounds, torch.device("cpu"), each=1)
+        times, failures = interleave(commands, rounds, torch.device("cpu"), each=1)
         for name in commands:
             row = {"competitor": name, "status": "measured"}
-            rows.append(row | _numbers(times, name, 1))
+            if name in failures:
+                row["status"] = _failed(failures[name])
+            else:
+                row |= _numbers(times, name, 1)
+            rows.append(row)
     return rows
 
 
@@ -169,19 +177,20 @@ def _admit(job: BenchJob, name: str, ready: dict[str, Competitor]) -> dict[str, 
     """
     expected = job.expected
     device = job.images.device
-    before = memory(device, reset=True)
     try:
+        before = memory(device, reset=True)
         competitor = ours(job) if name == "ours" else PEERS[name](job)
         got = answers(job, competitor)
+        # Warm: a compiler may still be choosing.
+        for _ in range(2):
+            timed(competitor.call, device)
+        after = memory(device)
     except AbsentError as reason:
         return {"status": str(reason)}
-    # A peer that fails here, such as a compiler without a C++ compiler, must not end
-    # the bench. A failure of ours must.
+    # Whoever fails here, such as a compiler without a C++ compiler, is a row and not
+    # the end: a machine that is lent for minutes still measures all others.
     except Exception as error:
-        if name.startswith("ours"):
-            raise
-        first_line = str(error).strip().partition("\n")[0][:80]
-        return {"status": f"failed: {type(error).__name__} {first_line}"}
+        return {"status": _failed(error)}
     row: dict[str, Any] = {"precision": competitor.precision, "note": competitor.note}
     if competitor.checked:
         row["error"] = (got - expected).abs().max().item()
@@ -193,13 +202,16 @@ def _admit(job: BenchJob, name: str, ready: dict[str, Competitor]) -> dict[str, 
     if competitor.precision in ("int8", "fp8"):
         same = (got.argmax(-1) == expected.argmax(-1)).double().mean()
         row["note"] = f"{same:.1%} of the classes as in fp32; {competitor.note}"
-    for _ in range(2):
-        timed(competitor.call, device)
     ready[name] = competitor
-    after = memory(device)
     row["status"] = "measured"
     row["peak_mib"] = after - before if after and before else None
     return row
+
+
+def _failed(error: Exception) -> str:
+    """Return the status of a competitor that failed."""
+    first_line = str(error).strip().partition("\n")[0][:80]
+    return f"failed: {type(error).__name__} {first_line}"
 
 
 def _numbers(times: dict[str, Times], name: str, images: int) -> dict[str, Any]:

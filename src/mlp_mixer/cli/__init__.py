@@ -31,6 +31,7 @@ from .finetune import finetune
 from .models import models
 from .predict import predict
 from .pretrain import pretrain
+from .probe import probe
 from .recipes import recipes
 from .report import report
 from .resize import resize
@@ -51,7 +52,7 @@ app.add_typer(data_app, name="data", rich_help_panel="Train")
 _VERBS = {
     "Train": (recipes, augment, train, pretrain, finetune, evaluate, report, runs),
     "Use": (predict, explain, serve, export),
-    "Weights": (models, convert, average, resize, figures, fewshot),
+    "Weights": (models, convert, average, resize, figures, fewshot, probe),
     "This machine": (bench, doctor),
 }
 for panel, verbs in _VERBS.items():

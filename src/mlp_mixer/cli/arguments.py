@@ -293,3 +293,27 @@ def parse_size(text: str) -> tuple[int, int]:
         )
     height, width = match.groups()
     return int(height), int(width or height)
+
+
+def whole_numbers(text: str, option: str, least: int) -> tuple[int, ...]:
+    """Return the whole numbers between commas, each once, in the order given.
+
+    Args:
+        text: As typed, such as "1,5,10".
+        option: Its name, for the error.
+        least: The smallest that makes sense.
+
+    Raises:
+        UserError: It is something else.
+    """
+    from ..errors import UserError
+
+    try:
+        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < least:
+        raise UserError(
+            f"{option} is {text!r}: expected whole numbers from {least}, such as 1,5,10"
+        )
+    return numbers

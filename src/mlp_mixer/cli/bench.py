@@ -32,7 +32,7 @@ def bench(
         str,
         typer.Option(
             help="none, all, or some of timm,compile,autotune,ort,openvino,vit,resnet,"
-            "ours-graph."
+            "ours-graph,ours-sbc."
         ),
     ] = "all",
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each competitor.")] = 7,
@@ -50,7 +50,7 @@ def bench(
     """Measure a model and its competitors in turns.
 
     Reports speed, spread, CPU time, memory, and how far all are from the limit of the
-    hardware.
+    hardware. A competitor that fails is a row; the exit code is 1 if it is ours.
     """
     from ..bench.run import bench as measure
     from ..bench.table import HEADINGS, append_csv, lines, read_csv
@@ -71,9 +71,10 @@ def bench(
         )
     if out is not None:
         append_csv(out, result)
+    failed = result["rows"][0]["status"].startswith("failed: ")
     if as_json:
         print_json(result)
-        return 0
+        return int(failed)
     machine = result["environment"]
     print(
         f"{model}, {task}, batch {result['batch']}, {dtype}: {machine['device']}, "
@@ -83,4 +84,4 @@ def bench(
         title: "left" if title == "competitor" else "right" for title in HEADINGS
     }
     print_table(headings, lines(result["rows"]))
-    return 0
+    return int(failed)

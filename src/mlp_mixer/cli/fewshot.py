@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..intervals import accuracy, plain_accuracy, short_accuracy
-from .arguments import BatchSize, Device, Json, Key, LabelledImages, Weights
+from .arguments import (
+    BatchSize,
+    Device,
+    Json,
+    Key,
+    LabelledImages,
+    Weights,
+    whole_numbers,
+)
 from .console import print_json, print_table
 
 if TYPE_CHECKING:
@@ -62,8 +70,8 @@ def fewshot(
         result = evaluate_fewshot(
             load(checkpoint, key=key),
             data,
-            shots=_numbers(shots, "--shots", 1),
-            seeds=_numbers(seeds, "--seeds", 0),
+            shots=whole_numbers(shots, "--shots", 1),
+            seeds=whole_numbers(seeds, "--seeds", 0),
             l2=l2,
             neighbours=knn,
             resize=resize.value if resize else None,
@@ -116,18 +124,3 @@ def _print_accuracies(accuracies: dict[int, dict[int, float]], n: int) -> None:
         each = [plain_accuracy(share, n) for share in by_seed.values()]
         rows.append((str(count), short_accuracy(_mean(by_seed), n), *each))
     print_table(headings, rows)
-
-
-def _numbers(text: str, option: str, least: int) -> tuple[int, ...]:
-    """Return the whole numbers between commas, each once, in the order given."""
-    from ..errors import UserError
-
-    try:
-        numbers = tuple(dict.fromkeys(int(part) for part in text.split(",")))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < least:
-        raise UserError(
-            f"{option} is {text!r}: expected whole numbers from {least}, such as 1,5,10"
-        )
-    return numbers

@@ -19,11 +19,11 @@ from ..data import ArraySet, Dataset
 from ..devices import cpu_threads, pick_device
 from ..errors import UserError
 from ..evaluation.accuracy import outputs
+from ..evaluation.logistic import fit_logistic
 from ..models import IsotropicMlp
 from ..recipes import get_recipe
 from ..recipes.finetune import finetune_auto
 from ..training import Run, TrainConfig, prepare
-from ..training.extras.linear_probe import fit_logistic
 from ..training.optim.build import Ema, build_optimizer
 from ..training.step import Stepper
 from ..weights import Checkpoint

@@ -312,6 +312,37 @@ def stratified_split(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
+def stratified_sample(labels: Labels, count: int, seed: int) -> Labels:
+    """Choose a number of indices, of each class its share.
+
+    Shares are rounded by the largest remainder, so that they add up. Every class has an
+    index where `count` has enough for that.
+
+    Args:
+        labels: int64 (N,).
+        count: How many to choose, at least one; all of them where there are no more.
+        seed: Of the choice.
+
+    Returns:
+        int64 (min(count, N),), sorted.
+    """
+    if count >= len(labels):
+        return np.arange(len(labels))
+    rng = np.random.default_rng(seed)
+    classes, sizes = np.unique(labels, return_counts=True)
+    sure = int(count >= len(classes))
+    # What is left after the one that each class is sure of.
+    rest = count - sure * len(classes)
+    shares = rest * (sizes - sure) / max(1, (sizes - sure).sum())
+    counts = np.floor(shares).astype(np.int64)
+    by_remainder = np.argsort(counts - shares, kind="stable")
+    counts[by_remainder[: rest - counts.sum()]] += 1
+    chosen = []
+    for label, size in zip(classes, counts + sure, strict=True):
+        chosen.append(rng.permutation(np.flatnonzero(labels == label))[:size])
+    return np.sort(np.concatenate(chosen))
+
+
 def _check_fraction(fraction: float) -> None:
     if not 0 < fraction < 1:
         raise UserError(

@@ -5,7 +5,6 @@ The linear fit is the paper's "linear 5-shot".
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,14 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from ..data.dataset import Dataset
-from ..data.image_set import ImageSet
-from ..devices import pick_device
 from ..errors import UserError
-from ..images.preprocess import Preprocess
-from ..models import IsotropicMlp
-from ..models.as_built import plain_network
 from ..weights import Checkpoint
-from .accuracy import Progress, outputs
+from .accuracy import Progress
+from .features import split_features
 from .splits import EvalSplit, support_and_eval_split
 
 # big_vision's.
@@ -294,60 +289,20 @@ def evaluate_fewshot(
     used = np.unique(np.concatenate(drawn))
     if neighbours is not None:
         used = np.arange(len(train))
-    # The caller's model keeps its mode and its device.
-    place = None if device is None else pick_device(device)
-    model = plain_network(checkpoint.model, place)
-    preprocess = checkpoint.preprocess
-    if resize is not None:
-        preprocess = dataclasses.replace(preprocess, resize=resize)
-    # Rows that stay 0 are never drawn.
-    x_train = np.zeros((len(train), model.num_features), dtype=np.float32)
-    told = progress or (lambda done, total: None)
-    n_test = len(chosen.images)
-
-    def features(images: ImageSet, before: int) -> np.ndarray:
-        """Both sets are one piece of work to a person who waits."""
-
-        def add(done: int, total: int) -> None:
-            told(before + done, len(used) + n_test)
-
-        return pooled_features(model, images, preprocess, batch_size, progress=add)
-
-    x_train[used] = features(train.subset(used), 0)
-    x_test = features(chosen.images, len(used))
+    x_train, x_test = split_features(
+        checkpoint,
+        train,
+        chosen.images,
+        used=used,
+        resize=resize,
+        batch_size=batch_size,
+        device=device,
+        progress=progress,
+    )
     four = (x_train, train.labels, x_test, chosen.images.labels)
     curve = fewshot_curve(*four, shots=shots, seeds=seeds, l2=l2)
     vote = None if neighbours is None else knn_accuracy(*four, k=neighbours)
     return FewShot(chosen, len(train.classes), curve, vote)
-
-
-def pooled_features(
-    model: IsotropicMlp,
-    images: ImageSet,
-    preprocess: Preprocess,
-    batch_size: int = 256,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """Return what the head reads, for each image in order.
-
-    Args:
-        model: With or without a head.
-        images: The images.
-        preprocess: How the model wants them.
-        batch_size: Images in a forward pass.
-        progress: Is told how many images are done.
-
-    Returns:
-        (n, C) float32.
-    """
-
-    def pooled(x: torch.Tensor) -> torch.Tensor:
-        return model.forward_head(model.forward_features(x), pre_logits=True)
-
-    features = outputs(
-        model, pooled, images, preprocess, batch_size=batch_size, progress=progress
-    )
-    return features.numpy()
 
 
 def _checked(*four: Any) -> tuple[np.ndarray, ...]:

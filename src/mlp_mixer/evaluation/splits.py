@@ -13,7 +13,6 @@ import torch
 from ..data.dataset import Dataset, HeldOut
 from ..data.image_set import ImageSet
 from ..data.imagenet import Benchmark
-from ..data.registry import open_dataset
 from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..errors import UserError
@@ -30,6 +29,7 @@ from .accuracy import (
     align_classes,
     evaluate,
 )
+from .as_trained import open_as_trained
 from .class_order import assumed_order, check_one_label_each, with_given_labels
 from .multilabel import MultiLabelEvaluation, evaluate_labels
 
@@ -84,7 +84,7 @@ def eval_split(
         UserError: The dataset cannot be opened or has no such split, or no image is
             left that was not learnt from.
     """
-    dataset = _open(spec, provenance, to_learn=False)
+    dataset = open_as_trained(spec, provenance, to_learn=False)
     seen = SeenImages.from_provenance(provenance)
     if split == "train":
         if not len(dataset.train):
@@ -131,7 +131,7 @@ def support_and_eval_split(
         UserError: The dataset cannot be opened, has nothing to hold out, or nothing
             held out that the checkpoint has not learnt from.
     """
-    dataset = _open(spec, provenance, to_learn=True)
+    dataset = open_as_trained(spec, provenance)
     if dataset.test is None:
         raise UserError(
             f"{dataset.spec!r} has one image per class: none is left to evaluate on"
@@ -353,22 +353,6 @@ def _aligned(
     if isinstance(images, Benchmark) and images.label_sets is not None:
         return [numbers[list(own)].tolist() for own in images.label_sets], None
     return numbers[images.labels], numbers if chosen.among else None
-
-
-def _open(
-    spec: str | Dataset, provenance: Mapping[str, Any], *, to_learn: bool
-) -> Dataset:
-    """Return the dataset, split as for the training of the checkpoint."""
-    data = provenance.get("data") or {}
-    # 0.1.0 split by position, and did not say so.
-    split_by = data.get("split_by", "position" if "split_seed" in data else "image")
-    return open_dataset(
-        spec,
-        split_seed=data.get("split_seed", 0),
-        test_fraction=data.get("test_fraction") or 0.2,
-        split_by=split_by,
-        to_learn=to_learn,
-    )
 
 
 def _trained_on(provenance: Mapping[str, Any], dataset: Dataset) -> bool:

@@ -160,7 +160,8 @@ def augment_batch(
         images: On any device; policies compute on the CPU and give the result back.
         draws: `draws_needed(augment)` or more numbers for each image, on any device.
         augment: The settings.
-        mean: Of the data, in [0, 1], one or one per channel: what erasing leaves behind.
+        mean: Of the data, in [0, 1], one or one per channel: what erasing leaves behind
+            and what moves in with randaugment_timm.
         std: Of the data, likewise.
 
     Raises:
@@ -173,7 +174,7 @@ def augment_batch(
     if augment.flip:
         images = _flip(images, draws[:, FLIP] < 0.5)
     if augment.policy != "none":
-        images = _with_policy(images, draws[:, _POLICY:].cpu().numpy(), augment)
+        images = _with_policy(images, draws[:, _POLICY:].cpu().numpy(), augment, mean)
     if augment.jitter or augment.gray:
         images = _recoloured(images, draws, augment)
     if augment.erase:
@@ -227,7 +228,9 @@ def _affine(images: Tensor, draws: Tensor, augment: Augment) -> Tensor:
     return moved.round().clamp(0, 255).to(torch.uint8)
 
 
-def _with_policy(images: Tensor, draws: np.ndarray, augment: Augment) -> Tensor:
+def _with_policy(
+    images: Tensor, draws: np.ndarray, augment: Augment, mean: Sequence[float]
+) -> Tensor:
     pictures = images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     changed = [
         apply_policy(
@@ -236,6 +239,8 @@ def _with_policy(images: Tensor, draws: np.ndarray, augment: Augment) -> Tensor:
             augment.policy,
             augment.policy_layers,
             augment.policy_magnitude,
+            mean=mean,
+            interpolation=augment.interpolation,
         )
         for picture, own in zip(pictures, draws, strict=True)
     ]

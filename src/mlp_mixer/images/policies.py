@@ -3,17 +3,10 @@
 Uniform numbers that belong to the image choose them, so the same image in the same epoch
 looks the same whatever the number of workers, and after a resume.
 
-"randaugment_bv" is the RandAugment of the paper's authors (google-research/big_vision,
-pp/archive/autoaugment.py) as it runs, which is not quite as it reads. Every layer always
-acts: the probabilities it draws are never used. The threshold of Solarize is an 8-bit
-number and wraps around, so that magnitude 15 means 128, and 10 and 20 invert the image.
-One thing is ours: translations and Cutout are theirs at 224 pixels (150 and a square of
-120 at magnitude 15) and grow and shrink with the image, since on one of 32 theirs would
-leave nothing to see. What is chosen (`plan`) and what is done (`operate`) are two things.
-Pixels are Pillow's. Measured against TensorFlow 2.12 on 24 photos and noise, magnitudes
-1 to 20: Color, Contrast and Sharpness differ by up to 2 levels of 255 at 15 and 3 at 20,
-AutoContrast by 1, rotations and shears where two neighbours are equally near (up to 0.1
-and 4 % of pixels), all others nowhere.
+"randaugment_bv" is the RandAugment of the paper's authors, "randaugment_timm" that of
+timm and DeiT; `randaugment` states both. What is chosen (a plan) and what is done
+(`operations.operate`) are two things. big_vision takes the nearest pixel, and gray moves
+in; with timm the filter is that of the crop, and the mean of the data moves in.
 
 The other policies are the classes of torchvision.transforms.v2 with their defaults:
 nearest neighbours, black for what moves in. torchvision is imported when one of them is
@@ -24,41 +17,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image
 
 from ..choices import Policy
 from ..errors import UserError
 from .decode import Pixels
+from .operations import Moving, Step, operate
+from .randaugment import SLOT, big_vision_plan, timm_plan
 
-# Uniform numbers that an operation of big_vision owns: which one, its sign, and two that
-# say where Cutout goes.
-SLOT = 4
-
-_GRAY = 128  # what moves in with big_vision, and what Cutout leaves
-
-# In the order of big_vision, which a draw counts through.
-_BIG_VISION = (
-    "AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "Color",
-    "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY",
-    "Cutout", "SolarizeAdd",
-)  # fmt: skip
-
-
-class Step(NamedTuple):
-    """An operation of big_vision's RandAugment and its numbers.
-
-    Attributes:
-        name: As in big_vision.
-        values: Degrees, a factor, a threshold, bits, pixels, or (pad, row, column) of
-            Cutout.
-    """
-
-    name: str
-    values: tuple[float, ...] = ()
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+_OWN = ("randaugment_bv", "randaugment_timm")  # not torchvision's
 
 
 def policy_draws(policy: Policy, layers: int) -> int:
@@ -71,7 +46,7 @@ def policy_draws(policy: Policy, layers: int) -> int:
     if policy == "none":
         return 0
     # torchvision draws all it needs from one generator, and a single number seeds it.
-    return SLOT * layers if policy == "randaugment_bv" else 1
+    return SLOT * layers if policy in _OWN else 1
 
 
 def apply_policy(
@@ -80,6 +55,9 @@ def apply_policy(
     policy: Policy,
     layers: int = 2,
     magnitude: float = 10,
+    *,
+    mean: Sequence[float] = (0.5,),
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> Pixels:
     """Return what a policy makes of an image.
 
@@ -87,8 +65,11 @@ def apply_policy(
         image: uint8 (H, W, 1) or (H, W, 3).
         draws: At least `policy_draws(policy, layers)` numbers in [0, 1).
         policy: Its name.
-        layers: Operations on the image, of the two RandAugments.
-        magnitude: Of the two RandAugments; for torchvision's a whole number of 0 to 30.
+        layers: Operations on the image, of the RandAugments.
+        magnitude: Of the RandAugments; for torchvision's a whole number of 0 to 30, for
+            timm's at most 10.
+        mean: Of the data, in [0, 1], one or one per channel: what moves in with timm's.
+        interpolation: Of timm's.
 
     Raises:
         UserError: The image has another number of channels, or the policy is
@@ -104,13 +85,27 @@ def apply_policy(
         return image
     pixels = image[..., 0] if channels == 1 else image
     picture = Image.fromarray(np.ascontiguousarray(pixels))
+    size = image.shape[:2]
     if policy == "randaugment_bv":
-        for step in plan(draws, image.shape[:2], layers, magnitude):
-            picture = operate(picture, step)
+        steps = big_vision_plan(draws, size, layers, magnitude)
+        picture = _operated(picture, steps, Moving())
+    elif policy == "randaugment_timm":
+        steps = timm_plan(draws, size, layers, magnitude)
+        # As timm's create_transform rounds it.
+        fill = tuple(min(255, round(255 * value)) for value in mean)
+        picture = _operated(picture, steps, Moving(fill, _FILTERS[interpolation]))
     else:
         transform = _torchvision_transform(policy, layers, int(magnitude))
         picture = _seeded(transform, picture, draws[0])
     return np.asarray(picture).reshape(image.shape)
+
+
+def _operated(
+    picture: Image.Image, steps: Sequence[Step], moving: Moving
+) -> Image.Image:
+    for step in steps:
+        picture = operate(picture, step, moving)
+    return picture
 
 
 @functools.cache
@@ -148,143 +143,3 @@ def _seeded(
         # not put back. A draw has 53 random bits, and all of them count.
         torch.default_generator.manual_seed(int(draw * 2**53))
         return transform(picture)
-
-
-def plan(
-    draws: np.ndarray, size: tuple[int, ...], layers: int = 2, magnitude: float = 10
-) -> list[Step]:
-    """Return what big_vision's RandAugment does to an image with these draws.
-
-    Args:
-        draws: At least SLOT * layers numbers in [0, 1).
-        size: (H, W) of the image.
-        layers: How many operations.
-        magnitude: 10 is the largest intended, 15 the paper's.
-    """
-    own = draws[: SLOT * layers].reshape(-1, SLOT)
-    steps = []
-    for which, sign, row, column in own:
-        name = _BIG_VISION[int(which * len(_BIG_VISION))]
-        steps.append(_step(name, magnitude / 10, sign < 0.5, size, (row, column)))
-    return steps
-
-
-def _step(
-    name: str,
-    level: float,
-    negative: bool,
-    size: tuple[int, ...],
-    place: tuple[float, float],
-) -> Step:
-    """Return the operation at a level of which 1 is the largest intended.
-
-    `negative` turns what has a direction around.
-    """
-    height, width = size
-    sign = -1.0 if negative else 1.0
-    match name:
-        case "Rotate":
-            return Step(name, (sign * level * 30,))
-        case "ShearX" | "ShearY":
-            shear = sign * level * 0.3
-            # About the middle of the first pixel, so the first line stays in place.
-            return Step(name, (shear, -shear / 2))
-        case "TranslateX":
-            return Step(name, (sign * level * 100 * width / 224,))
-        case "TranslateY":
-            return Step(name, (sign * level * 100 * height / 224,))
-        case "Color" | "Contrast" | "Brightness" | "Sharpness":
-            return Step(name, (level * 1.8 + 0.1,))
-        case "Posterize":
-            # TensorFlow shifts uint8 by at most 7 bits, and takes a negative shift for a
-            # large one.
-            lost = min((8 - int(level * 4)) % 256, 7)
-            return Step(name, (8 - lost,))
-        case "Solarize":
-            return Step(name, (int(level * 256) % 256,))
-        case "SolarizeAdd":
-            return Step(name, (int(level * 110),))
-        case "Cutout":
-            pad = int(level * 40 * min(size) / 224)
-            row = int(place[0] * height)
-            column = int(place[1] * width)
-            return Step(name, (pad, row, column))
-    return Step(name)
-
-
-def operate(picture: Image.Image, step: Step) -> Image.Image:
-    """Return what one operation makes of a gray or RGB picture.
-
-    Args:
-        picture: Mode L or RGB; it is not changed.
-        step: From `plan`.
-    """
-    return _OPERATIONS[step.name](picture, *step.values)
-
-
-def _moved(picture: Image.Image, matrix: Sequence[float]) -> Image.Image:
-    """Show input (ax + by + c, dx + ey + f) at output (x, y).
-
-    Pixel centres are at halves.
-    """
-    return picture.transform(
-        picture.size,
-        Image.Transform.AFFINE,
-        matrix,
-        Image.Resampling.NEAREST,
-        fillcolor=_gray(picture),
-    )
-
-
-def _gray(picture: Image.Image) -> tuple[int, ...]:
-    return (_GRAY,) * len(picture.getbands())
-
-
-def _rotated(picture: Image.Image, degrees: float) -> Image.Image:
-    return picture.rotate(degrees, Image.Resampling.NEAREST, fillcolor=_gray(picture))
-
-
-def _cut_out(
-    picture: Image.Image, pad: float, row: float, column: float
-) -> Image.Image:
-    """Cover a square of side 2 * pad, cut off at the borders."""
-    covered = picture.copy()
-    box = (int(column - pad), int(row - pad), int(column + pad), int(row + pad))
-    covered.paste(_gray(picture), box)
-    return covered
-
-
-def _looked_up(picture: Image.Image, values: Sequence[int]) -> Image.Image:
-    """Replace each value v by values[v], in all channels."""
-    return picture.point(list(values) * len(picture.getbands()))
-
-
-def _solarized(picture: Image.Image, least: float) -> Image.Image:
-    """Invert the values from `least` on."""
-    return _looked_up(picture, [v if v < least else 255 - v for v in range(256)])
-
-
-def _brightened_darks(picture: Image.Image, more: float) -> Image.Image:
-    """Add to the values in the darker half."""
-    added = [min(255, v + int(more)) for v in range(128)]
-    return _looked_up(picture, [*added, *range(128, 256)])
-
-
-_OPERATIONS: dict[str, Callable[..., Image.Image]] = {
-    "AutoContrast": ImageOps.autocontrast,
-    "Equalize": ImageOps.equalize,
-    "Invert": ImageOps.invert,
-    "Rotate": _rotated,
-    "Posterize": lambda picture, bits: ImageOps.posterize(picture, int(bits)),
-    "Solarize": _solarized,
-    "Color": lambda picture, factor: ImageEnhance.Color(picture).enhance(factor),
-    "Contrast": lambda picture, factor: ImageEnhance.Contrast(picture).enhance(factor),
-    "Brightness": lambda picture, factor: ImageEnhance.Brightness(picture).enhance(factor),
-    "Sharpness": lambda picture, factor: ImageEnhance.Sharpness(picture).enhance(factor),
-    "ShearX": lambda picture, shear, shift: _moved(picture, (1, shear, shift, 0, 1, 0)),
-    "ShearY": lambda picture, shear, shift: _moved(picture, (1, 0, 0, shear, 1, shift)),
-    "TranslateX": lambda picture, pixels: _moved(picture, (1, 0, -pixels, 0, 1, 0)),
-    "TranslateY": lambda picture, pixels: _moved(picture, (1, 0, 0, 0, 1, -pixels)),
-    "Cutout": _cut_out,
-    "SolarizeAdd": _brightened_darks,
-}  # fmt: skip

@@ -13,6 +13,7 @@ from ..errors import UserError, unknown
 
 # The largest magnitude of torchvision's RandAugment, which has 31 of them from 0.
 _MOST_MAGNITUDE = 30
+MOST_OF_TIMM = 10.0  # of timm's
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Augment:
         pad: For crop="pad": zeros around the image before a crop of the old size.
         area: Of the inception crops: share of the image that is kept, from and to.
         ratio: Of the inception crops: width / height of the part, from and to.
-        interpolation: For crop="inception": the filter that resizes the part.
+        interpolation: For crop="inception": the filter that resizes the part. Also of
+            policy="randaugment_timm": the filter of rotations and the like.
         scaled_decode: For crop="inception": decode JPEGs no finer than the crop needs
             (see `images.decode.Part`).
         shift: Largest displacement, as a share of the side.
@@ -41,9 +43,9 @@ class Augment:
         alternate: Mirror an image in every other epoch (Jordan, arXiv 2404.00498),
             instead of by chance.
         policy: See `images.policies`.
-        policy_layers: Operations per image, of both RandAugments.
-        policy_magnitude: Of both RandAugments, 0 to 30: 15 in the paper; torchvision's
-            default is 9.
+        policy_layers: Operations per image, of the RandAugments.
+        policy_magnitude: Of the RandAugments, 0 to 30: 15 in the paper; torchvision's
+            default is 9. With "randaugment_timm" 0 to 10: 9 in DeiT.
         jitter: Largest relative change of brightness, contrast and saturation, each by
             a factor of 1 - jitter to 1 + jitter, in four images of five.
         gray: Probability that an image loses its colours.
@@ -122,6 +124,11 @@ class Augment:
         if not 0 <= magnitude <= _MOST_MAGNITUDE:
             raise UserError(
                 f"augment.policy_magnitude must be 0 to {_MOST_MAGNITUDE}, got {magnitude}"
+            )
+        if self.policy == "randaugment_timm" and magnitude > MOST_OF_TIMM:
+            raise UserError(
+                f"augment.policy_magnitude must be 0 to {MOST_OF_TIMM:g} for "
+                f"randaugment_timm, got {magnitude}"
             )
         if self.policy == "randaugment" and magnitude % 1:
             raise UserError(

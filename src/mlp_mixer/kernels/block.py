@@ -9,8 +9,12 @@ from torch.utils.checkpoint import checkpoint
 
 from ..models.base import Tap, branch_draws, no_tap
 from ..models.mixer import MixerBlock
-from .launch import DTYPES, INTERPRETED, float32_products
+from .launch import DTYPES, INTERPRETED
 from .ops import token_mix
+
+# A program takes 128 channels of an image, and walks over all hidden units alone. With
+# fewer programs than this most multiprocessors of a large GPU would wait for a few.
+LEAST_PROGRAMS = 100
 
 
 class FusedBlock(MixerBlock):
@@ -18,9 +22,9 @@ class FusedBlock(MixerBlock):
 
     It holds the very submodules of the plain block under their own names, so its state
     dict is the same too. Calls that the kernel does not serve (on the CPU, with
-    dropout in training, in float64 or in float32 without TF32) are computed as in the
-    plain block. Hooks on `norm1`, `mlp_tokens` and their parts see nothing of a fused
-    call.
+    dropout in training, in float32 or float64), or for which it is too slow (of a few
+    images), are computed as in the plain block.
+    Hooks on `norm1`, `mlp_tokens` and their parts see nothing of a fused call.
 
     Args:
         block: The plain block.
@@ -111,7 +115,15 @@ class FusedBlock(MixerBlock):
             return False
         if INTERPRETED:
             return x.dtype in DTYPES
-        if x.dtype == torch.float32 and float32_products() == "ieee":
-            # Without tensor cores the kernel has no advantage over cuBLAS.
+        # Not float32, with TF32 or without: its tiles are so small that the weights
+        # would be read through the cache four times as often, which takes longer than
+        # the plain layers.
+        if not x.is_cuda or x.dtype not in (torch.float16, torch.bfloat16):
             return False
-        return x.is_cuda and x.dtype in DTYPES
+        # What is exported with a free batch may not ask for its size.
+        return torch.compiler.is_exporting() or _programs(x) >= LEAST_PROGRAMS
+
+
+def _programs(x: Tensor) -> int:
+    """Return how many programs compute the tokens x (B, S, C)."""
+    return len(x) * -(-x.shape[2] // 128)

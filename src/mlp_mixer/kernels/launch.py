@@ -137,9 +137,8 @@ def forward(
             D=D,
             SP=sum(parts(S)),
             PARTS=parts(S),
-            TANH=tanh,
             SCALED=scale is not None,
-            PRECISION=float32_products(),
+            **_gelu(x, tanh),
             **_tiling(tile),
         )
     return y, mean, rstd
@@ -158,6 +157,7 @@ def backward(
     scale: Tensor | None,
     tanh: bool,
     deterministic: bool,
+    weights: bool,
 ) -> tuple[Tensor, ...]:
     """Compute the gradients of `forward`.
 
@@ -174,40 +174,47 @@ def backward(
         scale: (B), or None.
         tanh: Use the tanh form of GELU.
         deterministic: Sum in a fixed order; else with atomic additions, which need a
-            smaller workspace.
+            smaller workspace. `torch.use_deterministic_algorithms` demands the order
+            too.
+        weights: Whether w1, b1 or w2 needs a gradient. Where none does, as in a frozen
+            network, two kernels and the workspace are saved.
 
     Returns:
         The gradients of x, gamma, beta, w1, b1, w2 and b2. Sums over the batch are
-        float32 before any rounding.
+        float32 before any rounding. Without `weights` those of w1, b1 and w2 are empty.
     """
     branch = _Branch(x, mean, rstd, gamma, beta, w1, b1, w2, scale, tanh)
-    D, S = w1.shape
     dy = dy.contiguous()
+    of_weights = tuple(w.new_empty(0) for w in (w1, b1, w2))
     with torch.cuda.device(x.get_device()):
-        h, g, dxn = _hidden_gradients(branch, dy)
-        dw1, db1, dv = _weight_gradients(branch, dy, h, g, deterministic)
+        h, g, dxn = _hidden_gradients(branch, dy, keep=weights)
+        if weights:
+            ordered = deterministic or torch.are_deterministic_algorithms_enabled()
+            of_weights = _weight_gradients(branch, dy, h, g, ordered)
         dx, dgamma, dbeta, row_sums = _norm_gradients(branch, dy, dxn)
-    # The first axis is that of the programs: each has written a sum of its own. The
-    # kernels pad the weights and hold W2 transposed, as `_pack` made them.
+    # The first axis is that of the programs: each has written a sum of its own.
     return (
         dx,
         dgamma.sum(0).to(gamma.dtype),
         dbeta.sum(0).to(beta.dtype),
-        dw1.sum(0)[:D, :S].to(w1.dtype).contiguous(),
-        db1.sum(0)[:D].to(b1.dtype).clone(),
-        dv.sum(0)[:D, :S].t().to(w2.dtype).contiguous(),
+        *of_weights,
         row_sums.sum(0).to(w2.dtype),
     )
 
 
-def _hidden_gradients(branch: _Branch, dy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the hidden values h, their gradients g (B, C, DP), and that of LN(x)."""
+def _hidden_gradients(
+    branch: _Branch, dy: Tensor, *, keep: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the hidden values h, their gradients g (B, C, DP), and that of LN(x).
+
+    Without `keep`, h and g hold nothing.
+    """
     x = branch.x
     B, _, C = x.shape
     D = branch.w1.shape[0]
     # A workspace of this block alone, which lives only until `backward` returns. To
     # keep h from the forward pass instead would cost that memory for every block.
-    h, g = x.new_empty(2, B, C, padded_hidden(D))
+    h, g = x.new_empty(2, B, C, padded_hidden(D) if keep else 0)
     dxn = torch.empty_like(x)
     packed_w1, packed_v = _pack(branch.w1, branch.w2, x.dtype)
     tile = _tile_for("backward", x, D)
@@ -216,8 +223,8 @@ def _hidden_gradients(branch: _Branch, dy: Tensor) -> tuple[Tensor, Tensor, Tens
         (B * triton.cdiv(C, tile.channels),),
         (x, *branch.norm, packed_w1, branch.b1, packed_v, branch.scale, dy, h, g, dxn),
         D=D,
-        TANH=branch.tanh,
-        PRECISION=float32_products(),
+        KEEP=keep,
+        **_gelu(x, branch.tanh),
         **branch.sizes(),
         **_tiling(tile),
     )
@@ -227,13 +234,10 @@ def _hidden_gradients(branch: _Branch, dy: Tensor) -> tuple[Tensor, Tensor, Tens
 def _weight_gradients(
     branch: _Branch, dy: Tensor, h: Tensor, g: Tensor, deterministic: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of w1, b1 and of W2 transposed, in float32.
-
-    The first axis is that of the programs that summed, or 1 with atomic additions.
-    """
+    """Return the gradients of w1, b1 and w2, in their dtypes."""
     x = branch.x
     B, _, C = x.shape
-    D = branch.w1.shape[0]
+    D, S = branch.w1.shape
     sizes = branch.sizes()
     tile = _tile_for("weights", x, D)
     # Blocks of hidden units are independent; the sum over images and channels is cut
@@ -255,11 +259,16 @@ def _weight_gradients(
             (left, right, *branch.norm, branch.scale, grad, db1, steps, share),
             OF_W1=left is g,
             ATOMIC=not deterministic,
-            PRECISION=float32_products(),
             **sizes,
             **_tiling(tile),
         )
-    return dw1, db1, dv
+    # The first axis is that of the programs that summed. The kernels pad the weights
+    # and hold W2 transposed, as `_pack` made them.
+    return (
+        dw1.sum(0)[:D, :S].to(branch.w1.dtype).contiguous(),
+        db1.sum(0)[:D].to(branch.b1.dtype).clone(),
+        dv.sum(0)[:D, :S].t().to(branch.w2.dtype).contiguous(),
+    )
 
 
 def _norm_gradients(
@@ -330,6 +339,19 @@ def _tiling(tile: Tile) -> dict[str, int]:
     }
 
 
+def _gelu(x: Tensor, tanh: bool) -> dict[str, bool]:
+    """Return how the kernels compute GELU on tokens x, as they name it.
+
+    In bf16 by the GPU's own tanh, whose error is small beside bf16's rounding. float16
+    has three bits more, beside which it would not be.
+    """
+    return {
+        "TANH": tanh,
+        "QUICK": x.dtype == torch.bfloat16,
+        "HARDWARE": not INTERPRETED,
+    }
+
+
 def _run(
     kernel: Any, grid: tuple[int, ...], inputs: tuple[Any, ...], **constants: Any
 ) -> None:
@@ -344,10 +366,3 @@ def _roomy(x: Tensor) -> bool:
         return True
     properties = torch.cuda.get_device_properties(x.device)
     return properties.shared_memory_per_block_optin >= 200 * 1024
-
-
-# Dynamo cannot trace the look at a global setting, but may keep what it says.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def float32_products() -> str:
-    """Return how products of float32 are taken: "tf32" or "ieee", as torch does."""
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"

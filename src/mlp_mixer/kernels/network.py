@@ -68,7 +68,7 @@ def why_not(
 def fuse(model: IsotropicMlp, *, deterministic: bool = True) -> IsotropicMlp:
     """Return the same network with its token mixing in one kernel.
 
-    The kernel computes in bf16, fp16 or (where TF32 is allowed) fp32. The result
+    The kernel computes in bf16 or fp16. The result
     shares all modules but the blocks themselves with `model`: the same parameters and
     the same state dict, and training either trains both. Fuse before wrapping (DDP,
     `fully_shard`, `torch.compile`), and before or after moving to the GPU. Calls that

@@ -27,8 +27,8 @@ token_mix_backward = torch.library.custom_op(
     backward,
     mutates_args=(),
     schema="(Tensor dy, Tensor x, Tensor mean, Tensor rstd, Tensor gamma, Tensor beta, "
-    "Tensor w1, Tensor b1, Tensor w2, Tensor? scale, bool tanh, bool deterministic) -> "
-    "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor w1, Tensor b1, Tensor w2, Tensor? scale, bool tanh, bool deterministic, "
+    "bool weights) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -43,9 +43,12 @@ def _(x: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
 def _(
     dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, *inputs: Any
 ) -> tuple[Tensor, ...]:
-    gamma, beta, w1, b1, w2 = inputs[:5]
-    like = [torch.empty_like(tensor) for tensor in (x, gamma, beta, w1, b1, w2)]
-    return (*like, w2.new_empty(x.shape[1]))
+    gamma, beta, *weights = inputs[:5]
+    like = [torch.empty_like(tensor) for tensor in (x, gamma, beta)]
+    for weight in weights:
+        # The last argument says whether the gradients of the weights are wanted.
+        like.append(torch.empty_like(weight) if inputs[-1] else weight.new_empty(0))
+    return (*like, weights[-1].new_empty(x.shape[1]))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -55,9 +58,14 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _gradients(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-    grads = token_mix_backward(dy, *ctx.saved_tensors, ctx.tanh, ctx.deterministic)
+    needed = ctx.needs_input_grad[:7]
+    # Those of w1, b1 and w2, which two kernels sum.
+    weights = any(needed[3:6])
+    options = (ctx.tanh, ctx.deterministic, weights)
+    grads = token_mix_backward(dy, *ctx.saved_tensors, *options)
+    wanted = [grad if need else None for grad, need in zip(grads, needed, strict=True)]
     # scale, eps, tanh and deterministic have no gradients.
-    return (*grads, None, None, None, None)
+    return (*wanted, None, None, None, None)
 
 
 token_mix.register_autograd(_gradients, setup_context=_keep)

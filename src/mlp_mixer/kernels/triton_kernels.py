@@ -21,7 +21,7 @@ W2, so that forward and backward are the same two shapes of product:
     e = dy' v'       g = e gelu'(a + b1)         dxn' = g w1      (BC, BD), (BC, S)
     dw1 = g' xn      dv = h' dy'                 summed over images and channels
 
-Factors are 16-bit numbers (or TF32), sums are float32 throughout: a sum of several
+Factors are 16-bit numbers, sums are float32 throughout: a sum of several
 hundred products in bf16, which has 8 bits, would lose its small terms.
 
 Axes: S tokens, C channels, D hidden units of the token MLP. SP and DP are S and D
@@ -38,28 +38,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _gelu(a, TANH: tl.constexpr):
-    if TANH:
-        # (1 + tanh(u)) / 2 = sigmoid(2 u), with u = sqrt(2 / pi) (a + 0.044715 a^3).
-        twice_u = 1.5957691216057308 * a * (1 + 0.044715 * a * a)
-        return a * tl.sigmoid(twice_u)
-    # a / sqrt(2) goes into erf.
-    return 0.5 * a * (1 + tl.erf(0.7071067811865476 * a))
-
-
-@triton.jit
-def _gelu_slope(a, TANH: tl.constexpr):
-    """The derivative of `_gelu` at a."""
-    if TANH:
-        # The product rule on a sigmoid(2 u): the gate, and a times its own slope.
-        gate = tl.sigmoid(1.5957691216057308 * a * (1 + 0.044715 * a * a))
-        cubic = 1 + 0.134145 * a * a
-        return gate + a * gate * (1 - gate) * 1.5957691216057308 * cubic
-    # The normal distribution's function, and a times its density.
-    probability = 0.5 * (1 + tl.erf(0.7071067811865476 * a))
-    return probability + a * 0.3989422804014327 * tl.exp(-0.5 * a * a)
+from .triton_gelu import gelu, gelu_slope
 
 
 @triton.jit
@@ -168,7 +147,7 @@ def forward(
     x, mean, rstd, gamma, beta, w1, b1, v, b2, scale, y,
     S: tl.constexpr, C: tl.constexpr, D: tl.constexpr, SP: tl.constexpr,
     PARTS: tl.constexpr, BC: tl.constexpr, BD: tl.constexpr,
-    TANH: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
+    TANH: tl.constexpr, SCALED: tl.constexpr, QUICK: tl.constexpr, HARDWARE: tl.constexpr,
 ):  # fmt: skip
     """y = x + scale (W2 gelu(W1 LN(x) + b1) + b2) of one image and BC channels."""
     tiles: tl.constexpr = (C + BC - 1) // BC
@@ -195,13 +174,13 @@ def forward(
         a = _zeros(BC, BD) + _vector(b1, d, D)[None, :]
         for p in tl.static_range(len(PARTS)):
             w1_tile = _weight_tile(w1, d, s[p], SP)
-            a = tl.dot(xn[p], tl.trans(w1_tile), a, input_precision=PRECISION)
+            a = tl.dot(xn[p], tl.trans(w1_tile), a, input_precision="ieee")
         # Hidden units past D are gelu(0) = 0.
-        h = (factor * _gelu(a, TANH)).to(kind)
+        h = (factor * gelu(a, TANH, QUICK, HARDWARE)).to(kind)
         sums = ()
         for p in tl.static_range(len(PARTS)):
             v_tile = _weight_tile(v, d, s[p], SP)
-            sums = sums + (tl.dot(h, v_tile, out[p], input_precision=PRECISION),)
+            sums = sums + (tl.dot(h, v_tile, out[p], input_precision="ieee"),)
         out = sums
     for p in tl.static_range(len(PARTS)):
         _store_tile(y + here, out[p].to(kind), s[p], c, S, C)
@@ -212,11 +191,13 @@ def backward(
     x, mean, rstd, gamma, beta, w1, b1, v, scale, dy, h, g, dxn,
     S: tl.constexpr, C: tl.constexpr, D: tl.constexpr, SP: tl.constexpr, DP: tl.constexpr,
     PARTS: tl.constexpr, BC: tl.constexpr, BD: tl.constexpr,
-    TANH: tl.constexpr, SCALED: tl.constexpr, PRECISION: tl.constexpr,
+    TANH: tl.constexpr, SCALED: tl.constexpr, KEEP: tl.constexpr, QUICK: tl.constexpr,
+    HARDWARE: tl.constexpr,
 ):  # fmt: skip
     """The gradient of LN(x) (S, C) of one image and BC channels.
 
-    Also h and g (C, DP), computed once more and kept for the gradients of the weights.
+    With KEEP also h and g (C, DP), computed once more, for the gradients of the
+    weights.
     """
     tiles: tl.constexpr = (C + BC - 1) // BC
     image = tl.program_id(0) // tiles
@@ -248,17 +229,18 @@ def backward(
         w1_tiles = ()
         for p in tl.static_range(len(PARTS)):
             w1_tiles = w1_tiles + (_weight_tile(w1, d, s[p], SP),)
-            a = tl.dot(xn[p], tl.trans(w1_tiles[p]), a, input_precision=PRECISION)
+            a = tl.dot(xn[p], tl.trans(w1_tiles[p]), a, input_precision="ieee")
             v_tile = _weight_tile(v, d, s[p], SP)
-            e = tl.dot(dy_tiles[p], tl.trans(v_tile), e, input_precision=PRECISION)
-        g_tile = (e * _gelu_slope(a, TANH)).to(kind)
-        at = image.to(tl.int64) * C * DP + c[:, None] * DP + d[None, :]
-        real = c[:, None] < C
-        tl.store(h + at, _gelu(a, TANH).to(kind), mask=real)
-        tl.store(g + at, g_tile, mask=real)
+            e = tl.dot(dy_tiles[p], tl.trans(v_tile), e, input_precision="ieee")
+        g_tile = (e * gelu_slope(a, TANH, QUICK, HARDWARE)).to(kind)
+        if KEEP:
+            at = image.to(tl.int64) * C * DP + c[:, None] * DP + d[None, :]
+            real = c[:, None] < C
+            tl.store(h + at, gelu(a, TANH, QUICK, HARDWARE).to(kind), mask=real)
+            tl.store(g + at, g_tile, mask=real)
         sums = ()
         for p in tl.static_range(len(PARTS)):
-            sum_of_part = tl.dot(g_tile, w1_tiles[p], out[p], input_precision=PRECISION)
+            sum_of_part = tl.dot(g_tile, w1_tiles[p], out[p], input_precision="ieee")
             sums = sums + (sum_of_part,)
         out = sums
     for p in tl.static_range(len(PARTS)):
@@ -270,7 +252,7 @@ def weight_gradient(
     left, right, mean, rstd, gamma, beta, scale, grad, grad_bias, steps, share,
     S: tl.constexpr, C: tl.constexpr, SP: tl.constexpr, DP: tl.constexpr,
     PARTS: tl.constexpr, BC: tl.constexpr, BD: tl.constexpr,
-    OF_W1: tl.constexpr, SCALED: tl.constexpr, ATOMIC: tl.constexpr, PRECISION: tl.constexpr,
+    OF_W1: tl.constexpr, SCALED: tl.constexpr, ATOMIC: tl.constexpr,
 ):  # fmt: skip
     """Sum left' right over `share` of the `steps` (image, tile of channels).
 
@@ -312,7 +294,7 @@ def weight_gradient(
                 tl.trans(left_tile),
                 tl.trans(tile.to(kind)),
                 total[p],
-                input_precision=PRECISION,
+                input_precision="ieee",
             )
             sums = sums + (product,)
         total = sums

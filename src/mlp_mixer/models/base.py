@@ -170,7 +170,7 @@ class Block(nn.Module, ABC):
 
     def __init__(self, config: NetworkConfig, drop_path: float) -> None:
         super().__init__()
-        self.drop_path = DropPath(drop_path, rescale=config.drop_path_rule == "timm")
+        self.drop_path = DropPath(drop_path, rescale=config.drop_path_rule != "paper")
 
     @abstractmethod
     def forward(

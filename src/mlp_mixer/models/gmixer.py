@@ -1,7 +1,7 @@
 """gMixer: a Mixer with gated MLPs (SwiGLU), Ross Wightman's experiment in timm.
 
 Tensor names and sizes are timm's. The widths D_S and D_C are those that the gate
-leaves, half of what the first layers make. Axes as in mixer.py.
+leaves, half of what the first layers make. Initialised as in timm. Axes as in mixer.py.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Block, NetworkConfig, Tap, branch_draws, no_tap
+from .layers import timm_init_
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,13 @@ class GMixerBlock(Block):
         return tap("mlp_channels", self.mlp_channels(self.norm2(x_BSC)))
 
     def reset_parameters(self) -> None:
-        """Begin the gates near a constant, as in timm."""
+        """Initialise as timm does: Xavier-uniform kernels, but for the gates.
+
+        Those begin near a constant.
+        """
         for mlp in (self.mlp_tokens, self.mlp_channels):
+            timm_init_(mlp.fc1)
+            timm_init_(mlp.fc2)
             nn.init.normal_(mlp.fc1.weight.chunk(2)[1], std=1e-6)
             nn.init.ones_(mlp.fc1.bias.chunk(2)[1])
 

@@ -2,7 +2,7 @@
 
 Tensor names and sizes are timm's. A block has one branch, a channel MLP: one half of
 its hidden channels, mixed across tokens, gates the other half. D_C is the width of a
-half. Axes as in mixer.py, and D for D_C.
+half. Initialised as in timm. Axes as in mixer.py, and D for D_C.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from .base import Block, NetworkConfig, Tap, branch_draws, no_tap
-from .layers import gelu_layer
+from .layers import gelu_layer, timm_init_
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,12 @@ class GMlpBlock(Block):
         return tap("mlp_channels", self.mlp_channels(self.norm(x_BSC)))
 
     def reset_parameters(self) -> None:
-        """Begin the gate near 1, so that a block is a plain MLP at first."""
+        """Initialise as timm does: Xavier-uniform kernels, but for the gate.
+
+        That begins near 1, so that a block is a plain MLP at first.
+        """
+        timm_init_(self.mlp_channels.fc1)
+        timm_init_(self.mlp_channels.fc2)
         weight, bias = self.mlp_channels.gate["proj"].parameters()
         nn.init.normal_(weight, std=1e-6)
         nn.init.ones_(bias)

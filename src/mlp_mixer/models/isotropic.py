@@ -53,7 +53,7 @@ class IsotropicMlp(nn.Module):
         """Initialise as the paper's code does.
 
         Kernels are lecun-normal, biases zero and the head zero. A block then changes
-        what its family begins otherwise.
+        what its family begins otherwise: ResMLP, gMLP and gMixer begin as in timm.
         """
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Conv2d)):
@@ -273,17 +273,30 @@ class IsotropicMlp(nn.Module):
         self.grad_checkpointing = enable
 
     def _check(self, image: Tensor) -> None:
-        # While torch.fx traces, there is no shape yet.
-        if is_traced(image):
-            return
-        expected = (self.config.in_channels, *self.config.image_size)
-        if image.ndim != 4 or tuple(image.shape[1:]) != expected:
-            sides = ", ".join(map(str, expected))
-            raise UserError(
-                f"this model takes images of shape (batch, {sides}), "
-                f"got {tuple(image.shape)}; resize the images, or create the model with "
-                "their image_size and in_channels"
-            )
+        check_images(self.config, image)
+
+
+def check_images(config: NetworkConfig, image: Tensor) -> None:
+    """Refuse images of another size or number of channels than a network takes.
+
+    Args:
+        config: The architecture.
+        image: What came.
+
+    Raises:
+        UserError: They are not (B, in_channels, H, W).
+    """
+    # While torch.fx traces, there is no shape yet.
+    if is_traced(image):
+        return
+    expected = (config.in_channels, *config.image_size)
+    if image.ndim != 4 or tuple(image.shape[1:]) != expected:
+        sides = ", ".join(map(str, expected))
+        raise UserError(
+            f"this model takes images of shape (batch, {sides}), "
+            f"got {tuple(image.shape)}; resize the images, or create the model with "
+            "their image_size and in_channels"
+        )
 
 
 def _into(out: dict[str, Tensor], prefix: str) -> Tap:

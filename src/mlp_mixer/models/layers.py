@@ -28,6 +28,19 @@ def lecun_normal_(weight: Tensor) -> Tensor:
     return nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
 
 
+def timm_init_(layer: nn.Linear, bias_std: float = 1e-6) -> None:
+    """Initialise a layer as timm begins its own networks.
+
+    The kernel is Xavier-uniform (variance 2 / (fan_in + fan_out)), the bias almost zero.
+
+    Args:
+        layer: Any linear layer but the head.
+        bias_std: Deviation of the bias; timm has 0 outside its MLPs.
+    """
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.normal_(layer.bias, std=bias_std)
+
+
 def is_traced(value: object) -> bool:
     """Return whether torch.fx traces a call: then a tensor has no shape yet."""
     return isinstance(value, Proxy)
@@ -81,8 +94,8 @@ class Mlp(nn.Module):
 class DropPath(nn.Module):
     """Drop a residual branch for a whole sample, in training (stochastic depth).
 
-    `rescale=True` divides what is kept by the keep probability (timm); `False` leaves
-    it as it is, which is what google-research/big_vision does and the published Mixers
+    `rescale=True` divides what is kept by the keep probability (timm, DeiT); `False`
+    leaves it as it is, which is what google-research/big_vision does and the published Mixers
     were trained with.
     """
 
@@ -118,7 +131,7 @@ class DropPath(nn.Module):
 def drop_path_rates(rule: DropPathRule, rate: float, num_blocks: int) -> list[float]:
     """Return the rate of each block.
 
-    In the paper it rises linearly from 0 to `rate`; in timm it is the same everywhere.
+    It rises linearly from 0 to `rate`; by the rule "timm" it is the same everywhere.
     """
     if rule == "timm":
         return [rate] * num_blocks

@@ -1,7 +1,8 @@
 """ResMLP: Feedforward networks for image classification (Touvron et al. 2021).
 
 arXiv 2105.03404; tensor names and sizes are timm's. Token mixing is one linear layer,
-norms are affine maps, and branches begin nearly switched off. Axes as in mixer.py.
+norms are affine maps, and branches begin nearly switched off. Initialised as in timm.
+Axes as in mixer.py.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import Block, NetworkConfig, Tap, branch_draws, no_tap
-from .layers import Mlp
+from .layers import Mlp, timm_init_
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ class ResMlpBlock(Block):
     def mix_channels(self, x_BSC: Tensor, tap: Tap = no_tap) -> Tensor:
         """Mix each position across channels: the branch before its skip connection."""
         return tap("mlp_channels", self.ls2 * self.mlp_channels(self.norm2(x_BSC)))
+
+    def reset_parameters(self) -> None:
+        """Initialise as timm does: Xavier-uniform kernels, biases (almost) zero."""
+        timm_init_(self.linear_tokens, bias_std=0.0)
+        timm_init_(self.mlp_channels.fc1)
+        timm_init_(self.mlp_channels.fc2)
 
 
 # fmt: off

@@ -16,10 +16,18 @@ from collections.abc import Callable
 from ..errors import unknown
 from ..training.config import TrainConfig
 from . import cifar, fashion_mnist
+from .deit import A2, GMLP, RESMLP, deit_b16
 from .digits import digits
 from .keras_example import keras_cifar100
 from .measured import MEASURED, Measurement
-from .paper import FINETUNING, GSAM, PRETRAINING, bigvision_b16, deit_b16, sam_b16
+from .paper import (
+    FINETUNING,
+    GSAM,
+    PRETRAINING,
+    bigvision_b16,
+    bigvision_b16_60ep,
+    sam_b16,
+)
 from .photos import photos
 from .pretrain import pretrain_covered, pretrain_views
 
@@ -51,9 +59,13 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "pretrain_covered": pretrain_covered,
     **PRETRAINING,
     "bigvision_b16": bigvision_b16,
-    "deit_b16": deit_b16,
+    "bigvision_b16_60ep": bigvision_b16_60ep,
     "sam_b16": sam_b16,
     **GSAM,
+    "deit_b16": deit_b16,
+    **RESMLP,
+    **GMLP,
+    **A2,
     **FINETUNING,
 }
 

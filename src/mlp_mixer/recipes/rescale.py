@@ -14,8 +14,8 @@ def rescale(
     """Change the length and the batch of a recipe, and all settings that must follow.
 
     A new batch changes the learning rate: in proportion for SGD (Goyal et al. 2017,
-    arXiv 1706.02677), with the square root for Adam, Lion and Muon (Malladi et al.
-    2022, arXiv 2205.10287). A length or warm-up that is stated in steps keeps its
+    arXiv 1706.02677), with the square root for all others (Malladi et al. 2022, arXiv
+    2205.10287, for Adam; the paper of LAMB for LAMB). A length or warm-up that is stated in steps keeps its
     number of images. With new epochs, a warm-up in steps keeps its share of the run.
     The number of processes changes nothing, because the batch is global.
 

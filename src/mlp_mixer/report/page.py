@@ -178,7 +178,7 @@ def _confusion(report: Report) -> dict[str, Any]:
 
 
 def _charts(journal: Iterable[Row]) -> list[Chart]:
-    """Draw loss, accuracy and learning rate over the steps."""
+    """Draw loss, accuracy, learning rate and gradient norm over the steps."""
     train = []
     splits: dict[str, list[Row]] = {}
     for row in journal:
@@ -203,10 +203,12 @@ def _charts(journal: Iterable[Row]) -> list[Chart]:
         images = max(images, *(int(row.get("n", 0)) for row in rows))
         accuracies.append(Series(split, measured, note, dots=True, style=style))
     rates = [Series("learning rate", points(train, "lr"), "highest")]
+    norms = [Series("gradient norm", points(train, "grad_norm"), "last")]
     charts = [
         line_chart("Loss", losses),
         accuracy_chart("mAP" if several else "Top-1 accuracy", accuracies, images),
         line_chart("Learning rate", rates),
+        line_chart("Gradient norm", norms),
     ]
     # A linear probe has no learning rate, and nobody misses an empty chart.
     return [chart for chart in charts if chart.lines]

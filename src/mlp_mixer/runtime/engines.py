@@ -54,10 +54,11 @@ def engine(model: IsotropicMlp, name: str = "auto") -> EngineFn:
 
     Args:
         model: The network.
-        name: "torch" (`packed` on the CPU in fp32, fused kernels and CUDA graphs on a
-            GPU), "plain", "onnxruntime" or "openvino" (both on the CPU in fp32). "auto"
-            is the plain module for the first seconds, then the `fastest` here, which
-            may be another one for single images than for several.
+        name: "torch" (`packed` on the CPU in fp32; on a GPU what
+            `kernels.for_inference` finds the fastest, in CUDA graphs), "plain",
+            "onnxruntime" or "openvino" (both on the CPU in fp32). "auto" is the plain
+            module for the first seconds, then the `fastest` here, which may be another
+            one for single images than for several.
 
     Returns:
         The call.
@@ -247,9 +248,8 @@ def _torch(model: IsotropicMlp) -> EngineFn:
     if model.stem.proj.weight.device.type == "cuda":
         from .. import kernels
 
-        if kernels.why_not(model) is None:
-            model = kernels.fuse(model)
-        return graphed(plain(model))
+        chosen, _ = kernels.for_inference(model)
+        return graphed(plain(chosen))
     return packed(model) if can_pack(model) else plain(model)
 
 

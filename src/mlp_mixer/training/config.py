@@ -52,6 +52,11 @@ class ModelChoice:
     # regression on the features of the training images, before the first step.
     head: Literal["known", "zero", "fitted"] = "known"
 
+    # How the weights of `init` see an image at evaluation. weights: by their own
+    # preprocessing. whole: squashed to the image size, without a crop, as vit_jax
+    # fine-tunes; the new checkpoint carries it.
+    evaluation: Literal["weights", "whole"] = "weights"
+
     patch_size: int | None = None
     num_blocks: int | None = None
     hidden_dim: int | None = None
@@ -155,6 +160,8 @@ class LoopChoice:
     # Decay of an exponential moving average of the weights, which is then what is
     # evaluated and saved; 0: no average.
     ema: float = 0.0
+    # What the weights of the start count in it (WiSE-FT, arXiv 2109.01903); 0: nothing.
+    start_share: float = 0.0
 
     # auto: bf16 on a GPU that has it; fast: also on a CPU that has it.
     precision: Precision = "auto"
@@ -174,10 +181,18 @@ class LoopChoice:
     # state and leave the step out.
     nonfinite: Literal["stop", "rollback"] = "stop"
 
+    # What follows a gradient whose norm is more than spike_factor times the median of the
+    # last 100 steps; skip: the step is left out. The norm is then waited for in each step.
+    on_spike: Literal["none", "skip"] = "none"
+    spike_factor: float = 10.0
+
     eval_every_epochs: float = 1.0
     # Evaluations in a row that are not better than the best, after which the run ends.
     patience: int | None = None
     log_every_steps: int = 20
+    # The norm of each block's gradient goes into the journal, measured every so many
+    # steps: another pass over the gradient. None: it is not measured.
+    block_norms_every_steps: int | None = None
     # A state is saved with every evaluation, and as often as this says.
     save_every_steps: int | None = None
 
@@ -192,10 +207,13 @@ class LoopChoice:
         _within("train.accumulate", self.accumulate, above=0)
         _within("train.log_every_steps", self.log_every_steps, above=0)
         _within("train.save_every_steps", self.save_every_steps, above=0)
+        _within("train.spike_factor", self.spike_factor, above=1)
+        _within("train.block_norms_every_steps", self.block_norms_every_steps, above=0)
         _within("train.threads", self.threads, above=0)
         _within("train.patience", self.patience, above=0)
         _within("train.label_smoothing", self.label_smoothing, least=0, below=1)
         _within("train.ema", self.ema, least=0, below=1)
+        _within("train.start_share", self.start_share, least=0, below=1)
 
 
 @dataclass(frozen=True)

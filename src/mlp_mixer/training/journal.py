@@ -25,6 +25,8 @@ _LARGEST = 1e300
 _NUMBERS = (
     "epoch",
     "loss",
+    "grad_norm",
+    "clipped",
     "lr",
     "top1",
     "top5",

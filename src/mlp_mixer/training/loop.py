@@ -31,6 +31,7 @@ from .choice import is_at_least_as_good
 from .journal import Journal, JournalRow, Report
 from .meter import Meter
 from .optim.build import Ema, build_optimizer
+from .optim.wise_ft import WiseFt
 from .parallel import gathered, shard, wrap
 from .resume import made_with
 from .run import Run
@@ -71,23 +72,33 @@ class Loop:
         self.model.set_grad_checkpointing(self.choice.grad_checkpointing)
         self.modules: dict[str, nn.Module] = {"model": self.model}
 
-        # What is evaluated and saved: the average of the weights, if there is one.
+        # What is evaluated and saved: the average of the weights, if there is one, and
+        # with `start_share` a mixture of it with the weights of the start.
         self.eval_model = self.model
         if self.choice.ema:
             self.eval_model = copy.deepcopy(self.model).eval()
             self.modules["ema"] = self.eval_model
+        self.wise_ft = None
+        average = self.eval_model
+        if self.choice.start_share:
+            self.wise_ft = WiseFt(average, self.choice.start_share)
+            self.modules["start"] = self.wise_ft.start
+            self.eval_model = self.wise_ft.mixed
 
         # Sharding replaces the parameters, so the optimiser and the average must take
         # hold of them only after it.
         shard(self.model, run.config)
         if self.choice.ema:
-            shard(self.eval_model, run.config)
+            shard(average, run.config)
+        if self.wise_ft:
+            shard(self.wise_ft.start, run.config)
+            shard(self.wise_ft.mixed, run.config)
         if run.beside:
             self.modules["pretext"] = run.beside
         self.optimizer = build_optimizer(self.model, run.config.optim, run.beside)
         ema = None
         if self.choice.ema:
-            ema = Ema(self.model, self.eval_model, self.choice.ema)
+            ema = Ema(self.model, average, self.choice.ema)
         network = wrap(self.model, run.config, run.task)
         self.stepper = Stepper(run, network, self.optimizer, ema)
 
@@ -112,6 +123,8 @@ class Loop:
         self.step = state.step
         self.best = state.best
         self.skipped = list(state.skipped)
+        if self.stepper.spikes:
+            self.stepper.spikes.norms = list(state.norms)
 
     def run_to_end(self, stop: StopRequest) -> JournalRow:
         """Train until the end, and return the evaluation row of the best checkpoint."""
@@ -146,13 +159,16 @@ class Loop:
         # The state of a run that ended early may be resumed: there is nothing to do.
         if self.out_of_patience():
             return
-        meter = Meter(self.run.device, self.run.right_name)
+        clip_norm = self.run.config.optim.clip_norm
+        meter = Meter(self.run.device, self.run.right_name, clip_norm)
         for batch in meter.waiting_for(self.batches()):
             # One step of the optimiser. A step that a rollback left out is counted but
             # not taken, so that all later ones keep their numbers and random numbers.
             if self.step not in self.skipped:
                 result = self.stepper(batch, self.step)
                 meter.add(result, len(batch.labels), self.step)
+                if result.spike:
+                    self.note_spike(result.spike)
             self.step += 1
 
             # The scheduler signals processes at different moments; they must agree, or
@@ -229,8 +245,16 @@ class Loop:
             lr = self.stepper.lr(self.step - 1)
             self.record({"kind": "train", **measured, "lr": lr})
 
+    def note_spike(self, spike: str) -> None:
+        """Record that the step was left out."""
+        images = self.run.images_of(self.step)
+        text = f"step {self.step} is left out: {spike} (images {images})"
+        self.record({"kind": "note", "text": text})
+
     def evaluate(self) -> None:
         """Measure on the validation split; write `last`, and `best` if it is the best."""
+        if self.wise_ft:
+            self.wise_ft.mix()
         measured, min_score = measure(self.run, self.eval_model)
         row = self.record({"kind": "eval", "split": "val", **measured})
         names = ["last"]
@@ -251,6 +275,8 @@ class Loop:
             "skipped": self.skipped,
             "made_with": made_with(self.run),
         }
+        if self.stepper.spikes:
+            header["norms"] = self.stepper.spikes.norms
         if self.run.begin:
             header["begin"] = dict(self.run.begin)
         self.saver.save(

@@ -22,18 +22,24 @@ class Meter:
     """
 
     def __init__(
-        self, device: torch.device, right_name: str | None = "train_top1"
+        self,
+        device: torch.device,
+        right_name: str | None = "train_top1",
+        clip_norm: float | None = None,
     ) -> None:
         """Start to measure.
 
         Args:
             device: The device of the losses.
             right_name: What rows call the share of right answers; None leaves it out.
+            clip_norm: Longer gradients are clipped; None: none is.
         """
         self.device = device
         self.right_name = right_name
-        # Loss, share of right answers, norm of the gradient.
-        self.sums = torch.zeros(3, device=device)
+        self.clip_norm = clip_norm
+        # Loss, share of right answers, norm of the gradient, whether it was clipped.
+        self.sums = torch.zeros(4, device=device)
+        self.block_norms: list[dict[str, torch.Tensor]] = []
         # The first step with a loss or gradient that is not finite, -1 before one.
         self.first_bad = torch.full((), -1, device=device)
         self.steps = 0
@@ -69,11 +75,16 @@ class Meter:
             images: How many images that share has.
             step: Its number, counted from 0.
         """
-        values = torch.stack([result.loss, result.right, result.grad_norm])
+        clipped = torch.zeros_like(result.grad_norm)
+        if self.clip_norm is not None:
+            clipped = (result.grad_norm > self.clip_norm).to(clipped)
+        values = torch.stack([result.loss, result.right, result.grad_norm, clipped])
         # `torch.where` instead of `if`: the comparison stays on the device too.
         bad = ~torch.isfinite(values).all()
         self.first_bad = torch.where((self.first_bad < 0) & bad, step, self.first_bad)
         self.sums += values
+        if result.block_norms:
+            self.block_norms.append(result.block_norms)
         self.steps += 1
         self.images += images
 
@@ -91,12 +102,16 @@ class Meter:
         # averaged; a loss is not.
         bad = [step for step in all_gather(int(self.first_bad.item())) if step >= 0]
         means = all_reduce_mean(self.sums) / max(1, steps)
-        loss, right, norm = means.tolist()
+        loss, right, norm, clipped = means.tolist()
         row: JournalRow = {"loss": round(loss, 6)}
         if self.right_name:
             row[self.right_name] = round(right, 4)
+        row["grad_norm"] = round(norm, 4)
+        if self.clip_norm is not None:
+            row["clipped"] = round(clipped, 4)
+        if self.block_norms:
+            row["block_grad_norms"] = self._mean_block_norms()
         row |= {
-            "grad_norm": round(norm, 4),
             "images_per_second": round(images / seconds, 1),
             "data_wait": round(self.waited / seconds, 3),
             "memory_mib": round(_memory(self.device) / 2**20),
@@ -104,9 +119,19 @@ class Meter:
         }
         self.sums.zero_()
         self.first_bad.fill_(-1)
+        self.block_norms.clear()
         self.steps = 0
         self.images = 0
         return (row if steps else {}), min(bad, default=None)
+
+    def _mean_block_norms(self) -> dict[str, float]:
+        """Return the mean norm of each block over the steps that measured it."""
+        means = {}
+        for name in self.block_norms[0]:
+            each = torch.stack([norms[name] for norms in self.block_norms])
+            # Blocks differ by orders of magnitude.
+            means[name] = float(f"{each.mean().item():.4g}")
+        return means
 
 
 def _memory(device: torch.device) -> int:

@@ -76,7 +76,7 @@ class Built(NamedTuple):
 _NOISE = ("dropout", "drop_path", "drop_path_rule")
 # Settings that say where the network comes from; the others describe its layers.
 _ORIGIN = {"name", "init", "key", "image_size", "patch_size", "resize", "stem", "head"}
-_ORIGIN |= {"in_channels"}
+_ORIGIN |= {"in_channels", "evaluation"}
 
 
 def build_model(config: TrainConfig, images: ImageSet) -> Built:
@@ -113,13 +113,19 @@ def _fresh(config: TrainConfig, images: ImageSet, classes: int) -> Built:
             f"model.key={config.model.key} chooses a network of the file at model.init: "
             "set that, or leave it out"
         )
+    if config.model.evaluation == "whole":
+        raise UserError(
+            "model.evaluation=whole changes the preprocessing of the weights of "
+            "model.init; for fresh weights set preprocess.resize=resize and "
+            "preprocess.crop_pct=1"
+        )
     fields = _given(config.model)
     if "in_channels" in fields:
         raise UserError(
             "model.in_channels adapts the weights of model.init; fresh weights take the "
             "channels of the images: leave it out"
         )
-    for name in ("resize", "stem", "head"):
+    for name in ("resize", "stem", "head", "evaluation"):
         del fields[name]
     model = create_model(num_classes=classes, in_channels=images.channels, **fields)
     preprocess = _preprocess(config.preprocess, model)
@@ -179,7 +185,24 @@ def _pretrained(
         notes.insert(0, f"weights resized from {before} to {now} ({choice.resize})")
     # What other projects' weights have learnt from is written nowhere.
     seen = SeenImages.from_provenance(checkpoint.provenance) or SeenImages.unknown()
-    return Built(model, checkpoint.preprocess, tuple(notes), seen)
+    preprocess = checkpoint.preprocess
+    if choice.evaluation == "whole":
+        preprocess = _whole(preprocess)
+    return Built(model, preprocess, tuple(notes), seen)
+
+
+def _whole(preprocess: Preprocess) -> Preprocess:
+    """Return a record that squashes the whole image to the input, as vit_jax does.
+
+    Mean and deviation stay those of the weights.
+    """
+    return dataclasses.replace(
+        preprocess,
+        resize="resize",
+        crop_pct=1.0,
+        interpolation="bilinear",
+        resampler="vit_jax",
+    )
 
 
 def _with_noise(model: IsotropicMlp, choice: ModelChoice) -> IsotropicMlp:

@@ -14,22 +14,22 @@ class OptimChoice:
     """Says how gradients become new weights.
 
     Weight decay applies to kernels only, never to biases, norms, scales and position
-    embeddings. adamw, lion and muon
-    take `lr * weight_decay` of a kernel at each step, sgd adds `weight_decay * kernel`
-    to the gradient. `optim.build.decay_of_big_vision` translates the `wd` of
+    embeddings. adamw, lion and muon take `lr * weight_decay` of a kernel at each step,
+    sgd adds `weight_decay * kernel` to the gradient, and lamb to Adam's direction, which
+    it then makes as long as the kernel (`optim.lamb`). `optim.build.decay_of_big_vision` translates the `wd` of
     google-research/big_vision.
 
     Raises:
         UserError: A field is out of range.
     """
 
-    name: Literal["adamw", "sgd", "lion", "muon"] = "adamw"
+    name: Literal["adamw", "sgd", "lion", "muon", "lamb"] = "adamw"
 
     # The peak learning rate.
     lr: float = 1e-3
     weight_decay: float = 0.05
 
-    # Of adamw, and of what muon leaves to it.
+    # Of adamw and lamb, and of what muon leaves to adamw.
     betas: tuple[float, float] = (0.9, 0.999)
 
     # Of sgd.

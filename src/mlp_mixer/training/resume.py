@@ -22,6 +22,7 @@ from .state import RunState, newest_state
 _FREE_TO_CHANGE = {
     "train.save_every_steps",
     "train.log_every_steps",
+    "train.block_norms_every_steps",
     "train.device",
     "train.parallel",
     "data.workers",

@@ -1,8 +1,9 @@
 """The state of a run: what, beside its configuration, decides every later bit of it.
 
-It holds the weights, their average, the optimiser's moments, the step, and which steps
-were left out. No random generator is among them: data order, augmentation, mixing,
-dropout and stochastic depth are functions of (seed, step) or of (seed, epoch, image).
+It holds the weights, their average, the optimiser's moments, the step, which steps were
+left out, and the last norms of the gradient where spikes are watched for. No random
+generator is among them: data order, augmentation, mixing, dropout and stochastic depth
+are functions of (seed, step) or of (seed, epoch, image).
 
 A state is one safetensors file under a new name, written atomically. The newest two are
 kept, so that a damaged one has a predecessor. Of a finished run one is kept without its
@@ -46,6 +47,7 @@ _HEADER: dict[str, tuple[type, ...]] = {
     "skipped": (list,),
     "made_with": (dict,),
     "finished": (bool,),
+    "norms": (list,),
 }
 _NEEDED = ("step", "config", "fingerprint", "best")
 
@@ -65,6 +67,7 @@ class RunState:
         made_with: What may change bits: threads, processes, versions, the teacher.
         finished: Whether the run has ended; then there are no tensors.
         begin: As of `Run`; empty in states of early versions.
+        norms: Of the gradients of the last steps, where spikes are watched for.
     """
 
     step: int
@@ -77,6 +80,7 @@ class RunState:
     made_with: dict[str, Any] = field(default_factory=dict)
     finished: bool = False
     begin: dict[str, Any] = field(default_factory=dict)
+    norms: list[float] = field(default_factory=list)
 
 
 class Stored(Mapping[str, Tensor]):
@@ -251,6 +255,7 @@ def _read(files: tuple[Path, ...]) -> RunState:
         made_with=header.get("made_with", {}),
         finished=header.get("finished", False),
         begin=header.get("begin", {}),
+        norms=header.get("norms", []),
     )
 
 
@@ -264,6 +269,9 @@ def _check_header(header: Mapping[str, Any], path: Path) -> None:
     skipped = header.get("skipped", [])
     if isinstance(skipped, list) and not all(type(step) is int for step in skipped):
         wrong.append("skipped")
+    norms = header.get("norms", [])
+    if isinstance(norms, list) and not all(type(norm) is float for norm in norms):
+        wrong.append("norms")
     missing = [name for name in _NEEDED if name not in header]
     if wrong or missing or type(header["step"]) is not int or header["step"] < 0:
         what = ", ".join(wrong or missing or ["step"])

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -28,6 +27,7 @@ from .extras.distill import Teacher
 from .extras.elastic import Elastic, at_a_side
 from .extras.imbalance import class_weights
 from .extras.pretext import Pretext
+from .gradients import SpikeWatch, block_norms, total_norm
 from .optim.build import Ema, set_lr
 from .optim.sam import rho_at, sharpness_gradients
 from .optim.schedule import lr_factor
@@ -44,11 +44,15 @@ class StepResult(NamedTuple):
         loss: The mean loss.
         right: The share of right answers.
         grad_norm: The norm of the gradient before clipping.
+        block_norms: Likewise of each block, where they were to be measured.
+        spike: Why the step was left out, "" if it was taken.
     """
 
     loss: Tensor
     right: Tensor
     grad_norm: Tensor
+    block_norms: dict[str, Tensor] | None = None
+    spike: str = ""
 
 
 class Stepper:
@@ -73,6 +77,9 @@ class Stepper:
         self.choice = run.config.train
         self.class_weights = self._class_weights()
         self.several = run.train.targets is not None
+        self.spikes = None
+        if self.choice.on_spike == "skip":
+            self.spikes = SpikeWatch(self.choice.spike_factor)
         # In DDP, `parallel.wrap` has made the network elastic already.
         sides = run.config.augment.sides
         if sides and isinstance(network, IsotropicMlp):
@@ -89,7 +96,7 @@ class Stepper:
         return weights.float().to(self.run.device)
 
     def __call__(self, batch: Batch, step: int) -> StepResult:
-        """Update the weights.
+        """Update the weights, unless the gradient is a spike that is to be left out.
 
         Args:
             batch: This process's share of the batch of the step.
@@ -102,13 +109,31 @@ class Stepper:
 
         self.optimizer.zero_grad()
         loss, right = self.backward(images, targets, draws, step)
+        # Before clipping, which changes the gradients in place.
+        by_block = self.block_norms(step)
         grad_norm = self.clip()
+
+        # All processes have the same norm, so they agree.
+        spike = self.spikes.check(grad_norm.item()) if self.spikes else ""
+        if spike:
+            return StepResult(loss, right, grad_norm, by_block, spike)
 
         set_lr(self.optimizer, self.lr(step))
         self.optimizer.step()
         if self.ema:
             self.ema.update(step)
-        return StepResult(loss, right, grad_norm)
+        return StepResult(loss, right, grad_norm, by_block)
+
+    def block_norms(self, step: int) -> dict[str, Tensor] | None:
+        """Return the norm of each block's gradient at every n-th step, else None.
+
+        Args:
+            step: The number of the step.
+        """
+        every = self.choice.block_norms_every_steps
+        if every is None or step % every:
+            return None
+        return block_norms(self.run.model, self.run.beside)
 
     def inputs(self, batch: Batch, step: int) -> Inputs:
         """Turn a batch into what the network and the loss take, on the run's device.
@@ -339,10 +364,7 @@ class Stepper:
         """Clip the gradient over all parameters; return its norm before that."""
         learning = self.run.task or self.run.model
         parameters = list(learning.parameters())
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if isinstance(norm, DTensor):
-            norm = norm.full_tensor()
+        norm = total_norm(parameters)
         # Measured even if nothing is clipped: the norm is the first number to look at
         # when a loss diverges.
         most = self.run.config.optim.clip_norm

@@ -102,7 +102,9 @@ def _numbers(row: JournalRow) -> dict[str, float]:
     if group is None:
         return {}
     numbers = {}
-    for name, value in row.items():
+    blocks = row.get("block_grad_norms") or {}
+    inside = {f"block_grad_norms/{name}": value for name, value in blocks.items()}
+    for name, value in {**row, **inside}.items():
         if isinstance(value, (int, float)) and name not in ("step", "n"):
             numbers[f"{group}/{name.removeprefix('train_')}"] = float(value)
     return numbers

@@ -42,7 +42,7 @@ def test_the_weights_are_nowhere_zero() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ours", "timm", "ort", "openvino", "ours-ort", "ours-openvino"]
+    "name", ["ours", "timm", "ort", "openvino", "ours-ort", "ours-openvino", "ours-sbc"]
 )
 def test_competitors_answer_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in ("timm", "onnxruntime", "onnx", "onnxscript", "openvino"):
@@ -113,6 +113,8 @@ def test_fp8_says_how_many_classes_stay_and_runs_beside_bf16() -> None:
             r"not installed \(pip install openvino\)",
         ),
         ("openvino", "-", "train", "it does not train"),
+        ("ours-sbc", "-", "train", "it does not train"),
+        ("ours-sbc-graph", "-", "infer", "it is for CUDA"),
         ("ours-ort", "-", "train", "it does not train"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import time
@@ -27,12 +28,31 @@ def test_turns_rotate_and_first_calls_do_not_count(
 
     monkeypatch.setattr(measure, "timed", fake)
     calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    times = interleave(calls, 3, CPU, each=3)
+    times, failures = interleave(calls, 3, CPU, each=3)
+    assert not failures
     assert "".join(order) == "aaabbbccc" + "bbbcccaaa" + "cccaaabbb"
     assert times["a"].wall == [1, 2, 16, 17, 22, 23]
     assert times["a"].turns == [1.5, 16.5, 22.5]
     assert times["a"].cpu == [0.5] * 6
-    assert interleave(calls, 1, CPU, each=1)["a"].wall == [27.0]
+    times, _ = interleave(calls, 1, CPU, each=1)
+    assert times["a"].wall == [27.0]
+
+
+@pytest.mark.parametrize("at", [1, 3, 7])
+def test_who_fails_in_a_turn_has_no_more_turns_and_no_times(at: int) -> None:
+    counts = dict.fromkeys("abc", 0)
+
+    def call(name: str) -> None:
+        counts[name] += 1
+        if name == "b" and counts[name] == at:
+            raise MemoryError("no room")
+
+    calls = {name: functools.partial(call, name) for name in counts}
+    times, failures = interleave(calls, 3, CPU, each=3)
+    assert str(failures["b"]) == "no room"
+    assert set(times) == {"a", "c"}
+    assert counts == {"a": 9, "b": at, "c": 9}
+    assert len(times["a"].turns) == 3
 
 
 def test_wall_and_cpu_seconds_are_two_things() -> None:

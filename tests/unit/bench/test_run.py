@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,6 +27,25 @@ def test_a_bench_without_competitors_ends_well(monkeypatch: pytest.MonkeyPatch) 
     assert result["rows"] == [{"competitor": "ours", "status": said}]
 
 
+def test_a_failure_of_ours_is_a_row_beside_its_peers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(job: BenchJob) -> Competitor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def plain(job: BenchJob) -> Competitor:
+        return Competitor(lambda: job.model(job.images))
+
+    monkeypatch.setattr(run, "ours", fails)
+    monkeypatch.setitem(PEERS, "timm", plain)
+    result = bench("mixer_s32", "infer", 1, CPU, peers="timm", rounds=1)
+    mine, timm = result["rows"]
+    said = "failed: RuntimeError CUDA error: an illegal memory access was encountered"
+    assert mine == {"competitor": "ours", "status": said}
+    assert timm["images_per_s"] > 0
+    assert "ratio" not in timm, "there is nothing to divide by"
+
+
 def test_rows_have_their_numbers(
     small: MixerConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -41,26 +61,46 @@ def test_rows_have_their_numbers(
     def unchecked(job: BenchJob) -> Competitor:
         return Competitor(lambda: job.labels, checked=False)
 
-    fake = {"timm": fails, "ort": absent, "compile": wrong, "vit": unchecked}
+    def sticky(job: BenchJob) -> Competitor:
+        calls = iter([job.model(job.images)] * 2)
+        # As a kernel whose fault shows only when it is called again.
+        return Competitor(lambda: next(calls))
+
+    fake = {
+        "timm": fails,
+        "autotune": sticky,
+        "ort": absent,
+        "compile": wrong,
+        "vit": unchecked,
+    }
+    fake["ours-graph"] = unchecked
     for name, build in fake.items():
         monkeypatch.setitem(PEERS, name, build)
 
     def times(
         calls: dict[str, Any], rounds: int, device: torch.device
-    ) -> dict[str, Any]:
-        assert set(calls) == {"ours", "vit"}
-        return {
+    ) -> tuple[dict[str, Any], dict[str, Exception]]:
+        assert set(calls) == {"ours", "vit", "ours-graph"}
+        times = {
             "ours": run.Times([0.1] * 4, [0.2] * 4, [0.1, 0.1]),
             # Twice as slow in the second round: the ratio has a spread.
             "vit": run.Times([0.4] * 4, [0.8] * 4, [0.4, 0.8]),
         }
+        return times, {"ours-graph": MemoryError("no room\nat all")}
 
-    monkeypatch.setattr(run, "timed", lambda call, device: (0.0, 0.0))
+    def once(call: Callable[[], object], device: torch.device) -> tuple[float, float]:
+        call()
+        return 0.0, 0.0
+
+    monkeypatch.setattr(run, "timed", once)
     monkeypatch.setattr(run, "interleave", times)
     result = bench("mixer_s32", "infer", 2, CPU, peers=",".join(fake), rounds=2)
     rows = {row["competitor"]: row for row in result["rows"]}
     assert list(rows) == ["ours", *fake]
     assert rows["timm"]["status"] == "failed: RuntimeError no compiler"
+    assert rows["autotune"]["status"].startswith("failed: StopIteration")
+    assert rows["ours-graph"]["status"] == "failed: MemoryError no room"
+    assert "images_per_s" not in rows["ours-graph"]
     assert rows["ort"]["status"] == "it is not installed"
     said = "not measured: its answers differ by 0.00"
     assert rows["compile"]["status"].startswith(said)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mlp_mixer.data import ArraySet, Dataset, open_dataset, stratified_split
-from mlp_mixer.data.dataset import public_name
+from mlp_mixer.data.dataset import public_name, stratified_sample
 from mlp_mixer.errors import UserError
 
 
@@ -39,6 +39,20 @@ def test_split_stays_the_same_for_ever():
     """Checkpoints are evaluated on the images that were held out years before."""
     _, held = stratified_split(np.arange(20) % 2, 0.2, 0)
     assert held.tolist() == [5, 8, 12, 19]
+
+
+@pytest.mark.parametrize("count", [2, 30, 31, 100, 299])
+def test_a_sample_has_so_many_images_and_of_each_class_its_share(count):
+    labels = np.repeat([0, 1, 2], [200, 90, 10])
+    chosen = stratified_sample(labels, count, 0)
+    assert len(np.unique(chosen)) == len(chosen) == count
+    found = np.bincount(labels[chosen], minlength=3)
+    np.testing.assert_allclose(found, count * np.array([200, 90, 10]) / 300, atol=1)
+    if count >= 3:
+        assert found.min() >= 1
+    assert not np.array_equal(chosen, stratified_sample(labels, count, 1))
+    np.testing.assert_array_equal(chosen, stratified_sample(labels, count, 0))
+    np.testing.assert_array_equal(stratified_sample(labels, 300 + count, 0), range(300))
 
 
 @pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5, float("nan")])

@@ -28,6 +28,7 @@ from mlp_mixer.evaluation import (
     fewshot_curve,
     knn_accuracy,
 )
+from mlp_mixer.evaluation import features as features_module
 from mlp_mixer.evaluation import fewshot as module
 from mlp_mixer.evaluation.splits import support_and_eval_split
 
@@ -363,7 +364,7 @@ def test_only_what_some_seed_draws_is_read(monkeypatch: pytest.MonkeyPatch) -> N
         seen.append(len(images))
         return torch.rand(len(images), 8)
 
-    monkeypatch.setattr(module, "outputs", noted)
+    monkeypatch.setattr(features_module, "outputs", noted)
     evaluate_fewshot(checkpoint(), source, shots=(1, 3), seeds=(0, 1))
     drawn: set[int] = set()
     for seed in (0, 1):

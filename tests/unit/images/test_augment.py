@@ -624,6 +624,10 @@ def test_fallback_is_torchvision_s(shape):
             "augment.policy_magnitude must be 0 to 30, got nan",
         ),
         (
+            {"policy": "randaugment_timm", "policy_magnitude": 10.5},
+            "augment.policy_magnitude must be 0 to 10 for randaugment_timm, got 10.5",
+        ),
+        (
             {"policy": "randaugment", "policy_magnitude": 7.5},
             "augment.policy_magnitude must be a whole number .* 7.5",
         ),

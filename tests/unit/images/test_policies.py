@@ -19,15 +19,10 @@ from mlp_mixer.data.image_set import ArraySet
 from mlp_mixer.data.loader import TrainBatches, stream
 from mlp_mixer.errors import UserError
 from mlp_mixer.images import policies
-from mlp_mixer.images.policies import (
-    SLOT,
-    Step,
-    apply_policy,
-    operate,
-    plan,
-    policy_draws,
-)
+from mlp_mixer.images.operations import Step, operate
+from mlp_mixer.images.policies import apply_policy, policy_draws
 from mlp_mixer.images.preprocess import Preprocess
+from mlp_mixer.images.randaugment import BIG_VISION, SLOT, big_vision_plan
 from mlp_mixer.images.settings import Augment
 
 TORCHVISION = {
@@ -37,7 +32,7 @@ TORCHVISION = {
     "autoaugment_svhn": v2.AutoAugment(v2.AutoAugmentPolicy.SVHN),
     "trivialaugment": v2.TrivialAugmentWide(),
 }
-ALL = ["randaugment_bv", *TORCHVISION]
+ALL = ["randaugment_bv", "randaugment_timm", *TORCHVISION]
 ALMOST_ONE = 1 - 2**-53
 SIZES = [(32, 32), (19, 26), (224, 224), (5, 3), (1, 1)]
 
@@ -125,21 +120,26 @@ def test_other_numbers_of_channels_are_refused(policy):
 
 
 def test_big_vision_owns_four_draws_a_layer_and_torchvision_one():
-    assert [policy_draws(policy, 3) for policy in ALL] == [3 * SLOT, 1, 1, 1, 1, 1]
+    assert [policy_draws(policy, 3) for policy in ALL] == [
+        *(2 * [3 * SLOT]),
+        *(5 * [1]),
+    ]
 
 
 def test_every_operation_of_big_vision_is_equally_likely():
     draws = np.full((16 * 10, SLOT), 0.5)
     draws[:, 0] = (np.arange(len(draws)) + 0.5) / len(draws)
-    counts = Counter(plan(own, (32, 32), layers=1)[0].name for own in draws)
+    counts = Counter(big_vision_plan(own, (32, 32), layers=1)[0].name for own in draws)
     assert len(counts) == 16
     assert set(counts.values()) == {10}
 
 
 def test_layers_follow_each_other_with_draws_of_their_own():
     draws = draws_of("randaugment_bv", layers=5)
-    singly = [plan(own, (32, 32), layers=1)[0] for own in draws.reshape(5, SLOT)]
-    assert plan(draws, (32, 32), layers=5) == singly
+    singly = [
+        big_vision_plan(own, (32, 32), layers=1)[0] for own in draws.reshape(5, SLOT)
+    ]
+    assert big_vision_plan(draws, (32, 32), layers=5) == singly
     image = expected = picture()
     for start in range(0, 20, SLOT):
         own = draws[start : start + SLOT]
@@ -242,15 +242,15 @@ def test_a_broken_torchvision_harms_only_those_who_need_it(monkeypatch):
 def big_vision(
     name: str, magnitude: float, size=(224, 224), sign: float = 0.7, place=(0.5, 0.25)
 ) -> Step:
-    number = policies._BIG_VISION.index(name)
+    number = BIG_VISION.index(name)
     draws = np.array([(number + 0.5) / 16, sign, *place])
-    return plan(draws, size, layers=1, magnitude=magnitude)[0]
+    return big_vision_plan(draws, size, layers=1, magnitude=magnitude)[0]
 
 
 def test_operations_are_in_big_vision_s_order():
     order = "AutoContrast Equalize Invert Rotate Posterize Solarize Color Contrast Brightness Sharpness "
     order += "ShearX ShearY TranslateX TranslateY Cutout SolarizeAdd"
-    assert " ".join(policies._BIG_VISION) == order
+    assert " ".join(BIG_VISION) == order
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_a_sign_below_one_half_turns_the_direction_around(name):
 
 
 def test_pixels_scale_with_the_image_and_the_rest_does_not():
-    for name in policies._BIG_VISION:
+    for name in BIG_VISION:
         large = big_vision(name, 15)
         small = big_vision(name, 15, size=(32, 64))
         expected = {
@@ -500,14 +500,14 @@ def test_operations_leave_their_picture_as_it_was():
     image = picture()
     pillow = Image.new("RGB", (26, 19))
     pillow.paste(Image.fromarray(image))
-    for name in policies._BIG_VISION:
+    for name in BIG_VISION:
         operate(pillow, big_vision(name, 15, size=(19, 26)))
         np.testing.assert_array_equal(pillow, image)
 
 
 def test_what_moves_in_is_gray_with_big_vision_and_black_with_torchvision():
     image = np.full((20, 20, 3), 255, np.uint8)
-    number = policies._BIG_VISION.index("TranslateX")
+    number = BIG_VISION.index("TranslateX")
     draws = np.array([(number + 0.5) / 16, 0.7, 0, 0])
     gray = apply_policy(image, draws, "randaugment_bv", layers=1, magnitude=10)
     assert set(np.unique(gray)) == {128, 255}

@@ -4,10 +4,15 @@
 launches, for compute capability 9.0 (H100, H200), and prints registers of a thread,
 bytes of its stack (registers spilt to memory) and shared memory of a program, of which
 a multiprocessor has 227 KiB.
+
+With MLP_MIXER_AOT=all in the environment the tests compile every tile that ships, in
+both dtypes and for four kinds of GPU, which takes some ten minutes.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 import subprocess
 import tempfile
@@ -32,8 +37,16 @@ SHAPES = {
     name: VARIANTS[f"mixer_{name}"]
     for name in ("s32", "s16", "b16", "l16", "h14", "tiny4")
 }
+# 100 tokens.
+SHAPES["b16_160"] = dataclasses.replace(SHAPES["b16"], image_size=(160, 160))
 # Shared memory that a program may have, by compute capability.
 SHARED_KIB = {80: 163, 89: 99, 90: 227, 100: 227, 120: 99}
+# The instruction of the tensor cores.
+PRODUCT = {80: "mma.sync", 89: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}
+# Between an asynchronous copy to shared memory and a product of Hopper's that reads it.
+# Triton before 3.7 leaves it out.
+FENCE = "fence.proxy.async"
+TRITON = tuple(int(number) for number in triton.__version__.split(".")[:2])
 _TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 
 
@@ -46,8 +59,10 @@ class Usage:
     registers: int
     stack_bytes: int
     shared_bytes: int
-    # Tensor core instructions of Hopper in its code.
+    # Tensor core instructions, fences and quick tanhs in its code.
     products: int
+    fences: int
+    tanhs: int
 
 
 @dataclass(frozen=True)
@@ -112,7 +127,7 @@ def _forward_and_backward(
     weights = (gamma, beta, w1, b1, w2)
     options = (config.norm_eps, tanh, True)
     _, mean, rstd = launch.forward(x, *weights, b2, scale, *options)
-    launch.backward(x, x, mean, rstd, *weights, scale, tanh, True)
+    launch.backward(x, x, mean, rstd, *weights, scale, tanh, True, True)
 
 
 def _type(argument: Any) -> str:
@@ -148,7 +163,9 @@ def _compile(one: Launch, capability: int) -> Usage:
         registers,
         stack,
         built.metadata.shared,
-        built.asm["ptx"].count("wgmma.mma_async"),
+        built.asm["ptx"].count(PRODUCT[capability]),
+        built.asm["ptx"].count(FENCE),
+        built.asm["ptx"].count("tanh.approx.f32"),
     )
 
 
@@ -191,11 +208,47 @@ def test_the_kernels_fit_the_gpu_and_keep_their_sums_in_registers(
     rows = list(usage(SHAPES[shape], dtype, scaled=True, capability=90, tanh=tanh))
     assert [row.kernel for row in rows] == KERNELS
     for row in rows:
-        assert row.shared_bytes <= SHARED_KIB[90] * 1024, row
-        # 16 registers of 255 may be spilt.
-        assert row.stack_bytes <= 64, row
-        if row.kernel in WITH_PRODUCTS:
-            assert row.products > 0, row
+        assert_fits(row, dtype, 90)
+
+
+def assert_fits(row: Usage, dtype: torch.dtype, capability: int) -> None:
+    assert row.shared_bytes <= SHARED_KIB[capability] * 1024, row
+    # 16 registers of 255 may be spilt.
+    assert row.stack_bytes <= 64, row
+    if row.kernel not in WITH_PRODUCTS:
+        return
+    assert row.products > 0, row
+    if capability == 90 and TRITON >= (3, 7):
+        assert row.fences > 0, row
+    if row.kernel != "weight_gradient":
+        assert (row.tanhs > 0) == (dtype == torch.bfloat16), row
+
+
+@pytest.mark.parametrize("capability", [89, 100])
+def test_the_forward_pass_fits_gpus_with_less_and_with_newer_tensor_cores(
+    capability: int,
+) -> None:
+    launches = _launches(SHAPES["b16"], torch.bfloat16, False, capability, True)
+    row = _compile(launches[2], capability)
+    assert row.kernel == "forward"
+    assert_fits(row, torch.bfloat16, capability)
+
+
+@pytest.mark.skipif(
+    os.environ.get("MLP_MIXER_AOT") != "all",
+    reason="takes ten minutes; set MLP_MIXER_AOT=all",
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("capability", PRODUCT)
+@pytest.mark.parametrize("shape", ["s32", "b16_160", "b16", "h14"])
+def test_every_tile_fits_every_gpu(
+    shape: str, capability: int, dtype: torch.dtype
+) -> None:
+    """Each row of the tables in `tiles` is that of one of these shapes."""
+    for row in usage(
+        SHAPES[shape], dtype, scaled=True, capability=capability, tanh=False
+    ):
+        assert_fits(row, dtype, capability)
 
 
 def test_a_tile_too_large_would_be_seen() -> None:

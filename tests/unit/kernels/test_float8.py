@@ -81,6 +81,22 @@ def test_a_layer_is_the_product_of_what_was_rounded(shape: tuple[int, ...]) -> N
     )
 
 
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_on_the_cpu_torch_s_product_in_fp8_is_not_asked(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of torch 2.11, the oldest that is supported, takes no scale for each row."""
+
+    def refuses(*given: object, **options: object) -> None:
+        raise RuntimeError("only supports per-tensor scaling for CPU backend")
+
+    monkeypatch.setattr(torch, "_scaled_mm", refuses)
+    linear = nn.Linear(64, 32)
+    x = torch.randn(rows, 64) * torch.logspace(-3, 3, rows)[:, None]
+    with torch.inference_mode():
+        assert off(Fp8Linear(linear)(x), linear(x)) < 0.06
+
+
 def test_answers_of_s16_s_widths_stay_near_fp32_and_weights_are_rounded_once() -> None:
     model = trained(MlpMixer(S16))
     before = copy.deepcopy(model.state_dict())
@@ -127,6 +143,10 @@ def test_on_a_gpu_every_channel_product_is_one_of_fp8_between_fused_token_mixing
     pytest.importorskip("triton")
     monkeypatch.setattr(network, "_machine_lacks", lambda device: None)
     monkeypatch.setattr(float8, "why_not_fp8", lambda model: None)
+    # So few images are not fused otherwise.
+    from mlp_mixer.kernels import block
+
+    monkeypatch.setattr(block, "LEAST_PROGRAMS", 1)
     with torch.device("meta"):
         narrow = fp8(create_model("mixer_pico2", num_classes=10))
     with FakeTensorMode(allow_non_fake_inputs=True):

@@ -443,7 +443,7 @@ def test_other_images_are_refused(shape, method):
         ({"gelu": "relu"}, "gelu must be one of tanh, erf, got 'relu'"),
         (
             {"drop_path_rule": "mine"},
-            "drop_path_rule must be one of paper, timm, got 'mine'",
+            "drop_path_rule must be one of paper, timm, deit, got 'mine'",
         ),
         (
             {"image_size": (8, 0)},
@@ -522,6 +522,8 @@ def test_config_is_what_create_model_builds():
         ("paper", 5, [0, 0.1, 0.2, 0.3, 0.4]),
         ("paper", 1, [0]),
         ("timm", 3, [0.4, 0.4, 0.4]),
+        ("deit", 5, [0, 0.1, 0.2, 0.3, 0.4]),
+        ("deit", 1, [0]),
     ],
 )
 def test_drop_path_rates(rule, blocks, rates):
@@ -529,7 +531,7 @@ def test_drop_path_rates(rule, blocks, rates):
     model = small(num_blocks=blocks, drop_path=0.4, drop_path_rule=rule)
     for block, rate in zip(model.blocks, rates, strict=True):
         assert block.drop_path.rate == pytest.approx(rate)
-        assert block.drop_path.rescale == (rule == "timm")
+        assert block.drop_path.rescale == (rule != "paper")
 
 
 @pytest.mark.parametrize(("rescale", "kept"), [(False, 1.0), (True, 4 / 3)])

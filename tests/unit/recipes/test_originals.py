@@ -9,7 +9,9 @@ import pytest
 import torch
 from torchvision.transforms import functional as tv
 
-from mlp_mixer.models import create_model
+from mlp_mixer.config import to_dict
+from mlp_mixer.models import cost, create_model
+from mlp_mixer.randomness import steps_for
 from mlp_mixer.recipes import RECIPES, get_recipe, list_recipes
 from mlp_mixer.training.model import _preprocess
 from mlp_mixer.training.optim.sam import rho_at
@@ -82,17 +84,25 @@ def test_sam_is_gsam_with_one_rho_and_no_gap() -> None:
 # resize_small(256)|central_crop(224)|value_range(-1, 1) in mlp_mixer_i1k.py and in
 # proj/gsam; the paper: App. C; DeiT: datasets.py (int(256 / 224 * 224), bicubic).
 GOOGLE = (256, 224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-DEIT = (256, 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+DEIT = (256, 224, *IMAGENET)
+RESMLP = (248, 224, *IMAGENET)  # deit#113: int(224 / 0.9)
+A2 = (235, 224, *IMAGENET)  # timm: floor(224 / 0.95)
 EVALUATION = {
     "imagenet_b16": GOOGLE,
     "imagenet_l16": GOOGLE,
     "imagenet21k_b16": GOOGLE,
     "imagenet21k_l16": GOOGLE,
+    "jft_s32": GOOGLE,
     "jft_s16": GOOGLE,
+    "jft_b32": GOOGLE,
     "jft_b16": GOOGLE,
+    "jft_l32": GOOGLE,
+    "jft_l16_7ep": GOOGLE,
     "jft_l16": GOOGLE,
     "jft_h14": GOOGLE,
     "bigvision_b16": GOOGLE,
+    "bigvision_b16_60ep": GOOGLE,
     "gsam_s32": GOOGLE,
     "gsam_s16": GOOGLE,
     "gsam_s8": GOOGLE,
@@ -100,6 +110,16 @@ EVALUATION = {
     "gsam_b16": GOOGLE,
     "sam_b16": GOOGLE,
     "deit_b16": DEIT,
+    "resmlp_12": RESMLP,
+    "resmlp_24": RESMLP,
+    "resmlp_36": RESMLP,
+    "resmlp_big_24": RESMLP,
+    "gmlp_ti16": DEIT,
+    "gmlp_s16": DEIT,
+    "gmlp_b16": DEIT,
+    "a2_b16": A2,
+    "a2_gmixer_12": A2,
+    "a2_gmixer_24": A2,
 }
 
 
@@ -134,14 +154,88 @@ def test_evaluation_and_the_checkpoint_are_the_original_s(name: str) -> None:
     assert right - left == pytest.approx(crop / resize)
 
 
+def test_the_short_run_is_the_long_one_for_fewer_epochs() -> None:
+    """As mode `regression_test` of mlp_mixer_i1k.py changes the epochs and no more."""
+    short = to_dict(get_recipe("bigvision_b16_60ep"))
+    full = to_dict(get_recipe("bigvision_b16"))
+    assert (short["train"].pop("epochs"), full["train"].pop("epochs")) == (60, 300)
+    assert short.pop("recipe") != full.pop("recipe")
+    assert short == full
+    assert short["schedule"]["warmup_steps"] == 10_000
+
+
+def test_the_cost_of_the_short_run_is_what_its_docstring_says() -> None:
+    # 1 % of each class is for validation.
+    images = round(0.99 * 1_281_167)
+    config = get_recipe("bigvision_b16_60ep").train
+    seen = 60 * images
+    flops = 6 * cost("mixer_b16").macs * seen
+    hopper = flops / (0.4 * 989e12) / 3600
+    ampere = flops / (0.4 * 312e12) / 3600
+    said = " ".join((inspect.getdoc(RECIPES["bigvision_b16_60ep"]) or "").split())
+    assert f"{images:,} images" in said
+    assert f"{steps_for(60, config.batch_size, images):,} steps" in said
+    assert f"{flops:.2g} FLOPs".replace("e+", "e") in said
+    assert f"{hopper:.1f} GPU hours" in said
+    assert f"{ampere:.1f} GPU hours" in said
+    assert f"{round(seen / hopper / 3600, -2):,.0f} images a second" in said
+    assert f"{round(seen / 3600, -1):,.0f} hours over their images a second" in said
+    assert "70.5 % expected" in said
+
+
 def test_the_crops_are_the_original_s() -> None:
-    """TensorFlow's in all recipes of Google, torchvision's in DeiT's."""
-    google = {*EVALUATION, *list_recipes("finetune_*")} - {"deit_b16"}
-    for name in google:
+    """TensorFlow's in all recipes of Google's Mixers, torchvision's in the others."""
+    others = {name for name, row in EVALUATION.items() if row[2:] == IMAGENET}
+    assert "deit_b16" in others
+    for name in {*EVALUATION, *list_recipes("finetune_*")} - others:
         augment = get_recipe(name).augment
         assert augment.crop == "inception_tf", name
         assert (augment.area, augment.ratio) == ((0.05, 1.0), (0.75, 1.33))
         assert augment.flip
-    deit = get_recipe("deit_b16").augment
-    assert (deit.crop, deit.interpolation, deit.flip) == ("inception", "bicubic", True)
-    assert (deit.area, deit.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
+    for name in others:
+        augment = get_recipe(name).augment
+        assert (augment.crop, augment.interpolation) == ("inception", "bicubic"), name
+        assert (augment.area, augment.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
+        assert augment.flip
+
+
+# Table 3: ImageNet top-1 after pre-training on JFT-300M, by model and epochs.
+JFT = {
+    "jft_s32": ("mixer_s32", 5, "68.70"),
+    "jft_s16": ("mixer_s16", 5, "73.83"),
+    "jft_b32": ("mixer_b32", 7, "75.53"),
+    "jft_b16": ("mixer_b16", 7, "80.00"),
+    "jft_l32": ("mixer_l32", 7, "80.67"),
+    "jft_l16_7ep": ("mixer_l16", 7, "84.05"),
+    "jft_l16": ("mixer_l16", 14, "84.82"),
+    "jft_h14": ("mixer_h14", 14, "86.32"),
+}
+
+
+def test_every_row_of_jft_has_a_recipe() -> None:
+    found = {}
+    for name in list_recipes("jft_*"):
+        config = get_recipe(name)
+        text = inspect.getdoc(RECIPES[name]) or ""
+        top1 = text.partition("; ")[2].partition(" %")[0]
+        found[name] = (config.model.name, config.train.epochs, top1)
+    assert found == JFT
+
+
+@pytest.mark.parametrize("name", EVALUATION)
+def test_batches_can_be_shared_out(name: str) -> None:
+    """Whole triples where images repeat, pairs for mixup, on 8 and 16 processes."""
+    config = get_recipe(name)
+    for processes in (1, 8, 16):
+        own, rest = divmod(config.train.batch_size, processes)
+        assert rest == 0
+        assert own % config.data.repeats == 0
+        assert own % config.mix.group == 0
+
+
+def test_gradients_of_a_sum_over_classes_are_not_clipped() -> None:
+    """timm's clipping at 1 is made for the mean over a thousand classes."""
+    for name in list_recipes("a2_*"):
+        config = get_recipe(name)
+        assert (config.train.loss, config.optim.clip_norm) == ("sigmoid", None)
+        assert config.optim.name == "lamb"

@@ -26,6 +26,7 @@ from mlp_mixer.training.config import TrainConfig, _within
         ("train.save_every_steps=0", "train.save_every_steps must be above 0"),
         ("train.label_smoothing=1", "train.label_smoothing must be at least 0 and"),
         ("train.ema=1", "train.ema must be at least 0 and below 1"),
+        ("train.start_share=1", "train.start_share must be at least 0 and below 1"),
         ("train.nonfinite=ignore", "train.nonfinite"),
         ("optim.lr=0", "optim.lr must be above 0, got 0"),
         ("optim.betas=0.9,1", "optim.betas must be at least 0 and below 1"),

@@ -26,6 +26,28 @@ def test_a_reading_is_the_mean_of_the_steps_since_the_last() -> None:
     assert meter.read()[0]["loss"] == 7
 
 
+def test_the_share_of_clipped_steps() -> None:
+    meter = Meter(CPU, clip_norm=2.0)
+    for step, norm in enumerate([0.5, 1.9, 2.0, 2.1, 9.0]):
+        meter.add(result(1.0, norm=norm), 10, step)
+    assert meter.read()[0]["clipped"] == 0.4
+    meter.add(result(1.0, norm=1.0), 10, 5)
+    assert meter.read()[0]["clipped"] == 0
+    nothing_clips = Meter(CPU)
+    nothing_clips.add(result(1.0, norm=9.0), 10, 0)
+    assert "clipped" not in nothing_clips.read()[0]
+
+
+def test_norms_of_blocks_are_means_over_the_steps_that_have_them() -> None:
+    meter = Meter(CPU)
+    for step, norm in enumerate([1e-6, None, 3e-6]):
+        measured = None if norm is None else {"stem": torch.tensor(norm)}
+        meter.add(result(1.0)._replace(block_norms=measured), 10, step)
+    assert meter.read()[0]["block_grad_norms"] == {"stem": 2e-6}
+    meter.add(result(1.0), 10, 3)
+    assert "block_grad_norms" not in meter.read()[0]
+
+
 def test_without_a_step_the_row_is_empty() -> None:
     assert Meter(CPU).read() == ({}, None)
 

@@ -15,6 +15,7 @@ from mlp_mixer.images.preprocess import Preprocess
 from mlp_mixer.recipes import get_recipe
 from mlp_mixer.training import TrainConfig, prepare, train
 from mlp_mixer.training.config import ModelChoice
+from mlp_mixer.weights.lineages.transforms import eval_preprocess
 
 
 def pretrained(path: Path, blocks: int, **about: Any) -> Any:
@@ -77,6 +78,36 @@ def test_a_head_of_zeros_is_asked_for(
     assert not run.model.get_parameter("head.weight").any()
     assert not run.model.get_parameter("head.bias").any()
     assert run.notes == ("new head of zeros for 3 classes",)
+
+
+@pytest.mark.parametrize("resampler", ["pillow", "big_vision", "opencv", "vit_jax"])
+def test_finetuning_may_see_whole_images(
+    resampler: Any, tmp_path: Path, noise: Any
+) -> None:
+    """As vit_jax, whatever the weights' own way; the checkpoint says so."""
+    path = tmp_path / "old.safetensors"
+    before = Preprocess(
+        (8, 8),
+        channels=1,
+        crop_pct=0.5,
+        mean=(0.3,),
+        interpolation="bilinear",
+        resampler=resampler,
+    )
+    pretrained(path, 1, preprocess=before)
+    assert prepare(from_weights(path), noise()).preprocess == before
+    run = prepare(from_weights(path, evaluation="whole"), noise())
+    expected = eval_preprocess("vit_jax", (8, 8), 1)
+    assert run.preprocess == dataclasses.replace(expected, mean=(0.3,))
+    assert run.preprocess.seen(32, 20) == (0.0, 0.0, 1.0, 1.0)
+
+
+def test_fresh_weights_have_no_way_to_change(noise: Any) -> None:
+    config = override(
+        get_recipe("digits"), ["train.device=cpu", "model.evaluation=whole"]
+    )
+    with pytest.raises(UserError, match="set preprocess.resize=resize and"):
+        prepare(config, noise())
 
 
 def test_biases_of_a_sigmoid_head_do_not_hide_the_classes_that_are_kept(

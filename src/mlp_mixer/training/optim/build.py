@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from ..config import OptimChoice
+from .lamb import Lamb
 from .optimizers import Lion, LowPrecisionSGD, Muon
 
 Named = Sequence[tuple[str, nn.Parameter]]
@@ -41,6 +42,8 @@ def build_optimizer(
     optimizer: Optimizer
     if choice.name == "lion":
         optimizer = Lion(groups, lr=choice.lr, betas=choice.lion_betas)
+    elif choice.name == "lamb":
+        optimizer = Lamb(groups, lr=choice.lr, betas=choice.betas)
     elif choice.name == "muon":
         optimizer = Muon(
             groups,

@@ -90,7 +90,7 @@ def test_logits_gradients_and_features_are_the_plain_ones(
         assert torch.equal(ours[name], tensor), name
 
 
-@pytest.mark.parametrize("rule", ["paper", "timm"])
+@pytest.mark.parametrize("rule", ["paper", "timm", "deit"])
 def test_stochastic_depth_follows_the_draws_or_the_generator(rule: str) -> None:
     model = made(drop_path=0.5, drop_path_rule=rule)
     image = images(6)

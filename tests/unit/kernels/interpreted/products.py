@@ -5,7 +5,8 @@ Run by `test_interpreted.py`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -210,4 +211,97 @@ def test_torch_finds_the_operators_well_behaved(scaled: bool) -> None:
     x, gamma, beta, w1, b1, w2, _ = (t.detach() for t in inputs)
     statistics = torch.zeros(2, 5), torch.ones(2, 5)
     given = (dy, x, *statistics, gamma, beta, w1, b1, w2, scale, True, True)
-    torch.library.opcheck(ops.token_mix_backward, given)
+    for weights in (True, False):
+        torch.library.opcheck(ops.token_mix_backward, (*given, weights))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [("x",), ("x", "gamma", "beta"), ("x", "b1"), ("gamma", "b2"), ("w1", "w2")],
+    ids=str,
+)
+def test_frozen_weights_cost_no_kernels_and_change_no_other_gradient(
+    wanted: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, scale, dy = tensors(Case(3, 9, 20, 8, scaled=True), torch.float32)
+    every = dict(zip(NAMES[1:], inputs, strict=True))
+    options = (1e-6, True, True)
+    launched: list[str] = []
+    real = launch._run
+
+    def noted(kernel: Any, *given: Any, **constants: Any) -> None:
+        launched.append(kernel.fn.__name__)
+        real(kernel, *given, **constants)
+
+    def grads(names: Iterable[str]) -> list[Tensor]:
+        launched.clear()
+        leaves = {
+            name: tensor.detach().requires_grad_(name in names)
+            for name, tensor in every.items()
+        }
+        y, _, _ = ops.token_mix(*leaves.values(), scale, *options)
+        return list(torch.autograd.grad(y, [leaves[name] for name in names], dy))
+
+    everything = dict(zip(every, grads(every), strict=True))
+    monkeypatch.setattr(launch, "_run", noted)
+    for name, grad in zip(wanted, grads(wanted), strict=True):
+        # The same sums in the same order.
+        assert torch.equal(grad, everything[name]), name
+    summed = 2 if {"w1", "b1", "w2"} & set(wanted) else 0
+    assert launched.count("weight_gradient") == summed
+
+
+@pytest.mark.parametrize("tanh", [True, False], ids=["tanh", "erf"])
+def test_the_quick_gelu_of_bf16_is_the_plain_one_within_a_ninth_of_its_rounding(
+    tanh: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the instruction itself, in float32.
+
+    Over all inputs: the first weights are zero, and the biases are what GELU sees.
+    """
+    D = 225
+    # Past 11 the polynomial of the erf form turns back; far out NumPy warns of the exp
+    # in the plain tanh form.
+    most = 9 if tanh else 14
+    b1 = torch.linspace(-most, most, D)
+    w2 = torch.eye(D)
+    x = torch.randn(1, D, 1)
+    zeros = [torch.zeros(*size) for size in ((1,), (1,), (D, D), (D,))]
+    gamma, beta, w1, b2 = zeros
+    dy = torch.ones_like(x)
+
+    def both() -> tuple[Tensor, Tensor]:
+        leaf = b1.clone().requires_grad_()
+        given = (x, gamma, beta, w1, leaf, w2, b2, None, 1e-6, tanh, True)
+        y, _, _ = ops.token_mix(*given)
+        return y.detach() - x, torch.autograd.grad(y, leaf, dy)[0]
+
+    plainly = both()
+    real = launch._gelu
+    quick = {"QUICK": True}
+    monkeypatch.setattr(launch, "_gelu", lambda *given: real(*given) | quick)
+    seen = both()
+    # 2^-9 is half a step of bf16 just below 1; the slopes are kept in bf16 too.
+    for found, expected, within in zip(seen, plainly, (4e-5, 2e-4), strict=True):
+        assert (found - expected).abs().max() <= within
+        assert found.isfinite().all()
+
+
+def test_a_demand_for_a_fixed_order_is_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, scale, dy = tensors(Case(2, 5, 7, 6), torch.float32)
+    atomic: list[bool] = []
+    real = launch._run
+
+    def noted(*given: Any, **constants: Any) -> None:
+        atomic.extend(constants[key] for key in constants if key == "ATOMIC")
+        real(*given, **constants)
+
+    monkeypatch.setattr(launch, "_run", noted)
+    case = Case(2, 5, 7, 6, deterministic=False)
+    for demanded in (False, True):
+        torch.use_deterministic_algorithms(demanded)
+        try:
+            results(case, inputs, scale, dy, None)
+        finally:
+            torch.use_deterministic_algorithms(False)
+    assert atomic == [True, True, False, False]

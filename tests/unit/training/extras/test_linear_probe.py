@@ -16,16 +16,16 @@ from sklearn.model_selection import cross_validate as cross_validate_by_sklearn
 from mlp_mixer import Dataset, UserError, create_model, load, open_dataset, save
 from mlp_mixer.data import ArraySet, ImageSet
 from mlp_mixer.evaluation import evaluate_checkpoint
-from mlp_mixer.evaluation.fewshot import pooled_features
-from mlp_mixer.intervals import wilson_interval
-from mlp_mixer.training.config import DataChoice, ModelChoice, TrainConfig
-from mlp_mixer.training.extras.linear_probe import (
+from mlp_mixer.evaluation.features import pooled_features
+from mlp_mixer.evaluation.logistic import (
     FOLDS,
     STRENGTHS,
     cross_validate,
-    fit_head,
     fit_logistic,
 )
+from mlp_mixer.intervals import wilson_interval
+from mlp_mixer.training.config import DataChoice, ModelChoice, TrainConfig
+from mlp_mixer.training.extras.linear_probe import fit_head
 from mlp_mixer.training.journal import read_journal
 
 

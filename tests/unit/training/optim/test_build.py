@@ -56,7 +56,7 @@ def random_gradients(model: nn.Module, seed: int) -> None:
         )
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lion"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "lamb"])
 def test_kernels_decay_and_the_rest_does_not(model: nn.Module, name: Any) -> None:
     optimizer = build_optimizer(model, OptimChoice(name=name, weight_decay=0.3))
     decayed, spared = optimizer.param_groups
@@ -164,7 +164,7 @@ def test_the_optimisers_of_before_keep_their_bits(model: nn.Module, name: Any) -
     assert shapes == [[p.shape for p in kernels], [p.shape for p in others]]
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "sgd", "lion", "lamb", "muon"])
 def test_layer_decay_is_timms(name: Any) -> None:
     import timm
     from timm.optim import param_groups_layer_decay

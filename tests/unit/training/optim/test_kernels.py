@@ -42,7 +42,7 @@ def test_where_only_kernels_have_two_axes_nothing_changed(family: str) -> None:
     assert kernel_names(model) == by_axes == of_linear_maps(model)
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "lion", "muon"])
+@pytest.mark.parametrize("optimiser", ["adamw", "lion", "lamb", "muon"])
 def test_the_affine_maps_and_scales_of_resmlp_do_not_decay(optimiser: str) -> None:
     with torch.device("meta"):
         model = create_model("resmlp_12", num_classes=3)

@@ -31,6 +31,7 @@ SETTINGS = {
     "sgd": OptimChoice(name="sgd", nesterov=True),
     "sgd-bf16": OptimChoice(name="sgd", momentum_dtype="bf16"),
     "lion": OptimChoice(name="lion"),
+    "lamb": OptimChoice(name="lamb"),
     "muon": OptimChoice(name="muon"),
     "muon-by-layer": OptimChoice(
         name="muon", layer_decay=0.8, muon_adamw_lr=0.1, muon_ns_dtype="bf16"
