@@ -116,7 +116,4 @@ def machine() -> str:
     )
     known = commit()
     of_commit = f", commit {known}" if known else ""
-    return (
-        f"{chip}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"mlp_mixer {__version__}{of_commit}"
-    )
+    return f"{chip}, {torch.get_num_threads()} threads, torch {torch.__version__}, mlp_mixer {__version__}{of_commit}"
