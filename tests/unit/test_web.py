@@ -26,7 +26,7 @@ from huggingface_hub import errors
 
 from mlp_mixer import remote
 from mlp_mixer import web as module
-from mlp_mixer.errors import UserError
+from mlp_mixer.errors import UserError, without_secrets
 from mlp_mixer.web import (
     fetch,
     fetch_bytes,
@@ -371,7 +371,7 @@ def test_a_refusal_is_final(site, tmp_path, status):
     refused(
         site,
         tmp_path,
-        f"{re.escape(site.url)} answered HTTP Error {status}: .+; check the address",
+        f"{re.escape(without_secrets(site.url))} answered HTTP Error {status}: .+; check the address",
     )
     assert len(site.ranges) == 1
     assert names(tmp_path) == []
@@ -718,7 +718,7 @@ def test_offline(site, tmp_path, monkeypatch, name, value):
     refused(
         site,
         tmp_path / "sub",
-        f"{re.escape(site.url)}: .*put the file at {place}, or unset {name}",
+        f"{re.escape(without_secrets(site.url))}: .*put the file at {place}, or unset {name}",
     )
     for get in (
         fetch_bytes,

@@ -107,6 +107,9 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     )
     route("/healthz", service.healthz)
     route("/readyz", service.readyz)
+    # What KServe and Triton call them.
+    route("/v2/health/live", service.healthz)
+    route("/v2/health/ready", service.readyz)
     route("/model", service.card)
     route("/figures/{name}.png", service.figure, response_class=Response)
     route("/metrics", service.metrics, response_class=Response)

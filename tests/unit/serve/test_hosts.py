@@ -80,7 +80,7 @@ def test_health_fails_when_a_part_is_dead(
         monkeypatch.setattr(
             "mlp_mixer.serve.batcher.Batcher.alive", property(lambda _: False)
         )
-        for path in ("/healthz", "/readyz"):
+        for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
             answer = client.get(path)
             assert answer.status_code == 503
             assert answer.headers["retry-after"] == "1"
