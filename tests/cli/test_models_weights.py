@@ -15,7 +15,13 @@ from typing import Any
 import pytest
 
 from mlp_mixer.cli import run
-from mlp_mixer.weights.catalog import BUNDLED, CATALOG, PublishedWeights, cache_place
+from mlp_mixer.weights.catalog import (
+    BUNDLED,
+    CATALOG,
+    START,
+    PublishedWeights,
+    cache_place,
+)
 
 
 def call(*arguments: object) -> int:
@@ -41,8 +47,8 @@ def rows(capsys: Capture, *arguments: str) -> list[dict[str, Any]]:
 def test_programs_get_every_field(capsys: Capture) -> None:
     found = rows(capsys)
     assert [row["name"] for row in found] == list(CATALOG)
-    assert len(found) == 20
-    assert [row["name"] for row in found if row["cached"]] == [BUNDLED.stem]
+    assert len(found) == 21
+    assert [row["name"] for row in found if row["cached"]] == [BUNDLED.stem, START]
     fields = [field.name for field in dataclasses.fields(PublishedWeights)]
     for row in found:
         assert list(row) == [*fields, "cached", "start_here"]
@@ -79,7 +85,7 @@ def test_people_get_a_table(capsys: Capture) -> None:
         "trained",
         "on",
     ]
-    table = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:21]}
+    table = {line.split()[0]: " ".join(line.split()[1:]) for line in lines[1:22]}
     assert list(table) == list(CATALOG)
     mib = f"{BUNDLED.stat().st_size / 2**20:.2f}"
     assert f" 10 - {mib} Apache-2.0 yes CIFAR-10 from" in table[BUNDLED.stem]
@@ -100,11 +106,11 @@ def test_it_says_where_to_start(capsys: Capture) -> None:
     """With what a download costs and may be used for, as the catalog says it."""
     assert call("models", "--weights") == 0
     lines = capsys.readouterr().out.splitlines()
-    marked = [line.split()[0] for line in lines[1:21] if line.split()[1] == "*"]
+    marked = [line.split()[0] for line in lines[1:22] if line.split()[1] == "*"]
     place = lines.index("* start here:")
-    advice = [line.strip().partition(": ") for line in lines[place + 1 : place + 4]]
+    advice = [line.strip().partition(": ") for line in lines[place + 1 : place + 5]]
     assert sorted(name for name, _, _ in advice) == sorted(marked)
-    assert marked[0] == BUNDLED.stem
+    assert marked[:2] == [BUNDLED.stem, START]
     for name, _, text in advice:
         record = CATALOG[name]
         if record.mib is None:

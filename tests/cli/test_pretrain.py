@@ -17,6 +17,7 @@ from PIL import Image
 
 import mlp_mixer as mm
 from mlp_mixer.cli import run
+from mlp_mixer.weights.catalog import START
 
 # A network of a second; the bundled one takes longer.
 TINY = [
@@ -134,9 +135,9 @@ def test_the_bundled_weights_are_where_it_begins(
     mm.pretrain(f"folder:{pictures / 'loose'}", tmp_path / "run", settings=settings)
     learnt = mm.load(tmp_path / "run")
     assert learnt.model.config.image_size == (64, 64)
-    bundled = mm.load("mixer_nano4.cifar10")
+    bundled = mm.load(START)
     assert learnt.preprocess.mean == bundled.preprocess.mean
-    assert learnt.provenance["model"] == "mixer_nano4.cifar10 (without labels)"
+    assert learnt.provenance["model"] == f"{START} (without labels)"
     # One small step away from them.
     stem = bundled.model.state_dict()["stem.proj.weight"]
     away = (learnt.model.state_dict()["stem.proj.weight"] - stem).abs().max()

@@ -13,7 +13,7 @@ from ..recipes.resolve import Settings, assignments, resolve_config
 from ..training import TrainConfig
 from ..training.config import ModelChoice
 from ..training.journal import JournalRow, Report, ignore_row
-from ..weights.catalog import BUNDLED
+from ..weights.catalog import START
 from .learn import SCRATCH, are_small, train
 
 PRETRAINING = "pretrain_views"
@@ -157,9 +157,9 @@ def _begun(
     if weights is not None:
         model = ModelChoice(init=str(weights))
     elif small:
-        model = ModelChoice(init=BUNDLED.stem)
+        model = ModelChoice(init=START)
     else:
-        model = ModelChoice(init=BUNDLED.stem, image_size=_SIDE, resize="interpolate")
+        model = ModelChoice(init=START, image_size=_SIDE, resize="interpolate")
     optim = dataclasses.replace(config.optim, lr=config.optim.lr * _GENTLE)
     return dataclasses.replace(config, model=model, optim=optim)
 

@@ -34,9 +34,9 @@ class SeenImages:
         complete: Whether these are all of them. False: some dataset was too large to
             be remembered.
         unlabelled: uint32 (U,), likewise of those that it has seen without labels.
-        sources: Datasets, by the names that `open_dataset` knows, of which it may have
-            learnt from any image, whatever the split: keys do not tell where the images
-            came in another coding.
+        sources: Datasets, by the names that `open_dataset` knows, that it has learnt
+            from in another coding, which keys do not tell: "cifar10 train" for the
+            training split alone, "cifar100" where any image may be among them.
     """
 
     short_keys: NDArray[np.uint32]

@@ -147,7 +147,8 @@ def _counted(
     """Return all images, and count those that were learnt from."""
     if seen is None:
         return EvalSplit(images, words)
-    if _source(dataset) in seen.sources:
+    source = _source(dataset)
+    if source in seen.sources or f"{source} train" in seen.sources:
         words += ", any of which it may have learnt from"
         return EvalSplit(images, words, len(images))
     count = int(seen.contains(images.keys()).sum()) if len(seen.short_keys) else 0

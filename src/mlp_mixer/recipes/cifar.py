@@ -165,9 +165,10 @@ def cifar110_8ep() -> TrainConfig:
     """Learn 110 classes, CIFAR-10's and CIFAR-100's, for features of other pictures.
 
     The recipe `cifar10_16ep` for both datasets together; experiments/transfer/cifar110.py
-    makes the .npz file. As it stands it was not run to its end: what came of a run on
-    images of two codings is in docs/log.md (a linear probe on its features has 73.2 % of
-    1,000 photos of ten classes, those of ten classes 62.5 %).
+    makes the .npz file. It made `mixer_mini4.cifar110`, the bundled weights that learning
+    begins with: 65.7 % of 20,000 test images (seed 0), and a linear probe on its features
+    has 71.5 % of 1,000 photos of ten other classes (on those of `mixer_nano4.cifar10` it
+    has 62.5 %).
 
     mlp-mixer train cifar110_8ep --data npz:cifar110.npz --set train.threads=1
     """

@@ -16,11 +16,13 @@ from typing import Literal
 from ..files import cache_folder
 from .labels import KEYS
 
-BUNDLED = Path(__file__).with_name("bundled") / "mixer_nano4.cifar10.safetensors"
-"""The bundled weights, which answer where no others are named; named as their file."""
+_BUNDLED_FOLDER = Path(__file__).with_name("bundled")
 
-START = "mixer_nano4.cifar10"
-"""The bundled weights that fine-tuning begins with where no others are named."""
+BUNDLED = _BUNDLED_FOLDER / "mixer_nano4.cifar10.safetensors"
+"""The bundled weights that answer where no others are named; named as their file."""
+
+START = "mixer_mini4.cifar110"
+"""The bundled weights that learning begins with where no others are named."""
 
 BETTER = "mixer_b16.goog_in21k"
 """The weights to download where there are photographs and some time."""
@@ -96,7 +98,18 @@ def is_bundled(name: str) -> bool:
         name: Or the path of their file.
     """
     record = find(name)
-    return (record is not None and record.lineage == "native") or Path(name) == BUNDLED
+    if record is not None:
+        return record.lineage == "native"
+    return Path(name).parent == _BUNDLED_FOLDER
+
+
+def bundled_path(record: PublishedWeights) -> Path:
+    """Return the file of weights in the package.
+
+    Args:
+        record: Their record.
+    """
+    return _BUNDLED_FOLDER / record.filename
 
 
 def list_models(pattern: str = "*", *, weights: bool = False) -> list[str]:
@@ -146,7 +159,7 @@ def cached_path(record: PublishedWeights) -> Path | None:
         The file in the package, in our cache, or in that of the Hugging Face hub.
     """
     if record.lineage == "native":
-        return BUNDLED
+        return bundled_path(record)
     if record.hub is None:
         place = cache_place(record)
         return place if place.is_file() else None
@@ -163,6 +176,22 @@ _TABLE_3 = {
     "B/16 in21k": "Table 3: Mixer-B/16, ImageNet-21k, 224 px, 80.64 after fine-tuning on ImageNet-1k",
     "L/16 in21k": "Table 3: Mixer-L/16, ImageNet-21k, 224 px, 82.89 after fine-tuning on ImageNet-1k",
 }
+
+
+def _native(name: str, num_classes: int, data: str) -> PublishedWeights:
+    """Return weights in the package, whose file says the rest."""
+    return PublishedWeights(
+        name=name,
+        aliases=(),
+        architecture=name.partition(".")[0],
+        num_classes=num_classes,
+        lineage="native",
+        filename=f"{name}.safetensors",
+        labels=None,
+        preprocess="native",
+        licence="Apache-2.0",
+        trained_on=f"{data} from scratch; bundled, and its file says the rest",
+    )
 
 
 def _google(
@@ -313,23 +342,12 @@ _MM_L16 = (
     "timm's B/16 of ImageNet-21k as the origin, which has other shapes); the 64xb64 "
     "of the name is a configuration that did not train it"
 )
-_CIFAR10 = "CIFAR-10 from scratch; these are bundled, and their file says the rest"
 _PAPER = "arXiv 2105.01601, Table 3"
 _SAM = "arXiv 2106.01548, as quoted in google-research/vision_transformer#134"
 
 _RECORDS = (
-    PublishedWeights(
-        name=BUNDLED.stem,
-        aliases=(),
-        architecture=BUNDLED.stem.partition(".")[0],
-        num_classes=10,
-        lineage="native",
-        filename=BUNDLED.name,
-        labels=None,
-        preprocess="native",
-        licence="Apache-2.0",
-        trained_on=_CIFAR10,
-    ),
+    _native(BUNDLED.stem, 10, "CIFAR-10"),
+    _native(START, 110, "CIFAR-10 and CIFAR-100"),
     #       model  folder         MiB     trained on  top-1
     _google("B/16", "imagenet1k", 228.47, _IN1K, 76.44, _PAPER),
     _google("L/16", "imagenet1k", 794.29, _IN1K, 71.76, _PAPER),
@@ -358,9 +376,12 @@ CATALOG: dict[str, PublishedWeights] = {record.name: record for record in _RECOR
 """The bundled weights, and every published MLP-Mixer that we know of, by our name."""
 
 START_HERE: dict[str, str] = {
+    START: (
+        "bundled, works offline: to learn your own pictures from, in minutes on a CPU; "
+        "`finetune` and `pretrain` take it where no weights are named"
+    ),
     BUNDLED.stem: (
-        "bundled, works offline: for a first try, and to fine-tune on your own pictures "
-        "in minutes on a CPU"
+        "bundled, works offline: ten classes, for a first try of `predict` and `serve`"
     ),
     "mixer_b16.goog_in21k": (
         "to fine-tune on photos where there is a GPU; learnt from ImageNet-21k; a "

@@ -97,7 +97,7 @@ def _local(name: str) -> str:
 def _fetch(record: catalog.PublishedWeights) -> Path:
     """Return the file of published weights, downloaded and checked if needed."""
     if record.lineage == "native":
-        return catalog.BUNDLED
+        return catalog.bundled_path(record)
     if record.url is None:
         assert record.hub is not None
         return hub_file(record.hub, record.filename)

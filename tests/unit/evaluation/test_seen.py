@@ -210,6 +210,13 @@ def test_a_dataset_of_mixed_splits_cannot_be_tested_on(
     assert eval_split(f"folder:{folder}", origin).seen == 0
 
 
+def test_of_a_training_split_the_test_split_is_clean() -> None:
+    origin = {"seen": SeenImages.of().to_json() | {"sources": ["digits train"]}}
+    assert eval_split("digits", origin).seen == 0
+    learnt = eval_split("digits", origin, "train")
+    assert learnt.seen == len(learnt.images)
+
+
 def test_what_began_from_it_remembers_that(folder: Path, tmp_path: Path) -> None:
     seen_before = SeenImages.of().to_json() | {"sources": ["cifar100", "digits"]}
     weights = mm.save(

@@ -10,6 +10,7 @@ import pytest
 import mlp_mixer as mm
 from mlp_mixer import api
 from mlp_mixer.recipes.finetune import finetune_auto
+from mlp_mixer.weights.catalog import START
 
 
 @pytest.mark.parametrize("images", [1, 30, 300, 2_000, 100_000])
@@ -34,7 +35,7 @@ def photos(root: Path, side: int) -> str:
 def test_the_bundled_weights_get_photos_at_64_pixels(tmp_path: Path) -> None:
     for weights in (None, "mixer_nano4.cifar10"):
         config = api.finetune_config(weights, photos(tmp_path, 80))
-        assert config.model.init == "mixer_nano4.cifar10"
+        assert config.model.init == (weights or START)
         assert (config.model.image_size, config.model.patch_size) == (64, 4)
         assert config.model.resize == "interpolate"
         assert config.optim.name == "muon"

@@ -15,6 +15,7 @@ from mlp_mixer.models import VARIANTS, cost, model_config
 from mlp_mixer.weights.catalog import (
     BUNDLED,
     CATALOG,
+    START,
     PublishedWeights,
     cache_place,
     cached_path,
@@ -24,7 +25,7 @@ from mlp_mixer.weights.catalog import (
 from mlp_mixer.weights.labels import class_names
 
 # The first are the bundled ones, which test_bundled.py looks at.
-FIRST, *ALL = CATALOG.values()
+FIRST, SECOND, *ALL = CATALOG.values()
 GOOGLE = [record for record in ALL if record.lineage == "google"]
 TIMM = [record for record in ALL if record.lineage == "timm"]
 
@@ -62,7 +63,8 @@ def test_nineteen_records_under_their_own_names() -> None:
     }
     assert all(CATALOG[record.name] is record for record in ALL)
     assert FIRST.name == BUNDLED.stem
-    assert FIRST.lineage == "native"
+    assert SECOND.name == START
+    assert FIRST.lineage == SECOND.lineage == "native"
     assert find(FIRST.name) is FIRST
 
 
