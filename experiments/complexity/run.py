@@ -105,7 +105,10 @@ def measured(choice: argparse.Namespace) -> dict[str, dict[str, Any]]:
                 "kept_mib": kept(model, image) / 2**20,
             }
             calls[key] = torch.inference_mode()(partial(model.eval(), image))
-    for key, times in interleave(calls, rounds, device).items():
+    measured_times, failures = interleave(calls, rounds, device)
+    for error in failures.values():
+        raise error
+    for key, times in measured_times.items():
         wall, cpu = (
             1e3 * float(np.median(seconds)) for seconds in (times.wall, times.cpu)
         )

@@ -78,7 +78,10 @@ def measured(choice: argparse.Namespace, group: list[str]) -> dict[str, dict[str
             "pass_mib": peak_mib(calls[name], device),
             **counted(name),
         }
-    for name, times in interleave(calls, rounds, device, each=2).items():
+    measured_times, failures = interleave(calls, rounds, device, each=2)
+    for error in failures.values():
+        raise error
+    for name, times in measured_times.items():
         middle = statistics.median(times.wall)
         quarters = statistics.quantiles(times.wall, n=4, method="inclusive")
         rows[name] |= {

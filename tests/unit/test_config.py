@@ -52,8 +52,14 @@ def built(kind: Any, fields: dict[str, Any]) -> Any:
         reject()
 
 
+# Fields whose values lie elsewhere than those of all others.
+ELSEWHERE = {"spike_factor": st.floats(1.5, 20)}
+
+
 def fields_of(kind: type) -> dict[str, st.SearchStrategy[Any]]:
-    return {name: values_of(hint) for name, hint in get_type_hints(kind).items()}
+    hints = get_type_hints(kind).items()
+    found = {name: values_of(hint) for name, hint in hints}
+    return found | {name: ELSEWHERE[name] for name in found if name in ELSEWHERE}
 
 
 def with_whole_patches(fields: dict[str, Any]) -> MixerConfig:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,14 @@ _SUFFIXES_OF_WEIGHTS = (
 _FILES_OF_WEIGHTS = ("best.safetensors", "last.safetensors", "model.safetensors")
 # How files of weights begin: archives of torch and NumPy, HDF5, pickles.
 _SIGNS_OF_WEIGHTS = (b"PK\x03\x04", b"\x89HDF", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+
+
+class ResizeName(StrEnum):
+    """How an image is brought to the size of the crop."""
+
+    resmall = "resmall"
+    resize = "resize"
+
 
 Weights = Annotated[
     str,

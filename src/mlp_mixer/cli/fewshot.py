@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from .arguments import (
     Json,
     Key,
     LabelledImages,
+    ResizeName,
     Weights,
     whole_numbers,
 )
@@ -21,13 +21,6 @@ from .console import print_json, print_table
 
 if TYPE_CHECKING:
     from ..evaluation import FewShot
-
-
-class ResizeName(StrEnum):
-    """How an image is brought to the size of the crop."""
-
-    resmall = "resmall"
-    resize = "resize"
 
 
 def fewshot(

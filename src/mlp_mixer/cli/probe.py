@@ -15,12 +15,12 @@ from .arguments import (
     Json,
     Key,
     OverwriteOut,
+    ResizeName,
     Weights,
     whole_numbers,
     with_key,
 )
 from .console import percent, print_json, print_table
-from .fewshot import ResizeName
 from .streams import printable
 
 if TYPE_CHECKING:
