@@ -224,6 +224,7 @@ def line_chart(
     from_zero: bool = True,
     limits: tuple[float, float] = (-math.inf, math.inf),
     across: str = "step",
+    tick_text: Format | None = None,
 ) -> Chart:
     """Lay out a chart.
 
@@ -234,6 +235,8 @@ def line_chart(
         from_zero: Begin the y axis at 0.
         limits: No tick exceeds them unless a value does.
         across: The name of the x axis.
+        tick_text: Writes the ticks of the y axis, where `text` would write several
+            alike; by default `text`.
 
     Returns:
         The chart; without lines if no value is finite.
@@ -266,7 +269,7 @@ def line_chart(
         title,
         summary=_summary(series, text),
         x_ticks=tuple((place((x, 0))[0], number(x)) for x in x_ticks),
-        y_ticks=tuple((place((0, y))[1], text(y)) for y in y_ticks),
+        y_ticks=tuple((place((0, y))[1], (tick_text or text)(y)) for y in y_ticks),
         lines=tuple(_draw(line, place, text) for line in drawn),
         across=across,
     )

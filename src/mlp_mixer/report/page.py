@@ -231,7 +231,9 @@ def accuracy_chart(title: str, series: Sequence[Series], images: int) -> Chart:
     def text(fraction: float) -> str:
         return percent(round(fraction, places + 2))
 
-    return line_chart(title, series, text, from_zero=False, limits=(0, 1))
+    return line_chart(
+        title, series, text, from_zero=False, limits=(0, 1), tick_text=percent
+    )
 
 
 def _with_top5(classes: Sequence[str]) -> bool:

@@ -16,6 +16,7 @@ from mlp_mixer.report.chart import (
     percent,
     thin,
 )
+from mlp_mixer.report.page import accuracy_chart
 
 NAN = math.nan
 
@@ -134,3 +135,13 @@ def test_a_chart_without_a_finite_value_has_no_lines() -> None:
 
 def test_accuracies_beyond_the_limits_are_still_drawn() -> None:
     assert len(accuracy([(1, 97.0), (2, 98.0)]).y_ticks) >= 2
+
+
+@pytest.mark.parametrize("low", [0.9493, 0.0021, 0.5])
+@pytest.mark.parametrize("range_", [0.002, 0.02, 0.3])
+def test_no_two_ticks_of_accuracy_read_alike(low: float, range_: float) -> None:
+    """However few decimals the images carry: 145 of them carry none."""
+    points = [(0.0, low), (10.0, low + range_)]
+    chart = accuracy_chart("Top-1", [Series("val", points)], images=145)
+    labels = [label for _, label in chart.y_ticks]
+    assert len(set(labels)) == len(labels) >= 3
