@@ -209,3 +209,17 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), target
+
+
+def test_no_line_installs_a_strangers_package() -> None:
+    """The name on the package index is somebody else's: install from the checkout."""
+    stranger = re.compile(r"install\b.*\bmlp[-_]mixer(?!-pytorch)|mlp-mixer\[")
+    files = [ROOT / "README.md", ROOT / "Dockerfile", *ROOT.glob("docs/**/*.md")]
+    files += [*ROOT.glob("src/**/*.py"), *ROOT.glob("examples/**/*.py")]
+    lines = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in files
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if stranger.search(line)
+    ]
+    assert not lines

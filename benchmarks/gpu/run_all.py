@@ -3,7 +3,7 @@
     python benchmarks/gpu/run_all.py --seconds 480 --out $OUT
     python benchmarks/gpu/run_all.py --seconds 270 --out $OUT --done rows.jsonl
     python benchmarks/gpu/run_all.py --list
-    python benchmarks/gpu/run_all.py --device cpu --smoke --out /tmp/rehearsal
+    python benchmarks/gpu/run_all.py --device cpu --smoke --out rehearsal
 
 Each stage is a process group of its own. One that fails, hangs or is killed is a row,
 and not the end. In the folder of `--out`:

@@ -209,7 +209,7 @@ def _from_store(url: str, start: int, stop: int | None) -> Iterator[bytes]:
         store, path = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise UserError(
-            f"cannot open {url}: {error}; try `pip install 'mlp-mixer[cloud]'`"
+            f"cannot open {url}: {error}; try `pip install fsspec s3fs gcsfs`"
         ) from error
     while stop is None or start < stop:
         end = min(start + _STORE_PIECES * PIECE, stop or sys.maxsize)

@@ -434,7 +434,7 @@ def test_a_frame_of_every_second_of_a_video(
     assert "cannot read the video" in answers[-1].error
     monkeypatch.setitem(sys.modules, "av", None)
     (answer,) = mlp_mixer.Predictor(str(checkpoint)).predict([video])
-    assert 'needs PyAV: pip install "mlp-mixer[video]"' in answer.error
+    assert "needs PyAV: pip install av" in answer.error
 
 
 # Features
@@ -574,7 +574,7 @@ def test_parquet_without_pyarrow(
     sentence = refused(
         capsys, "predict", checkpoint, "a.png", "--out", tmp_path / "a.parquet"
     )
-    assert 'pip install "mlp-mixer[parquet]"' in sentence
+    assert "pip install pyarrow" in sentence
     assert not (tmp_path / "a.parquet").exists()
 
 

@@ -88,7 +88,8 @@ def serve(
         )
     except ModuleNotFoundError as error:
         raise UserError(
-            f"{error.name} is not installed; pip install 'mlp-mixer[serve]'"
+            f"{error.name} is not installed; pip install fastapi uvicorn "
+            "python-multipart prometheus-client"
         ) from error
 
     limits = Limits(

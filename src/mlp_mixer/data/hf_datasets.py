@@ -138,8 +138,7 @@ def _load(place: str, split: str | None) -> Mapping[str, Any]:
     # A library built for another pyarrow fails with any error.
     except Exception as error:
         raise UserError(
-            f"hf: needs the library datasets ({error}): pip install "
-            "'mlp-mixer[datasets]'"
+            f"hf: needs the library datasets ({error}): pip install datasets"
         ) from error
     path = path_of(place)
     try:

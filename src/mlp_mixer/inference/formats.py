@@ -68,7 +68,7 @@ def check_out(out: Path, *, features: bool = False, replace: bool = False) -> No
             import pyarrow.parquet  # noqa: F401
         except ImportError as error:
             raise UserError(
-                f'{str(out)!r} needs pyarrow: pip install "mlp-mixer[parquet]"'
+                f"{str(out)!r} needs pyarrow: pip install pyarrow"
             ) from error
 
 

@@ -254,9 +254,7 @@ def _frames(path: str) -> Iterator[NamedPicture]:
     try:
         import av
     except ImportError:
-        sentence = (
-            f'{path!r} is a video, which needs PyAV: pip install "mlp-mixer[video]"'
-        )
+        sentence = f"{path!r} is a video, which needs PyAV: pip install av"
         yield path, Failure(path, sentence)
         return
     due = 0.0

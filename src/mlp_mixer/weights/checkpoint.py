@@ -332,7 +332,7 @@ def read_native(
     if version != FORMAT_VERSION:
         raise UserError(
             f"{source} has checkpoint format {version!r}, this version of mlp-mixer "
-            f"reads up to {FORMAT_VERSION}; install a newer mlp-mixer"
+            f"reads up to {FORMAT_VERSION}; update this package"
         )
     try:
         header = from_dict(_Header, described)

@@ -290,7 +290,7 @@ def test_offline(library, monkeypatch, tmp_path):
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    message = r"hf: needs the library datasets .*: pip install 'mlp-mixer\[datasets\]'"
+    message = r"hf: needs the library datasets .*: pip install datasets"
     with pytest.raises(UserError, match=message):
         open_dataset("hf:owner/pets")
 

@@ -394,7 +394,7 @@ def test_object_stores_that_fail(store, monkeypatch):
     message = "there is no memory://bucket/other/dataset.json: check the address"
     with pytest.raises(UserError, match=message):
         open_dataset("shards:memory://bucket/other")
-    message = r"cannot open nostore://x/dataset.json: .*; try `pip install 'mlp-mixer\["
+    message = r"cannot open nostore://x/dataset.json: .*; try `pip install fsspec s3fs"
     with pytest.raises(UserError, match=message):
         open_dataset("shards:nostore://x")
     dataset = open_dataset(f"shards:{store}")
@@ -416,6 +416,6 @@ def test_object_stores_that_fail(store, monkeypatch):
 
 def test_without_fsspec(site, monkeypatch):
     monkeypatch.setitem(sys.modules, "fsspec", None)
-    message = r"cannot open s3://b/x/dataset.json: .*try `pip install 'mlp-mixer\[cloud"
+    message = r"cannot open s3://b/x/dataset.json: .*try `pip install fsspec s3fs"
     with pytest.raises(UserError, match=message):
         open_dataset("shards:s3://b/x")

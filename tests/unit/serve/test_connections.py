@@ -179,7 +179,7 @@ def test_mistakes_at_the_start_are_one_sentence(
     # As if it could not be imported.
     monkeypatch.setitem(sys.modules, "mlp_mixer.serve", None)
     assert run([*start, "0"]) == 2
-    assert "pip install 'mlp-mixer[serve]'" in capsys.readouterr().err
+    assert "pip install fastapi uvicorn" in capsys.readouterr().err
 
 
 def test_refusals_of_the_protocol_look_like_all_others(

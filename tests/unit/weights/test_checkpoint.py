@@ -187,7 +187,7 @@ def rewrite(path: Path, change: Any) -> Path:
         ),
         (
             lambda t, h: h.update(format_version=2),
-            "format 2, this version of mlp-mixer reads up to 1; install a newer",
+            "format 2, this version of mlp-mixer reads up to 1; update this package",
         ),
         (
             lambda t, h: h["config"].update(patch_size=5),
