@@ -112,6 +112,9 @@ def server(app: Any, limits: Limits) -> uvicorn.Server:
         app,
         http=type("BoundProtocol", (ProtocolWithTimeouts,), {"limits": limits}),
         ws="none",
+        # uvicorn's own would close the log handlers of all other libraries, and absl's
+        # closes with it what was stderr when it was imported. Errors go to stderr so, too.
+        log_config=None,
         log_level="error",
         access_log=False,
         server_header=False,

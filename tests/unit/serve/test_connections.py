@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -23,7 +25,7 @@ from torch import Tensor
 from mlp_mixer.cli import run
 from mlp_mixer.images.preprocess import Preprocess
 from mlp_mixer.inference import Predictor
-from mlp_mixer.serve import Limits, connections
+from mlp_mixer.serve import Limits, connections, create_app
 from mlp_mixer.serve.batcher import Batcher
 from mlp_mixer.weights.checkpoint import save
 
@@ -180,6 +182,24 @@ def test_mistakes_at_the_start_are_one_sentence(
     monkeypatch.setitem(sys.modules, "mlp_mixer.serve", None)
     assert run([*start, "0"]) == 2
     assert "pip install fastapi uvicorn" in capsys.readouterr().err
+
+
+def test_a_server_leaves_the_logs_of_others_alone(
+    predictor: Predictor, caplog: pytest.LogCaptureFixture
+) -> None:
+    closed: list[logging.Handler] = []
+
+    class Others(logging.StreamHandler[io.StringIO]):
+        def close(self) -> None:
+            closed.append(self)
+
+    others = Others(io.StringIO())
+    limits = Limits()
+    connections.server(create_app(predictor, limits), limits)
+    assert not closed
+    logging.getLogger("uvicorn.error").error("still said")
+    assert "still said" in caplog.text
+    assert others.stream.getvalue() == "", "nor does it take them for its own"
 
 
 def test_refusals_of_the_protocol_look_like_all_others(
