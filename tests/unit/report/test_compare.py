@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlp_mixer import cli
 from mlp_mixer.errors import UserError
 from mlp_mixer.report import find_runs, write_comparison
 from mlp_mixer.report.chart import Style
@@ -104,6 +105,21 @@ def test_steps_that_were_left_out_are_counted_once(
     assert runs[0].left_out == expected
     page = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
     assert f"<td>{expected}</td></tr>" in page
+
+
+def test_the_command_has_both_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = {"kind": "note", "step": 5, "text": "", "left_out": 4}
+    write_run(tmp_path / "a", [train_row(10, 1.0, 9.0) | {"clipped": 0.25}, note])
+    write_run(tmp_path / "b", [train_row(10, 1.0, 9.0)])
+    assert cli.run(["runs", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ends = [" ".join(line.split()).split(" minutes ")[-1] for line in lines]
+    assert ends[0] == "clipped left out"
+    assert [line.split()[-1] for line in lines if str(tmp_path) in line] == ["1", "0"]
+    shares = [line.split()[-3:-1] for line in lines if str(tmp_path) in line]
+    assert shares == [["25.00", "%"], ["0.0", "-"]]
 
 
 def test_a_run_that_has_not_begun_has_no_numbers(tmp_path: Path) -> None:
