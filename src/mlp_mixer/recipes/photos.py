@@ -45,7 +45,7 @@ def photos() -> TrainConfig:
         optim=OptimChoice(name="muon", lr=8e-3, weight_decay=0.05),
         schedule=ScheduleChoice(decay="linear", warmup_share=0.05),
         train=LoopChoice(
-            images=50_000,
+            images=55_000,
             eval_every_epochs=3,
             fewest_epochs=10,
             most_epochs=300,
