@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := runs/demo
 
-.PHONY: demo test test-other-cpus lint types browser install clean
+.PHONY: demo docs test test-other-cpus lint types browser install clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -25,6 +25,11 @@ demo: install
 
 test: lint types browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # one thread each: two processes share the cores
+
+# The documentation site, with every warning an error: docs/_build/html/index.html.
+docs: install
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html in a browser."
 
 # The numeric tests under other instruction sets, as on other processors: sums are added in another order there.
 NUMERIC := tests/unit/models tests/unit/evaluation tests/unit/inference tests/unit/training tests/unit/weights \
@@ -48,4 +53,4 @@ browser: install  # for tests/browser: one that is there, Playwright's own, or D
 	  || (apt-get update -qq && apt-get install -y -qq chromium)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build docs/generated
