@@ -48,7 +48,7 @@ function begin() {
 function heard({ ready, failed, ask, answer, refused, milliseconds }) {
   if (ready) {
     document.documentElement.dataset.ready = "true";
-    if (!waiting && !entries.size) say("Ready. Nothing asked yet.");
+    if (!waiting && !entries.size) say("Ready. Your pictures stay on this device.");
   } else if (failed) {
     stop(failed);
   } else {
@@ -94,6 +94,7 @@ function card(entry) {
   const shown = element("div", "", "shown");
   const image = Object.assign(element("img"), { src: url, alt: name });
   image.onerror = () => image.remove();
+  image.onload = () => image.classList.toggle("small", image.naturalWidth <= 64);
   shown.append(image);
   const said = element("div", "", "said");
   said.append(element("h2", "…"), element("p", name, "file"));
@@ -206,6 +207,8 @@ function report() {
 }
 
 function offer() {
+  // A lowest score is of one class per picture.
+  $("limit").hidden = !entries.size || Boolean(about.thresholds);
   document.body.classList.toggle("some", entries.size > 0);
   $("clear").hidden = !entries.size;
   $("save").hidden = ![...entries.values()].some(({ answer }) => answer);
@@ -287,15 +290,23 @@ function dragged(event) {
   if (event.type === "drop") take([...event.dataTransfer.files]);
 }
 
-function offerLimit() {
-  // A lowest score is of one class per picture.
-  $("limit").hidden = Boolean(about.thresholds);
+// Show the cards again: the lowest score has changed.
+function again() {
+  for (const entry of entries.values()) if (entry.answer) show(entry);
+}
+
+function advise() {
   const { min_score: chosen } = about;
   if (!chosen) return;
   const { score, accuracy, coverage, n } = chosen;
-  const share = `${percent(accuracy)} of the answers were right`;
-  const rest = `${percent(coverage)} of ${n} pictures were answered`;
-  $("hint").textContent = `In training ${(100 * score).toFixed(1)} was chosen: there ${share}, and ${rest}.`;
+  const answered = `of ${n} other pictures ${percent(coverage)} were answered`;
+  $("advised").textContent = `Use ${(100 * score).toFixed(1)} %`;
+  $("advised").hidden = false;
+  $("hint").textContent = `With it ${answered}, and ${percent(accuracy)} of the answers were right.`;
+  $("advised").onclick = () => {
+    $("least").value = 100 * score;
+    again();
+  };
 }
 
 $("file").onchange = chosen;
@@ -307,14 +318,12 @@ $("close").onclick = () => $("viewfinder").close();
 $("viewfinder").onclose = stopFilming;
 $("save").onclick = save;
 $("clear").onclick = clear;
-$("least").oninput = () => {
-  for (const entry of entries.values()) if (entry.answer) show(entry);
-};
+$("least").oninput = again;
 document.addEventListener("paste", (event) => take([...event.clipboardData.files]));
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, dragged);
 }
-offerLimit();
+advise();
 try {
   begin();
 } catch (error) {

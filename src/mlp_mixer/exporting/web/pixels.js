@@ -4,7 +4,8 @@
 const MOST_PIXELS = 64_000_000;
 const STRIP = 2 ** 22; // pixels that are copied at a time
 
-async function decoded(blob, channels) {
+async function decoded(file, channels) {
+  const { blob, turn } = await unturned(file);
   let bitmap;
   try {
     bitmap = await createImageBitmap(blob, {
@@ -20,7 +21,8 @@ async function decoded(blob, channels) {
     if (width * height > MOST_PIXELS) {
       throw Error(`This picture has ${width} × ${height} pixels, more than 64 million. Shrink it.`);
     }
-    return { data: pixelsOf(bitmap, channels), height, width, channels };
+    const data = pixelsOf(bitmap, channels);
+    return turned({ data, height, width, channels }, turn);
   } finally {
     bitmap.close();
   }
