@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from ...errors import UserError
 from ...files import PathLike, cache_folder, path_of, refusing, write_bytes
-from ...web import fetch, join
+from ...web import fetch, join, offline
 
 NAME = "onnxruntime-web"
 VERSION = "1.30.0"
@@ -173,14 +173,19 @@ def _unpacked(path: Path) -> Runtime:
 
 def _downloaded(place: Path) -> Runtime:
     address = join(registry(), f"{NAME}/-/{ARCHIVE.name}")
+    elsewhere = (
+        f"give the archive that `npm pack {NAME}@{VERSION}` brings, by --runtime"
+    )
+    if variable := offline():
+        raise UserError(
+            f"a page needs {NAME}, and the network is switched off: unset {variable}, or "
+            f"{elsewhere}"
+        )
     target = place / ARCHIVE.name
     try:
         path = fetch(address, target, ARCHIVE.size, ARCHIVE.sha256, bar=True)
     except UserError as error:
-        raise UserError(
-            f"{error}; or fetch {ARCHIVE.name} elsewhere (npm pack {NAME}@{VERSION}) and "
-            "name it by --runtime"
-        ) from error
+        raise UserError(f"{error}; or {elsewhere}") from error
     runtime = _unpacked(path)
     # Half of it is source maps; the cache keeps the two files.
     path.unlink()
