@@ -149,6 +149,21 @@ function antialiasedTaps(kind, size, scaled, first, count) {
   return taps;
 }
 
+// Pillow adds up the steps between the pixels that it takes, and so the rounding.
+function nearestTaps(size, scaled, first, count) {
+  const taps = emptyTaps(count, 1);
+  const step = size / scaled;
+  let at = step * 0.5;
+  for (let i = 0; i < first + count; i++) {
+    if (i >= first) {
+      taps.pixel[i - first] = inside(Math.trunc(at), size);
+      taps.weight[i - first] = 2 ** BITS;
+    }
+    at += step;
+  }
+  return taps;
+}
+
 // One axis of Pillow's scaling, rounded to bytes as there: the axis with this many steps
 // of `step` values, in `outer` blocks of `block` values, each of `inner` values.
 function weighted(data, taps, { outer, block, step, inner }) {
@@ -185,11 +200,13 @@ function alongRows({ data, width, channels }, taps) {
 // the width; older versions than 13 only where an image is very tall.
 function asPillow(image, record, scaled, top, left) {
   const [height, width] = record.image_size;
-  const kind = record.interpolation;
-  const rows = antialiasedTaps(kind, image.height, scaled[0], top, height);
-  const columns = antialiasedTaps(kind, image.width, scaled[1], left, width);
-  const lost = image.height - scaled[0];
   const long = scaled[0] * scaled[1] > MOST_SCALED * height * width;
+  const kind = record.interpolation;
+  const step = kind === "nearest" && !long;
+  const tapsOf = step ? nearestTaps : (...sides) => antialiasedTaps(kind, ...sides);
+  const rows = tapsOf(image.height, scaled[0], top, height);
+  const columns = tapsOf(image.width, scaled[1], left, width);
+  const lost = image.height - scaled[0];
   if (!long && lost > 0 && lost > 2 * (image.width - scaled[1])) {
     return alongColumns(alongRows(image, rows), columns);
   }
