@@ -294,6 +294,21 @@ def test_pictures_are_dropped_and_pasted(site: Site) -> None:
         expect(status).to_contain_text("given.png: ")
 
 
+def test_the_camera_takes_a_photo(site: Site) -> None:
+    page = site.page
+    page.get_by_role("button", name="Take a photo").click()
+    viewfinder = page.get_by_role("dialog", name="Camera")
+    expect(viewfinder).to_be_visible()
+    playing = "() => document.getElementById('video').videoWidth"
+    while not page.evaluate(playing):
+        page.wait_for_timeout(50)
+    viewfinder.get_by_role("button", name="Take the photo").click()
+    expect(viewfinder).to_be_hidden()
+    expect(page.locator("#answers > li:not(.waiting)")).to_have_count(1)
+    # The light of the camera goes out.
+    assert page.evaluate("() => document.getElementById('video').srcObject") is None
+
+
 def test_below_a_lowest_score_the_answer_is_unknown(site: Site) -> None:
     site.give({"a.png": encoded(picture(1))})
     page = site.page

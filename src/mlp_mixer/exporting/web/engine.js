@@ -23,12 +23,16 @@ async function prepare({ wasm, model }) {
 }
 
 async function answered(blob) {
+  const network = await session;
+  const begun = performance.now();
   const image = await decoded(blob, about.preprocess.channels);
   const seen = fit(image, about.preprocess);
   const shape = [1, seen.channels, seen.height, seen.width];
   const input = new ort.Tensor("float32", normalized(seen, about.preprocess), shape);
-  const { logits } = await (await session).run({ image: input });
-  return { ...answerOf(logits.data, about, TOP), seen, size: [image.width, image.height] };
+  const { logits } = await network.run({ image: input });
+  const milliseconds = performance.now() - begun;
+  const size = [image.width, image.height];
+  return { ...answerOf(logits.data, about, TOP), seen, size, milliseconds };
 }
 
 // One after the other: a second call of a session that runs would fail.
@@ -45,10 +49,8 @@ onmessage = ({ data: { start, ask, blob } }) => {
     return;
   }
   last = last.then(async () => {
-    const begun = performance.now();
     try {
-      const answer = await answered(blob);
-      postMessage({ ask, answer, milliseconds: performance.now() - begun });
+      postMessage({ ask, answer: await answered(blob) });
     } catch (error) {
       postMessage({ ask, refused: String(error?.message ?? error) });
     }

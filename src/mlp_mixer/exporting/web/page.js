@@ -45,7 +45,7 @@ function begin() {
   engine.postMessage({ start });
 }
 
-function heard({ ready, failed, ask, answer, refused, milliseconds }) {
+function heard({ ready, failed, ask, answer, refused }) {
   if (ready) {
     document.documentElement.dataset.ready = "true";
     if (!waiting && !entries.size) say("Ready. Your pictures stay on this device.");
@@ -56,7 +56,7 @@ function heard({ ready, failed, ask, answer, refused, milliseconds }) {
     const entry = entries.get(ask);
     // It may have been removed meanwhile.
     if (entry) {
-      Object.assign(entry, { answer, refused, milliseconds });
+      Object.assign(entry, { answer, refused });
       show(entry);
     }
     report();
@@ -136,10 +136,10 @@ function show(entry) {
   said.replaceChildren(...parts);
 }
 
-function fileLine({ name, answer, milliseconds }) {
+function fileLine({ name, answer }) {
   if (!answer) return name;
   const [width, height] = answer.size;
-  return `${name} · ${width} × ${height} · ${Math.round(milliseconds)} ms`;
+  return `${name} · ${width} × ${height} · ${Math.round(answer.milliseconds)} ms`;
 }
 
 // All labels above their thresholds, where a picture may have several; else the best one.
@@ -200,7 +200,8 @@ function report() {
     const [entry] = batch;
     if (entries.has(entry.ask)) say(`${entry.name}: ${sentence(entry)}`);
   } else if (batch.length) {
-    const seconds = batch.reduce((sum, entry) => sum + (entry.milliseconds ?? 0), 0) / 1000;
+    const took = ({ answer }) => answer?.milliseconds ?? 0;
+    const seconds = batch.reduce((sum, entry) => sum + took(entry), 0) / 1000;
     const answers = `${batch.length - failed.length} of ${batch.length} pictures answered`;
     say(`${answers} in ${seconds.toFixed(1)} s, the last one first.`);
   }
