@@ -48,9 +48,10 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-browser: install  # for tests/browser: one that is there, Playwright's own, or Debian's
+browser: install  # for tests/browser: one that is there, Playwright's own, or Debian's; and what `export --to web` needs
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(BIN)/playwright install chromium \
 	  || (apt-get update -qq && apt-get install -y -qq chromium)
+	-@$(BIN)/python -c 'from mlp_mixer.exporting.web import find_runtime; find_runtime()'
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build docs/generated
