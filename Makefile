@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := runs/demo
 
-.PHONY: demo test test-other-cpus lint types browser install clean
+.PHONY: demo test test-other-cpus lint types browser install dist-check licences clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -46,6 +46,13 @@ types: install
 browser: install  # for tests/browser: one that is there, Playwright's own, or Debian's
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(BIN)/playwright install chromium \
 	  || (apt-get update -qq && apt-get install -y -qq chromium)
+
+# Two builds with the same bytes; wheel and sdist in fresh environments, offline, with a read-only home.
+dist-check: install
+	$(BIN)/python tools/dist_check.py dist
+
+licences: install
+	$(BIN)/python tools/licences.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
