@@ -32,6 +32,8 @@ def cluster() -> Iterator[str]:
     """Two nodes on this machine; gives the address."""
     from ray.cluster_utils import Cluster
 
+    # Ray's workers are nice to others, so much that a busy machine never starts them.
+    os.environ["RAY_worker_niceness"] = "0"
     node = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
     nodes = Cluster(initialize_head=True, head_node_args=node)
     try:
@@ -41,6 +43,7 @@ def cluster() -> Iterator[str]:
     finally:
         ray.shutdown()
         nodes.shutdown()
+        del os.environ["RAY_worker_niceness"]
 
 
 @pytest.fixture
