@@ -33,7 +33,7 @@ def cluster() -> Iterator[str]:
     from ray.cluster_utils import Cluster
 
     # Ray's workers are nice to others, so much that a busy machine never starts them.
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
     node = {"num_cpus": 2, "object_store_memory": 80 * 2**20}
     nodes = Cluster(initialize_head=True, head_node_args=node)
     try:
@@ -43,7 +43,7 @@ def cluster() -> Iterator[str]:
     finally:
         ray.shutdown()
         nodes.shutdown()
-        del os.environ["RAY_worker_niceness"]
+        del os.environ["RAY_worker_niceness"]  # noqa: SIM112
 
 
 @pytest.fixture

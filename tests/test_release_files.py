@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 import runpy
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,29 @@ def test_the_sdist_has_the_files_that_it_is_about() -> None:
     for name in included:
         assert (ROOT / name).exists(), name
     assert {"CITATION.cff", "THIRD_PARTY.md", "SECURITY.md", "LICENSE"} <= set(included)
+
+
+def test_builds_that_differ_and_strangers_in_a_wheel_would_be_seen(
+    tmp_path: Path,
+) -> None:
+    """`make dist-check` builds and installs, which takes a minute; here is what it tells."""
+    check = tool("dist_check.py")
+    files = []
+    for folder, inside in (("a", "mlp_mixer/x.py"), ("b", "tests/x.py")):
+        files.append(tmp_path / folder / "mlp_mixer_toolkit-1.0-py3-none-any.whl")
+        files[-1].parent.mkdir()
+        with zipfile.ZipFile(files[-1], "w") as archive:
+            archive.writestr(inside, "")
+    one, other = files
+    check["same_bytes"]([one], [one])
+    with pytest.raises(SystemExit, match="two builds of .* differ"):
+        check["same_bytes"]([one], [other])
+    check["nothing_else"](one)
+    with pytest.raises(SystemExit, match=r"holds \['tests'\]"):
+        check["nothing_else"](other)
+    tracked = check["tracked"]()
+    assert Path("pyproject.toml") in tracked
+    assert not any(".git" in path.parts[:1] for path in tracked)
 
 
 def test_no_address_is_invented() -> None:

@@ -49,7 +49,7 @@ def tracking(name: str, config: TrainConfig, out: Path) -> Iterator[Report]:
         raise unknown("tracker", name, TRACKERS)
     module_name = "torch.utils.tensorboard" if name == "tensorboard" else name
     try:
-        module = importlib.import_module(module_name)
+        module: Any = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(
             f"the tracker {name} is not installed ({error}); run: pip install {name}"
