@@ -176,6 +176,7 @@ def test_all_devices_are_the_gpus_that_torch_sees(
         (["--part", "1/2"], "--part needs a file"),
         (["--devices", "cpu"], "--devices needs a file"),
         (["--part", "1/2", "--devices", "all", "--out", "a.csv"], "leave it or --part"),
+        (["--devices", "all", "--device", "cpu", "--out", "a.csv"], "contradict each"),
         (["--part", "3/2", "--out", "a.csv"], "numbered from 1 to 2"),
         (["--part", "x", "--out", "a.csv"], "expected NUMBER/PARTS"),
         (["--part", "1/2", "--out", "a.csv", "--sort-into", "s"], "answers alone"),

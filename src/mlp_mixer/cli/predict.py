@@ -132,7 +132,7 @@ def predict(
     if join is not None:
         tally = predict_parts.join(join, paths, overwrite)
         return _tell_written(tally, join, as_json)
-    mine, several = predict_parts.check(part, devices, out, features, sort_into)
+    mine, several = predict_parts.check(part, devices, device, out, features, sort_into)
     checkpoint, names = split_arguments(paths, model)
     # Several processes have files of their own, and check what they replace.
     replace = overwrite or bool(several)
@@ -157,7 +157,7 @@ def predict(
             min_score=min_score,
             labels=labels,
         )
-        return _tell_written(tally, out, as_json)
+        return _tell_written(tally, out, as_json, unknown=min_score is not None)
     # Weights are loaded after all checks: a download may take minutes.
     predictor = Predictor(
         with_key(or_bundled(checkpoint)[0], key),

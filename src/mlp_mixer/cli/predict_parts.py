@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .progress import Count
-
 if TYPE_CHECKING:
     from ..inference import Part, Written
+    from .progress import Count
 
 PartOption = Annotated[
     str | None,
@@ -54,6 +54,7 @@ def join(out: Path, parts: list[str], overwrite: bool) -> Written:
 def check(
     part: str | None,
     devices: str | None,
+    device: str,
     out: Path | None,
     features: str | None,
     sort_into: Path | None,
@@ -63,6 +64,7 @@ def check(
     Args:
         part: As typed, like the others.
         devices: None for a single process.
+        device: Of a single process.
         out: Where the answers go.
         features: What to write in their place.
         sort_into: Where the pictures go.
@@ -83,6 +85,11 @@ def check(
     if part is not None and devices is not None:
         raise UserError(
             "--devices shares the pictures out by itself; leave it or --part away"
+        )
+    if devices is not None and device != "auto":
+        raise UserError(
+            f"--devices {devices} and --device {device} contradict each other; leave one "
+            "of them away"
         )
     if out is None:
         raise UserError(f"{option} needs a file for its answers; add --out FILE.csv")
@@ -117,8 +124,6 @@ def on_devices(
 
 
 def _shown(show: Count) -> Any:
-    import sys
-
     def report(done: int, failure: str | None) -> None:
         if failure is not None:
             print(f"error: {failure}", file=sys.stderr)
