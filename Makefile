@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := runs/demo
 
-.PHONY: demo test test-other-cpus lint types browser install dist-check licences clean
+.PHONY: demo docs test test-other-cpus lint types browser install dist-check licences clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -26,6 +26,11 @@ demo: install
 test: lint types browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal  # one thread each: two processes share the cores
 
+# The documentation site, with every warning an error: docs/_build/html/index.html.
+docs: install
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "Open docs/_build/html/index.html in a browser."
+
 # The numeric tests under other instruction sets, as on other processors: sums are added in another order there.
 NUMERIC := tests/unit/models tests/unit/evaluation tests/unit/inference tests/unit/training tests/unit/weights \
   tests/unit/runtime tests/unit/kernels tests/unit/images tests/unit/exporting tests/unit/compat tests/unit/analysis \
@@ -43,9 +48,10 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-browser: install  # for tests/browser: one that is there, Playwright's own, or Debian's
+browser: install  # for tests/browser: one that is there, Playwright's own, or Debian's; and what `export --to web` needs
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(BIN)/playwright install chromium \
 	  || (apt-get update -qq && apt-get install -y -qq chromium)
+	-@$(BIN)/python -c 'from mlp_mixer.exporting.web import find_runtime; find_runtime()'
 
 # Two builds with the same bytes; wheel and sdist in fresh environments, offline, with a read-only home.
 dist-check: install
@@ -55,4 +61,4 @@ licences: install
 	$(BIN)/python tools/licences.py
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build docs/generated

@@ -42,7 +42,14 @@ def best_of(tried: Mapping[float, float]) -> float:
 
 
 def rate_cell(lr: float, tried: Mapping[float, float]) -> str:
-    """A rate for a table, marked (see `ENDS`) where it lies at an end of what was tried."""
+    """A rate for a table, marked (see `ENDS`) where it lies at an end of what was tried.
+
+    Where another one did better in the search, the runs of the table are of an older,
+    shorter grid, and the cell says so.
+    """
+    best = best_of(tried) if lr in tried else lr
+    if best != lr and tried[lr] < tried[best]:
+        return f"{lr:g} ({best:g} did better)"
     if len(tried) > 1 and lr in (min(tried), max(tried)):
         return f"{lr:g} ^"
     return f"{lr:g}"

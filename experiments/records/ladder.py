@@ -159,7 +159,7 @@ def told(results: common.Results, _: str) -> str:
         size = [f"{rows[0]['params'] / 1e6:.2f} M", f"{rows[0]['mmacs']:g}"]
         recipe, _, settings = label.partition(" ")
         name = f"{RENAMED.get(recipe, recipe)} {settings}"
-        lines.append([name, f"{len(rows)} x {rows[0]['n']:,}", *tops, *size, *seconds])
+        lines.append([name, images_told(rows), *tops, *size, *seconds])
     heads = [
         "recipe",
         "n",
@@ -172,6 +172,15 @@ def told(results: common.Results, _: str) -> str:
         "processor, s",
     ]
     return common.table(heads, lines)
+
+
+def images_told(rows: list[dict[str, Any]]) -> str:
+    """Runs and test images of each; seeds that draw their own have not equally many."""
+    counts = [row["n"] for row in rows]
+    text = f"{len(rows)} x {statistics.mean(counts):,.0f}"
+    if min(counts) == max(counts):
+        return text
+    return f"{text} ({min(counts):,} to {max(counts):,})"
 
 
 if __name__ == "__main__":

@@ -78,7 +78,9 @@ def chromium() -> Iterator[Browser]:
             "no Chromium: run `playwright install --with-deps chromium`, or "
             "`apt-get install chromium`"
         )
-        options = {"executable_path": path, "args": ["--no-sandbox"]}
+        # A film of Chromium's own in the place of a camera, and nobody is asked.
+        film = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        options = {"executable_path": path, "args": ["--no-sandbox", *film]}
         with playwright.chromium.launch(**options) as browser:
             yield browser
 

@@ -256,6 +256,36 @@ def test_all_conditions_of_c_have_an_mce(
     assert call("evaluate", imagenet, "--data", f"imagenet_c:{root}") == 0
     last = capsys.readouterr().out.splitlines()[76]
     assert last == f"mCE {100 * said['mce']:.1f} % (AlexNet 100 %, 15 corruptions)"
+    assert (said["relative_mce"], said["relative_errors"]) == (None, {})
+    how = ("evaluate", imagenet, "--clean-top1", "0.6", "--data", f"imagenet_c:{root}")
+    relative = answer(*how)["relative_mce"]
+    assert relative == pytest.approx(corruption_errors(top1, 0.6).relative_mce)
+    assert call(*how) == 0
+    last = capsys.readouterr().out.splitlines()[77]
+    assert last == f"relative mCE {100 * relative:.1f} % (AlexNet 100 %)"
+
+
+@pytest.mark.parametrize(
+    ("place", "share", "message"),
+    [
+        ("fog/1", "0.6", "--clean-top1 goes with all conditions of ImageNet-C"),
+        ("", "60", "the accuracy on clean images is 60.0: expected a fraction"),
+    ],
+)
+def test_a_clean_accuracy_that_says_nothing(
+    imagenet: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    share: str,
+    message: str,
+) -> None:
+    root = plant(tmp_path / "c", *(f"fog/{k}/{WNIDS[0]}" for k in (1, 2)))
+    data = f"imagenet_c:{root / place}"
+    assert call("evaluate", imagenet, "--data", data, "--clean-top1", share) == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert told.out == ""
 
 
 def test_conditions_with_other_names_are_refused_before_the_work(

@@ -51,6 +51,13 @@ def test_it_chooses_in_predict(here: Path, capsys: pytest.CaptureFixture[str]) -
     error = capsys.readouterr().err
     assert "holds several networks, in 'student' and 'teacher'" in error
     assert "--key NAME" in error
+    # Verbs without that option have settings.
+    settings = ("model.init=both.pth", "train.epochs=1", "train.device=cpu")
+    train = ["train", "digits", "--out", "run"]
+    for setting in settings:
+        train += ["--set", setting]
+    assert run(train) == 2
+    assert "model.key=NAME" in capsys.readouterr().err
     student = answer(capsys, "--key", "student")
     teacher = answer(capsys, "--key", "teacher")
     assert student != teacher

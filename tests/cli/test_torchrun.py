@@ -1,5 +1,5 @@
 """Several processes: the same curve, exact resuming, restarts by torchrun, sharded
-weights.
+weights, spikes.
 """
 
 from __future__ import annotations
@@ -183,6 +183,62 @@ def kill_when(ready: Callable[[], bool], out: Path, *settings: str) -> None:
     for pid in (process.pid, *map(int, workers.split())):
         os.kill(pid, signal.SIGKILL)
     process.wait()
+
+
+# Hardly more than the median is a spike, from the 21st of 40 steps on.
+SPIKES = (
+    "train.on_spike=skip",
+    "train.spike_factor=1.01",
+    "train.block_norms_every_steps=5",
+    "mix.mixup=0",
+)
+
+
+def left_out(out: Path) -> list[int]:
+    return [row["left_out"] for row in rows(out, "note") if "left_out" in row]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process."""
+    out = tmp_path_factory.mktemp("alone") / "run"
+    run(out, 1, *SPIKES)
+    return out
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_leave_out_the_steps_that_one_does(
+    alone: Path, tmp_path: Path, parallel: str
+) -> None:
+    """Each has half of the images and, with FSDP, half of the gradient.
+
+    If one of them took a step that the other left out, their weights would part, and
+    the loss over both would not be that of one process.
+    """
+    steps = left_out(alone)
+    assert 3 <= len(steps) < len(rows(alone)) - 20
+    out = tmp_path / "two"
+    run(out, 2, *SPIKES, f"train.parallel={parallel}")
+    assert left_out(out) == steps
+    for one, two in zip(rows(alone), rows(out), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], abs=2e-5)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], abs=2e-4)
+        for name, norm in one.get("block_grad_norms", {}).items():
+            # Four digits are written.
+            expected = pytest.approx(norm, rel=2e-3, abs=1e-6)
+            assert two["block_grad_norms"][name] == expected
+
+
+def test_two_processes_remember_what_is_usual(tmp_path: Path) -> None:
+    """Killed before the first spike and resumed, they end with the same bytes."""
+    whole = tmp_path / "whole"
+    killed = tmp_path / "killed"
+    run(whole, 2, *SPIKES)
+    assert left_out(whole)
+    kill_after_a_state(killed, *SPIKES)
+    run(killed, 2, *SPIKES)
+    assert digests(killed) == digests(whole)
+    assert left_out(killed) == left_out(whole)
 
 
 def test_torchrun_restarts_after_a_worker_died(two: Path, tmp_path: Path) -> None:

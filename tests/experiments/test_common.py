@@ -173,10 +173,21 @@ def test_a_grid_goes_on_by_its_own_factor(common: ModuleType) -> None:
 
 def test_a_rate_at_an_end_is_marked(common: ModuleType) -> None:
     tried = {1e-3: 0.1, 3e-3: 0.2, 9e-3: 0.3}
-    cells = [common.rate_cell(lr, tried) for lr in (1e-3, 3e-3, 9e-3)]
-    assert cells == ["0.001 ^", "0.003", "0.009 ^"]
+    assert common.rate_cell(9e-3, tried) == "0.009 ^"
+    assert common.rate_cell(1e-3, {1e-3: 0.3, 3e-3: 0.2}) == "0.001 ^"
+    assert common.rate_cell(3e-3, {**tried, 3e-3: 0.4}) == "0.003"
     assert common.rate_cell(2e-3, {2e-3: 0.1}) == "0.002"
     assert common.rate_cell(2e-3, {}) == "0.002"
+
+
+def test_a_rate_that_another_has_beaten_says_so(common: ModuleType) -> None:
+    """The rows are of a shorter grid: at its end then, in its middle now."""
+    tried = {2e-3: 0.4, 4e-3: 0.3, 8e-3: 0.2}
+    assert common.rate_cell(4e-3, tried) == "0.004 (0.002 did better)"
+    assert common.rate_cell(8e-3, tried) == "0.008 (0.002 did better)"
+    # As good is not better, and of a rate that was not tried nothing is known.
+    assert common.rate_cell(4e-3, {2e-3: 0.3, 4e-3: 0.3, 8e-3: 0.1}) == "0.004"
+    assert common.rate_cell(5e-3, tried) == "0.005"
 
 
 def test_rows_are_measured_once_and_again_with_other_settings(

@@ -220,6 +220,20 @@ def test_each_technique_is_switched_once(records: Any) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("counts", "told"),
+    [
+        ([10_000] * 3, "3 x 10,000"),
+        ([351, 355, 363, 333, 335], "5 x 347 (333 to 363)"),
+        ([20], "1 x 20"),
+        ([1000, 1001], "2 x 1,000 (1,000 to 1,001)"),
+    ],
+)
+def test_images_of_seeds_that_draw_their_own(counts: list[int], told: str) -> None:
+    ladder = runpy.run_path(str(ROOT / "ladder.py"))
+    assert ladder["images_told"]([{"n": count} for count in counts]) == told
+
+
 def test_a_ladder_stands_and_is_not_climbed_twice(tmp_path: Path) -> None:
     command = [
         sys.executable,

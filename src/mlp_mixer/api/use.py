@@ -176,6 +176,7 @@ def export(
     check: PathLike | None = None,
     labels: GivenLabels | None = None,
     overwrite: bool = False,
+    runtime: PathLike | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Write a checkpoint for another runtime, which reads it back and is compared.
@@ -187,9 +188,10 @@ def export(
 
     Args:
         checkpoint: What `load` takes, or a loaded `Checkpoint`.
-        path: The file to write; a folder for "timm" and "hf".
-        to: "onnx", "openvino", "torch-export", "aoti", "executorch", "timm" or "hf".
-        int8: Compute matrix products in int8 ("onnx" for Mixers, "openvino").
+        path: The file to write; a folder for "timm", "hf" and "web".
+        to: "onnx", "openvino", "torch-export", "aoti", "executorch", "timm", "hf" or
+            "web".
+        int8: Compute matrix products in int8 ("onnx" and "web" for Mixers, "openvino").
         calibrate: A folder of images that fix the ranges of int8.
         opset: Of the ONNX graph, 13 to 20.
         preprocess: "inside": the graph normalises uint8 images (the default where it
@@ -197,6 +199,8 @@ def export(
         check: A folder of images to compare on, best one folder per class.
         labels: The names of the classes, as for `load`.
         overwrite: Replace `path`.
+        runtime: For "web": the npm package onnxruntime-web, as an archive or a folder;
+            by default it is downloaded once.
         progress: Is called with the steps that are done, and with all.
 
     Returns:
@@ -219,6 +223,7 @@ def export(
             check=check,
             labels=labels,
             overwrite=overwrite,
+            runtime=runtime,
             progress=progress or (lambda done, total: None),
         )
 

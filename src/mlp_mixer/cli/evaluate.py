@@ -65,6 +65,14 @@ def evaluate(
         ),
     ] = Views.none,
     min_score: MinScore = None,
+    clean_top1: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="For the relative mCE of ImageNet-C: the top-1 on ImageNet's own "
+            "validation images, 0 to 1.",
+        ),
+    ] = None,
     labels: Labels = None,
     batch_size: BatchSize = 256,
     device: Device = "auto",
@@ -75,6 +83,7 @@ def evaluate(
     from ..data.imagenet import conditions
     from ..data.registry import check_place
     from ..devices import keep_memory, pick_device
+    from ..errors import UserError
     from ..evaluation import (
         MultiLabelEvaluation,
         answered,
@@ -97,7 +106,11 @@ def evaluate(
     specs = conditions(data)
     if len(specs) > 1:
         # Their names are checked before hours of work, not after them.
-        corruption_errors(dict.fromkeys(specs, 0.0))
+        corruption_errors(dict.fromkeys(specs, 0.0), clean_top1)
+    elif clean_top1 is not None:
+        raise UserError(
+            "--clean-top1 goes with all conditions of ImageNet-C: --data imagenet_c:PATH"
+        )
     for spec in specs:
         with counted("images", tell_end=False) as show:
             chosen, result = evaluate_checkpoint(
@@ -145,7 +158,7 @@ def evaluate(
         # Not for each of 75 test sets: that would be 75,000 classes.
         print_json({"checkpoint": name, **found[0], "per_class": per_class})
     elif len(found) > 1:
-        _print_mean(name, data, found, as_json)
+        _print_mean(name, data, found, clean_top1, as_json)
     if not as_json:
         trained_on = (loaded.provenance.get("data") or {}).get("source")
         own = public_name(data) == trained_on
@@ -154,7 +167,11 @@ def evaluate(
 
 
 def _print_mean(
-    name: str, data: str, found: list[dict[str, Any]], as_json: bool
+    name: str,
+    data: str,
+    found: list[dict[str, Any]],
+    clean_top1: float | None,
+    as_json: bool,
 ) -> None:
     """Print what was measured over all conditions of ImageNet-C."""
     from ..evaluation.corruptions import (
@@ -163,7 +180,8 @@ def _print_mean(
         corruption_errors,
     )
 
-    errors = corruption_errors({row["data"]: row["top1"] for row in found})
+    top1 = {row["data"]: row["top1"] for row in found}
+    errors = corruption_errors(top1, clean_top1)
     # The corruptions of the folder `extra` do not count.
     counted = [row for row in found if condition_of(row["data"])[0] in ALEXNET_ERRORS]
     rows = counted or found
@@ -178,7 +196,9 @@ def _print_mean(
                 "n": images,
                 **mean,
                 "mce": errors.mce,
+                "relative_mce": errors.relative_mce,
                 "corruption_errors": errors.errors,
+                "relative_errors": errors.relative,
                 "extra": errors.extra,
                 "missing": list(errors.missing),
                 "conditions": found,
@@ -194,6 +214,8 @@ def _print_mean(
         print(
             f"mCE {100 * errors.mce:.1f} % (AlexNet 100 %, {len(errors.errors)} corruptions)"
         )
+        if errors.relative_mce is not None:
+            print(f"relative mCE {100 * errors.relative_mce:.1f} % (AlexNet 100 %)")
     else:
         print(f"no mCE: {len(errors.missing)} of its 75 conditions are missing")
     if errors.extra:

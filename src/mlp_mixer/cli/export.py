@@ -16,17 +16,18 @@ from .console import percent, print_json, print_table
 def export(
     checkpoint: Weights,
     out: Annotated[
-        Path, typer.Argument(help="The file to write; a folder for timm and hf.")
+        Path, typer.Argument(help="The file to write; a folder for timm, hf and web.")
     ],
     to: Annotated[
         str,
         typer.Option(
-            help="onnx, openvino, torch-export, aoti, executorch, timm or hf."
+            help="onnx, openvino, torch-export, aoti, executorch, timm, hf or web."
         ),
     ],
     key: Key = None,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Matrix products in int8 (onnx, openvino).")
+        bool,
+        typer.Option("--int8", help="Matrix products in int8 (onnx, openvino, web)."),
     ] = False,
     calibrate: Annotated[
         Path | None,
@@ -47,6 +48,13 @@ def export(
         typer.Option(help="A folder of images to compare on, best one per class."),
     ] = None,
     labels: Labels = None,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            help="For web: the npm package onnxruntime-web, its archive or a folder; by "
+            "default it is downloaded once."
+        ),
+    ] = None,
     overwrite: OverwriteFile = False,
     as_json: Json = False,
 ) -> int:
@@ -70,6 +78,7 @@ def export(
             check=check,
             labels=labels,
             overwrite=overwrite,
+            runtime=runtime,
             progress=show,
         )
     if as_json:

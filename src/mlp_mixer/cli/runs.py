@@ -9,7 +9,7 @@ import typer
 
 from ..intervals import short_accuracy
 from .arguments import Json, OverwriteOut
-from .console import print_json, print_table
+from .console import percent, print_json, print_table
 
 if TYPE_CHECKING:
     from ..report.compare import RunSummary
@@ -27,7 +27,11 @@ def runs(
     overwrite: OverwriteOut = False,
     as_json: Json = False,
 ) -> int:
-    """Compare runs: a row for each, and with --out their curves on one page."""
+    """Compare runs: a row for each, and with --out their curves on one page.
+
+    clipped: the share of steps whose gradient was clipped; left out: steps that were not
+    taken, because their gradient was a spike (train.on_spike) or not finite.
+    """
     from ..files import refuse_to_replace
     from ..report.compare import find_runs, write_comparison
 
@@ -46,6 +50,8 @@ def runs(
             "loss": "right",
             "img/s": "right",
             "minutes": "right",
+            "clipped": "right",
+            "left out": "right",
         }
         print_table(headings, [_texts(run) for run in found])
     if out is not None:
@@ -66,4 +72,6 @@ def _texts(run: RunSummary) -> tuple[str, ...]:
     minutes = f"{run.seconds / 60:.1f}"
     images = f"{run.best_n:,}" if run.best_n else "-"
     epochs = f"{run.epochs:.1f}"
-    return run.name, run.recipe, epochs, top1, images, loss, speed, minutes
+    clipped = "-" if run.clipped is None else percent(run.clipped)
+    measured = (epochs, top1, images, loss, speed, minutes)
+    return run.name, run.recipe, *measured, clipped, f"{run.left_out:,}"

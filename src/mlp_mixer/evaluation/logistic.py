@@ -21,6 +21,9 @@ UNCHOSEN = 0.1
 _MOST_FOR_ALL_FOLDS = 10_000
 _MOST_STEPS = 500
 _ROWS = 4096
+# Products N D K from which on several threads pay. Below it they wait for each other,
+# on a busy machine a thousand times longer than they compute.
+_FEWEST_PRODUCTS_FOR_THREADS = 10**8
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +57,11 @@ def fit_logistic(
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
+    products = x.size * len(np.unique(y))
+    threads = None if products >= _FEWEST_PRODUCTS_FOR_THREADS else 1
+    with warnings.catch_warnings(), threadpool_limits(threads):
         # The last iterations hardly move an answer.
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = LogisticRegression(C=strength, max_iter=most_steps).fit(x, y)

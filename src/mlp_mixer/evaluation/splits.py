@@ -35,6 +35,12 @@ from .multilabel import MultiLabelEvaluation, evaluate_labels
 
 Split = Literal["test", "train", "all"]
 
+# Few-shot fits, probes and reports ask for images here too, and have no such choice.
+_ADVICE = (
+    'give other images; `evaluate --split train` (split="train") takes such, and its '
+    "number says so"
+)
+
 
 @dataclass(frozen=True)
 class EvalSplit:
@@ -89,14 +95,15 @@ def eval_split(
     if split == "train":
         if not len(dataset.train):
             raise UserError(
-                f"{dataset.spec!r} has no training images: use --split test"
+                f"{dataset.spec!r} has no training images, only those of a test split: "
+                "give a dataset with both, or use `evaluate --split test`"
             )
         return _counted(dataset, dataset.train, "train", seen)
     if split == "all":
         if dataset.test is not None and dataset.held_out is None:
             raise UserError(
-                f"{dataset.spec!r} has a test split of its own; use --split test or "
-                "--split train"
+                f"{dataset.spec!r} has a test split of its own; use `evaluate --split "
+                'test` (split="test") or train'
             )
         return _counted(dataset, dataset.all(), "all images", seen)
     if dataset.test is not None and dataset.held_out is None:
@@ -173,8 +180,7 @@ def _unseen(
     if _source(dataset) in seen.sources:
         raise UserError(
             f"this checkpoint, or one that it began from, may have learnt from any image "
-            f"of {_source(dataset)}, those of its test split among them; give other "
-            "images, or use --split all or train, whose number says so"
+            f"of {_source(dataset)}, those of its test split among them; {_ADVICE}"
         )
     # The keys of many images take time, and nothing can be among none.
     if len(seen.short_keys):
@@ -197,8 +203,7 @@ def _without_seen(
     if len(rest) == 0:
         raise UserError(
             f"this checkpoint, or one that it began from, has learnt from all "
-            f"{len(images):,} images of {dataset.spec!r} that could test it; give other "
-            "images, or use --split all or train, whose number says so"
+            f"{len(images):,} images of {dataset.spec!r} that could test it; {_ADVICE}"
         )
     unseen = images.take(rest)
     if dataset.held_out and dataset.test is not None:

@@ -9,13 +9,17 @@ OMP_NUM_THREADS says how many threads the runtime may use.
 
 from __future__ import annotations
 
+import base64
+import gzip
 import importlib.metadata
 import json
 import os
+import re
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,16 +102,30 @@ def of_torch(model: Callable[[Any], Any]) -> ExportFn:
 # others may not be installed.
 
 
-def _onnx(path: str, threads: int) -> Reloaded:
+def _session(graph: str | bytes, threads: int) -> Any:
+    """Open the path or the bytes of an ONNX graph."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(
-        path, options, providers=["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(
+        graph, options, providers=["CPUExecutionProvider"]
     )
+
+
+def _onnx(path: str, threads: int) -> Reloaded:
+    session = _session(path, threads)
     about = session.get_modelmeta().custom_metadata_map[KEY]
     return Reloaded(lambda x: session.run(None, {"image": x})[0], about, "onnxruntime")
+
+
+def _web(path: str, threads: int) -> Reloaded:
+    # Not in a browser: what a page holds is read back, and run by the same project.
+    page = Path(path, "index.html").read_text(encoding="utf-8")
+    held = dict(re.findall(r'<script type="[^"]*" id="(\w+)">([^<]*)</script>', page))
+    session = _session(gzip.decompress(base64.b64decode(held["model"])), threads)
+    run = lambda x: session.run(None, {"image": x})[0]  # noqa: E731
+    return Reloaded(run, held["about"], "onnxruntime")
 
 
 def _openvino(path: str, threads: int) -> Reloaded:
@@ -170,6 +188,7 @@ READERS: dict[str, Callable[[str, int], Reloaded]] = {
     "executorch": _executorch,
     "timm": _timm,
     "hf": _hf,
+    "web": _web,
 }
 
 

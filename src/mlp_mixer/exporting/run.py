@@ -26,6 +26,7 @@ from ..weights.scores import score_kind
 from .comparison import check_difference, check_images, measures, run_export
 from .reload import Array, answer, of_torch
 from .targets import TARGETS, ExportedModel, ExportJob, Target
+from .web import find_runtime
 
 # Weights and images are read, the export is written, run by its runtime, and compared.
 _STEPS = 4
@@ -46,6 +47,7 @@ def export(
     check: PathLike | None = None,
     labels: GivenLabels | None = None,
     overwrite: bool = False,
+    runtime: PathLike | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Export a checkpoint for another runtime.
@@ -56,7 +58,7 @@ def export(
 
     Args:
         source: A checkpoint: a file, a folder or a name, as `load` takes it.
-        out: The file to write; a folder for "timm" and "hf".
+        out: The file to write; a folder for "timm", "hf" and "web".
         to: The kind of export, a key of `TARGETS`.
         int8: Compute matrix products in int8. For Mixers to "onnx", or to "openvino"
             with `calibrate`.
@@ -70,6 +72,8 @@ def export(
             that of `calibrate`, else images that are made up.
         labels: The names of the classes, as for `load`.
         overwrite: Replace what is at `out`.
+        runtime: For "web", the npm package onnxruntime-web, as `web.find_runtime` takes
+            it; by default it is downloaded once.
         progress: Is told how many steps of how many are done.
 
     Returns:
@@ -87,8 +91,12 @@ def export(
     out = Path(out)
     where = preprocess or ("beside" if target.is_folder else "inside")
     _check_options(to, target, where, int8=int8, calibrate=calibrate, opset=opset)
+    if runtime is not None and to != "web":
+        raise UserError(f"{to} has no --runtime; that is of web")
     _check_place(to, target, source, out, overwrite)
     _check_packages(to, target, int8)
+    # Before the weights are read: it may have to be downloaded.
+    browser = find_runtime(runtime) if to == "web" else None
     make_folder(out.parent)
 
     progress(0, _STEPS)
@@ -108,7 +116,7 @@ def export(
         ranges = network.input(check_images(calibrate, record, names).pixels, record)
     about = _description(checkpoint, where, x)
     carried = json.dumps(about, ensure_ascii=False)
-    job = ExportJob(checkpoint, network, carried, int8, ranges, opset)
+    job = ExportJob(checkpoint, network, carried, int8, ranges, opset, browser)
     setup = _timm_setup(checkpoint, target)
 
     progress(1, _STEPS)

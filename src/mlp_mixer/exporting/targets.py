@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import warnings
@@ -22,6 +23,7 @@ from ..runtime.onnx_graph import OPSETS, onnx_graph, quantised
 from ..weights import Checkpoint
 from ..weights.checkpoint import StoredWeights
 from ..weights.huggingface.hub import timm_obstacles, write_folder
+from . import web
 from .reload import KEY, Array
 
 # torch's exporter to ONNX does not reach down to older versions.
@@ -80,6 +82,7 @@ class ExportJob:
         images: Images as the export takes them: examples for tracing, and for the
             ranges of int8.
         opset: The version of ONNX; None for the latest.
+        runtime: What runs the graph in a browser, where that is the target.
     """
 
     checkpoint: Checkpoint
@@ -88,6 +91,7 @@ class ExportJob:
     int8: bool
     images: Array
     opset: int | None
+    runtime: web.Runtime | None = None
 
 
 def _program(job: ExportJob, most: int | None = None) -> torch.export.ExportedProgram:
@@ -217,6 +221,15 @@ def _folder(job: ExportJob, path: Path) -> None:
     write_folder(path, stored)
 
 
+def _web(job: ExportJob, path: Path) -> None:
+    """Write a folder with a page that holds everything."""
+    checkpoint = job.checkpoint
+    assert job.runtime is not None
+    web.check_network(checkpoint.preprocess, checkpoint.model.num_classes)
+    about = json.loads(job.about) | web.described(checkpoint, int8=job.int8)
+    web.write_page(path, _graph(job).SerializeToString(), about, job.runtime)
+
+
 @dataclass(frozen=True)
 class Target:
     """A kind of export.
@@ -272,4 +285,11 @@ TARGETS = {
     ),
     "timm": Target(_folder, "", 1e-5, ("timm",)),
     "hf": Target(_folder, "", 1e-5, ("timm", "transformers")),
+    "web": Target(
+        _web,
+        "",
+        2e-5,
+        ("onnx", "onnxruntime"),
+        "open index.html by a double click, or put the folder on any web server",
+    ),
 }

@@ -275,7 +275,8 @@ def _finetuning(
         f"{claim}\n\n"
         "SGD, because Adam is unstable on Google's ImageNet-21k weights: 82 to 85 % "
         "instead of 91.7 % on CIFAR-100 (Alibaba-MIIL/ImageNet21K). The paper's grid of "
-        "learning rates is 0.003, 0.01, 0.03, 0.06. Not run here.\n\n"
+        "learning rates is 0.003, 0.01, 0.03, 0.06. The random crop is vit_jax's; in "
+        "App. A.2 of the paper it did not help fine-tuning. Not run here.\n\n"
         f"mlp-mixer finetune {init} --data {source} --recipe {name}"
     )
     return recipe

@@ -36,6 +36,8 @@ class RunSummary:
         train_loss: The last one.
         images_per_second: The median.
         seconds: Of training, without evaluation.
+        clipped: The share of its steps whose gradient was clipped, if any could be.
+        left_out: Steps that were not taken: their gradient was a spike, or not finite.
         journal: The rows of metrics.jsonl.
     """
 
@@ -51,6 +53,8 @@ class RunSummary:
     train_loss: float | None
     images_per_second: float | None
     seconds: float
+    clipped: float | None
+    left_out: int
     journal: tuple[JournalRow, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,8 +126,25 @@ def _summarise(folder: Path) -> RunSummary | None:
         train_loss=train[-1].get("loss") if train else None,
         images_per_second=rates[len(rates) // 2] if rates else None,
         seconds=sum(row.get("seconds", 0.0) for row in train),
+        clipped=_clipped(train),
+        # A run that went back says so once more of the same step.
+        left_out=len({row["left_out"] for row in journal if "left_out" in row}),
         journal=tuple(journal),
     )
+
+
+def _clipped(train: Sequence[JournalRow]) -> float | None:
+    """Return the share of clipped steps; a row has the mean of those since the last."""
+    before = 0
+    clipped = 0.0
+    steps = 0
+    for row in train:
+        since = row.get("step", 0) - before
+        before += since
+        if "clipped" in row and since > 0:
+            clipped += since * row["clipped"]
+            steps += since
+    return clipped / steps if steps else None
 
 
 def _public(weights: str) -> str:

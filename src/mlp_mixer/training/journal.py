@@ -171,7 +171,8 @@ def _row(line: bytes) -> JournalRow | None:
     measured = [row[name] for name in _NUMBERS if name in row]
     if any(type(value) not in (int, float) for value in measured):
         return None
-    if type(row.get("n", 0)) is not int:
+    counts = (row.get("n", 0), row.get("left_out", 0))
+    if any(type(count) is not int for count in counts):
         return None
     # An integer of JSON may have no float.
     huge = any(type(value) is int and abs(value) > _LARGEST for value in measured)

@@ -164,12 +164,14 @@ class Loop:
         for batch in meter.waiting_for(self.batches()):
             # One step of the optimiser. A step that a rollback left out is counted but
             # not taken, so that all later ones keep their numbers and random numbers.
+            spike = ""
             if self.step not in self.skipped:
                 result = self.stepper(batch, self.step)
                 meter.add(result, len(batch.labels), self.step)
-                if result.spike:
-                    self.note_spike(result.spike)
+                spike = result.spike
             self.step += 1
+            if spike:
+                self.note_spike(spike)
 
             # The scheduler signals processes at different moments; they must agree, or
             # some would wait for ever in the next all_reduce. Asked once: a signal that
@@ -246,10 +248,13 @@ class Loop:
             self.record({"kind": "train", **measured, "lr": lr})
 
     def note_spike(self, spike: str) -> None:
-        """Record that the step was left out."""
-        images = self.run.images_of(self.step)
-        text = f"step {self.step} is left out: {spike} (images {images})"
-        self.record({"kind": "note", "text": text})
+        """Record that the last step was left out."""
+        step = self.step - 1
+        images = self.run.images_of(step)
+        text = f"step {step} is left out: {spike} (images {images})"
+        # Of the steps that are done, as the rows of measurements are: a run that resumes
+        # before this step forgets the note, and writes it again.
+        self.record({"kind": "note", "text": text, "left_out": step})
 
     def evaluate(self) -> None:
         """Measure on the validation split; write `last`, and `best` if it is the best."""
@@ -316,8 +321,9 @@ class Loop:
         self.skipped = sorted(skipped)
 
         text = f"{trouble}: back to step {state.step}, and without that step"
-        self.report({"kind": "note", "text": text})
+        note: JournalRow = {"kind": "note", "text": text, "left_out": bad_step}
+        self.report(note)
         if self.journal:
             # Opened anew at the state's step, it forgets the rows after it.
             self.journal = Journal(self.out, from_step=self.step)
-            self.journal.append({"kind": "note", "text": text, "step": self.step})
+            self.journal.append({**note, "step": self.step})

@@ -201,7 +201,8 @@ def _preferred(fitting: Sequence[_Fitting], source: str) -> tuple[_Fitting, str]
     choice = different[-1].place.name
     raise UserError(
         f"{source} holds several networks, in {listed(there, 8, ' and ')}; choose one "
-        f"with --key NAME (key=NAME), such as {choice}"
+        "with --key NAME (key=NAME; in a configuration model.key=NAME, of a teacher "
+        f"distill.key=NAME), such as {choice}"
     )
 
 

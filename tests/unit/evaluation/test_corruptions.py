@@ -12,6 +12,7 @@ from PIL import Image
 from mlp_mixer import UserError
 from mlp_mixer.data.registry import open_dataset
 from mlp_mixer.evaluation.corruptions import (
+    ALEXNET_CLEAN_ERROR,
     ALEXNET_ERRORS,
     SEVERITIES,
     condition_of,
@@ -101,6 +102,64 @@ def test_alexnet_has_an_mce_of_one() -> None:
         for k in SEVERITIES
     }
     assert corruption_errors(measured).mce == pytest.approx(1)
+
+
+# The relative mCE
+
+
+def test_alexnet_s_clean_error_is_that_of_torchvision_s_weights() -> None:
+    weights = pytest.importorskip("torchvision.models").AlexNet_Weights.IMAGENET1K_V1
+    accuracy = weights.meta["_metrics"]["ImageNet-1K"]["acc@1"]
+    assert 1 - accuracy / 100 == pytest.approx(ALEXNET_CLEAN_ERROR, abs=1e-4)
+
+
+def test_relative_errors_by_hand() -> None:
+    """Errors grow from 0.25 to 0.65 everywhere, by 0.4.
+
+    AlexNet's grow by 0.886428 - 0.4348 = 0.451628 for Gaussian noise, ..., and 0.4 over
+    that is 0.885685, ...: a pocket calculator's numbers.
+    """
+    relative = (
+        0.885685, 0.870193, 0.819941, 1.038745, 1.021795,
+        1.139121, 1.100231, 0.925892, 1.021002, 1.040247,
+        3.081854, 0.956014, 1.893437, 1.413228, 2.329645,
+    )  # fmt: skip
+    found = corruption_errors(everywhere(0.35), 0.75)
+    assert list(found.relative.values()) == pytest.approx(relative, abs=2e-6)
+    assert found.relative_mce == pytest.approx(sum(relative) / 15, abs=2e-6)
+    assert found.mce == corruption_errors(everywhere(0.35)).mce
+
+
+def test_alexnet_s_relative_mce_is_one_and_an_unmoved_model_s_is_zero() -> None:
+    of_alexnet = {
+        f"{name}/{k}": 1 - error
+        for name, error in ALEXNET_ERRORS.items()
+        for k in SEVERITIES
+    }
+    found = corruption_errors(of_alexnet, 1 - ALEXNET_CLEAN_ERROR)
+    assert found.relative_mce == pytest.approx(1)
+    assert corruption_errors(everywhere(0.625), 0.625).relative_mce == 0
+    # Better on corrupted images than on clean ones is less than nothing.
+    better = corruption_errors(everywhere(0.8), 0.6).relative_mce
+    assert better is not None
+    assert better < 0
+
+
+def test_what_is_missing_leaves_no_relative_mce() -> None:
+    measured = everywhere(0.5, "extra/saturate")
+    assert corruption_errors(measured).relative == {}
+    assert corruption_errors(measured).relative_mce is None
+    del measured[f"{ROOT}/fog/1"]
+    found = corruption_errors(measured, 0.7)
+    assert found.relative_mce is None
+    assert len(found.relative) == 14
+    assert not {"fog", "saturate"} & set(found.relative)
+
+
+@pytest.mark.parametrize("clean", [-0.1, 1.01, 76.4, float("nan")])
+def test_an_accuracy_on_clean_images_is_a_fraction(clean: float) -> None:
+    with pytest.raises(UserError, match="on clean images is .* a fraction from 0 to 1"):
+        corruption_errors(everywhere(0.5), clean)
 
 
 def test_extra_corruptions_do_not_count() -> None:

@@ -16,7 +16,8 @@ from PIL import Image
 import mlp_mixer as mm
 from mlp_mixer import UserError, api
 from mlp_mixer.data.seen import SeenImages
-from mlp_mixer.evaluation import eval_split
+from mlp_mixer.evaluation import eval_split, evaluate_fewshot
+from mlp_mixer.report import build_report
 from mlp_mixer.training.extras.linear_probe import fit_head
 
 SETTINGS = {
@@ -124,13 +125,38 @@ def test_shards_and_a_list_of_the_same_pictures(
     check_at_chance(mm.evaluate(run, f"list:{listing}"))
 
 
-def test_nothing_left_is_refused(run: Path, folder: Path, tmp_path: Path) -> None:
-    other = copy_of(folder, tmp_path / "noise")
+@pytest.fixture(scope="module")
+def all_seen(run: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder without what was held out."""
+    other = copy_of(folder, tmp_path_factory.mktemp("seen") / "noise")
     test = eval_split(f"folder:{folder}", mm.load(run).provenance).images
     for index in range(len(test)):
         (other / test.name(index)).unlink()
-    with pytest.raises(UserError, match="has learnt from all"):
-        mm.evaluate(run, f"folder:{other}")
+    return f"folder:{other}"
+
+
+def refused(verb: str, run: Path, data: str) -> str:
+    if verb == "probe":
+        return mm.probe(run, data, shots=[1], linear=False).rows[0].error
+    ways = {
+        "evaluate": lambda: mm.evaluate(run, data),
+        "fewshot": lambda: evaluate_fewshot(mm.load(run), data, shots=[1]),
+        "report": lambda: build_report(run, data=data),
+    }
+    with pytest.raises(UserError) as told:
+        ways[verb]()
+    return str(told.value)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "fewshot", "probe", "report"])
+def test_nothing_left_is_refused(run: Path, all_seen: str, verb: str) -> None:
+    """Only `evaluate` has --split, so the advice names it, and the advice is right."""
+    error = refused(verb, run, all_seen)
+    assert "has learnt from all" in error
+    assert "`evaluate --split train`" in error
+    assert error.count("--") == 1
+    counted = mm.evaluate(run, all_seen, split="train")
+    assert counted.seen == counted.n > 0
 
 
 @pytest.mark.parametrize("seed", [0, 1])

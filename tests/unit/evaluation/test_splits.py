@@ -131,7 +131,7 @@ def test_a_test_set_alone_is_evaluated_on_and_not_learnt_from(
     chosen = eval_split(spec, {})
     assert (len(chosen.images), chosen.split) == (6, "test")
     assert chosen.images.labels.tolist().count(1) == 3
-    with pytest.raises(UserError, match="has no training images: use --split test"):
+    with pytest.raises(UserError, match="no training images, only those of a test"):
         eval_split(spec, {}, "train")
     with pytest.raises(UserError, match="has .* but no train: expected"):
         open_dataset(spec)

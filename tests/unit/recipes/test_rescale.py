@@ -86,6 +86,6 @@ def test_a_length_that_is_asked_for_replaces_one_in_images() -> None:
     by_setting, _ = resolve_config("photos", settings={"train.epochs": 3})
     for config in (by_option, by_setting):
         assert (config.train.images, config.train.epochs) == (None, 3)
-    assert notes == ("train.images 54,000 -> 3 epochs",)
+    assert notes == ("train.images 55,000 -> 3 epochs",)
     kept, _ = resolve_config("photos", settings={"train.batch_size": 8})
-    assert kept.train.images == 54_000
+    assert kept.train.images == 55_000

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlp_mixer import cli
 from mlp_mixer.errors import UserError
 from mlp_mixer.report import find_runs, write_comparison
 from mlp_mixer.report.chart import Style
@@ -56,6 +57,69 @@ def test_a_run_is_summarised_by_its_journal(tmp_path: Path) -> None:
     assert (run.images_per_second, run.seconds) == (200, 4.5)
     assert "journal" not in run.to_dict()
     json.dumps(run.to_dict())
+
+
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [
+        # 10 steps each.
+        ([1.0, 0.5, 0.0], 0.5),
+        # The first row, of another version, does not say.
+        ([None, 0.3], 0.3),
+        ([None, None], None),
+        ([], None),
+    ],
+)
+def test_the_share_of_clipped_steps(
+    tmp_path: Path, shares: list[float | None], expected: float | None
+) -> None:
+    rows = [train_row(10 * place, 1.0, 9.0) for place in range(1, len(shares) + 1)]
+    for row, share in zip(rows, shares, strict=True):
+        row |= {} if share is None else {"clipped": share}
+    write_run(tmp_path / "run", rows)
+    (run,) = find_runs([tmp_path])
+    assert run.clipped == (None if expected is None else pytest.approx(expected))
+    assert run.to_dict()["clipped"] == run.clipped
+
+
+def test_rows_of_few_steps_count_less(tmp_path: Path) -> None:
+    """One step that was clipped, then nine that were not; a row is written twice."""
+    rows = [train_row(step, 1.0, 9.0) for step in (1, 10, 10)]
+    for row, share in zip(rows, (1.0, 0.0, 1.0), strict=True):
+        row["clipped"] = share
+    write_run(tmp_path / "run", rows)
+    assert find_runs([tmp_path])[0].clipped == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("left_out", "expected"),
+    [([], 0), ([3], 1), ([3, 8, 3], 2), (["3"], 0), ([True, 2.5], 0)],
+)
+def test_steps_that_were_left_out_are_counted_once(
+    tmp_path: Path, left_out: list[Any], expected: int
+) -> None:
+    """What is no number of a step is no row of ours."""
+    rows = [{"kind": "note", "step": 9, "text": "", "left_out": n} for n in left_out]
+    write_run(tmp_path / "run", [train_row(10, 1.0, 9.0), *rows])
+    runs = find_runs([tmp_path])
+    assert runs[0].left_out == expected
+    page = write_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"<td>{expected}</td></tr>" in page
+
+
+def test_the_command_has_both_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = {"kind": "note", "step": 5, "text": "", "left_out": 4}
+    write_run(tmp_path / "a", [train_row(10, 1.0, 9.0) | {"clipped": 0.25}, note])
+    write_run(tmp_path / "b", [train_row(10, 1.0, 9.0)])
+    assert cli.run(["runs", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ends = [" ".join(line.split()).split(" minutes ")[-1] for line in lines]
+    assert ends[0] == "clipped left out"
+    assert [line.split()[-1] for line in lines if str(tmp_path) in line] == ["1", "0"]
+    shares = [line.split()[-3:-1] for line in lines if str(tmp_path) in line]
+    assert shares == [["25.00", "%"], ["0.0", "-"]]
 
 
 def test_a_run_that_has_not_begun_has_no_numbers(tmp_path: Path) -> None:

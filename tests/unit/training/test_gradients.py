@@ -12,6 +12,7 @@ from mlp_mixer import UserError
 from mlp_mixer.config import override
 from mlp_mixer.models import create_model
 from mlp_mixer.recipes import get_recipe
+from mlp_mixer.report import find_runs
 from mlp_mixer.training import TrainConfig, gradients, prepare, train
 from mlp_mixer.training.gradients import WINDOW, SpikeWatch, block_norms
 from mlp_mixer.training.journal import read_journal
@@ -165,8 +166,29 @@ def test_a_crash_around_a_spike_changes_nothing(
         train(small(*SKIP), crashed, source=noise(), report=crash)
     train(small(*SKIP), crashed, source=noise(), resume=True)
     assert digests(crashed) == digests(whole)
-    notes = [row for row in read_journal(whole) if "is left out" in row.get("text", "")]
-    assert [row["step"] for row in notes] == [5, 9]
+    for out in (whole, crashed):
+        notes = [row for row in read_journal(out) if "left_out" in row]
+        assert [row["left_out"] for row in notes] == [5, 9]
+        assert all("is left out" in row["text"] for row in notes)
+
+
+def test_a_spike_just_after_a_saved_state_is_noted_once(
+    tmp_path: Path, noise: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A state is saved after step 7; the run is killed after step 8, the spike."""
+    spike_at(monkeypatch, {8}, 1e4)
+
+    def crash(row: dict[str, Any]) -> None:
+        if row["kind"] == "note" and "left_out" in row:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(small(*SKIP), out, source=noise(), report=crash)
+    train(small(*SKIP), out, source=noise(), resume=True)
+    assert [row["left_out"] for row in read_journal(out) if "left_out" in row] == [8]
+    (summary,) = find_runs([out])
+    assert summary.left_out == 1
 
 
 def test_looking_at_gradients_changes_no_bit(

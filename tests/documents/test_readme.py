@@ -4,29 +4,19 @@ compared with the code.
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from mlp_mixer import open_dataset
 from mlp_mixer.cli import run
 from mlp_mixer.models import VARIANTS, cost
 from mlp_mixer.weights.lineages.tables import LINEAGES
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -34,93 +24,10 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
 
 
-def expand(arguments: list[str]) -> list[str]:
-    """What a shell makes of `*`."""
-    return [
-        path
-        for argument in arguments
-        for path in (
-            sorted(map(str, Path().glob(argument))) if "*" in argument else [argument]
-        )
-    ]
-
-
-SHORT = {
-    "train": ["--set", "train.epochs=0.5"],
-    "finetune": ["--set", "train.steps=3", "--set", "train.epochs=1"],
-}
-"""Options that keep the README's training to seconds."""
-
-
-def run_lines(block: str) -> None:
-    """Run the commands of a block, with training cut short."""
-    for line in filter(None, block.splitlines()):
-        program, *arguments = shlex.split(line, comments=True)
-        assert program == "mlp-mixer"
-        if arguments[0] == "serve":
-            serve_and_ask(arguments)
-        else:
-            quick = SHORT.get(arguments[0], [])
-            if "--minutes" in arguments:
-                place = arguments.index("--minutes")
-                del arguments[place : place + 2]
-            assert run([*expand(arguments), *quick]) == 0, line
-
-
-def serve_and_ask(arguments: list[str]) -> None:
-    """Start the server on a free port, ask for its health, and stop it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "mlp_mixer", *arguments, "--port", port]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        ask_until_ready(f"http://127.0.0.1:{port}/readyz", server)
-    finally:
-        server.terminate()
-    assert server.wait(timeout=60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
-
-
-def ask_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(600):
-        assert server.poll() is None, "the server has ended"
-        with contextlib.suppress(OSError), opener.open(url, timeout=5) as answer:
-            assert answer.status == 200
-            return
-        time.sleep(0.1)
-    pytest.fail(f"no answer from {url}")
-
-
-def write_photos(folder: Path, classes: int, each: int) -> None:
-    """Pictures in one folder per class: digits, which are at hand."""
-    images = open_dataset("digits").train
-    for label in range(classes):
-        place = folder / f"class {label}"
-        place.mkdir(parents=True)
-        for index in np.flatnonzero(images.labels == label)[:each]:
-            picture = Image.fromarray(images.image(index)[:, :, 0]).convert("RGB")
-            picture.resize((64, 64)).save(place / f"{index}.png")
-
-
 def test_the_commands_and_the_python_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, published: Callable[[str], Path]
+    tmp_path: Path, run_page: Callable[[str, str], None]
 ) -> None:
-    """Every block in the order of the page, with stand-ins for published files."""
-    published("mlp-mixer-base-p16_3rdparty_64xb64_in1k")
-    published("mixer_b16.goog_in21k")
-    (tmp_path / "demo").symlink_to(ROOT / "demo")
-    write_photos(tmp_path / "photos", classes=3, each=12)
-    write_photos(tmp_path / "more", classes=1, each=3)
-    monkeypatch.chdir(tmp_path)
-    for language, block in re.findall(
-        r"^```(bash|python)\n(.*?)^```$", README, flags=re.M | re.S
-    ):
-        if language == "bash":
-            run_lines(block)
-        else:
-            short = block.replace("epochs=4", "epochs=0.5")
-            exec(compile(short, "README.md", "exec"), {})
+    run_page(README, "README.md")
     assert (tmp_path / "runs" / "digits" / "report.html").is_file()
     for name in ("runs/photos/report.html", "answers.csv", "why.png", "mixer.onnx"):
         assert (tmp_path / name).is_file(), name
@@ -132,17 +39,6 @@ def test_no_command_of_the_readme_hides_from_the_test() -> None:
     indented = re.findall(r"^    mlp-mixer .*$", README, flags=re.M)
     assert not indented
     assert README.count("```bash") >= 3
-
-
-def test_the_python_of_the_manual_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for block in blocks(
-        "python", (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
-    ):
-        exec(compile(block, "training.md", "exec"), {})
-    assert (tmp_path / "runs" / "mine" / "best.safetensors").is_file()
 
 
 def test_the_page_about_weights_runs(
