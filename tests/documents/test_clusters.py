@@ -1,4 +1,4 @@
-"""docs/many_machines.md cannot run here: it is read, and compared with the command line."""
+"""docs/clusters.md cannot run here: it is read, and compared with the command line."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import typer
 from mlp_mixer.cli import app
 from mlp_mixer.recipes import list_recipes
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "many_machines.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
 
 
 def options(verb: str) -> set[str]:
