@@ -5,12 +5,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := runs/demo
 
-.PHONY: demo docs test test-other-cpus lint types browser install clean
+.PHONY: demo docs test test-other-cpus lint types browser install dist-check licences clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip uninstall --quiet --yes mlp-mixer 2>/dev/null || true  # the name of earlier checkouts
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
@@ -52,6 +53,13 @@ browser: install  # for tests/browser: one that is there, Playwright's own, or D
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(BIN)/playwright install chromium \
 	  || (apt-get update -qq && apt-get install -y -qq chromium)
 	-@$(BIN)/python -c 'from mlp_mixer.exporting.web import find_runtime; find_runtime()'
+
+# Two builds with the same bytes; wheel and sdist in fresh environments, offline, with a read-only home.
+dist-check: install
+	$(BIN)/python tools/dist_check.py dist
+
+licences: install
+	$(BIN)/python tools/licences.py
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build docs/generated

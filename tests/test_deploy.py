@@ -187,6 +187,9 @@ def test_the_commands_and_requests_of_the_page_run(shell: Shell) -> None:
         for line in filter(is_run, text.splitlines()):
             shell.run(line)
     made = ("answers.csv", "answers.parquet", "answers.jsonl", "mixer.onnx")
+    joined = (shell.folder / "joined.csv").read_text().splitlines()
+    assert [len(line.split(",")) for line in joined] == [14] * 3
+    assert (shell.folder / "every.csv").exists()
     for name in (*made, "mixer-int8.onnx", "mixer.xml", "mixer.pt2"):
         assert (shell.folder / name).exists(), name
     answers = (shell.folder / "answers.jsonl").read_text().splitlines()

@@ -6,6 +6,7 @@ doctor` prints them for a bug report.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ._version import __version__
+from ._version import DISTRIBUTION, __version__
 from .errors import without_secrets
 
 
@@ -44,6 +45,33 @@ def environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "command": without_secrets(" ".join(["mlp-mixer", *sys.argv[1:]])),
     }
+
+
+def installed_as() -> str:
+    """Return the distribution that this package was installed as, and its version."""
+    try:
+        return f"{DISTRIBUTION} {importlib.metadata.version(DISTRIBUTION)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"not installed as {DISTRIBUTION}"
+
+
+def another_package() -> str | None:
+    """Return what is wrong where a package "mlp-mixer" is installed, None where not.
+
+    On the package index that name is of somebody else, whose package has our import name
+    as well. Whichever of the two was installed last has replaced files of the other.
+    """
+    try:
+        other = importlib.metadata.distribution("mlp-mixer")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    owner = "another project's package with the same import name"
+    if any(entry.value == "mlp_mixer.cli:main" for entry in other.entry_points):
+        owner = "this package under its former name"
+    return (
+        f"mlp-mixer {other.version} is {owner}: run pip uninstall mlp-mixer, then install "
+        f"{DISTRIBUTION} again"
+    )
 
 
 def commit() -> str | None:

@@ -108,9 +108,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_no_line_installs_a_strangers_package() -> None:
-    """The name on the package index is somebody else's: install from the checkout."""
-    stranger = re.compile(r"install\b.*\bmlp[-_]mixer(?!-pytorch)|mlp-mixer\[")
+    """On the package index mlp-mixer is somebody else's; ours is mlp-mixer-toolkit."""
+    others = r"mlp[-_]mixer(?![-_](?:pytorch|toolkit))"
+    # `uninstall` is what one does with it.
+    stranger = re.compile(rf"\binstall\b.*\b{others}|mlp-mixer\[")
     files = [ROOT / "README.md", ROOT / "Dockerfile", *ROOT.glob("docs/**/*.md")]
+    files += [ROOT / "SECURITY.md", *ROOT.glob(".github/**/*.yml")]
+    files += [*ROOT.glob("docs/**/*.ipynb"), *ROOT.glob("experiments/**/*.md")]
     files += [*ROOT.glob("src/**/*.py"), *ROOT.glob("examples/**/*.py")]
     lines = [
         f"{path.relative_to(ROOT)}: {line.strip()}"

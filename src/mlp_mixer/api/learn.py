@@ -87,7 +87,7 @@ def train(
         find_batch_size: Compute each batch in as many parts as fit into memory.
         minutes: Train for about this time on this machine, instead of a number of
             epochs.
-        track: Also follow the run in "tensorboard", "wandb" or "trackio".
+        track: Also follow the run in "tensorboard", "wandb", "trackio" or "mlflow".
         report: Is called with every row of the journal, and with rows of the kinds
             "start" and "note".
         notes: Sentences for the journal.

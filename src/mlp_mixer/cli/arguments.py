@@ -103,7 +103,7 @@ Minutes = Annotated[
 ]
 Track = Annotated[
     str | None,
-    typer.Option(help="Also follow the run in tensorboard, wandb or trackio."),
+    typer.Option(help="Also follow the run in tensorboard, wandb, trackio or mlflow."),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images computed at a time.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]

@@ -65,11 +65,15 @@ def _facts() -> dict[str, dict[str, Any]]:
 def _system() -> dict[str, str]:
     import torch
 
-    from ..machine import environment
+    from ..machine import another_package, environment, installed_as
 
     here = environment(torch.device("cpu"))
+    installed = {"installed as": installed_as()}
+    if other := another_package():
+        installed["beware"] = other
     return {
         "mlp-mixer": here["mlp_mixer"],
+        **installed,
         "commit": here["commit"] or "not in a checkout",
         "python": f"{here['python']} ({sys.executable})",
         "system": platform.platform(),

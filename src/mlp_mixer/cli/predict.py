@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..intervals import accuracy
-from . import complete
+from . import complete, predict_parts
 from .arguments import (
     Device,
     Engine,
@@ -29,12 +28,15 @@ from .arguments import (
     split_arguments,
     with_key,
 )
-from .console import percent, print_json, print_table
+from .console import print_json
+from .predict_parts import DevicesOption, JoinOption, PartOption
+from .told import print_best, print_labels, tell_sorted, tell_unknown
 
 if TYPE_CHECKING:
     from ..inference import (
         Failure,
         Features,
+        Part,
         Prediction,
         Predictor,
         Sorter,
@@ -64,7 +66,8 @@ def predict(
             metavar="[CHECKPOINT] PICTURE...",
             autocompletion=complete.weights,
             help="Checkpoint (default: the bundled CIFAR-10 model), then pictures, "
-            "folders, 'patterns/**/*.jpg', URLs, videos; - for a list on stdin.",
+            "folders, 'patterns/**/*.jpg', URLs, videos; - for a list on stdin. "
+            "With --join: the files of all parts.",
         ),
     ],
     model: Annotated[
@@ -89,6 +92,9 @@ def predict(
         typer.Option("--resume", help="Continue a stopped run with this --out."),
     ] = False,
     overwrite: OverwriteOut = False,
+    part: PartOption = None,
+    devices: DevicesOption = None,
+    join: JoinOption = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Pictures computed at a time.")
     ] = 32,
@@ -122,12 +128,36 @@ def predict(
     from ..errors import UserError
     from ..inference import Predictor, Sorter
 
+    tally: _Tally | Written
+    if join is not None:
+        tally = predict_parts.join(join, paths, overwrite)
+        return _tell_written(tally, join, as_json)
+    mine, several = predict_parts.check(part, devices, device, out, features, sort_into)
     checkpoint, names = split_arguments(paths, model)
-    _check(checkpoint, names, out, features, resume, overwrite)
+    # Several processes have files of their own, and check what they replace.
+    replace = overwrite or bool(several)
+    _check(checkpoint, names, out, features, resume, replace)
     if features is not None and (min_score is not None or sort_into is not None):
         raise UserError(
             "--min-score and --sort-into go with answers; leave them or --features away"
         )
+    if several and out is not None:
+        tally = predict_parts.on_devices(
+            or_bundled(checkpoint)[0],
+            list(named(names)),
+            out,
+            several,
+            key=key,
+            resume=resume,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            top=top,
+            engine=engine,
+            larger=larger,
+            min_score=min_score,
+            labels=labels,
+        )
+        return _tell_written(tally, out, as_json, unknown=min_score is not None)
     # Weights are loaded after all checks: a download may take minutes.
     predictor = Predictor(
         with_key(or_bundled(checkpoint)[0], key),
@@ -145,7 +175,6 @@ def predict(
     # Not a list: a pipe may never end, and a folder may hold a million pictures.
     pictures = named(names)
     sorting = Sorter(predictor, sort_into, sort_by.value) if sort_into else None
-    tally: _Tally | Written
     with sorting or contextlib.nullcontext() as sorter:
         if out is None:
             tally = _print_answers(predictor, pictures, batch_size, as_json, sorter)
@@ -155,64 +184,43 @@ def predict(
             )
         else:
             tally = _write_answers(
-                predictor, pictures, batch_size, out, resume, overwrite, sorter
+                predictor, pictures, batch_size, out, resume, overwrite, sorter, mine
             )
-    if out is not None:
-        if as_json:
-            counts = {"pictures": tally.pictures, "failed": tally.failed}
-            if min_score is not None:
-                counts["unknown"] = tally.unknown
-            print_json({"out": str(out), **counts})
-        else:
-            good = tally.pictures - tally.failed
-            print(f"wrote {features or 'answers'} for {good} pictures to {out}")
-    if tally.failed and not quiet:
+    what = features or "answers"
+    code = _tell_written(tally, out, as_json, what, unknown=min_score is not None)
+    if min_score is not None and not quiet:
+        answers = tally.pictures - tally.failed
+        tell_unknown(predictor, min_score, tally.unknown, answers)
+    if sorting and not quiet:
+        tell_sorted(sorting)
+    return code
+
+
+def _tell_written(
+    tally: _Tally | Written,
+    out: Path | None,
+    as_json: bool,
+    what: str = "answers",
+    *,
+    unknown: bool = False,
+) -> int:
+    """Say how many pictures were answered, and how many were not; return the exit code."""
+    if out is not None and as_json:
+        counts = {"pictures": tally.pictures, "failed": tally.failed}
+        if unknown:
+            counts["unknown"] = tally.unknown
+        print_json({"out": str(out), **counts})
+    elif out is not None:
+        good = tally.pictures - tally.failed
+        print(f"wrote {what} for {good} pictures to {out}")
+    # Failures are part of the JSON on stdout.
+    if tally.failed and not (as_json and out is None):
         print(
             f"{tally.failed} of {tally.pictures} pictures could not be read",
             file=sys.stderr,
         )
-    if min_score is not None and not quiet:
-        _tell_unknown(predictor, min_score, tally)
-    if sorting and not quiet:
-        _tell_sorted(sorting)
     # Scripts should notice that some pictures have no answer.
     return 1 if tally.failed else 0
-
-
-def _tell_unknown(predictor: Predictor, wanted: str, tally: _Tally | Written) -> None:
-    """Say on stderr how many pictures have no answer, and where the limit is from."""
-    from ..weights.scores import AUTO, chosen_min_score
-
-    answers = tally.pictures - tally.failed
-    print(
-        f"{tally.unknown} of {answers} pictures are unknown: their best score is below "
-        f"{predictor.min_score:.4g}",
-        file=sys.stderr,
-    )
-    chosen = chosen_min_score(predictor.checkpoint.provenance)
-    if wanted == AUTO and chosen is not None:
-        answered = round(chosen.coverage * chosen.n)
-        print(
-            f"of {chosen.n:,} validation images it answers {answered:,}, and is right in "
-            f"{accuracy(chosen.accuracy, answered)}",
-            file=sys.stderr,
-        )
-
-
-def _tell_sorted(sorter: Sorter) -> None:
-    """Say on stderr what came into which folder."""
-    counts = [f"{count:,} {name}" for name, count in sorted(sorter.counts.items())]
-    print(
-        f"sorted {sorter.counts.total():,} pictures into {sorter.folder}: "
-        f"{', '.join(counts) or 'none'} (each is a {sorter.by})",
-        file=sys.stderr,
-    )
-    if sorter.without_file:
-        print(
-            f"{sorter.without_file:,} answers are about addresses or frames of videos, "
-            "which are no files to sort",
-            file=sys.stderr,
-        )
 
 
 def _check(
@@ -306,6 +314,7 @@ def _write_answers(
     resume: bool,
     overwrite: bool,
     sorter: Sorter | None,
+    part: Part | None,
 ) -> Written:
     """Write answers to the file; return how many, and how many failed."""
     from ..inference import predict_to_file
@@ -319,6 +328,7 @@ def _write_answers(
             resume=resume,
             overwrite=overwrite,
             sorter=sorter,
+            part=part,
             batch_size=batch_size,
             report=_Tally(show),
         )
@@ -351,39 +361,10 @@ def _print_answers(
         return tally
     good = [answer for answer in answers if isinstance(answer, Prediction)]
     if good and predictor.thresholds is not None:
-        _print_labels(good)
+        print_labels(good)
     elif good:
         # Once on stderr, so that the table on stdout stays a table.
         if predictor.score_kind in _NOTES:
             print(_NOTES[predictor.score_kind], file=sys.stderr)
-        _print_table(good)
+        print_best(good)
     return tally
-
-
-def _print_table(answers: list[Prediction]) -> None:
-    headings = {"picture": "left", "class": "left", "score": "right", "or else": "left"}
-    rows = []
-    for answer in answers:
-        others = []
-        # What an unknown picture may be all the same stands first.
-        first = 0 if answer.pred_label is None else 1
-        for candidate in answer.top[first : first + 2]:
-            others.append(f"{candidate.name} {percent(candidate.score)}")
-        score = percent(answer.pred_score)
-        rows.append((answer.path, answer.pred_class, score, ", ".join(others)))
-    print_table(headings, rows)
-
-
-def _print_labels(answers: list[Prediction]) -> None:
-    """Print all labels of each picture; of one without a label what comes closest."""
-    headings = {"picture": "left", "labels": "left", "closest other": "left"}
-    rows = []
-    for answer in answers:
-        labels = answer.labels or ()
-        texts = [f"{label.name} {percent(label.score)}" for label in labels]
-        others = [candidate for candidate in answer.top if candidate not in labels]
-        closest = ""
-        if others:
-            closest = f"{others[0].name} {percent(others[0].score)}"
-        rows.append((answer.path, ", ".join(texts) or "-", closest))
-    print_table(headings, rows)

@@ -17,7 +17,8 @@ from typing import Any
 from ..errors import UserError
 from ..files import PathLike, append_whole, locked_folder, make_folder, refusing
 from .formats import check_out, write_answers, write_features
-from .identity import identity
+from .identity import identity, run_of
+from .parts import Part, Turns
 from .pictures import Picture
 from .predictor import Predictor
 from .results import Failure, Features, Prediction
@@ -53,6 +54,7 @@ def predict_to_file(
     resume: bool = False,
     overwrite: bool = False,
     sorter: Sorter | None = None,
+    part: str | Part | None = None,
     batch_size: int = 32,
     report: Callable[[Prediction | Failure], None] = _ignore,
 ) -> Written:
@@ -67,6 +69,9 @@ def predict_to_file(
         overwrite: Replace an older file of answers.
         sorter: Also sorts the pictures, those of the stopped run included; what lies in
             its folder is no picture to classify.
+        part: Answer only this part of the pictures, such as "3/16". A hash of the path
+            below its folder says to which part a picture belongs; `join_answers` makes
+            one file of all parts.
         batch_size: How many pictures to read and compute at a time.
         report: Is called with every new answer as soon as it is kept.
 
@@ -79,9 +84,18 @@ def predict_to_file(
     """
     path = Path(out)
     check_out(path, replace=overwrite or (resume and unfinished_path(path).exists()))
+    about = identity(predictor)
+    if isinstance(part, str):
+        part = Part.parse(part)
+    if part is not None and sorter is not None:
+        raise UserError(
+            "the pictures of one part cannot be sorted, for the other parts would find "
+            "them twice; leave sorting or the part away"
+        )
     # The folder is locked for this file only: others may be written beside it.
     with locked_folder(make_folder(path.parent), f".{path.name}.claimed"):
-        unfinished = Unfinished(path, identity(predictor), resume=resume)
+        unfinished = Unfinished(path, about, resume=resume, part=part)
+        turns = None if part is None else Turns(part, unfinished.pictures)
         try:
             if sorter is not None:
                 # A kill may have come between an answer and its sorting.
@@ -93,9 +107,11 @@ def predict_to_file(
                 batch_size=batch_size,
                 answered=unfinished.answered(),
                 outside=None if sorter is None else sorter.folder,
+                turns=turns,
             )
             for answer in answers:
-                unfinished.add(answer)
+                place = None if turns is None else turns.next_place()
+                unfinished.add(answer, place)
                 if sorter is not None:
                     sorter.add(answer)
                 report(answer)
@@ -167,13 +183,21 @@ class Unfinished:
         unknown: How many of them are "unknown".
     """
 
-    def __init__(self, out: Path, identity: dict[str, Any], *, resume: bool) -> None:
+    def __init__(
+        self,
+        out: Path,
+        identity: dict[str, Any],
+        *,
+        resume: bool,
+        part: Part | None = None,
+    ) -> None:
         """Open the lines of a stopped run, or begin new ones.
 
         Args:
             out: The file that will hold the answers.
             identity: What must be the same for a run to continue.
             resume: Whether to continue a stopped run.
+            part: Which part of all pictures the answers are about.
 
         Raises:
             UserError: There are answers of another run, or of one that should not be
@@ -185,6 +209,10 @@ class Unfinished:
         self.failed = 0
         self.unknown = 0
         self._may_be_unknown = "min_score" in identity
+        self._part = None
+        if part is not None:
+            self._part = f"{part} {run_of(identity)}"
+            identity = {**identity, "part": str(part)}
         self._head = _line({"mlp_mixer predict": identity})
         # Pictures have several labels each where classes have thresholds.
         self._several = "thresholds" in identity
@@ -219,16 +247,19 @@ class Unfinished:
         for row in self.earlier():
             yield row["path"]
 
-    def add(self, answer: Prediction | Failure) -> None:
+    def add(self, answer: Prediction | Failure, place: int | None = None) -> None:
         """Keep an answer.
 
         Args:
             answer: For the next picture.
+            place: Of that picture among all, where this is a part.
 
         Raises:
             UserError: The disk refuses; what was added before is kept.
         """
         row = answer.to_dict()
+        if self._part is not None:
+            row |= {"position": place, "part": self._part}
         with refusing("write", self.path):
             append_whole(self._file, _line(row))
         self._count(row)
@@ -245,6 +276,7 @@ class Unfinished:
             top,
             unknowns=self._may_be_unknown,
             several=self._several,
+            part=self._part is not None,
         )
         # Windows removes no open file.
         self._file.close()

@@ -27,6 +27,9 @@ _BEGINNING = {
     ".parquet": b"PAR1",
     ".npz": b"paths.npy",
 }
+PART_COLUMNS: Columns = {"position": "int64", "part": "string"}
+"""What a part of all answers has besides: the place of its picture, and which part."""
+
 _ROW_GROUP = 4096  # rows of Parquet in memory
 
 
@@ -88,6 +91,7 @@ def write_answers(
     *,
     unknowns: bool = False,
     several: bool = False,
+    part: bool = False,
 ) -> None:
     """Write answers to a file, which appears when it is complete.
 
@@ -98,11 +102,24 @@ def write_answers(
         unknowns: Whether answers may be unknown: the best candidate then has columns of
             its own.
         several: Whether pictures have several labels each, which then have columns.
+        part: Whether the answers are one part of all, and say which.
     """
-    write = _WRITERS[out.suffix.lower()]
     columns = _columns(top, 1 if unknowns else 2, several)
+    if part:
+        columns |= PART_COLUMNS
+    write_rows(out, columns, rows)
+
+
+def write_rows(out: Path, columns: Columns, rows: Iterable[Row]) -> None:
+    """Write rows to a file, which appears when it is complete.
+
+    Args:
+        out: The file; its name ends in the format.
+        columns: Name and Arrow type of each column of .csv and .parquet.
+        rows: Answers as `to_dict` returns them, or with their candidates in columns.
+    """
     with atomic_file(out) as file:
-        write(file, columns, rows)
+        _WRITERS[out.suffix.lower()](file, columns, rows)
 
 
 def write_features(out: Path, name: str, found: Sequence[Features]) -> None:
@@ -160,8 +177,9 @@ def _flat(answer: Row, columns: Columns) -> Row:
     for rank, candidate in enumerate(candidates, start=1):
         row[f"top{rank}_class"] = candidate["name"]
         row[f"top{rank}_score"] = candidate["score"]
-    if "labels" in row:
-        labels = row["labels"]
+    labels = row.get("labels")
+    # Those of a row that was read from a table are texts already.
+    if isinstance(labels, (list, tuple)):
         row["labels"] = ";".join(label["name"] for label in labels)
         row["label_scores"] = ";".join(f"{label['score']:.6g}" for label in labels)
     return {name: row.get(name) for name in columns}

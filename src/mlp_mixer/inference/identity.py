@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from ..config import to_dict
@@ -34,3 +36,16 @@ def identity(predictor: Predictor) -> dict[str, Any]:
     if GIVEN.items() <= predictor.checkpoint.provenance.items():
         settings["labels"] = list(predictor.labels)
     return settings
+
+
+def run_of(identity: dict[str, Any]) -> str:
+    """Return a short name for runs whose answers belong together.
+
+    Args:
+        identity: As `identity` returns it.
+
+    Returns:
+        Eight hexadecimal digits.
+    """
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -28,6 +28,7 @@ from ..weights import Checkpoint, load
 from ..weights.catalog import BUNDLED
 from ..weights.given_labels import GivenLabels
 from ..weights.scores import SCORES, UNKNOWN, resolve_min_score, score_kind
+from .parts import Turns
 from .pictures import (
     NamedPicture,
     Picture,
@@ -153,6 +154,7 @@ class Predictor:
         batch_size: int = 32,
         answered: Iterable[str] = (),
         outside: str | os.PathLike[str] | None = None,
+        turns: Turns | None = None,
     ) -> Iterator[Prediction | Failure]:
         """Yield answers in the order of the pictures.
 
@@ -163,13 +165,14 @@ class Predictor:
             answered: The names (`path`) of the first pictures, which an earlier run has
                 answered: they are passed over.
             outside: Files in this folder are left out: the run itself puts them there.
+            turns: Take only the pictures of its part.
 
         Raises:
             UserError: The checkpoint has no classifier, or the first pictures are not
                 those of `answered`.
         """
         self._need_classifier()
-        named = expand(pictures)
+        named = expand(pictures) if turns is None else turns.take(pictures)
         if outside is not None:
             named = leave_out(named, outside)
         found = skip_answered(named, answered)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,10 @@ from ..errors import UserError, unknown
 from .config import TrainConfig
 from .journal import JournalRow, Report
 
-TRACKERS = ("tensorboard", "wandb", "trackio")
+TRACKERS = ("tensorboard", "wandb", "trackio", "mlflow")
+
+_PROJECT = "mlp-mixer"
+_MOST_PARAMETERS = 100  # that MLflow takes in one call
 
 # The kind of a row -> the group of its numbers in the tracker.
 _GROUPS = {"train": "train", "eval": "val"}
@@ -26,9 +32,10 @@ def tracking(name: str, config: TrainConfig, out: Path) -> Iterator[Report]:
     The names are `train/loss`, `val/top1` and so on.
 
     Args:
-        name: "tensorboard" writes into `out/tensorboard`. "wandb" and "trackio" are
-            called as both understand it; the folder's name is the run's, and all else
-            is set by their own environment variables, such as `WANDB_MODE=offline`.
+        name: "tensorboard" writes into `out/tensorboard`. In "wandb", "trackio" and
+            "mlflow" the folder's name is the run's, and all else is set by their own
+            environment variables, such as `WANDB_MODE=offline` or
+            `MLFLOW_TRACKING_URI=http://...`.
         config: The run.
         out: Its folder.
 
@@ -42,7 +49,7 @@ def tracking(name: str, config: TrainConfig, out: Path) -> Iterator[Report]:
         raise unknown("tracker", name, TRACKERS)
     module_name = "torch.utils.tensorboard" if name == "tensorboard" else name
     try:
-        module = importlib.import_module(module_name)
+        module: Any = importlib.import_module(module_name)
     except ImportError as error:
         raise UserError(
             f"the tracker {name} is not installed ({error}); run: pip install {name}"
@@ -51,10 +58,12 @@ def tracking(name: str, config: TrainConfig, out: Path) -> Iterator[Report]:
         with contextlib.closing(_Board(module, out / "tensorboard")) as board:
             yield board.add
         return
-    project = "mlp-mixer"
+    # It takes no part in the likeness of the two others.
+    if name == "mlflow":
+        module = _Mlflow(module)
     try:
         module.init(
-            project=project, name=out.resolve().name, config=recorded(to_dict(config))
+            project=_PROJECT, name=out.resolve().name, config=recorded(to_dict(config))
         )
     except Exception as error:
         # Each tracker has its own classes of errors, for a network that is not there or
@@ -72,6 +81,35 @@ def tracking(name: str, config: TrainConfig, out: Path) -> Iterator[Report]:
         yield report
     finally:
         module.finish()
+
+
+class _Mlflow:
+    """Calls MLflow by the names of wandb."""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def init(self, *, project: str, name: str, config: dict[str, Any]) -> None:
+        # Whoever named an experiment in the environment means that one.
+        if not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & os.environ.keys():
+            self.module.set_experiment(project)
+        self.module.start_run(run_name=name)
+        try:
+            settings = iter(_leaves(config))
+            while some := dict(itertools.islice(settings, _MOST_PARAMETERS)):
+                self.module.log_params(some)
+        except BaseException:
+            # An open run would be in the way of the next one in this process.
+            self.module.end_run("FAILED")
+            raise
+
+    def log(self, numbers: dict[str, float], step: int) -> None:
+        self.module.log_metrics(numbers, step=step)
+
+    def finish(self) -> None:
+        # Called while the error that ended the run is on its way.
+        failed = sys.exc_info()[0] is not None
+        self.module.end_run("FAILED" if failed else "FINISHED")
 
 
 class _Board:
@@ -96,6 +134,15 @@ class _Board:
     def close(self) -> None:
         if self.writer:
             self.writer.close()
+
+
+def _leaves(settings: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting with its full name, such as optim.lr."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
 
 
 def _numbers(row: JournalRow) -> dict[str, float]:

@@ -84,6 +84,100 @@ def test_wandb_and_trackio_are_called_alike(
     assert losses == measured(tmp_path / "mine", "train", "loss")
 
 
+class FakeMlflow:
+    """Keeps what MLflow is told, and refuses what MLflow refuses."""
+
+    def __init__(self, refuse: str = "") -> None:
+        self.refuse = refuse
+        self.experiment: str | None = None
+        self.run: str | None = None
+        self.ends: list[str] = []
+        self.parameters: dict[str, Any] = {}
+        self.rows: dict[int, dict[str, float]] = {}
+
+    def set_experiment(self, name: str) -> None:
+        self.experiment = name
+
+    def start_run(self, run_name: str) -> None:
+        assert self.run is None, "a run is active"
+        self.run = run_name
+
+    def log_params(self, parameters: dict[str, Any]) -> None:
+        if self.refuse:
+            raise RuntimeError(self.refuse)
+        assert 0 < len(parameters) <= 100
+        assert not any(isinstance(value, dict) for value in parameters.values())
+        self.parameters |= parameters
+
+    def log_metrics(self, numbers: dict[str, float], step: int) -> None:
+        self.rows.setdefault(step, {}).update(numbers)
+
+    def end_run(self, status: str) -> None:
+        self.run = None
+        self.ends.append(status)
+
+
+def test_mlflow_gets_settings_and_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeMlflow()
+    monkeypatch.setitem(sys.modules, "mlflow", fake)  # type: ignore[arg-type]
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)
+    with tracking("mlflow", CONFIG, tmp_path / "mine") as follow:
+        assert fake.run == "mine"
+        train(CONFIG, tmp_path / "mine", report=follow)
+    assert (fake.experiment, fake.ends) == ("mlp-mixer", ["FINISHED"])
+    assert fake.parameters["model.hidden_dim"] == 8
+    assert len(fake.parameters) > 100, "they came in one call: the bound is not tested"
+    losses = {
+        step: row["train/loss"]
+        for step, row in fake.rows.items()
+        if "train/loss" in row
+    }
+    assert losses == measured(tmp_path / "mine", "train", "loss")
+
+    with pytest.raises(ZeroDivisionError), tracking("mlflow", CONFIG, tmp_path):
+        raise ZeroDivisionError
+    assert fake.ends[-1] == "FAILED"
+    # Whoever names an experiment means it.
+    fake.experiment = None
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    with tracking("mlflow", CONFIG, tmp_path):
+        assert fake.experiment is None
+    # A server that refuses leaves no run open in this process.
+    fake.refuse = "403"
+    with pytest.raises(UserError, match="403"), tracking("mlflow", CONFIG, tmp_path):
+        pytest.fail("it began")
+    assert fake.run is None
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
+def test_mlflow_itself_keeps_the_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    mlflow.set_tracking_uri((tmp_path / "store").as_uri())
+    out = tmp_path / "mine"
+    with tracking("mlflow", CONFIG, out) as follow:
+        train(CONFIG, out, report=follow)
+    assert mlflow.active_run() is None
+    client = mlflow.MlflowClient()
+    experiment = client.get_experiment_by_name("mlp-mixer")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert (run.info.run_name, run.info.status) == ("mine", "FINISHED")
+    assert run.data.params["model.hidden_dim"] == "8"
+    for tag, kind, name in (
+        ("train/loss", "train", "loss"),
+        ("val/top1", "eval", "top1"),
+    ):
+        history = client.get_metric_history(run.info.run_id, tag)
+        kept = {entry.step: entry.value for entry in history}
+        assert kept == pytest.approx(measured(out, kind, name)), tag
+
+
 def test_a_tracker_that_is_unknown_absent_or_broken_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
