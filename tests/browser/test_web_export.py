@@ -165,6 +165,13 @@ def see_through(seed: int) -> Image.Image:
     return image
 
 
+def deep(seed: int) -> Image.Image:
+    """16 bits, of which the lower eight alone would be noise."""
+    noise = np.random.default_rng(seed).integers(-128, 128, (110, 150))
+    values = 257 * np.asarray(picture(seed).convert("L"), dtype=int) + noise
+    return Image.fromarray(values.clip(0, 65535).astype(np.uint16))
+
+
 def many() -> dict[str, bytes]:
     """Pictures of many kinds."""
     profile = {"icc_profile": swapped_profile(), "quality": 90}
@@ -178,6 +185,8 @@ def many() -> dict[str, bytes]:
         "alpha.png": encoded(see_through(6)),
         "alpha.webp": encoded(see_through(7), "WEBP", lossless=True),
         "hole.png": encoded(picture(8).quantize(16), transparency=3),
+        "deep.png": encoded(deep(13)),
+        "deep turned.png": encoded(deep(14), exif=held(6)),
         "tall.png": encoded(picture(9, 30, 400)),
         "wide.png": encoded(picture(10, 2000, 20)),
         "tiny.png": encoded(picture(11, 3, 2)),

@@ -5,6 +5,8 @@ const MOST_PIXELS = 64_000_000;
 const STRIP = 2 ** 22; // pixels that are copied at a time
 
 async function decoded(file, channels) {
+  const deep = await deepGray(file, channels);
+  if (deep) return deep;
   const { blob, turn } = await unturned(file);
   let bitmap;
   try {
