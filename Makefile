@@ -52,7 +52,7 @@ types: install
 browser: install  # for tests/browser: one that is there, Playwright's own, or Debian's; and what `export --to web` needs
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(BIN)/playwright install chromium \
 	  || (apt-get update -qq && apt-get install -y -qq chromium)
-	-@$(BIN)/python -c 'from mlp_mixer.exporting.web import find_runtime; find_runtime()'
+	-@$(BIN)/python -c 'from mlp_mixer.exporting.web import find_runtime; find_runtime()' 2>/dev/null
 
 # Two builds with the same bytes; wheel and sdist in fresh environments, offline, with a read-only home.
 dist-check: install

@@ -25,8 +25,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mlp_mixer import create_model, save
+from mlp_mixer import UserError, create_model, save
 from mlp_mixer.cli import run
+from mlp_mixer.exporting.web import find_runtime
 from mlp_mixer.serve import Limits
 
 ROOT = Path(__file__).parents[1]
@@ -174,7 +175,18 @@ def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
 
 
 def is_run(line: str) -> bool:
+    if "--to web" in line and not has_web_runtime():
+        return False
     return not line.startswith(tuple(NOT_RUN))
+
+
+def has_web_runtime() -> bool:
+    """Whether onnxruntime-web is in the cache: a test does not download 32 MiB."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLP_MIXER_OFFLINE", "1")
+        with contextlib.suppress(UserError):
+            return bool(find_runtime())
+    return False
 
 
 def test_the_commands_and_requests_of_the_page_run(shell: Shell) -> None:

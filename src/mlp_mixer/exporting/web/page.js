@@ -5,7 +5,7 @@ const UNSURE = 0.5; // score of the best class, below which an answer is hardly 
 const UNKNOWN = "unknown";
 
 const $ = (id) => document.getElementById(id);
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 const about = JSON.parse($("about").textContent);
 const coarse = matchMedia("(pointer: coarse)");
 
@@ -301,11 +301,12 @@ function advise() {
   if (!chosen) return;
   const { score, accuracy, coverage, n } = chosen;
   const answered = `of ${n} other pictures ${percent(coverage)} were answered`;
-  $("advised").textContent = `Use ${(100 * score).toFixed(1)} %`;
+  $("advised").textContent = `Use ${percent(score)}`;
   $("advised").hidden = false;
   $("hint").textContent = `With it ${answered}, and ${percent(accuracy)} of the answers were right.`;
   $("advised").onclick = () => {
-    $("least").value = 100 * score;
+    // Rounded down: a picture with this very score has an answer.
+    $("least").value = Math.floor(1e6 * score) / 1e4;
     again();
   };
 }

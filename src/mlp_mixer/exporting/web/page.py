@@ -34,7 +34,7 @@ LICENSES = "LICENSES.txt"
 
 # Above that a browser may have no string for the page.
 _MOST_BYTES = 256 * 2**20
-_WORKER = ("resample.js", "turns.js", "pixels.js", "answers.js", "engine.js")
+_WORKER = ("resample.js", "turns.js", "deep.js", "pixels.js", "answers.js", "engine.js")
 _EXPORTS = re.compile(rb"export\{([^{}]*)\};?\s*(//[^\n]*\s*)?$")
 _NEEDED = ("InferenceSession", "Tensor", "env")
 
