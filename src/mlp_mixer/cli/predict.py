@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from ..intervals import accuracy
 from . import complete
+from .answer_tables import print_answers
 from .arguments import (
     Device,
     Engine,
@@ -27,14 +28,14 @@ from .arguments import (
     named,
     or_bundled,
     split_arguments,
-    with_key,
 )
-from .console import percent, print_json, print_table
+from .console import print_json
 
 if TYPE_CHECKING:
     from ..inference import (
         Failure,
         Features,
+        LightPredictor,
         Prediction,
         Predictor,
         Sorter,
@@ -42,12 +43,7 @@ if TYPE_CHECKING:
     )
     from .progress import Count
 
-_NOTES = {
-    "sigmoid": "scores are sigmoids: each class is scored on its own, and they need not "
-    "sum to 1",
-    "semantic softmax": "scores rank the classes and are no probabilities: this head was "
-    "trained in groups of classes",
-}
+    AnyPredictor = Predictor | LightPredictor
 
 
 class SortBy(StrEnum):
@@ -120,7 +116,7 @@ def predict(
     answered.
     """
     from ..errors import UserError
-    from ..inference import Predictor, Sorter
+    from ..inference.light import choose_predictor
 
     checkpoint, names = split_arguments(paths, model)
     _check(checkpoint, names, out, features, resume, overwrite)
@@ -129,8 +125,11 @@ def predict(
             "--min-score and --sort-into go with answers; leave them or --features away"
         )
     # Weights are loaded after all checks: a download may take minutes.
-    predictor = Predictor(
-        with_key(or_bundled(checkpoint)[0], key),
+    predictor = choose_predictor(
+        or_bundled(checkpoint)[0],
+        names,
+        key=key,
+        features=features is not None,
         device=device,
         top=top,
         engine=engine,
@@ -144,14 +143,23 @@ def predict(
         introduce_bundled(predictor.labels)
     # Not a list: a pipe may never end, and a folder may hold a million pictures.
     pictures = named(names)
-    sorting = Sorter(predictor, sort_into, sort_by.value) if sort_into else None
+    sorting = None
+    if sort_into:
+        from ..inference import Sorter
+
+        sorting = Sorter(predictor, sort_into, sort_by.value)
     tally: _Tally | Written
     with sorting or contextlib.nullcontext() as sorter:
         if out is None:
             tally = _print_answers(predictor, pictures, batch_size, as_json, sorter)
         elif features is not None:
             tally = _write_features(
-                predictor, pictures, batch_size, out, features, overwrite
+                cast("Predictor", predictor),
+                pictures,
+                batch_size,
+                out,
+                features,
+                overwrite,
             )
         else:
             tally = _write_answers(
@@ -179,7 +187,9 @@ def predict(
     return 1 if tally.failed else 0
 
 
-def _tell_unknown(predictor: Predictor, wanted: str, tally: _Tally | Written) -> None:
+def _tell_unknown(
+    predictor: AnyPredictor, wanted: str, tally: _Tally | Written
+) -> None:
     """Say on stderr how many pictures have no answer, and where the limit is from."""
     from ..weights.scores import AUTO, chosen_min_score
 
@@ -225,8 +235,6 @@ def _check(
 ) -> None:
     """Refuse, before weights are loaded, arguments that contradict each other."""
     from ..errors import UserError
-    from ..inference.answers import unfinished_path
-    from ..inference.formats import check_out
 
     if checkpoint is not None and not names:
         # A single argument is read as a checkpoint unless it looks like a picture, so a
@@ -239,6 +247,9 @@ def _check(
             f"no pictures given to classify with {checkpoint!r}; add the paths of some"
         )
     if out is not None:
+        from ..inference.answers import unfinished_path
+        from ..inference.formats import check_out
+
         going_on = resume and unfinished_path(out).exists()
         check_out(out, features=features is not None, replace=overwrite or going_on)
     elif features is not None:
@@ -299,7 +310,7 @@ def _write_features(
 
 
 def _write_answers(
-    predictor: Predictor,
+    predictor: AnyPredictor,
     pictures: Iterator[str],
     batch_size: int,
     out: Path,
@@ -325,7 +336,7 @@ def _write_answers(
 
 
 def _print_answers(
-    predictor: Predictor,
+    predictor: AnyPredictor,
     pictures: Iterator[str],
     batch_size: int,
     as_json: bool,
@@ -350,40 +361,6 @@ def _print_answers(
         print_json([answer.to_dict() for answer in answers])
         return tally
     good = [answer for answer in answers if isinstance(answer, Prediction)]
-    if good and predictor.thresholds is not None:
-        _print_labels(good)
-    elif good:
-        # Once on stderr, so that the table on stdout stays a table.
-        if predictor.score_kind in _NOTES:
-            print(_NOTES[predictor.score_kind], file=sys.stderr)
-        _print_table(good)
+    if good:
+        print_answers(good)
     return tally
-
-
-def _print_table(answers: list[Prediction]) -> None:
-    headings = {"picture": "left", "class": "left", "score": "right", "or else": "left"}
-    rows = []
-    for answer in answers:
-        others = []
-        # What an unknown picture may be all the same stands first.
-        first = 0 if answer.pred_label is None else 1
-        for candidate in answer.top[first : first + 2]:
-            others.append(f"{candidate.name} {percent(candidate.score)}")
-        score = percent(answer.pred_score)
-        rows.append((answer.path, answer.pred_class, score, ", ".join(others)))
-    print_table(headings, rows)
-
-
-def _print_labels(answers: list[Prediction]) -> None:
-    """Print all labels of each picture; of one without a label what comes closest."""
-    headings = {"picture": "left", "labels": "left", "closest other": "left"}
-    rows = []
-    for answer in answers:
-        labels = answer.labels or ()
-        texts = [f"{label.name} {percent(label.score)}" for label in labels]
-        others = [candidate for candidate in answer.top if candidate not in labels]
-        closest = ""
-        if others:
-            closest = f"{others[0].name} {percent(others[0].score)}"
-        rows.append((answer.path, ", ".join(texts) or "-", closest))
-    print_table(headings, rows)

@@ -1,17 +1,25 @@
 """From pictures to answers: the predictor, and answer files that survive a kill."""
 
-from ..weights.scores import SCORES
-from .answers import Written, features_to_file, predict_to_file
-from .mmpretrain import inference_model
-from .predictor import Predictor
-from .results import Candidate, Failure, Features, Prediction
-from .sorting import Sorter
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..weights.scores import SCORES
+    from .answers import Written, features_to_file, predict_to_file
+    from .light import LightPredictor
+    from .mmpretrain import inference_model
+    from .predictor import Predictor
+    from .results import Candidate, Failure, Features, Prediction
+    from .sorting import Sorter
 
 __all__ = [
     "SCORES",
     "Candidate",
     "Failure",
     "Features",
+    "LightPredictor",
     "Prediction",
     "Predictor",
     "Sorter",
@@ -20,3 +28,27 @@ __all__ = [
     "inference_model",
     "predict_to_file",
 ]
+
+# Imported when first used: only some of them need torch.
+_MODULE_OF_NAME = {
+    "SCORES": "..weights.scores",
+    "Candidate": ".results",
+    "Failure": ".results",
+    "Features": ".results",
+    "LightPredictor": ".light",
+    "Prediction": ".results",
+    "Predictor": ".predictor",
+    "Sorter": ".sorting",
+    "Written": ".answers",
+    "features_to_file": ".answers",
+    "inference_model": ".mmpretrain",
+    "predict_to_file": ".answers",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF_NAME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(_MODULE_OF_NAME[name], __name__)
+    value = globals()[name] = getattr(module, name)
+    return value

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import to_dict
-from ..weights.checkpoint import fingerprint
 from ..weights.given_labels import GIVEN
-from .predictor import Predictor
+
+if TYPE_CHECKING:
+    from .light import LightPredictor
+    from .predictor import Predictor
 
 
-def identity(predictor: Predictor) -> dict[str, Any]:
+def identity(predictor: Predictor | LightPredictor) -> dict[str, Any]:
     """Return what decides the answers, as JSON values.
 
     Args:
@@ -20,7 +22,7 @@ def identity(predictor: Predictor) -> dict[str, Any]:
         The fingerprint of the weights, and the settings that change answers.
     """
     settings = {
-        "weights": fingerprint(predictor.model),
+        "weights": predictor.fingerprint(),
         "preprocess": to_dict(predictor.checkpoint.preprocess),
         "top": predictor.top,
         "larger": predictor.larger,

@@ -10,7 +10,6 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,24 +19,17 @@ from torch import Tensor
 
 from ..devices import pick_device
 from ..errors import UserError, unknown
-from ..images.decode import decode_image
 from ..models import build_network
 from ..models.as_built import plain_network
 from ..runtime import engine as make_engine
 from ..weights import Checkpoint, load
 from ..weights.catalog import BUNDLED
+from ..weights.checkpoint import fingerprint
 from ..weights.given_labels import GivenLabels
-from ..weights.scores import SCORES, UNKNOWN, resolve_min_score, score_kind
-from .pictures import (
-    NamedPicture,
-    Picture,
-    expand,
-    fetched,
-    is_url,
-    leave_out,
-    skip_answered,
-)
-from .results import Candidate, Failure, Features, Prediction, reached
+from ..weights.scores import SCORES, resolve_min_score, score_kind
+from .pictures import NamedPicture, Picture, expand, to_answer
+from .reading import batches, read
+from .results import Failure, Features, Prediction, prediction, reached
 from .tiles import cut, mean_of
 
 R = TypeVar("R")
@@ -46,7 +38,6 @@ FeatureArrays = dict[str, np.ndarray[Any, Any]]
 LARGER = ("resize", "tile")
 """What to do with pictures that have more pixels than the network takes."""
 
-_MOST_READERS = 8  # threads
 _OF_THE_HEAD = frozenset(("norm", "pre_logits", "logits"))
 _OF_TILES = frozenset(("pre_logits", "logits"))
 
@@ -169,10 +160,7 @@ class Predictor:
                 those of `answered`.
         """
         self._need_classifier()
-        named = expand(pictures)
-        if outside is not None:
-            named = leave_out(named, outside)
-        found = skip_answered(named, answered)
+        found = to_answer(pictures, answered, outside)
         computed = self._computed(found, batch_size, self.logits)
         return (
             logits if isinstance(logits, Failure) else self.prediction(name, logits)
@@ -217,26 +205,16 @@ class Predictor:
             top: How many candidates; default: the predictor's own number.
         """
         scores = SCORES[self.score_kind](logits)
-        # Ranked by logits, not by scores: a sigmoid rounds all large logits to 1.
-        best = logits.topk(min(top or self.top, len(logits)))
-        candidates = [
-            Candidate(number, self.labels[number], scores[number].item())
-            for number in best.indices.tolist()
-        ]
-        first = candidates[0]
-        known = self.min_score is None or first.score >= self.min_score
+        best = logits.topk(min(top or self.top, len(logits))).indices.tolist()
         labels = None
         if self.thresholds is not None:
-            labels = reached(logits, scores, self.thresholds, self.labels)
-        return Prediction(
-            path=name,
-            pred_label=first.label if known else None,
-            pred_class=first.name if known else UNKNOWN,
-            pred_score=first.score,
-            score_kind=self.score_kind,
-            top=tuple(candidates),
-            labels=labels,
-        )
+            order = logits.argsort(descending=True, stable=True).tolist()
+            labels = reached(order, scores, self.thresholds, self.labels)
+        return prediction(name, best, scores, self, labels)
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that change with any weight."""
+        return fingerprint(self.model)
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Compute the logits of preprocessed images, as a server does.
@@ -302,10 +280,8 @@ class Predictor:
 
         No more than two batches are in memory.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         dtype = next(self.model.parameters()).dtype
-        for batch in self._batches(pictures, batch_size):
+        for batch in batches(self._read, pictures, batch_size):
             inputs = [tiles for _, tiles in batch if isinstance(tiles, Tensor)]
             computed: list[R] = []
             if inputs:
@@ -319,46 +295,9 @@ class Predictor:
                 else:
                     yield name, mean_of(list(itertools.islice(results, len(tiles))))
 
-    def _batches(
-        self, pictures: Iterator[NamedPicture], batch_size: int
-    ) -> Iterator[list[tuple[str, Tensor | Failure]]]:
-        """Yield names and inputs; threads read a batch while the last one is computed."""
-        if batch_size == 1:
-            # One picture does not repay the start of threads.
-            for name, picture in pictures:
-                yield [(name, self._read(picture, name))]
-            return
-        pool = ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1), "pictures")
-        try:
-            reading = self._start_reading(pool, pictures, batch_size)
-            while reading:
-                # The next batch is begun before this one is waited for.
-                ahead = self._start_reading(pool, pictures, batch_size)
-                yield [(name, future.result()) for name, future in reading]
-                reading = ahead
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _start_reading(
-        self, pool: ThreadPoolExecutor, pictures: Iterator[NamedPicture], count: int
-    ) -> list[tuple[str, Any]]:
-        return [
-            (name, pool.submit(self._read, picture, name))
-            for name, picture in itertools.islice(pictures, count)
-        ]
-
     def _read(self, picture: Picture | Failure, name: str) -> Tensor | Failure:
-        if isinstance(picture, Failure):
-            return picture
         channels = self.checkpoint.preprocess.channels
-        try:
-            return self._inputs(decode_image(fetched(picture), channels=channels))
-        # UserError is one; a path with a null byte raises another.
-        except ValueError as error:
-            sentence = str(error)
-            if is_url(picture) and name not in sentence:
-                sentence = f"{name!r}: {sentence}"
-            return Failure(name, sentence)
+        return read(picture, name, channels, self._inputs)
 
     def _inputs(self, image: np.ndarray[Any, Any]) -> Tensor:
         """Preprocess a decoded image: (1, C, H, W), or its tiles (T T, C, H, W)."""

@@ -1,0 +1,63 @@
+"""The answers of `predict` as tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from .console import percent, print_table
+
+if TYPE_CHECKING:
+    from ..inference import Prediction
+
+_NOTES = {
+    "sigmoid": "scores are sigmoids: each class is scored on its own, and they need not "
+    "sum to 1",
+    "semantic softmax": "scores rank the classes and are no probabilities: this head was "
+    "trained in groups of classes",
+}
+
+
+def print_answers(answers: list[Prediction]) -> None:
+    """Print one row for each picture.
+
+    Args:
+        answers: At least one, all of one predictor.
+    """
+    first = answers[0]
+    if first.labels is not None:
+        _print_labels(answers)
+        return
+    # Once on stderr, so that the table on stdout stays a table.
+    if first.score_kind in _NOTES:
+        print(_NOTES[first.score_kind], file=sys.stderr)
+    _print_table(answers)
+
+
+def _print_table(answers: list[Prediction]) -> None:
+    headings = {"picture": "left", "class": "left", "score": "right", "or else": "left"}
+    rows = []
+    for answer in answers:
+        others = []
+        # What an unknown picture may be all the same stands first.
+        first = 0 if answer.pred_label is None else 1
+        for candidate in answer.top[first : first + 2]:
+            others.append(f"{candidate.name} {percent(candidate.score)}")
+        score = percent(answer.pred_score)
+        rows.append((answer.path, answer.pred_class, score, ", ".join(others)))
+    print_table(headings, rows)
+
+
+def _print_labels(answers: list[Prediction]) -> None:
+    """Print all labels of each picture; of one without a label what comes closest."""
+    headings = {"picture": "left", "labels": "left", "closest other": "left"}
+    rows = []
+    for answer in answers:
+        labels = answer.labels or ()
+        texts = [f"{label.name} {percent(label.score)}" for label in labels]
+        others = [candidate for candidate in answer.top if candidate not in labels]
+        closest = ""
+        if others:
+            closest = f"{others[0].name} {percent(others[0].score)}"
+        rows.append((answer.path, ", ".join(texts) or "-", closest))
+    print_table(headings, rows)
