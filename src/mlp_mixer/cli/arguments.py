@@ -113,6 +113,21 @@ Engine = Annotated[
     str,
     typer.Option(help="What computes: torch, plain, onnxruntime, openvino or auto."),
 ]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="Admit bf16 and int8 where they are faster, move logits by a tenth at most "
+        "and name the first pictures alike; what was taken is printed.",
+    ),
+]
+PrecisionName = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="fp32 (exact), bf16, or auto: fp32 on a CPU, bf16 on a GPU if it agrees.",
+    ),
+]
 MinScore = Annotated[
     str | None,
     typer.Option(

@@ -18,11 +18,13 @@ from .answer_tables import print_answers
 from .arguments import (
     Device,
     Engine,
+    Fast,
     Json,
     Key,
     Labels,
     MinScore,
     OverwriteOut,
+    PrecisionName,
     introduce_bundled,
     is_model,
     named,
@@ -90,6 +92,8 @@ def predict(
     ] = 32,
     device: Device = "auto",
     engine: Engine = "auto",
+    fast: Fast = False,
+    precision: PrecisionName = "auto",
     larger: Annotated[
         str,
         typer.Option(
@@ -133,6 +137,8 @@ def predict(
         device=device,
         top=top,
         engine=engine,
+        fast=fast,
+        precision=precision,
         larger=larger,
         min_score=min_score,
         labels=labels,
@@ -141,7 +147,6 @@ def predict(
     quiet = as_json and out is None
     if checkpoint is None and not quiet:
         introduce_bundled(predictor.labels)
-    # Not a list: a pipe may never end, and a folder may hold a million pictures.
     pictures = named(names)
     sorting = None
     if sort_into:
@@ -170,7 +175,8 @@ def predict(
             counts = {"pictures": tally.pictures, "failed": tally.failed}
             if min_score is not None:
                 counts["unknown"] = tally.unknown
-            print_json({"out": str(out), **counts})
+            computed = predictor.computed()
+            print_json({"out": str(out), **counts, "computed": computed})
         else:
             good = tally.pictures - tally.failed
             print(f"wrote {features or 'answers'} for {good} pictures to {out}")
@@ -183,6 +189,8 @@ def predict(
         _tell_unknown(predictor, min_score, tally)
     if sorting and not quiet:
         _tell_sorted(sorting)
+    if features is None and not quiet and predictor.admitted():
+        print(predictor.computed_in_words(), file=sys.stderr)
     # Scripts should notice that some pictures have no answer.
     return 1 if tally.failed else 0
 

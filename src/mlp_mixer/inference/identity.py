@@ -30,6 +30,8 @@ def identity(predictor: Predictor | LightPredictor) -> dict[str, Any]:
     # Left out where it plays no part: files that 0.1.0 began have no such key.
     if predictor.min_score is not None:
         settings["min_score"] = predictor.min_score
+    # Likewise a precision that was admitted.
+    settings |= predictor.admitted()
     if predictor.thresholds is not None:
         settings["thresholds"] = list(predictor.thresholds)
     # Names that were given with the weights may be others next time.

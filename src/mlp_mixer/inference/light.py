@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..choices import check_asked
 from ..errors import UserError
 from ..files import PathLike
 from ..weights.catalog import BUNDLED
@@ -145,6 +146,19 @@ class LightPredictor:
         """
         return self.checkpoint.run(images)
 
+    def computed(self) -> dict[str, Any]:
+        """Return what computes: "engine", and "precision" (None: that of the file)."""
+        precision = "fp32" if self.engine == "numpy" else None
+        return {"engine": self.engine, "precision": precision}
+
+    def computed_in_words(self) -> str:
+        """Return `computed()` as a sentence for people."""
+        return f"computed by {self.engine}"
+
+    def admitted(self) -> dict[str, Any]:
+        """Return {}: nothing but fp32, or what the file was exported in."""
+        return {}
+
     def fingerprint(self) -> str:
         """Return 16 hexadecimal digits that change with any weight."""
         return self.checkpoint.fingerprint
@@ -194,6 +208,8 @@ def choose_predictor(
     device: str = "auto",
     top: int = 5,
     engine: str = "auto",
+    fast: bool = False,
+    precision: str = "auto",
     larger: str = "resize",
     min_score: float | str | None = None,
     labels: GivenLabels | None = None,
@@ -209,13 +225,16 @@ def choose_predictor(
             is still to come.
         key: Where in a file the network is, as for `load`.
         features: Features are wanted, not answers.
-        device, top, engine, larger, min_score, labels: As for `Predictor`.
+        device, top, engine, precision, larger, min_score, labels: As for `Predictor`.
+        fast: As the commands' `--fast`.
 
     Raises:
         UserError: As of `Predictor`; or a file cannot do what an option asks for.
     """
     answering: dict[str, Any] = {"top": top, "min_score": min_score, "labels": labels}
-    is_plain = key is None and not features and larger == "resize"
+    check_asked(fast, precision)
+    in_fp32 = not fast and precision != "bf16"
+    is_plain = key is None and not features and larger == "resize" and in_fp32
     is_here = device in ("auto", "cpu")
     if is_export(checkpoint):
         if not (is_plain and is_here and engine in ("auto", "onnxruntime")):
@@ -231,11 +250,22 @@ def choose_predictor(
             light = LightPredictor(checkpoint, **answering)
             if _are_few(pictures, light.checkpoint.multiply_adds):
                 return light
+    from ..devices import pick_device
+    from ..runtime import admitted_tolerance
     from ..weights import load
     from .predictor import Predictor
 
+    tolerance = admitted_tolerance(fast, precision, pick_device(device))
     source = checkpoint if key is None else load(checkpoint, key=key)
-    return Predictor(source, device=device, engine=engine, larger=larger, **answering)
+    return Predictor(
+        source,
+        device=device,
+        engine=engine,
+        tolerance=tolerance,
+        precision=precision,
+        larger=larger,
+        **answering,
+    )
 
 
 def _are_few(pictures: Sequence[str], multiply_adds: int) -> bool:

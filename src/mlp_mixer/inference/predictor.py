@@ -21,6 +21,7 @@ from ..devices import pick_device
 from ..errors import UserError, unknown
 from ..models import build_network
 from ..models.as_built import plain_network
+from ..runtime import TOLERANCE
 from ..runtime import engine as make_engine
 from ..weights import Checkpoint, load
 from ..weights.catalog import BUNDLED
@@ -50,6 +51,7 @@ class Predictor:
     Attributes:
         checkpoint: The loaded checkpoint, with `model`.
         device: Where the model computes.
+        engine: What computes the logits; its `record()` names precision and difference.
         labels: The names of the classes; "class 7" where the checkpoint has none.
         larger: As given.
         min_score: The lowest score of an answer that is given; None answers all.
@@ -68,6 +70,8 @@ class Predictor:
         device: str | torch.device = "auto",
         top: int = 5,
         engine: str = "auto",
+        tolerance: float = TOLERANCE,
+        precision: str = "auto",
         larger: str = "resize",
         min_score: float | str | None = None,
         labels: GivenLabels | None = None,
@@ -82,7 +86,12 @@ class Predictor:
             engine: What computes the logits: "torch", "plain", "onnxruntime" or
                 "openvino"; "auto" prepares the fastest once many pictures have come.
                 Engines agree to 1e-4 in the logits, or are refused. Features always
-                come from torch.
+                come from torch, in fp32.
+            tolerance: The largest difference in logits from fp32, in units of the
+                largest logit if that is above 1. The default admits fp32 only. A larger
+                one, such as `runtime.FAST_TOLERANCE`, admits bf16 and int8 (on a GPU
+                TF32) where they are faster and name the first pictures alike.
+            precision: "fp32" is exact, "bf16" demands it, "auto": as tolerated.
             larger: What to do with pictures that have more pixels than the network
                 takes. "resize": scale them to its size. "tile": scale them to T x T
                 tiles of its size, T being how often it fits into both sides, 4 at most,
@@ -114,7 +123,9 @@ class Predictor:
         self.score_kind = score_kind(checkpoint.provenance, self.model.num_classes)
         self.min_score = resolve_min_score(min_score, checkpoint.provenance)
         self.thresholds = self.checkpoint.thresholds
-        self._run = make_engine(self.model, engine)
+        self.engine = make_engine(
+            self.model, engine, tolerance=tolerance, precision=precision
+        )
         classes = self.model.num_classes
         numbered = tuple(f"class {number}" for number in range(classes))
         self.labels = self.checkpoint.class_names() or numbered
@@ -135,7 +146,7 @@ class Predictor:
                 has no classifier.
         """
         name, logits = self.logits_of(picture)
-        return self.prediction(name, logits)
+        return self._answer(name, logits)
 
     def predict(
         self,
@@ -163,7 +174,7 @@ class Predictor:
         found = to_answer(pictures, answered, outside)
         computed = self._computed(found, batch_size, self.logits)
         return (
-            logits if isinstance(logits, Failure) else self.prediction(name, logits)
+            logits if isinstance(logits, Failure) else self._answer(name, logits)
             for name, logits in computed
         )
 
@@ -216,6 +227,23 @@ class Predictor:
         """Return 16 hexadecimal digits that change with any weight."""
         return fingerprint(self.model)
 
+    def _answer(self, name: str, logits: Tensor) -> Prediction:
+        """Return the answer of the newest logits, with the precision they came in."""
+        prediction = self.prediction(name, logits)
+        return replace(prediction, **self.engine.of_the_newest())
+
+    def computed(self) -> dict[str, Any]:
+        """Return what computed the newest answer: `runtime.Engine.record`."""
+        return self.engine.record()
+
+    def computed_in_words(self) -> str:
+        """Return `computed()` as a sentence for people."""
+        return self.engine.in_words()
+
+    def admitted(self) -> dict[str, Any]:
+        """Return tolerance and precision, where others than fp32 are admitted."""
+        return {} if self.engine.is_exact else self.engine.admitted()
+
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Compute the logits of preprocessed images, as a server does.
 
@@ -225,7 +253,7 @@ class Predictor:
         Returns:
             The logits (B, K) on the CPU.
         """
-        return self._run(x_BCHW.to(self.device)).cpu()
+        return self.engine(x_BCHW.to(self.device)).cpu()
 
     def logits_of(self, picture: Picture) -> tuple[str, Tensor]:
         """Return the name and the logits (K,) of one picture.

@@ -60,6 +60,9 @@ class Prediction:
             unknown picture too.
         labels: All classes whose scores reach their thresholds, best first; None where a
             picture has one class.
+        precision: What computed it, where others than fp32 were admitted; else None.
+        difference: How far that was at most from fp32 on the pictures it was compared
+            on, in units of the largest logit if that is above 1; else None.
     """
 
     path: str
@@ -69,12 +72,15 @@ class Prediction:
     score_kind: str
     top: tuple[Candidate, ...]
     labels: tuple[Candidate, ...] | None = None
+    precision: str | None = None
+    difference: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON; `labels` only where there are several."""
+        """Return plain values for JSON, the last three only where they are not None."""
         values = asdict(self)
-        if self.labels is None:
-            del values["labels"]
+        for name in ("labels", "precision", "difference"):
+            if values[name] is None:
+                del values[name]
         return values
 
 
