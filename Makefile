@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := runs/demo
 
-.PHONY: demo docs test test-other-cpus lint types browser install dist-check licences clean
+.PHONY: demo docs test test-other-cpus test-lowest lint types browser install dist-check licences clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -42,6 +42,15 @@ test-other-cpus: install
 	@for setting in $(OTHER_CPUS); do echo "== $$setting"; \
 	  env $$setting OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal $(NUMERIC) || exit 1; done
 
+# The suite on the lowest versions that pyproject.toml allows, in an environment of its own.
+LOWEST ?= .venv-lowest
+test-lowest:
+	$(PYTHON) tests/lowest.py > $(LOWEST).txt
+	test -d $(LOWEST) || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary --only-binary av \
+	  -c $(LOWEST).txt -e '.[dev]'
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,4 +71,4 @@ licences: install
 	$(BIN)/python tools/licences.py
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build docs/generated
+	rm -rf $(VENV) $(LOWEST) $(LOWEST).txt build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis docs/_build docs/generated

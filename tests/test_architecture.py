@@ -53,6 +53,11 @@ LAW: dict[str, set[str]] = {
 ROOF = {"api", "cli", "compat", "__init__", "__main__"}
 MODULES = sorted(SRC.rglob("*.py"))
 
+# What begins in a moment: the package, the command, and the way to a few answers.
+QUICK = ("mlp_mixer", "mlp_mixer.cli", "mlp_mixer.inference.light")
+# What takes long to import; torch alone two seconds. On that way it is lazy.
+SLOW = {"torch", "torchvision", "jaxtyping", "sklearn", "scipy", "h5py", "onnxruntime"}
+
 
 def room_of(path: Path) -> str:
     """The room of a module: its folder under the package, or the module itself."""
@@ -65,10 +70,11 @@ def dotted(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> Iterator[tuple[int, str, str]]:
+def imports(path: Path, *, lazy: bool = True) -> Iterator[tuple[int, str, str]]:
     """Line, module and name of each import: lazy ones and those for types included."""
     package = ["mlp_mixer", *path.relative_to(SRC).parts[:-1]]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree) if lazy else at_once(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name, ""
@@ -77,6 +83,17 @@ def imports(path: Path) -> Iterator[tuple[int, str, str]]:
             module = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
                 yield node.lineno, module, alias.name
+
+
+def at_once(tree: ast.AST) -> Iterator[ast.AST]:
+    """What runs when a module is imported: no body of a function, nothing for types."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from at_once(node)
 
 
 def imported_rooms(path: Path) -> list[tuple[int, str]]:
@@ -151,6 +168,38 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def slow_imports(start: str) -> set[str]:
+    """The slow packages that an import brings along, each with a file that names it."""
+    files = {dotted(path): path for path in MODULES}
+    found = set()
+    todo = [start]
+    done = set()
+    while todo:
+        name = todo.pop()
+        if name in done or name not in files:
+            continue
+        done.add(name)
+        # The packages around a module are imported before it.
+        todo.append(name.rpartition(".")[0])
+        for _, module, thing in imports(files[name], lazy=False):
+            todo += [module, f"{module}.{thing}"]
+            if SLOW & {module.partition(".")[0], module.rpartition(".")[2]}:
+                found.add(f"{files[name]} imports {module}")
+    return found
+
+
+@pytest.mark.parametrize("start", QUICK)
+def test_what_begins_in_a_moment_imports_nothing_slow(start: str) -> None:
+    assert not slow_imports(start)
+
+
+def test_slow_imports_are_found() -> None:
+    """Over several files, and through the packages around them."""
+    assert any("imports torch" in line for line in slow_imports("mlp_mixer.api"))
+    assert slow_imports("mlp_mixer.models.families")
+    assert slow_imports("mlp_mixer.inference.predictor")
 
 
 def test_an_upward_import_would_be_seen(

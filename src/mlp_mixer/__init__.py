@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation, fewshot_accuracy
     from .images.decode import decode_image
     from .images.preprocess import Preprocess
-    from .inference import Failure, Features, Prediction, Predictor, inference_model
+    from .inference import (
+        Failure,
+        Features,
+        LightPredictor,
+        Prediction,
+        Predictor,
+        inference_model,
+    )
     from .kernels import fuse
     from .models import Cost, MixerConfig, MlpMixer, cost, create_model
     from .recipes import get_recipe, list_recipes
@@ -49,6 +56,7 @@ __all__ = [
     "Failure",
     "Features",
     "Interrupted",
+    "LightPredictor",
     "MixerClassifier",
     "MixerConfig",
     "MlpMixer",
@@ -105,6 +113,7 @@ _NAMES_OF_MODULE = {
     "inference": (
         "Failure",
         "Features",
+        "LightPredictor",
         "Prediction",
         "Predictor",
         "inference_model",

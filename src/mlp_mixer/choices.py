@@ -6,14 +6,24 @@ Configurations and recipes name these types, so they load without torch and
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
+
+from .errors import UserError, unknown
 
 Precision = Literal["auto", "fast", "fp32", "bf16"]
-"""Of the forward pass.
+"""Of the forward pass in training.
 
-auto: bf16 on a GPU that computes in it, else fp32. fast: the same, and bf16 also on a
-CPU that has instructions for it (AMX or AVX512-BF16).
+auto: bf16 on a GPU that computes in it, and on a CPU where a short trial says that it
+is worth it; else fp32. fast: an older word for auto.
 """
+
+Computed = Literal["fp32", "bf16"]
+"""What a choice of precision comes to on a machine."""
+
+Asked = Literal["auto", "fp32", "bf16"]
+"""The precision of answers; auto: fp32, and what a tolerance admits beside it."""
+
+ASKED: tuple[str, ...] = get_args(Asked)
 
 Kernels = Literal["auto", "plain", "fused"]
 """Token mixing on a GPU; auto: fused where it passes its check there, else plain."""
@@ -48,3 +58,22 @@ Policy = Literal[
     "trivialaugment",
 ]
 """Augmentation policies of `images.policies`."""
+
+
+def check_asked(fast: bool, precision: str) -> None:
+    """Refuse a precision of answers that is unknown, or that contradicts `--fast`.
+
+    Args:
+        fast: Whether less than fp32 was asked for in words.
+        precision: One of `ASKED`.
+
+    Raises:
+        UserError: It is neither, or the two contradict each other.
+    """
+    if precision not in ASKED:
+        raise unknown("precision", precision, ASKED)
+    if fast and precision == "fp32":
+        raise UserError(
+            "--fast admits other precisions than fp32, and --precision fp32 forbids "
+            "them: leave one away"
+        )

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 
-from .choices import Precision
+from .choices import Computed, Precision
 from .errors import UserError
+
+Product = tuple[int, int, int]
+"""Rows, inner and outer size of a matrix product."""
+
+# On a CPU bf16 must multiply so many times as fast as fp32 to be chosen: between the
+# products there are norms, which gain nothing.
+LEAST_BF16_GAIN = 1.4
+# Of S/16 channel mixing, some rows of an image: two milliseconds in fp32 on a core.
+PRODUCT: Product = (128, 512, 1024)
+_TRIAL_ROUNDS = 3
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -54,27 +66,71 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
     """Return the context of a forward pass in mixed precision.
 
     Args:
-        precision: "auto" is bf16 on a CUDA device that computes in it, else fp32.
-            "fast" is bf16 also on a CPU that has instructions for it; on others it is
-            ten times slower than fp32.
+        precision: "auto" is what `computed_in` finds.
         device: Where the pass is computed.
     """
-    if precision == "bf16" or _is_fast_in_bf16(precision, device):
+    if computed_in(precision, device) == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return nullcontext()
 
 
-def _is_fast_in_bf16(precision: Precision, device: torch.device) -> bool:
-    """Return whether a precision that is left to us is bf16 here."""
-    if precision not in ("auto", "fast"):
-        return False
+def computed_in(
+    precision: Precision, device: torch.device, product: Product = PRODUCT
+) -> Computed:
+    """Return the precision that a choice comes to on a device.
+
+    Args:
+        precision: "auto" is bf16 on a CUDA device that computes in it, and on a CPU
+            where a trial says that it multiplies `LEAST_BF16_GAIN` times as fast in it;
+            else fp32.
+        device: Where it is computed.
+        product: Of the trial.
+    """
+    if precision in ("fp32", "bf16"):
+        return "bf16" if precision == "bf16" else "fp32"
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return precision == "fast" and device.type == "cpu" and cpu_computes_bf16()
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    if device.type == "cpu" and bf16_gain(product) >= LEAST_BF16_GAIN:
+        return "bf16"
+    return "fp32"
+
+
+def bf16_gain(product: Product = PRODUCT) -> float:
+    """Return how many times as fast as in fp32 this CPU multiplies matrices in bf16.
+
+    A processor that has no instructions for it is ten times slower. Its name does not
+    tell: a library may lack them, or a virtual machine hide them. So a product is tried
+    in both, for ten milliseconds or so, once in a process.
+
+    Args:
+        product: Rows, inner and outer size of the product.
+    """
+    return _bf16_gain(product, torch.get_num_threads())
+
+
+@functools.cache
+def _bf16_gain(product: Product, threads: int) -> float:
+    rows, inner, outer = product
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(rows, inner, generator=generator)
+    weight = torch.randn(outer, inner, generator=generator)
+    pairs = {"fp32": (x, weight), "bf16": (x.bfloat16(), weight.bfloat16())}
+    seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
+    with torch.inference_mode():
+        # In turns, so that what else the machine does slows both alike. The first round
+        # does not count: libraries prepare themselves.
+        for number in range(1 + _TRIAL_ROUNDS):
+            for name, (left, right) in pairs.items():
+                started = time.perf_counter()
+                torch.nn.functional.linear(left, right)
+                if number:
+                    seconds[name].append(time.perf_counter() - started)
+    # The least, since others on the machine only ever add time.
+    return min(seconds["fp32"]) / min(seconds["bf16"])
 
 
 def cpu_computes_bf16() -> bool:
-    """Return whether this CPU has instructions that multiply bf16."""
+    """Return whether this CPU says that it has instructions that multiply bf16."""
     # Torch's own tests, which have no public names; a torch without them says no.
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         is_supported = getattr(torch.cpu, name, None)

@@ -20,6 +20,7 @@ from ..exporting import export as export_file
 from ..files import PathLike
 from ..inference import Failure, Prediction, Predictor, Sorter
 from ..inference.pictures import Picture
+from ..runtime import TOLERANCE, EngineOnce
 from ..weights import Checkpoint, load, save
 from ..weights.catalog import BUNDLED
 from ..weights.given_labels import GivenLabels
@@ -35,6 +36,9 @@ def evaluate(
     labels: GivenLabels | None = None,
     batch_size: int = 256,
     device: str = "auto",
+    engine: str = "auto",
+    tolerance: float = TOLERANCE,
+    precision: str = "auto",
     progress: Progress | None = None,
 ) -> Evaluation | MultiLabelEvaluation:
     """Measure the accuracy of a checkpoint on labelled images it was not trained on.
@@ -53,13 +57,15 @@ def evaluate(
             of the data in the order of torchvision's ImageFolder (1, 10, 2).
         batch_size: Images at a time.
         device: "auto" is a GPU if there is one.
+        engine, tolerance, precision: As for `Predictor`.
         progress: Is called with the images that are done, and with all.
 
     Returns:
         `.top1`, `.top5` (fractions), `.loss` (nats), `.n` (images), `.split` (which
         images, in words), and every answer. Of images with several labels each `.map`,
         `.micro_f1` and `.macro_f1` instead of the accuracies. `evaluation.answered` says
-        what is left of it if low scores give no answer.
+        what is left of it if low scores give no answer. `.computed` names engine,
+        precision and difference from fp32.
 
     Raises:
         UserError: The checkpoint or the data cannot be used, or the data has classes
@@ -82,6 +88,7 @@ def evaluate(
         batch_size=batch_size,
         device=place,
         tta=tta,
+        engine=EngineOnce(engine, tolerance=tolerance, precision=precision),
         progress=progress,
     )
     return result
@@ -95,6 +102,8 @@ def predict(
     batch_size: int = 32,
     device: str = "auto",
     engine: str = "auto",
+    tolerance: float = TOLERANCE,
+    precision: str = "auto",
     larger: str = "resize",
     min_score: float | str | None = None,
     labels: GivenLabels | None = None,
@@ -117,7 +126,8 @@ def predict(
         pictures: A path, address, array or `PIL.Image`, or several of them; folders,
             patterns and videos stand for the pictures in them.
         top: How many candidates to report for each picture.
-        batch_size, device, engine, larger, min_score, labels: As for `Predictor`.
+        batch_size, device, engine, tolerance, precision, larger, min_score, labels: As
+            for `Predictor`.
         sort_into: Also sort the files into this folder, which gets a folder for each
             answer. Nothing is moved or replaced.
         sort_by: "link" (copies where the system has no links) or "copy".
@@ -141,6 +151,8 @@ def predict(
         device=device,
         top=top,
         engine=engine,
+        tolerance=tolerance,
+        precision=precision,
         larger=larger,
         min_score=min_score,
         labels=labels,

@@ -17,10 +17,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..devices import computed_in
 from ..models import IsotropicMlp
-from ..runtime import EngineFn, engine, fastest, int8, why_not
+from ..runtime import (
+    FAST_TOLERANCE,
+    TOLERANCE,
+    EngineFn,
+    engine,
+    fastest,
+    int8,
+    why_not,
+)
 from ..runtime.cuda_graph import MOST_IMAGES, graphed
-from ..runtime.engines import plain, run_onnxruntime, run_openvino
+from ..runtime.engines import plain
+from ..runtime.on_cuda import OnCuda, OnGpu
 from ..weights.lineages.timm_names import entry_point
 from .measure import DTYPES
 
@@ -42,6 +52,7 @@ class BenchJob:
         labels: Their classes.
         task: "infer", or "train" for one step.
         dtype: A key of `bench.run.TOLERANCE`.
+        fast: Whether ours may compute in other precisions too, as `--fast` admits.
     """
 
     model: IsotropicMlp
@@ -49,6 +60,7 @@ class BenchJob:
     labels: Tensor
     task: str
     dtype: str
+    fast: bool = False
 
     @property
     def trains(self) -> bool:
@@ -68,7 +80,7 @@ class BenchJob:
         """
         in_fp32 = replace(self, dtype="fp32")
         # A copy: training would change the reference.
-        return answers(self, _torch(in_fp32, copy.deepcopy(self.model)))
+        return answers(self, module(in_fp32, copy.deepcopy(self.model)))
 
     @functools.cached_property
     def plain_export(self) -> bytes:
@@ -134,9 +146,10 @@ def answers(job: BenchJob, competitor: Competitor) -> Tensor:
 
 
 def ours(job: BenchJob) -> Competitor:
-    """Build the fastest way that we have.
+    """Build the very object that our commands compute with.
 
-    On the CPU it is an engine of `runtime`, on CUDA our kernels under torch.compile.
+    On the CPU it is the way that `runtime.fastest` finds, on CUDA `runtime.OnCuda`, in
+    the mode of torch.compile in which the peer is compiled.
 
     Args:
         job: The job.
@@ -144,23 +157,48 @@ def ours(job: BenchJob) -> Competitor:
     Raises:
         AbsentError: This machine cannot do the job.
     """
+    if job.fast and job.trains:
+        # What train.precision=auto comes to.
+        precision = computed_in("auto", job.images.device)
+        job = replace(job, dtype=precision, fast=False)
     if job.on_cuda or job.dtype == "fp8":
-        return _kernels(job)
+        return as_commands_on_cuda(job)
     if job.trains or job.dtype in ("bf16", "fp16"):
-        return _torch(job, copy.deepcopy(job.model))
+        return module(job, copy.deepcopy(job.model))
     if job.dtype == "int8":
         need("onnxruntime", "onnx")
         run = int8(job.model)
         return Competitor(functools.partial(run, job.images), "int8", "onnxruntime")
-    name, run = fastest(job.model, job.images)
-    return Competitor(functools.partial(run, job.images), note=name)
+    tolerance = FAST_TOLERANCE if job.fast else TOLERANCE
+    chosen = fastest(job.model, job.images, tolerance=tolerance)
+    call = functools.partial(chosen.run, job.images)
+    return Competitor(call, chosen.way.precision, chosen.way.engine)
+
+
+# In which precision commands compute for a dtype of the job.
+_ON_GPU: dict[str, OnGpu] = {"fp32": "fp32", "bf16": "bf16"}
+
+
+def as_commands_on_cuda(job: BenchJob, mode: str | None = None) -> Competitor:
+    """Build what commands compute with on a GPU, compiled at once.
+
+    Training, fp8 and fp16, which no command answers in, are the kernels alone.
+    """
+    if job.trains or job.dtype not in _ON_GPU:
+        return with_kernels(job, mode=mode)
+    precision = "bf16" if job.fast else _ON_GPU[job.dtype]
+    run = OnCuda(job.model, precision, mode=mode, compile_after=0)
+    run(job.images)
+    how = "compiled" if run.compiled else "in a graph"
+    note = "; ".join([how, *run.notes])
+    return Competitor(functools.partial(run, job.images), precision, note)
 
 
 def _unchanged(run: EngineFn) -> EngineFn:
     return run
 
 
-def _kernels(
+def with_kernels(
     job: BenchJob, wrap: Wrap = _unchanged, mode: str | None = None
 ) -> Competitor:
     """Build the network with our kernels, compiled on CUDA in a mode of torch.compile.
@@ -191,19 +229,19 @@ def _kernels(
         run = wrap(plain(model))
         images = job.images.bfloat16()
         return Competitor(functools.partial(run, images), "fp8", note)
-    return _torch(job, model, wrap, note=note)
+    return module(job, model, wrap, note=note)
 
 
-def _graph(job: BenchJob) -> Competitor:
+def in_a_graph(job: BenchJob) -> Competitor:
     """Build `ours` with all its launches in one CUDA graph."""
     if not job.on_cuda or job.trains or len(job.images) > MOST_IMAGES:
         raise AbsentError(
             f"it is for inference of at most {MOST_IMAGES} images on CUDA"
         )
-    return _kernels(job, graphed)
+    return with_kernels(job, graphed)
 
 
-def _tokens_first(job: BenchJob, mode: str | None = None) -> Competitor:
+def tokens_first(job: BenchJob, mode: str | None = None) -> Competitor:
     """Build the layout with the tokens outermost, compiled on CUDA."""
     from .. import kernels
 
@@ -216,10 +254,10 @@ def _tokens_first(job: BenchJob, mode: str | None = None) -> Competitor:
     model: Any = kernels.TokensFirst(job.model)
     if job.on_cuda:
         model = torch.compile(model, mode=mode)
-    return _torch(job, model, note="tokens first")
+    return module(job, model, note="tokens first")
 
 
-def _engine(job: BenchJob, name: str) -> Competitor:
+def with_engine(job: BenchJob, name: str) -> Competitor:
     """Build one of our engines by its name."""
     if job.trains:
         raise AbsentError("it does not train")
@@ -252,7 +290,7 @@ def timm_twin(job: BenchJob) -> nn.Module:
     return model.eval().to(job.images.device)
 
 
-def _torch(
+def module(
     job: BenchJob, model: Any, wrap: Wrap = _unchanged, **more: Any
 ) -> Competitor:
     """Build a module's forward pass, or its training step with AdamW under autocast."""
@@ -288,84 +326,3 @@ def _torch(
         return loss.detach().clone()
 
     return Competitor(step, precision, **more)
-
-
-def _exported(job: BenchJob, package: str) -> Competitor:
-    """Run the plain export in a runtime with its defaults, as most people would.
-
-    openvino computes in bf16 if that is the job's dtype.
-    """
-    need(package)
-    if job.trains:
-        raise AbsentError("it does not train")
-    if job.on_cuda:
-        raise AbsentError("it is measured on the CPU")
-    if package == "onnxruntime":
-        run = run_onnxruntime(job.plain_export)
-        return Competitor(functools.partial(run, job.images))
-    if job.dtype == "bf16":
-        run = run_openvino(job.plain_export, "bf16")
-        return Competitor(functools.partial(run, job.images), "bf16")
-    run = run_openvino(job.plain_export)
-    return Competitor(functools.partial(run, job.images))
-
-
-# What people would take instead of a Mixer, of like accuracy or like cost.
-_NEIGHBOURS = {
-    # (C, P): ViT, ResNet
-    (512, 32): ("vit_small_patch32_224", "resnet18"),
-    (512, 16): ("vit_small_patch16_224", "resnet34"),
-    (768, 32): ("vit_base_patch32_224", "resnet34"),
-    (768, 16): ("vit_base_patch16_224", "resnet50"),
-    (1024, 32): ("vit_large_patch32_224", "resnet101"),
-    (1024, 16): ("vit_large_patch16_224", "resnet152"),
-}
-
-
-def _neighbour(job: BenchJob, which: int) -> Competitor:
-    """Build timm's network of another kind, of about the size of the model."""
-    need("timm")
-    import timm
-
-    config = job.model.config
-    names = _NEIGHBOURS.get((config.hidden_dim, config.patch_size))
-    if names is None or config.image_size != (224, 224):
-        raise AbsentError("none is near in size")
-    model = timm.create_model(names[which], num_classes=config.num_classes)
-    # Its weights are its own, so there is nothing to compare its answers with.
-    return _torch(job, model.to(job.images.device), note=names[which], checked=False)
-
-
-def _timm(job: BenchJob) -> Competitor:
-    return _torch(job, timm_twin(job))
-
-
-def _compiled(job: BenchJob, mode: str | None = None) -> Competitor:
-    return _torch(job, torch.compile(timm_twin(job), mode=mode))
-
-
-PEERS: dict[str, Callable[[BenchJob], Competitor]] = {
-    "timm": _timm,
-    "compile": _compiled,
-    "autotune": lambda job: _compiled(job, mode="max-autotune"),
-    "ort": lambda job: _exported(job, "onnxruntime"),
-    "openvino": lambda job: _exported(job, "openvino"),
-    "vit": lambda job: _neighbour(job, 0),
-    "resnet": lambda job: _neighbour(job, 1),
-    "ours-ort": lambda job: _engine(job, "onnxruntime"),
-    "ours-openvino": lambda job: _engine(job, "openvino"),
-    "ours-graph": _graph,
-    "ours-autotune": lambda job: _kernels(job, mode="max-autotune"),
-    "ours-bf16": lambda job: ours(replace(job, dtype="bf16")),
-    "ours-sbc": _tokens_first,
-    "ours-sbc-graph": lambda job: _tokens_first(job, mode="reduce-overhead"),
-}
-# Only where they are named, or with `thorough`: slow to build, or of use to few.
-RARE = (
-    "autotune",
-    "ours-graph",
-    "ours-autotune",
-    "ours-bf16",
-    "ours-sbc",
-    "ours-sbc-graph",
-)

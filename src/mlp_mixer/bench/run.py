@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,8 +14,9 @@ import torch
 from ..errors import unknown
 from ..machine import environment
 from ..models import cost, create_model
-from .competitors import PEERS, RARE, AbsentError, BenchJob, Competitor, answers, ours
+from .competitors import AbsentError, BenchJob, Competitor, answers, ours
 from .measure import Times, interleave, memory, percentiles, roofline, timed
+from .peers import PEERS, RARE
 from .start import start_commands
 
 TASKS = ("infer", "train", "predict")
@@ -24,6 +26,8 @@ TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "int8": 3e-1, "fp8": 3e-1
 
 In units of the largest logit if that is above 1.
 """
+
+_ERRORS = TOLERANCE | {"tf32": 1e-2}
 
 
 def bench(
@@ -35,6 +39,7 @@ def bench(
     peers: str = "all",
     rounds: int = 7,
     thorough: bool = False,
+    fast: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Measure an architecture with random weights against its peers.
@@ -52,6 +57,8 @@ def bench(
             between them.
         rounds: Turns of each competitor.
         thorough: "all" includes those in `RARE`.
+        fast: Ours may compute in other precisions too, within the tolerance that the
+            commands' `--fast` admits.
         tell: Is called with what is being done.
 
     Returns:
@@ -82,7 +89,7 @@ def bench(
     if task == "predict":
         return facts | {"rows": _predict_rows(model, rounds)}
 
-    job = _job(model, task, batch, device, dtype)
+    job = replace(_job(model, task, batch, device, dtype), fast=fast)
     # First, since a kernel that fails can leave a GPU that answers nothing any more.
     tell("measuring the machine")
     best = roofline(device, dtype)
@@ -90,7 +97,8 @@ def bench(
     rows = []
     for name in ("ours", *names):
         tell(f"building {name}")
-        rows.append({"competitor": name, **_admit(job, name, ready)})
+        row: dict[str, Any] = {"competitor": name, "contender": name}
+        rows.append(row | _admit(job, name, ready))
     tell(f"measuring {len(ready)} competitors in {rounds} rounds")
     calls = {name: competitor.call for name, competitor in ready.items()}
     times, failures = interleave(calls, rounds, device)
@@ -121,7 +129,7 @@ def _predict_rows(model: str, rounds: int) -> list[dict[str, Any]]:
         # Each call starts a process, so there is nothing to warm up.
         times, failures = interleave(commands, rounds, torch.device("cpu"), each=1)
         for name in commands:
-            row = {"competitor": name, "status": "measured"}
+            row = {"competitor": name, "contender": name, "status": "measured"}
             if name in failures:
                 row["status"] = _failed(failures[name])
             else:
@@ -196,7 +204,7 @@ def _admit(job: BenchJob, name: str, ready: dict[str, Competitor]) -> dict[str, 
         row["error"] = (got - expected).abs().max().item()
         scale = max(1.0, expected.abs().max().item())
         # "not <=" and not ">": a NaN must not pass.
-        if not row["error"] <= TOLERANCE[competitor.precision] * scale:
+        if not row["error"] <= _ERRORS[competitor.precision] * scale:
             status = f"not measured: its answers differ by {row['error']:.2g}"
             return row | {"status": status}
     if competitor.precision in ("int8", "fp8"):

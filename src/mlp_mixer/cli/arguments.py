@@ -22,11 +22,13 @@ _SUFFIXES_OF_WEIGHTS = (
     ".bin",
     ".h5",
     ".keras",
+    ".onnx",
 )
 # In the folder of a run, and in a folder from the Hugging Face hub.
 _FILES_OF_WEIGHTS = ("best.safetensors", "last.safetensors", "model.safetensors")
 # How files of weights begin: archives of torch and NumPy, HDF5, pickles.
 _SIGNS_OF_WEIGHTS = (b"PK\x03\x04", b"\x89HDF", b"\x80\x02", b"\x80\x04", b"\x80\x05")
+_WORD = re.compile(r"\w+")  # what names of architectures are
 
 
 class ResizeName(StrEnum):
@@ -110,6 +112,21 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, mps or auto.")]
 Engine = Annotated[
     str,
     typer.Option(help="What computes: torch, plain, onnxruntime, openvino or auto."),
+]
+Fast = Annotated[
+    bool,
+    typer.Option(
+        "--fast",
+        help="Admit bf16 and int8 where they are faster, move logits by a tenth at most "
+        "and name the first pictures alike; what was taken is printed.",
+    ),
+]
+PrecisionName = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="fp32 (exact), bf16, or auto: fp32 on a CPU, bf16 on a GPU if it agrees.",
+    ),
 ]
 MinScore = Annotated[
     str | None,
@@ -223,7 +240,10 @@ def is_model(
     from ..inference.pictures import is_url
     from ..weights.catalog import find, list_models
 
-    if argument.startswith("hf-hub:") or argument in list_models() or find(argument):
+    if argument.startswith("hf-hub:") or find(argument):
+        return True
+    # Their list needs torch, and photo.jpg is the name of no architecture.
+    if _WORD.fullmatch(argument) and argument in list_models():
         return True
     # The address of a file may end in a query, such as ?download=true.
     path = Path(argument.partition("?")[0] if is_url(argument) else argument)

@@ -32,13 +32,19 @@ def bench(
         str,
         typer.Option(
             help="none, all, or some of timm,compile,autotune,ort,openvino,vit,resnet,"
-            "ours-graph,ours-sbc."
+            "timm-bf16,openvino-bf16,ort-int8,ours-graph,ours-sbc."
         ),
     ] = "all",
     rounds: Annotated[int, typer.Option(min=1, help="Turns of each competitor.")] = 7,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads; default: one per core.")
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast", help="Ours may compute in bf16 and int8, as --fast of predict."
+        ),
+    ] = False,
     thorough: Annotated[
         bool, typer.Option("--thorough", help="torch.compile with max-autotune too.")
     ] = False,
@@ -67,7 +73,7 @@ def bench(
 
     with cpu_threads(threads):
         result = measure(
-            model, task, batch, place, dtype, peers, rounds, thorough, tell=tell
+            model, task, batch, place, dtype, peers, rounds, thorough, fast, tell=tell
         )
     if out is not None:
         append_csv(out, result)

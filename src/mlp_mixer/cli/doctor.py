@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -104,6 +103,9 @@ def _devices() -> dict[str, str]:
 
 
 def _version(library: str) -> str:
+    # Imported here: every command imports this file.
+    import importlib.metadata
+
     try:
         return importlib.metadata.version(library)
     except importlib.metadata.PackageNotFoundError:

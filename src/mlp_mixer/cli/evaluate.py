@@ -12,11 +12,14 @@ from ..intervals import accuracy, plain_accuracy
 from .arguments import (
     BatchSize,
     Device,
+    Engine,
+    Fast,
     Json,
     Key,
     LabelledImages,
     Labels,
     MinScore,
+    PrecisionName,
     WeightsOrBundled,
     or_bundled,
 )
@@ -24,6 +27,7 @@ from .console import print_json
 
 if TYPE_CHECKING:
     from ..evaluation import Answered, Evaluation, MultiLabelEvaluation
+    from ..runtime import EngineOnce
 
 _MEASURES = ("top1", "top5", "loss", "balanced_top1")
 # Between accuracy and balanced accuracy, from which on both are printed.
@@ -76,6 +80,9 @@ def evaluate(
     labels: Labels = None,
     batch_size: BatchSize = 256,
     device: Device = "auto",
+    engine: Engine = "auto",
+    fast: Fast = False,
+    precision: PrecisionName = "auto",
     as_json: Json = False,
 ) -> int:
     """Measure a checkpoint on labelled images: top-1 and top-5, or mAP and F1."""
@@ -90,6 +97,7 @@ def evaluate(
         corruption_errors,
         evaluate_checkpoint,
     )
+    from ..runtime import EngineOnce, admitted_tolerance
     from ..weights import load
     from ..weights.scores import resolve_min_score
     from .next_steps import after_evaluation, print_next
@@ -97,6 +105,8 @@ def evaluate(
 
     keep_memory()
     place = pick_device(device)
+    tolerance = admitted_tolerance(fast, precision, place)
+    engines = EngineOnce(engine, tolerance=tolerance, precision=precision)
     source, name = or_bundled(checkpoint)
     check_place(data, source)
     loaded = load(source, key=key)
@@ -121,6 +131,7 @@ def evaluate(
                 batch_size=batch_size,
                 device=place,
                 tta=tta.value,
+                engine=engines,
                 progress=show,
             )
         if result.assumed:
@@ -128,6 +139,7 @@ def evaluate(
         if isinstance(result, MultiLabelEvaluation):
             about = {"checkpoint": name, "data": spec, "tta": tta.value}
             _print_labels(result, about, as_json)
+            _tell_engine(engines)
             return 0
         row = {
             "data": spec,
@@ -141,6 +153,7 @@ def evaluate(
             "loss": result.loss,
             "balanced_top1": result.balanced_top1,
             "tta": tta.value,
+            "computed": result.computed,
         }
         if lowest is not None:
             part = answered(result, lowest)
@@ -154,6 +167,7 @@ def evaluate(
                 _print_answered(lowest, part, result.n)
         if result.remark:
             print(f"note: {result.remark}", file=sys.stderr)
+    _tell_engine(engines)
     if as_json and len(found) == 1:
         # Not for each of 75 test sets: that would be 75,000 classes.
         print_json({"checkpoint": name, **found[0], "per_class": per_class})
@@ -164,6 +178,13 @@ def evaluate(
         own = public_name(data) == trained_on
         print_next(after_evaluation(checkpoint, data, own))
     return 0
+
+
+def _tell_engine(engines: EngineOnce) -> None:
+    """Say on stderr what computed, where others than fp32 were admitted."""
+    run = engines.made
+    if run is not None and not run.is_exact:
+        print(run.in_words(), file=sys.stderr)
 
 
 def _print_mean(
@@ -250,6 +271,7 @@ def _print_labels(
         "micro_f1": result.micro_f1,
         "macro_f1": result.macro_f1,
         "loss": result.loss,
+        "computed": result.computed,
     }
     if as_json:
         per_class = [score.to_dict() for score in result.per_class]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,26 +16,28 @@ from . import complete, predict_parts
 from .arguments import (
     Device,
     Engine,
+    Fast,
     Json,
     Key,
     Labels,
     MinScore,
     OverwriteOut,
+    PrecisionName,
     introduce_bundled,
     is_model,
     named,
     or_bundled,
     split_arguments,
-    with_key,
 )
 from .console import print_json
 from .predict_parts import DevicesOption, JoinOption, PartOption
-from .told import print_best, print_labels, tell_sorted, tell_unknown
+from .told import print_answers, tell_sorted, tell_unknown
 
 if TYPE_CHECKING:
     from ..inference import (
         Failure,
         Features,
+        LightPredictor,
         Part,
         Prediction,
         Predictor,
@@ -44,12 +46,7 @@ if TYPE_CHECKING:
     )
     from .progress import Count
 
-_NOTES = {
-    "sigmoid": "scores are sigmoids: each class is scored on its own, and they need not "
-    "sum to 1",
-    "semantic softmax": "scores rank the classes and are no probabilities: this head was "
-    "trained in groups of classes",
-}
+    AnyPredictor = Predictor | LightPredictor
 
 
 class SortBy(StrEnum):
@@ -100,6 +97,8 @@ def predict(
     ] = 32,
     device: Device = "auto",
     engine: Engine = "auto",
+    fast: Fast = False,
+    precision: PrecisionName = "auto",
     larger: Annotated[
         str,
         typer.Option(
@@ -126,7 +125,7 @@ def predict(
     answered.
     """
     from ..errors import UserError
-    from ..inference import Predictor, Sorter
+    from ..inference.light import choose_predictor
 
     tally: _Tally | Written
     if join is not None:
@@ -153,17 +152,24 @@ def predict(
             batch_size=batch_size,
             top=top,
             engine=engine,
+            fast=fast,
+            precision=precision,
             larger=larger,
             min_score=min_score,
             labels=labels,
         )
         return _tell_written(tally, out, as_json, unknown=min_score is not None)
     # Weights are loaded after all checks: a download may take minutes.
-    predictor = Predictor(
-        with_key(or_bundled(checkpoint)[0], key),
+    predictor = choose_predictor(
+        or_bundled(checkpoint)[0],
+        names,
+        key=key,
+        features=features is not None,
         device=device,
         top=top,
         engine=engine,
+        fast=fast,
+        precision=precision,
         larger=larger,
         min_score=min_score,
         labels=labels,
@@ -172,27 +178,39 @@ def predict(
     quiet = as_json and out is None
     if checkpoint is None and not quiet:
         introduce_bundled(predictor.labels)
-    # Not a list: a pipe may never end, and a folder may hold a million pictures.
     pictures = named(names)
-    sorting = Sorter(predictor, sort_into, sort_by.value) if sort_into else None
+    sorting = None
+    if sort_into:
+        from ..inference import Sorter
+
+        sorting = Sorter(predictor, sort_into, sort_by.value)
     with sorting or contextlib.nullcontext() as sorter:
         if out is None:
             tally = _print_answers(predictor, pictures, batch_size, as_json, sorter)
         elif features is not None:
             tally = _write_features(
-                predictor, pictures, batch_size, out, features, overwrite
+                cast("Predictor", predictor),
+                pictures,
+                batch_size,
+                out,
+                features,
+                overwrite,
             )
         else:
             tally = _write_answers(
                 predictor, pictures, batch_size, out, resume, overwrite, sorter, mine
             )
     what = features or "answers"
-    code = _tell_written(tally, out, as_json, what, unknown=min_score is not None)
+    computed = predictor.computed() if features is None else None
+    unknown = min_score is not None
+    code = _tell_written(tally, out, as_json, what, unknown=unknown, computed=computed)
     if min_score is not None and not quiet:
         answers = tally.pictures - tally.failed
         tell_unknown(predictor, min_score, tally.unknown, answers)
     if sorting and not quiet:
         tell_sorted(sorting)
+    if features is None and not quiet and predictor.admitted():
+        print(predictor.computed_in_words(), file=sys.stderr)
     return code
 
 
@@ -203,12 +221,15 @@ def _tell_written(
     what: str = "answers",
     *,
     unknown: bool = False,
+    computed: dict[str, Any] | None = None,
 ) -> int:
     """Say how many pictures were answered, and how many were not; return the exit code."""
     if out is not None and as_json:
-        counts = {"pictures": tally.pictures, "failed": tally.failed}
+        counts: dict[str, Any] = {"pictures": tally.pictures, "failed": tally.failed}
         if unknown:
             counts["unknown"] = tally.unknown
+        if computed is not None:
+            counts["computed"] = computed
         print_json({"out": str(out), **counts})
     elif out is not None:
         good = tally.pictures - tally.failed
@@ -233,8 +254,6 @@ def _check(
 ) -> None:
     """Refuse, before weights are loaded, arguments that contradict each other."""
     from ..errors import UserError
-    from ..inference.answers import unfinished_path
-    from ..inference.formats import check_out
 
     if checkpoint is not None and not names:
         # A single argument is read as a checkpoint unless it looks like a picture, so a
@@ -247,6 +266,9 @@ def _check(
             f"no pictures given to classify with {checkpoint!r}; add the paths of some"
         )
     if out is not None:
+        from ..inference.answers import unfinished_path
+        from ..inference.formats import check_out
+
         going_on = resume and unfinished_path(out).exists()
         check_out(out, features=features is not None, replace=overwrite or going_on)
     elif features is not None:
@@ -307,7 +329,7 @@ def _write_features(
 
 
 def _write_answers(
-    predictor: Predictor,
+    predictor: AnyPredictor,
     pictures: Iterator[str],
     batch_size: int,
     out: Path,
@@ -335,7 +357,7 @@ def _write_answers(
 
 
 def _print_answers(
-    predictor: Predictor,
+    predictor: AnyPredictor,
     pictures: Iterator[str],
     batch_size: int,
     as_json: bool,
@@ -360,11 +382,6 @@ def _print_answers(
         print_json([answer.to_dict() for answer in answers])
         return tally
     good = [answer for answer in answers if isinstance(answer, Prediction)]
-    if good and predictor.thresholds is not None:
-        print_labels(good)
-    elif good:
-        # Once on stderr, so that the table on stdout stays a table.
-        if predictor.score_kind in _NOTES:
-            print(_NOTES[predictor.score_kind], file=sys.stderr)
-        print_best(good)
+    if good:
+        print_answers(good)
     return tally

@@ -75,13 +75,13 @@ def check(
     Raises:
         UserError: The options contradict each other, or one cannot be read.
     """
+    if part is None and devices is None:
+        return None, []
     from ..errors import UserError
     from ..inference import Part
     from ..inference.processes import device_names
 
     option = "--part" if part is not None else "--devices"
-    if part is None and devices is None:
-        return None, []
     if part is not None and devices is not None:
         raise UserError(
             "--devices shares the pictures out by itself; leave it or --part away"
@@ -103,7 +103,14 @@ def check(
 
 
 def on_devices(
-    checkpoint: Any, pictures: list[str], out: Path, devices: list[str], **options: Any
+    checkpoint: Any,
+    pictures: list[str],
+    out: Path,
+    devices: list[str],
+    *,
+    fast: bool,
+    precision: str,
+    **options: Any,
 ) -> Written:
     """Answer on several devices, with one count of all answers.
 
@@ -112,14 +119,30 @@ def on_devices(
         pictures: As typed, with the lines of stdin.
         out: The file of answers.
         devices: Names of torch's.
+        fast: As typed, like the next.
+        precision: Of the logits.
         options: Of `predict_on_devices`.
     """
+    from ..devices import pick_device
     from ..inference import predict_on_devices
+    from ..runtime import admitted_tolerance
     from .progress import counted
+
+    # All devices are of one kind, or the CPU is among them, which admits no more.
+    tolerance = min(
+        admitted_tolerance(fast, precision, pick_device(name)) for name in devices
+    )
 
     with counted("pictures") as show:
         return predict_on_devices(
-            checkpoint, pictures, out, devices, report=_shown(show), **options
+            checkpoint,
+            pictures,
+            out,
+            devices,
+            report=_shown(show),
+            tolerance=tolerance,
+            precision=precision,
+            **options,
         )
 
 

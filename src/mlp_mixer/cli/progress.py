@@ -12,7 +12,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
-from rich import progress as bars
 from rich.console import Console
 
 from ..intervals import accuracy, plain_accuracy, short_accuracy
@@ -20,6 +19,8 @@ from .console import percent, stderr
 from .streams import printable
 
 if TYPE_CHECKING:
+    from rich import progress as bars
+
     from ..training.journal import JournalRow, Report
 
 QUIET_SECONDS = 15.0
@@ -94,24 +95,20 @@ class _Counts:
         self._console = stderr()
         self._tell_end = tell_end
         self._quiet = QuietLine()
-        self._bar = bars.Progress(
-            bars.BarColumn(),
-            bars.TextColumn("{task.description}"),
-            bars.TimeRemainingColumn(),
-            console=self._console,
-            # A bar that has ended stays only where it is the record of the work.
-            transient=not tell_end,
-            disable=not self._console.is_terminal,
-        )
+        # A bar that has ended stays only where it is the record of the work.
+        is_live = self._console.is_terminal
+        self._bar = _bar(self._console, transient=not tell_end) if is_live else None
 
     def __enter__(self) -> _Counts:
         """Show the line."""
-        self._bar.__enter__()
+        if self._bar is not None:
+            self._bar.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
         """Leave the line, or take it away."""
-        self._bar.__exit__(*error)
+        if self._bar is not None:
+            self._bar.__exit__(*error)
 
     def stage(self, unit: str) -> Count:
         """Begin a count in the place of the one before.
@@ -119,16 +116,11 @@ class _Counts:
         Args:
             unit: What is counted.
         """
-        for task in self._bar.task_ids:
-            self._bar.remove_task(task)
-        task = self._bar.add_task(unit, total=None)
+        if self._bar is not None:
+            return _live_count(self._bar, unit)
         started = time.monotonic()
 
         def count(done: int, total: int | None = None) -> None:
-            if self._console.is_terminal:
-                text = f"{done:,}/{total:,} {unit}" if total else f"{done:,} {unit}"
-                self._bar.update(task, completed=done, total=total, description=text)
-                return
             is_end = total is not None and done == total
             if self._quiet.due() or (is_end and self._tell_end):
                 self._quiet.said()
@@ -137,6 +129,32 @@ class _Counts:
                 self._console.print(line, soft_wrap=True, markup=False)
 
         return count
+
+
+def _bar(console: Console, *, transient: bool) -> bars.Progress:
+    # Imported here: where there is no terminal, it would be a tenth of a short command.
+    from rich import progress as bars
+
+    return bars.Progress(
+        bars.BarColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.TimeRemainingColumn(),
+        console=console,
+        transient=transient,
+    )
+
+
+def _live_count(bar: bars.Progress, unit: str) -> Count:
+    """Begin a count on a bar, in the place of the one before."""
+    for task in bar.task_ids:
+        bar.remove_task(task)
+    task = bar.add_task(unit, total=None)
+
+    def count(done: int, total: int | None = None) -> None:
+        text = f"{done:,}/{total:,} {unit}" if total else f"{done:,} {unit}"
+        bar.update(task, completed=done, total=total, description=text)
+
+    return count
 
 
 def _plain_line(unit: str, done: int, total: int | None, seconds: float) -> str:
@@ -222,6 +240,8 @@ class Progress:
             console: Where to print.
             quiet: Print nothing, as all processes but the first do.
         """
+        from rich import progress as bars
+
         self.console = console
         console.quiet = quiet
         self.live = console.is_terminal and not quiet

@@ -10,9 +10,11 @@ from .arguments import (
     BatchSize,
     Device,
     Engine,
+    Fast,
     Key,
     Labels,
     MinScore,
+    PrecisionName,
     WeightsOrBundled,
     introduce_bundled,
     or_bundled,
@@ -34,6 +36,8 @@ def serve(
     key: Key = None,
     device: Device = "auto",
     engine: Engine = "auto",
+    fast: Fast = False,
+    precision: PrecisionName = "auto",
     batch_size: BatchSize = 32,
     max_mib: Annotated[
         float, typer.Option(min=0.001, help="The size of a request at most.")
@@ -71,9 +75,10 @@ def serve(
     """
     import torch
 
+    from ..devices import pick_device
     from ..errors import UserError
     from ..inference import Predictor
-    from ..runtime.engines import fastest
+    from ..runtime import admitted_tolerance, fastest
     from ..training.stop import StopRequest
 
     # The server's packages are optional.
@@ -103,16 +108,22 @@ def serve(
     hosts = (*default_hosts(host), *names)
     source, name = or_bundled(checkpoint)
     source = with_key(source, key)
-    first = "plain" if engine == "auto" else engine
     predictor = Predictor(
-        source, device=device, engine=first, min_score=min_score, labels=labels
+        source,
+        device=device,
+        engine=engine,
+        tolerance=admitted_tolerance(fast, precision, pick_device(device)),
+        precision=precision,
+        min_score=min_score,
+        labels=labels,
     )
-    if engine == "auto":
-        # Engines are tried now: the first clients should not wait for that.
+    if engine == "auto" and predictor.engine.is_exact:
+        # Engines are tried now: the first clients should not wait for that. What is not
+        # exact is tried on the clients' own pictures instead.
         config = predictor.model.config
         shape = (8, config.in_channels, *config.image_size)
         images = torch.zeros(shape, device=predictor.device)
-        best, _ = fastest(predictor.model, images)
+        best = fastest(predictor.model, images).way.engine
         predictor = Predictor(
             predictor.checkpoint,
             device=device,

@@ -9,15 +9,34 @@ from ..intervals import accuracy
 from .console import percent, print_table
 
 if TYPE_CHECKING:
-    from ..inference import Prediction, Predictor, Sorter
+    from ..inference import LightPredictor, Prediction, Predictor, Sorter
 
 
-def print_best(answers: list[Prediction]) -> None:
-    """Print the best class of each picture, and what else it may be.
+_NOTES = {
+    "sigmoid": "scores are sigmoids: each class is scored on its own, and they need not "
+    "sum to 1",
+    "semantic softmax": "scores rank the classes and are no probabilities: this head was "
+    "trained in groups of classes",
+}
+
+
+def print_answers(answers: list[Prediction]) -> None:
+    """Print one row for each picture.
 
     Args:
-        answers: Of readable pictures.
+        answers: At least one, all of one predictor.
     """
+    first = answers[0]
+    if first.labels is not None:
+        _print_labels(answers)
+        return
+    # Once on stderr, so that the table on stdout stays a table.
+    if first.score_kind in _NOTES:
+        print(_NOTES[first.score_kind], file=sys.stderr)
+    _print_table(answers)
+
+
+def _print_table(answers: list[Prediction]) -> None:
     headings = {"picture": "left", "class": "left", "score": "right", "or else": "left"}
     rows = []
     for answer in answers:
@@ -31,12 +50,8 @@ def print_best(answers: list[Prediction]) -> None:
     print_table(headings, rows)
 
 
-def print_labels(answers: list[Prediction]) -> None:
-    """Print all labels of each picture; of one without a label what comes closest.
-
-    Args:
-        answers: Of a model that gives several labels.
-    """
+def _print_labels(answers: list[Prediction]) -> None:
+    """Print all labels of each picture; of one without a label what comes closest."""
     headings = {"picture": "left", "labels": "left", "closest other": "left"}
     rows = []
     for answer in answers:
@@ -50,7 +65,9 @@ def print_labels(answers: list[Prediction]) -> None:
     print_table(headings, rows)
 
 
-def tell_unknown(predictor: Predictor, wanted: str, unknown: int, answers: int) -> None:
+def tell_unknown(
+    predictor: Predictor | LightPredictor, wanted: str, unknown: int, answers: int
+) -> None:
     """Say on stderr how many pictures have no answer, and where the limit is from.
 
     Args:

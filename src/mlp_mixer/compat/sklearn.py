@@ -218,7 +218,9 @@ class MixerClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # 
         kept = run.model
         scores = self.validation_scores_
         ema = Ema(run.model, average, run.config.train.ema)
-        optimizer = build_optimizer(run.model, run.config.optim)
+        optimizer = build_optimizer(
+            run.model, run.config.optim, precision=run.precision
+        )
         stepper = Stepper(run, run.model.train(), optimizer, ema)
         for step in range(run.total_steps):
             loss = stepper(run.batches()[step], step).loss

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from ..distributed import all_gather, rank, world_size
 from ..errors import UserError, listed
 from ..images.preprocess import Preprocess
 from ..intervals import wilson_interval
+from ..models import IsotropicMlp
 from ..weights.labels import class_numbers, wordnet_ids
 from ..weights.scores import SCORES
 from .per_class import (
@@ -36,6 +37,17 @@ Progress = Callable[[int, int], None]
 """Is told again and again how many images of how many are done."""
 
 _MOST_NAMES = 5  # of classes in an error
+
+
+class Computes(Protocol):
+    """A call from images to logits that says how it computes; `runtime.Engine` is one."""
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+    def record(self) -> dict[str, Any]: ...
+
+
+MakeEngine = Callable[[IsotropicMlp], Computes]
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class Evaluation:
         seen: How many of them the network has learnt from, where that is known.
         classes: The names of the K classes, where they are known.
         assumed: What had to be assumed of the classes, in a sentence.
+        computed: What computed the logits and how far it is from fp32, as
+            `runtime.Engine.record` says it; empty for the plain module.
     """
 
     n: int
@@ -70,6 +84,7 @@ class Evaluation:
     seen: int | None = None
     classes: tuple[str, ...] | None = None
     assumed: str = ""
+    computed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -171,9 +186,10 @@ def evaluate(
     device: torch.device | None = None,
     tta: Tta = "none",
     head: str = "softmax",
+    compute: Callable[[Tensor], Tensor] | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Run the model over all images, each exactly once, in fp32 and evaluation mode.
+    """Run the model over all images, each exactly once, in evaluation mode.
 
     Afterwards the model is in the mode that it had.
 
@@ -192,6 +208,8 @@ def evaluate(
             "flip" adds its mirror image, "shift" also both of them moved by a pixel up
             and left, and down and right.
         head: How logits become scores: a key of `SCORES`.
+        compute: From images to logits; the model itself by default, in the precision of
+            its weights.
         progress: Is told how many images are done.
 
     Returns:
@@ -205,7 +223,7 @@ def evaluate(
         images.need_one_label("accuracy")
     logits = outputs(
         model,
-        over_views(model, tta),
+        over_views(compute or model, tta),
         images,
         preprocess,
         batch_size=batch_size,
@@ -300,7 +318,9 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def over_views(model: nn.Module, tta: Tta) -> Callable[[Tensor], Tensor]:
+def over_views(
+    model: Callable[[Tensor], Tensor], tta: Tta
+) -> Callable[[Tensor], Tensor]:
     """Return a function from images (B, C, H, W) to the mean logits over their views.
 
     Args:

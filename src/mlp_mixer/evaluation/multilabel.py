@@ -5,8 +5,8 @@ N images, K classes. A class is evaluated for itself: its images against all oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -73,6 +73,7 @@ class MultiLabelEvaluation:
         split: Which images, in words, where a dataset was evaluated.
         seen: How many of them the network has learnt from, where that is known.
         assumed: What had to be assumed of the classes, in a sentence.
+        computed: As of `Evaluation`.
     """
 
     n: int
@@ -84,6 +85,7 @@ class MultiLabelEvaluation:
     split: str = ""
     seen: int | None = None
     assumed: str = ""
+    computed: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -307,6 +309,7 @@ def evaluate_labels(
     workers: int | None = None,
     device: torch.device | None = None,
     tta: Tta = "none",
+    compute: Callable[[Tensor], Tensor] | None = None,
     progress: Progress | None = None,
 ) -> MultiLabelEvaluation:
     """Run the model over all images, and compare its answers with their labels.
@@ -318,7 +321,7 @@ def evaluate_labels(
         thresholds: Of the K classes; a half by default.
         columns: Which of the model's classes are those of the images, in their order;
             the same ones by default.
-        batch_size, workers, device, tta, progress: As for `evaluate`.
+        batch_size, workers, device, tta, compute, progress: As for `evaluate`.
 
     Returns:
         What was measured, in the images' classes.
@@ -333,7 +336,7 @@ def evaluate_labels(
         )
     logits = outputs(
         model,
-        over_views(model, tta),
+        over_views(compute or model, tta),
         images,
         preprocess,
         batch_size=batch_size,

@@ -17,6 +17,7 @@ from ..data.seen import SeenImages
 from ..devices import pick_device
 from ..errors import UserError
 from ..images.preprocess import Preprocess
+from ..models import IsotropicMlp
 from ..models.as_built import network_to_compute
 from ..weights import Checkpoint
 from ..weights.given_labels import GivenLabels
@@ -24,6 +25,7 @@ from ..weights.scores import score_kind
 from .accuracy import (
     Evaluation,
     LabelSets,
+    MakeEngine,
     Progress,
     Tta,
     align_classes,
@@ -224,6 +226,7 @@ def evaluate_checkpoint(
     batch_size: int = 256,
     device: torch.device | str | None = "auto",
     tta: Tta = "none",
+    engine: MakeEngine | None = None,
     progress: Progress | None = None,
 ) -> tuple[EvalSplit, Evaluation | MultiLabelEvaluation]:
     """Evaluate a checkpoint on images of a dataset that it has never seen.
@@ -244,6 +247,9 @@ def evaluate_checkpoint(
         device: Where to compute, a name for `pick_device` or torch's. None: where the
             model is.
         tta: As for `evaluate`.
+        engine: Puts a network of this package behind a call that computes its logits
+            and has a `record()`, as `runtime.engine` does; the network itself by
+            default.
         progress: As for `evaluate`.
 
     Returns:
@@ -264,6 +270,10 @@ def evaluate_checkpoint(
             "features by `fewshot`"
         )
     checkpoint = with_given_labels(checkpoint, labels, chosen.images)
+    # Engines are for our own networks; another's is called as it is.
+    run = None
+    if engine is not None and isinstance(model, IsotropicMlp):
+        run = engine(model)
     if chosen.images.targets is not None:
         found = evaluate_labels(
             model,
@@ -273,12 +283,14 @@ def evaluate_checkpoint(
             columns=_columns(checkpoint, chosen.images),
             batch_size=batch_size,
             tta=tta,
+            compute=run,
             progress=progress,
         )
         return chosen, dataclasses.replace(
             found,
             split=chosen.split,
             seen=chosen.seen,
+            computed=run.record() if run else {},
             assumed=assumed_order(checkpoint, chosen.images),
         )
     check_one_label_each(checkpoint, chosen.images)
@@ -293,6 +305,7 @@ def evaluate_checkpoint(
         batch_size=batch_size,
         tta=tta,
         head=score_kind(checkpoint.provenance, model.num_classes),
+        compute=run,
         progress=progress,
     )
     return chosen, dataclasses.replace(
@@ -301,6 +314,7 @@ def evaluate_checkpoint(
         seen=chosen.seen,
         # Without names, the data's own were compared with the model's.
         classes=checkpoint.labels or chosen.images.classes,
+        computed=run.record() if run else {},
         assumed=assumed_order(checkpoint, chosen.images),
     )
 

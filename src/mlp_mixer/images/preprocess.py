@@ -289,6 +289,20 @@ class Preprocess:
         std = _on_channels(self.std, x_BCHW.device)
         return x_BCHW.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
+    def array(self, image: Array) -> Array:
+        """Return an image as the network takes it, as `__call__` does, without torch.
+
+        Args:
+            image: Decoded, uint8 (H', W', C).
+
+        Returns:
+            float32 (C, H, W).
+        """
+        mean = np.array(self.mean, dtype=np.float32)
+        std = np.array(self.std, dtype=np.float32)
+        scaled = self._fit(image).astype(np.float32) / np.float32(255)
+        return np.ascontiguousarray(np.moveaxis((scaled - mean) / std, 2, 0))
+
     def __call__(self, image: Array) -> Float32[Tensor, "C H W"]:
         """Return an image as the network takes it.
 

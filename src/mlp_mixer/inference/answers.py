@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError
 from ..files import PathLike, append_whole, locked_folder, make_folder, refusing
@@ -20,9 +20,12 @@ from .formats import check_out, write_answers, write_features
 from .identity import identity, run_of
 from .parts import Part, Turns
 from .pictures import Picture
-from .predictor import Predictor
 from .results import Failure, Features, Prediction
 from .sorting import Sorter
+
+if TYPE_CHECKING:
+    from .light import LightPredictor
+    from .predictor import Predictor
 
 
 def _ignore(answer: object) -> None:
@@ -47,7 +50,7 @@ class Written:
 
 
 def predict_to_file(
-    predictor: Predictor,
+    predictor: Predictor | LightPredictor,
     pictures: Iterable[Picture],
     out: PathLike,
     *,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..config import to_dict
-from ..weights.checkpoint import fingerprint
 from ..weights.given_labels import GIVEN
-from .predictor import Predictor
+
+if TYPE_CHECKING:
+    from .light import LightPredictor
+    from .predictor import Predictor
 
 
-def identity(predictor: Predictor) -> dict[str, Any]:
+def identity(predictor: Predictor | LightPredictor) -> dict[str, Any]:
     """Return what decides the answers, as JSON values.
 
     Args:
@@ -22,7 +24,7 @@ def identity(predictor: Predictor) -> dict[str, Any]:
         The fingerprint of the weights, and the settings that change answers.
     """
     settings = {
-        "weights": fingerprint(predictor.model),
+        "weights": predictor.fingerprint(),
         "preprocess": to_dict(predictor.checkpoint.preprocess),
         "top": predictor.top,
         "larger": predictor.larger,
@@ -30,6 +32,8 @@ def identity(predictor: Predictor) -> dict[str, Any]:
     # Left out where it plays no part: files that 0.1.0 began have no such key.
     if predictor.min_score is not None:
         settings["min_score"] = predictor.min_score
+    # Likewise a precision that was admitted.
+    settings |= predictor.admitted()
     if predictor.thresholds is not None:
         settings["thresholds"] = list(predictor.thresholds)
     # Names that were given with the weights may be others next time.

@@ -54,6 +54,26 @@ def expand(pictures: Iterable[Picture]) -> Iterator[NamedPicture]:
             yield f"image {position}", picture
 
 
+def to_answer(
+    named: Iterator[NamedPicture],
+    answered: Iterable[str] = (),
+    outside: str | os.PathLike[str] | None = None,
+) -> Iterator[NamedPicture]:
+    """Yield the pictures that have no answer yet, with their names.
+
+    Args:
+        named: As of `expand`.
+        answered: The names of the first of them, as for `skip_answered`.
+        outside: Files in this folder are left out.
+
+    Raises:
+        UserError: The first pictures are not those of `answered`.
+    """
+    if outside is not None:
+        named = leave_out(named, outside)
+    return skip_answered(named, answered)
+
+
 def skip_answered(
     found: Iterator[NamedPicture], answered: Iterable[str]
 ) -> Iterator[NamedPicture]:

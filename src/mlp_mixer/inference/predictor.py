@@ -10,7 +10,6 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,25 +19,19 @@ from torch import Tensor
 
 from ..devices import pick_device
 from ..errors import UserError, unknown
-from ..images.decode import decode_image
 from ..models import build_network
 from ..models.as_built import plain_network
+from ..runtime import TOLERANCE
 from ..runtime import engine as make_engine
 from ..weights import Checkpoint, load
 from ..weights.catalog import BUNDLED
+from ..weights.checkpoint import fingerprint
 from ..weights.given_labels import GivenLabels
-from ..weights.scores import SCORES, UNKNOWN, resolve_min_score, score_kind
+from ..weights.scores import SCORES, resolve_min_score, score_kind
 from .parts import Turns
-from .pictures import (
-    NamedPicture,
-    Picture,
-    expand,
-    fetched,
-    is_url,
-    leave_out,
-    skip_answered,
-)
-from .results import Candidate, Failure, Features, Prediction, reached
+from .pictures import NamedPicture, Picture, expand, to_answer
+from .reading import batches, read
+from .results import Failure, Features, Prediction, prediction, reached
 from .tiles import cut, mean_of
 
 R = TypeVar("R")
@@ -47,7 +40,6 @@ FeatureArrays = dict[str, np.ndarray[Any, Any]]
 LARGER = ("resize", "tile")
 """What to do with pictures that have more pixels than the network takes."""
 
-_MOST_READERS = 8  # threads
 _OF_THE_HEAD = frozenset(("norm", "pre_logits", "logits"))
 _OF_TILES = frozenset(("pre_logits", "logits"))
 
@@ -60,6 +52,7 @@ class Predictor:
     Attributes:
         checkpoint: The loaded checkpoint, with `model`.
         device: Where the model computes.
+        engine: What computes the logits; its `record()` names precision and difference.
         labels: The names of the classes; "class 7" where the checkpoint has none.
         larger: As given.
         min_score: The lowest score of an answer that is given; None answers all.
@@ -78,6 +71,8 @@ class Predictor:
         device: str | torch.device = "auto",
         top: int = 5,
         engine: str = "auto",
+        tolerance: float = TOLERANCE,
+        precision: str = "auto",
         larger: str = "resize",
         min_score: float | str | None = None,
         labels: GivenLabels | None = None,
@@ -92,7 +87,12 @@ class Predictor:
             engine: What computes the logits: "torch", "plain", "onnxruntime" or
                 "openvino"; "auto" prepares the fastest once many pictures have come.
                 Engines agree to 1e-4 in the logits, or are refused. Features always
-                come from torch.
+                come from torch, in fp32.
+            tolerance: The largest difference in logits from fp32, in units of the
+                largest logit if that is above 1. The default admits fp32 only. A larger
+                one, such as `runtime.FAST_TOLERANCE`, admits bf16 and int8 (on a GPU
+                TF32) where they are faster and name the first pictures alike.
+            precision: "fp32" is exact, "bf16" demands it, "auto": as tolerated.
             larger: What to do with pictures that have more pixels than the network
                 takes. "resize": scale them to its size. "tile": scale them to T x T
                 tiles of its size, T being how often it fits into both sides, 4 at most,
@@ -124,7 +124,9 @@ class Predictor:
         self.score_kind = score_kind(checkpoint.provenance, self.model.num_classes)
         self.min_score = resolve_min_score(min_score, checkpoint.provenance)
         self.thresholds = self.checkpoint.thresholds
-        self._run = make_engine(self.model, engine)
+        self.engine = make_engine(
+            self.model, engine, tolerance=tolerance, precision=precision
+        )
         classes = self.model.num_classes
         numbered = tuple(f"class {number}" for number in range(classes))
         self.labels = self.checkpoint.class_names() or numbered
@@ -145,7 +147,7 @@ class Predictor:
                 has no classifier.
         """
         name, logits = self.logits_of(picture)
-        return self.prediction(name, logits)
+        return self._answer(name, logits)
 
     def predict(
         self,
@@ -173,12 +175,10 @@ class Predictor:
         """
         self._need_classifier()
         named = expand(pictures) if turns is None else turns.take(pictures)
-        if outside is not None:
-            named = leave_out(named, outside)
-        found = skip_answered(named, answered)
+        found = to_answer(named, answered, outside)
         computed = self._computed(found, batch_size, self.logits)
         return (
-            logits if isinstance(logits, Failure) else self.prediction(name, logits)
+            logits if isinstance(logits, Failure) else self._answer(name, logits)
             for name, logits in computed
         )
 
@@ -220,26 +220,33 @@ class Predictor:
             top: How many candidates; default: the predictor's own number.
         """
         scores = SCORES[self.score_kind](logits)
-        # Ranked by logits, not by scores: a sigmoid rounds all large logits to 1.
-        best = logits.topk(min(top or self.top, len(logits)))
-        candidates = [
-            Candidate(number, self.labels[number], scores[number].item())
-            for number in best.indices.tolist()
-        ]
-        first = candidates[0]
-        known = self.min_score is None or first.score >= self.min_score
+        best = logits.topk(min(top or self.top, len(logits))).indices.tolist()
         labels = None
         if self.thresholds is not None:
-            labels = reached(logits, scores, self.thresholds, self.labels)
-        return Prediction(
-            path=name,
-            pred_label=first.label if known else None,
-            pred_class=first.name if known else UNKNOWN,
-            pred_score=first.score,
-            score_kind=self.score_kind,
-            top=tuple(candidates),
-            labels=labels,
-        )
+            order = logits.argsort(descending=True, stable=True).tolist()
+            labels = reached(order, scores, self.thresholds, self.labels)
+        return prediction(name, best, scores, self, labels)
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that change with any weight."""
+        return fingerprint(self.model)
+
+    def _answer(self, name: str, logits: Tensor) -> Prediction:
+        """Return the answer of the newest logits, with the precision they came in."""
+        prediction = self.prediction(name, logits)
+        return replace(prediction, **self.engine.of_the_newest())
+
+    def computed(self) -> dict[str, Any]:
+        """Return what computed the newest answer: `runtime.Engine.record`."""
+        return self.engine.record()
+
+    def computed_in_words(self) -> str:
+        """Return `computed()` as a sentence for people."""
+        return self.engine.in_words()
+
+    def admitted(self) -> dict[str, Any]:
+        """Return tolerance and precision, where others than fp32 are admitted."""
+        return {} if self.engine.is_exact else self.engine.admitted()
 
     def logits(self, x_BCHW: Tensor) -> Tensor:
         """Compute the logits of preprocessed images, as a server does.
@@ -250,7 +257,7 @@ class Predictor:
         Returns:
             The logits (B, K) on the CPU.
         """
-        return self._run(x_BCHW.to(self.device)).cpu()
+        return self.engine(x_BCHW.to(self.device)).cpu()
 
     def logits_of(self, picture: Picture) -> tuple[str, Tensor]:
         """Return the name and the logits (K,) of one picture.
@@ -305,10 +312,8 @@ class Predictor:
 
         No more than two batches are in memory.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, got {batch_size}")
         dtype = next(self.model.parameters()).dtype
-        for batch in self._batches(pictures, batch_size):
+        for batch in batches(self._read, pictures, batch_size):
             inputs = [tiles for _, tiles in batch if isinstance(tiles, Tensor)]
             computed: list[R] = []
             if inputs:
@@ -322,46 +327,9 @@ class Predictor:
                 else:
                     yield name, mean_of(list(itertools.islice(results, len(tiles))))
 
-    def _batches(
-        self, pictures: Iterator[NamedPicture], batch_size: int
-    ) -> Iterator[list[tuple[str, Tensor | Failure]]]:
-        """Yield names and inputs; threads read a batch while the last one is computed."""
-        if batch_size == 1:
-            # One picture does not repay the start of threads.
-            for name, picture in pictures:
-                yield [(name, self._read(picture, name))]
-            return
-        pool = ThreadPoolExecutor(min(_MOST_READERS, os.cpu_count() or 1), "pictures")
-        try:
-            reading = self._start_reading(pool, pictures, batch_size)
-            while reading:
-                # The next batch is begun before this one is waited for.
-                ahead = self._start_reading(pool, pictures, batch_size)
-                yield [(name, future.result()) for name, future in reading]
-                reading = ahead
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _start_reading(
-        self, pool: ThreadPoolExecutor, pictures: Iterator[NamedPicture], count: int
-    ) -> list[tuple[str, Any]]:
-        return [
-            (name, pool.submit(self._read, picture, name))
-            for name, picture in itertools.islice(pictures, count)
-        ]
-
     def _read(self, picture: Picture | Failure, name: str) -> Tensor | Failure:
-        if isinstance(picture, Failure):
-            return picture
         channels = self.checkpoint.preprocess.channels
-        try:
-            return self._inputs(decode_image(fetched(picture), channels=channels))
-        # UserError is one; a path with a null byte raises another.
-        except ValueError as error:
-            sentence = str(error)
-            if is_url(picture) and name not in sentence:
-                sentence = f"{name!r}: {sentence}"
-            return Failure(name, sentence)
+        return read(picture, name, channels, self._inputs)
 
     def _inputs(self, image: np.ndarray[Any, Any]) -> Tensor:
         """Preprocess a decoded image: (1, C, H, W), or its tiles (T T, C, H, W)."""

@@ -129,7 +129,8 @@ def predict_on_devices(
         overwrite: Replace an older file of answers.
         batch_size: Pictures to read and compute at a time, on each device.
         report: Is called as answers come, some at a time, and for each failure.
-        settings: Of `Predictor`: top, engine, larger, min_score, labels.
+        settings: Of `Predictor`: top, engine, tolerance, precision, larger, min_score,
+            labels.
 
     Returns:
         How many pictures there are, and how many failed: earlier runs included.

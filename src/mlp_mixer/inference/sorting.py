@@ -16,7 +16,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ..errors import UserError, unknown
 from ..files import (
@@ -30,8 +30,11 @@ from ..files import (
 )
 from ..weights.scores import UNKNOWN
 from .identity import identity
-from .predictor import Predictor
 from .results import Failure, Prediction
+
+if TYPE_CHECKING:
+    from .light import LightPredictor
+    from .predictor import Predictor
 
 WAYS = ("link", "copy")
 """How a picture comes into the folder of its answer."""
@@ -55,7 +58,10 @@ class Sorter:
     """
 
     def __init__(
-        self, predictor: Predictor, folder: PathLike, by: str = "link"
+        self,
+        predictor: Predictor | LightPredictor,
+        folder: PathLike,
+        by: str = "link",
     ) -> None:
         """Write nothing yet.
 

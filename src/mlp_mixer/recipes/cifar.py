@@ -69,9 +69,7 @@ def cifar10_16ep() -> TrainConfig:
         augment=replace(config.augment, alternate=True),
         optim=OptimChoice(name="muon", lr=8e-3, weight_decay=0.05),
         schedule=ScheduleChoice(decay="linear", warmup_share=0.05),
-        train=replace(
-            config.train, epochs=16, ema=0.99, eval_every_epochs=4, precision="fast"
-        ),
+        train=replace(config.train, epochs=16, ema=0.99, eval_every_epochs=4),
     )
 
 
@@ -115,7 +113,6 @@ def cifar10_60ep() -> TrainConfig:
             epochs=60,
             batch_size=1024,
             eval_every_epochs=20,
-            precision="auto",
             compile=True,
         ),
     )

@@ -68,7 +68,6 @@ def fashion_mnist_12ep() -> TrainConfig:
             epochs=12,
             ema=0.99,
             eval_every_epochs=4,
-            precision="fast",
             threads=None,
         ),
     )
@@ -119,7 +118,6 @@ def fashion_mnist_100ep() -> TrainConfig:
             batch_size=512,
             ema=0.999,
             eval_every_epochs=25,
-            precision="auto",
             compile=True,
         ),
     )

@@ -90,7 +90,6 @@ def finetune_auto(
             batch_size=batch_size,
             ema=0.99,
             start_share=0.5,
-            precision="fast",
         ),
     )
 

@@ -6,21 +6,20 @@ another GELU, or in bf16 without being asked, is seen here and not in production
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import importlib.util
-import statistics
-import time
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError, unknown
+from ..errors import UserError
 from ..models.families import need_mixer
 from ..models.isotropic import IsotropicMlp
 from ..models.mixer import MixerConfig
-from .cuda_graph import graphed
+from . import on_cuda
+from .on_cuda import OnCuda, products
 from .onnx_graph import onnx_graph, quantised
 from .packed import can_pack, packed
 
@@ -33,44 +32,22 @@ The logits are on the same device.
 # The largest difference from the plain module in fp32, in units of the largest logit if
 # that is above 1.
 TOLERANCE = 1e-4
-# Seconds of computing that "auto" leaves to the plain module: about what it costs to
-# prepare and to try the others. Whoever asks for a few images never pays that.
-PATIENCE = 3.0
-
-# The trial of "auto": each engine is measured at least and at most so many times, and
-# until so many seconds have passed.
-_LEAST_ROUNDS = 3
-_MOST_ROUNDS = 12
-_TRIAL_SECONDS = 2.0
-# The most images in a call of the trial.
-_TRIAL_IMAGES = 8
 
 
-def engine(model: IsotropicMlp, name: str = "auto") -> EngineFn:
-    """Put a model behind one call.
-
-    The model is set to evaluation mode. Weights that change later may or may not be
-    seen.
+def checked(model: IsotropicMlp, name: str) -> EngineFn:
+    """Build an engine in the precision of the weights, and compare it with the module.
 
     Args:
-        model: The network.
-        name: "torch" (`packed` on the CPU in fp32; on a GPU what
-            `kernels.for_inference` finds the fastest, in CUDA graphs), "plain",
-            "onnxruntime" or "openvino" (both on the CPU in fp32). "auto" is the plain
-            module for the first seconds, then the `fastest` here, which may be another
-            one for single images than for several.
+        model: The network; it is set to evaluation mode.
+        name: A key of `ENGINES`.
 
     Returns:
         The call.
 
     Raises:
-        UserError: The engine is not known or not installed, cannot run this model,
-            fails on this machine, or gives other answers than the module.
+        UserError: The engine is not installed, cannot run this model, fails on this
+            machine, or gives other answers than the module.
     """
-    if name == "auto":
-        return AutoEngine(model)
-    if name not in ENGINES:
-        raise unknown("engine", name, ["auto", *ENGINES])
     if reason := why_not(model, name):
         raise UserError(
             f"the engine {name!r} cannot run this model: {reason}; use engine='torch' "
@@ -96,52 +73,6 @@ def engine(model: IsotropicMlp, name: str = "auto") -> EngineFn:
             "logits; use engine='auto'"
         )
     return run
-
-
-def fastest(model: IsotropicMlp, images: Tensor) -> tuple[str, EngineFn]:
-    """Find the engine that answers these images soonest on this machine, by trying.
-
-    Which one that is differs between processors, networks and batches. Engines that
-    cannot run the model are left out.
-
-    Args:
-        model: The network; it is set to evaluation mode.
-        images: A batch as it will come.
-
-    Returns:
-        The name of the engine, and its call.
-    """
-    runs: dict[str, EngineFn] = {}
-    for name in ENGINES:
-        # "torch" is the plain module where it can do no better.
-        if name == "plain":
-            continue
-        with contextlib.suppress(UserError):
-            runs[name] = engine(model, name)
-    if not runs:
-        return "torch", plain(model)
-    if len(runs) == 1:
-        return next(iter(runs.items()))
-    best = _least_median(runs, images[:_TRIAL_IMAGES])
-    return best, runs[best]
-
-
-def _least_median(runs: dict[str, EngineFn], images: Tensor) -> str:
-    """Return which call has the least median time, measured in turns."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    until = time.perf_counter() + _TRIAL_SECONDS
-    for number in range(_MOST_ROUNDS):
-        # In turns, so that what else the machine does slows all of them alike.
-        for name, run in runs.items():
-            # Not measured: threads of the engine before it may still spin, and its own
-            # data are not in the caches.
-            run(images)
-            start = time.perf_counter()
-            run(images)
-            times[name].append(time.perf_counter() - start)
-        if number + 1 >= _LEAST_ROUNDS and time.perf_counter() > until:
-            break
-    return min(times, key=lambda name: statistics.median(times[name]))
 
 
 def why_not(model: IsotropicMlp, name: str) -> str | None:
@@ -190,43 +121,10 @@ def disagreement(run: EngineFn, model: IsotropicMlp) -> tuple[float, float]:
     size = (2, config.in_channels, *config.image_size)
     noise = torch.randn(*size, generator=generator)
     images = noise.to(weight.device, weight.dtype)
-    expected = model(images).float()
+    expected = exact(model)(images)
     difference = (run(images) - expected).abs().max().item()
     scale = max(1.0, expected.abs().max().item())
     return difference, scale
-
-
-class AutoEngine:
-    """Run the plain module until a faster engine is worth its preparation.
-
-    Args:
-        model: The network; it is set to evaluation mode.
-
-    Attributes:
-        spent: Seconds that the plain module has computed.
-        runs: The engine that was chosen for several images (True), and for one (False).
-    """
-
-    def __init__(self, model: IsotropicMlp) -> None:
-        self.model = model.eval()
-        self.plain = plain(model)
-        self.spent = 0.0
-        self.runs: dict[bool, EngineFn] = {}
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the logits of images."""
-        several = len(images) > 1
-        if several not in self.runs and self.spent >= PATIENCE and len(images):
-            _, self.runs[several] = fastest(self.model, images)
-        if several in self.runs:
-            return self.runs[several](images)
-        start = time.perf_counter()
-        answer = self.plain(images)
-        if images.is_cuda:
-            # A GPU has only been told to compute when the call returns.
-            torch.cuda.synchronize(images.device)
-        self.spent += time.perf_counter() - start
-        return answer
 
 
 def plain(model: nn.Module) -> EngineFn:
@@ -243,13 +141,27 @@ def plain(model: nn.Module) -> EngineFn:
     return run
 
 
+def exact(model: IsotropicMlp) -> EngineFn:
+    """Return the module itself as an engine, on a GPU too without TF32 anywhere.
+
+    Args:
+        model: The network.
+    """
+    run = plain(model)
+    if not on_cuda.is_on_cuda(model):
+        return run
+
+    def without_tf32(images: Tensor) -> Tensor:
+        with products("fp32"):
+            return run(images)
+
+    return without_tf32
+
+
 def _torch(model: IsotropicMlp) -> EngineFn:
     """Return the fastest way to run a network with torch alone."""
-    if model.stem.proj.weight.device.type == "cuda":
-        from .. import kernels
-
-        chosen, _ = kernels.for_inference(model)
-        return graphed(plain(chosen))
+    if on_cuda.is_on_cuda(model):
+        return OnCuda(model)
     return packed(model) if can_pack(model) else plain(model)
 
 
@@ -263,7 +175,7 @@ def _openvino(model: IsotropicMlp) -> EngineFn:
 
 ENGINES: dict[str, Callable[[IsotropicMlp], EngineFn]] = {
     "torch": _torch,
-    "plain": plain,
+    "plain": exact,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
@@ -308,6 +220,10 @@ def run_openvino(graph: bytes, precision: Literal["f32", "bf16"] = "f32") -> Eng
         graph: A graph of one input and one output.
         precision: What it computes in. It must be said: by itself openvino computes in
             bf16 where the processor can.
+
+    Raises:
+        UserError: It ignores the hint for bf16, as it does where the processor lacks
+            the instructions.
     """
     import openvino
 
@@ -317,6 +233,9 @@ def run_openvino(graph: bytes, precision: Literal["f32", "bf16"] = "f32") -> Eng
     }
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(graph), "CPU", hints)
+    taken = compiled.get_property("INFERENCE_PRECISION_HINT")
+    if precision == "bf16" and taken != openvino.Type.bf16:
+        raise UserError("openvino does not compute in bf16 on this processor")
     request = compiled.create_infer_request()
 
     def run(images: Tensor) -> Tensor:
@@ -326,6 +245,51 @@ def run_openvino(graph: bytes, precision: Literal["f32", "bf16"] = "f32") -> Eng
         return torch.from_numpy(logits)
 
     return run
+
+
+def torch_bf16(model: IsotropicMlp) -> EngineFn:
+    """Run a network in bf16 with torch: weights, tokens and products.
+
+    Args:
+        model: The network, in evaluation mode; its weights are copied.
+    """
+    if on_cuda.is_on_cuda(model):
+        return OnCuda(model, "bf16")
+    run = plain(copy.deepcopy(model).to(torch.bfloat16))
+    return lambda images: run(images.to(torch.bfloat16))
+
+
+def torch_tf32(model: IsotropicMlp) -> EngineFn:
+    """Run a network on a GPU in float32 with products in TF32.
+
+    Args:
+        model: The network, in evaluation mode.
+    """
+    return OnCuda(model, "tf32")
+
+
+def openvino_bf16(model: IsotropicMlp) -> EngineFn:
+    """Run a Mixer in openvino with its hint for bf16.
+
+    Args:
+        model: A Mixer in evaluation mode.
+
+    Raises:
+        UserError: It computes in fp32 here, whatever the hint.
+    """
+    return run_openvino(_exact_graph(model), "bf16")
+
+
+def openvino_int8(model: IsotropicMlp, images: Tensor) -> EngineFn:
+    """Run a Mixer in openvino in int8, with ranges of activations from images.
+
+    Args:
+        model: A Mixer in evaluation mode.
+        images: (B, C, H, W) as they will come, at least one.
+    """
+    config = need_mixer(model.config, "int8")
+    graph = onnx_graph(config, model.state_dict(), token_mixing="transposed")
+    return run_openvino(quantised(graph, images.numpy()).SerializeToString())
 
 
 def int8(model: IsotropicMlp) -> EngineFn:

@@ -161,6 +161,7 @@ class Service:
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "labels": self._predictor.labels,
             "score_kind": self._predictor.score_kind,
+            "computed": self._predictor.engine.record(),
             "min_score": self._predictor.min_score,
             "config": dataclasses.asdict(model.config),
             "preprocess": dataclasses.asdict(self._preprocess),

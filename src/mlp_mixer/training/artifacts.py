@@ -46,6 +46,7 @@ def write_settings(run: Run, out: Path) -> None:
     settings = {
         "config": recorded(to_dict(run.config)),
         "environment": environment(run.device),
+        "precision": run.precision,
         "notes": list(run.notes),
     }
     write_json(out / "config.json", settings)

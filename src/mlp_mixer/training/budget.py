@@ -114,7 +114,7 @@ def _seconds_of_a_step(run: Run) -> float:
     """Measure steps of a copy of the run."""
     model = copy.deepcopy(run.model).train()
     trial = dataclasses.replace(run, model=model)
-    optimizer = build_optimizer(model, run.config.optim)
+    optimizer = build_optimizer(model, run.config.optim, precision=run.precision)
     ema = None
     if run.config.train.ema:
         ema = Ema(model, copy.deepcopy(model).eval(), run.config.train.ema)

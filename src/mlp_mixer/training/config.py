@@ -163,7 +163,8 @@ class LoopChoice:
     # What the weights of the start count in it (WiSE-FT, arXiv 2109.01903); 0: nothing.
     start_share: float = 0.0
 
-    # auto: bf16 on a GPU that has it; fast: also on a CPU that has it.
+    # auto: bf16 on a GPU that has it, and on a CPU where a short trial of products says
+    # that it is worth it. A run keeps what it came to. fast: an older word for auto.
     precision: Precision = "auto"
     device: str = "auto"
     # Of the CPU; None: torch's choice. Tiny models are faster with one, and steadier.
@@ -197,6 +198,8 @@ class LoopChoice:
     save_every_steps: int | None = None
 
     def __post_init__(self) -> None:
+        if self.precision == "fast":
+            object.__setattr__(self, "precision", "auto")
         _within("train.epochs", self.epochs, above=0)
         _within("train.steps", self.steps, above=0)
         _within("train.images", self.images, above=0)

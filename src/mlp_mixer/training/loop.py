@@ -95,7 +95,9 @@ class Loop:
             shard(self.wise_ft.mixed, run.config)
         if run.beside:
             self.modules["pretext"] = run.beside
-        self.optimizer = build_optimizer(self.model, run.config.optim, run.beside)
+        self.optimizer = build_optimizer(
+            self.model, run.config.optim, run.beside, run.precision
+        )
         ema = None
         if self.choice.ema:
             ema = Ema(self.model, average, self.choice.ema)

@@ -49,7 +49,8 @@ class OptimChoice:
 
     muon_momentum: float = 0.95
     muon_nesterov: bool = True
-    # Steps and dtype of the Newton-Schulz iteration; auto: bf16 on a GPU.
+    # Steps and dtype of the Newton-Schulz iteration; auto: bf16 on a GPU, and where the
+    # run computes in bf16.
     muon_ns_steps: int = 5
     muon_ns_dtype: Literal["auto", "fp32", "bf16"] = "auto"
     # match_rms_adamw: updates as large as AdamW's, whose lr and decay then suit it.

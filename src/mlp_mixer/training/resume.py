@@ -9,12 +9,15 @@ from typing import Any
 
 import torch
 
+from ..choices import Computed
 from ..config import recorded, to_dict
+from ..devices import pick_device
 from ..distributed import is_main, world_size
 from ..errors import UserError, listed, without_secrets
 from .artifacts import read_split
-from .config import stored_config
+from .config import TrainConfig, stored_config
 from .journal import JournalRow, Report
+from .precision import precision_of_state
 from .run import Run
 from .state import RunState, newest_state
 
@@ -74,6 +77,19 @@ def find_state(out: Path, run: Run, report: Report) -> RunState | None:
             )
         )
     return state
+
+
+def precision_before(state: RunState | None, config: TrainConfig) -> Computed | None:
+    """Return what a run has computed in so far; None for a new one.
+
+    Args:
+        state: Its newest state, if there is one.
+        config: The configuration with which it goes on.
+    """
+    if state is None:
+        return None
+    device = pick_device(config.train.device)
+    return precision_of_state(state.made_with, state.config, device)
 
 
 def _note(text: str) -> JournalRow:
@@ -162,6 +178,7 @@ def made_with(run: Run) -> dict[str, Any]:
     facts["processes"] = world_size()
     facts["device"] = run.device.type
     facts["torch"] = torch.__version__
+    facts["precision"] = run.precision
     return facts
 
 
@@ -209,6 +226,7 @@ def start_row(run: Run, step: int, *, finished: bool = False) -> JournalRow:
         "n_train": len(run.train),
         "n_val": len(run.val) if run.val is not None else 0,
         "device": str(run.device),
+        "precision": run.precision,
         "processes": world_size(),
         "step": step,
         "finished": finished,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._version import __version__
+from ..choices import Computed
 from ..config import to_dict
 from ..data.dataset import Dataset, public_name
 from ..data.image_set import ImageSet
@@ -34,6 +35,7 @@ from .extras.several_labels import for_several_labels
 from .model import Built, build_model
 from .optim.schedule import warmup_length
 from .parallel import check_parallel
+from .precision import settle_precision
 from .splits import open_images, seen_notes
 
 _MOST_EVALUATIONS = 40  # of a run whose epochs follow from the number of images
@@ -52,6 +54,7 @@ class Run:
         model: The network, on the device.
         preprocess: How an image becomes the network's input.
         device: Where the network computes.
+        precision: What its forward pass is computed in.
         total_steps: Steps from the beginning to the end.
         warmup_steps: Steps over which the learning rate rises.
         workers: Processes that prepare batches, 0 for none.
@@ -77,6 +80,7 @@ class Run:
     total_steps: int
     warmup_steps: int
     workers: int
+    precision: Computed = "fp32"
     store: Tensor | None = None
     teacher: Teacher | None = None
     task: Pretext | None = None
@@ -165,6 +169,7 @@ class Run:
             },
             "seed": self.config.train.seed,
             "epochs": round(self.epoch(self.total_steps), 4),
+            "precision": self.precision,
             "seen": self.seen.to_json(),
         }
         if self.task:
@@ -183,6 +188,7 @@ def prepare(
     source: Dataset | None = None,
     teacher: nn.Module | None = None,
     begin: Mapping[str, Any] | None = None,
+    precision: Computed | None = None,
 ) -> Run:
     """Open the data, split it, and build the network from the seed.
 
@@ -192,6 +198,7 @@ def prepare(
         teacher: A network to learn from, as for `train`.
         begin: As a saved state has it, whose weights will replace those of the network;
             then the weights of `config.model.init` are not read.
+        precision: What a run computed in that is resumed.
 
     Returns:
         Everything that the first step needs.
@@ -228,7 +235,8 @@ def prepare(
 
     # The fused kernels are compiled for one number of patches.
     kernels = "plain" if config.augment.sides else choice.kernels
-    model, kernel_notes = with_kernels(model.to(device), kernels, choice.precision)
+    precision, precision_notes = settle_precision(choice, device, model, kept=precision)
+    model, kernel_notes = with_kernels(model.to(device), kernels, precision)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(choice.seed)
@@ -255,6 +263,7 @@ def prepare(
         model=model,
         preprocess=preprocess,
         device=device,
+        precision=precision,
         total_steps=total_steps,
         warmup_steps=warmup_steps,
         workers=auto_workers(train) if data.workers is None else data.workers,
@@ -267,6 +276,7 @@ def prepare(
             *notes,
             *seen_notes(seen, images.val),
             *teacher_notes,
+            *precision_notes,
             *kernel_notes,
         ),
         begin=built.to_json() if config.model.init else {},

@@ -30,7 +30,7 @@ from .extras.linear_probe import with_fitted_head
 from .extras.micro_batch import with_fitting_parts
 from .journal import JournalRow, Report, ignore_row
 from .loop import Loop
-from .resume import find_state, start_row
+from .resume import find_state, precision_before, start_row
 from .run import prepare
 from .state import newest_state
 from .state_files import forget_states
@@ -105,7 +105,13 @@ def train(
             minutes = None
         # The weights that the run began with may be gone by now.
         before = newest_state(out)[0] if resume and taken else None
-        run = prepare(config, source, teacher, before.begin if before else None)
+        run = prepare(
+            config,
+            source,
+            teacher,
+            before.begin if before else None,
+            precision_before(before, config),
+        )
         run = replace(run, notes=(*notes, *run.notes))
         if not is_main():
             report = ignore_row

@@ -196,7 +196,7 @@ class Stepper:
         """
         # In as many parts as the student computes: a large teacher must fit as well.
         parts = images.chunk(self.choice.accumulate)
-        with autocast(self.choice.precision, self.run.device):
+        with autocast(self.run.precision, self.run.device):
             logits = torch.cat([teacher(part) for part in parts])
         return (logits / self.run.config.distill.temperature).softmax(1)
 
@@ -299,7 +299,7 @@ class Stepper:
         A mixed image counts as right if the answer is the class of its larger part, and
         an image with several labels if the best answer is one of them.
         """
-        with autocast(self.choice.precision, self.run.device):
+        with autocast(self.run.precision, self.run.device):
             if self.run.task:
                 loss, correct = self.network(images, targets, draws)
                 return loss, correct

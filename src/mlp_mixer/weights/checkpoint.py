@@ -36,9 +36,12 @@ from ..models.as_built import plain_state
 from ..models.base import NetworkConfig
 from ..models.families import build_network, config_from_dict, config_to_dict
 from ..models.isotropic import IsotropicMlp
+from .description import FORMAT_VERSION, Header
+from .description import KEY as KEY
 from .given_labels import GIVEN, GivenLabels, checked_labels, named_classes
 from .lineages.transforms import eval_preprocess
 from .lineages.translate import check_numbers
+from .scores import checked_thresholds
 from .seal import sealed
 from .shapes import misfits, shown
 
@@ -47,9 +50,6 @@ _OTHER_KINDS = (
     *(".pt", ".pth", ".bin", ".ckpt", ".pkl", ".tar", ".pt2"),
     *(".npz", ".npy", ".h5", ".hdf5", ".keras", ".onnx", ".msgpack"),
 )
-
-FORMAT_VERSION = 1
-KEY = "mlp_mixer"
 
 
 @dataclass(frozen=True)
@@ -105,20 +105,7 @@ class Checkpoint:
         Raises:
             UserError: The provenance has something else in their place.
         """
-        given = self.provenance.get("thresholds")
-        if given is None:
-            return None
-        is_list = isinstance(given, (list, tuple))
-        if not is_list or not all(type(value) in (int, float) for value in given):
-            raise UserError(
-                "this checkpoint's thresholds are no numbers: its provenance is broken"
-            )
-        if len(given) != self.model.num_classes:
-            raise UserError(
-                f"this checkpoint has {len(given)} thresholds for "
-                f"{self.model.num_classes} classes: its provenance is broken"
-            )
-        return tuple(map(float, given))
+        return checked_thresholds(self.provenance, self.model.num_classes)
 
 
 @dataclass(frozen=True)
@@ -199,24 +186,6 @@ class StoredWeights:
         model.load_state_dict(tensors, strict=True, assign=True)
         model.requires_grad_(True).eval()
         return Checkpoint(model, self.preprocess, self.labels, self.provenance)
-
-
-@dataclass(frozen=True)
-class _Header:
-    """Holds what the metadata of version 1 says."""
-
-    config: dict[str, Any]
-    preprocess: Preprocess
-    labels: tuple[str, ...] | None
-    provenance: dict[str, Any]
-    format_version: int = FORMAT_VERSION
-
-    def __post_init__(self) -> None:
-        classes = self.config.get("num_classes", 1000)
-        if self.labels is not None and len(self.labels) != classes:
-            raise UserError(
-                f"{len(self.labels)} labels for {classes} classes: expected one each"
-            )
 
 
 def save(
@@ -307,7 +276,7 @@ def description(stored: StoredWeights) -> dict[str, Any]:
         UserError: The labels do not fit the architecture.
     """
     config = config_to_dict(stored.config)
-    header = _Header(config, stored.preprocess, stored.labels, stored.provenance)
+    header = Header(config, stored.preprocess, stored.labels, stored.provenance)
     return to_dict(header)
 
 
@@ -335,7 +304,7 @@ def read_native(
             f"reads up to {FORMAT_VERSION}; update this package"
         )
     try:
-        header = from_dict(_Header, described)
+        header = from_dict(Header, described)
         config = config_from_dict(header.config)
         problems = misfits(config, tensors)
     except (UserError, RuntimeError, OverflowError, TypeError) as error:

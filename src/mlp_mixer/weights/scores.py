@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from ..config import from_dict
 from ..errors import UserError, unknown
+
+if TYPE_CHECKING:
+    # Answers of the bundled model need no torch.
+    from torch import Tensor
 
 UNKNOWN = "unknown"
 """The answer for a picture whose best score is too low."""
@@ -26,17 +29,36 @@ def _softmax(logits: Tensor) -> Tensor:
     return logits.softmax(dim=-1)
 
 
+def _sigmoid(logits: Tensor) -> Tensor:
+    return logits.sigmoid()
+
+
 SCORES: dict[str, Callable[[Tensor], Tensor]] = {
     # The classes exclude each other: their scores sum to 1.
     "softmax": _softmax,
     # One yes or no for each class: weights trained with sigmoid cross-entropy, as
     # big_vision's.
-    "sigmoid": torch.sigmoid,
+    "sigmoid": _sigmoid,
     # MIIL's head of ImageNet-21k was trained in groups of classes. A softmax over all
     # of them ranks well, but it is no probability.
     "semantic softmax": _softmax,
 }
 """Logits (..., K) to scores, by the kind of head that a checkpoint's provenance names."""
+
+
+def scores_of_array(kind: str, logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the scores of logits that are an array of NumPy's.
+
+    Args:
+        kind: A key of `SCORES`.
+        logits: float32 (..., K).
+    """
+    if kind == "sigmoid":
+        # Of large negative logits the exponential is infinite, and the score 0.
+        with np.errstate(over="ignore"):
+            return 1 / (1 + np.exp(-logits))
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -71,6 +93,34 @@ def score_kind(provenance: Mapping[str, Any], classes: int | None = None) -> str
     if kind not in SCORES:
         raise unknown("kind of head", kind, SCORES)
     return "sigmoid" if classes == 1 else kind
+
+
+def checked_thresholds(
+    provenance: Mapping[str, Any], classes: int
+) -> tuple[float, ...] | None:
+    """Return the scores from which on a class is answered, where images have several.
+
+    Args:
+        provenance: Of the checkpoint.
+        classes: How many it has.
+
+    Raises:
+        UserError: The provenance has something else in their place.
+    """
+    given = provenance.get("thresholds")
+    if given is None:
+        return None
+    is_list = isinstance(given, (list, tuple))
+    if not is_list or not all(type(value) in (int, float) for value in given):
+        raise UserError(
+            "this checkpoint's thresholds are no numbers: its provenance is broken"
+        )
+    if len(given) != classes:
+        raise UserError(
+            f"this checkpoint has {len(given)} thresholds for {classes} classes: its "
+            "provenance is broken"
+        )
+    return tuple(map(float, given))
 
 
 def chosen_min_score(provenance: Mapping[str, Any]) -> MinScore | None:

@@ -12,12 +12,17 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
-import torch
-from torch import Tensor
+import numpy as np
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    # The bundled model is checked without torch.
+    from torch import Tensor
+
+Array = np.ndarray[Any, Any]
 
 SUM = "mlp_mixer_crc32"
 """The metadata key of the check sum."""
@@ -37,6 +42,8 @@ def sealed(
         tensors: On the CPU, contiguous.
         metadata: Text by name.
     """
+    import safetensors.torch
+
     data = safetensors.torch.save(tensors)
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
@@ -52,14 +59,16 @@ def sealed(
 
 
 def check_sum(
-    metadata: Mapping[str, str], tensors: Iterable[tuple[str, Tensor]], source: str
+    metadata: Mapping[str, str],
+    tensors: Iterable[tuple[str, Tensor | Array]],
+    source: str,
 ) -> None:
     """Compare what was read with the check sum in its metadata, if there is one.
 
     Args:
         metadata: Of the file.
-        tensors: Names and tensors on the CPU, sorted by name; each is let go before the
-            next is asked for.
+        tensors: Names and tensors on the CPU, or arrays, sorted by name; each is let go
+            before the next is asked for.
         source: The file, for the errors.
 
     Raises:
@@ -79,14 +88,26 @@ def check_sum(
         )
 
 
-def _crc32(metadata: Mapping[str, str], tensors: Iterable[tuple[str, Tensor]]) -> str:
+def _crc32(
+    metadata: Mapping[str, str], tensors: Iterable[tuple[str, Tensor | Array]]
+) -> str:
     total = zlib.crc32(repr(sorted(metadata.items())).encode("utf-8", "replace"))
     for name, tensor in tensors:
-        about = f"{name} {tensor.dtype} {tuple(tensor.shape)};"
+        dtype, flat = _bytes_of(tensor)
+        about = f"{name} {dtype} {tuple(tensor.shape)};"
         total = zlib.crc32(about.encode(), total)
-        flat = tensor.detach().contiguous().flatten()
-        total = zlib.crc32(flat.view(torch.uint8).numpy().data, total)
+        total = zlib.crc32(flat.data, total)
     return f"{total:08x}"
+
+
+def _bytes_of(tensor: Tensor | Array) -> tuple[str, Array]:
+    """Return the dtype as torch writes it, and all bytes as one array."""
+    if isinstance(tensor, np.ndarray):
+        return f"torch.{tensor.dtype}", tensor.reshape(-1).view(np.uint8)
+    import torch
+
+    flat = tensor.detach().contiguous().flatten()
+    return str(tensor.dtype), flat.view(torch.uint8).numpy()
 
 
 def _is_one_letter_off(key: str) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
-from mlp_mixer.bench import run
+from mlp_mixer.bench import competitors, run
 from mlp_mixer.models import VARIANTS, MixerConfig, MlpMixer
 
 
@@ -26,3 +27,18 @@ def small(monkeypatch: pytest.MonkeyPatch) -> MixerConfig:
     monkeypatch.setattr(run, "create_model", create_model)
     monkeypatch.setattr(run, "roofline", roofline)
     return config
+
+
+def _twin(job: Any) -> Any:
+    """timm's network of one block, which none of its names makes."""
+    from timm.models.mlp_mixer import MlpMixer
+
+    model = MlpMixer(num_classes=7, patch_size=32, num_blocks=1, embed_dim=512)
+    model.load_state_dict(job.model.state_dict())
+    return model.eval()
+
+
+@pytest.fixture
+def timm_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the place of timm's network where one is built."""
+    monkeypatch.setattr(competitors, "timm_twin", _twin)

@@ -7,33 +7,23 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any
 
 import pytest
 import torch
 
-from mlp_mixer.bench import competitors, run
+from mlp_mixer.bench import run
 from mlp_mixer.bench.competitors import (
-    PEERS,
     AbsentError,
     BenchJob,
     Competitor,
     answers,
     ours,
 )
+from mlp_mixer.bench.peers import PEERS
 
 
 def job(task: str = "infer", dtype: str = "fp32", batch: int = 2) -> BenchJob:
     return run._job("mixer_s32", task, batch, torch.device("cpu"), dtype)
-
-
-def twin(job: BenchJob) -> Any:
-    """timm's network of one block, which none of its names makes."""
-    from timm.models.mlp_mixer import MlpMixer
-
-    model = MlpMixer(num_classes=7, patch_size=32, num_blocks=1, embed_dim=512)
-    model.load_state_dict(job.model.state_dict())
-    return model.eval()
 
 
 def test_the_weights_are_nowhere_zero() -> None:
@@ -41,15 +31,15 @@ def test_the_weights_are_nowhere_zero() -> None:
         assert parameter.abs().gt(1e-9).float().mean() > 0.99, name
 
 
+@pytest.mark.usefixtures("timm_of_one_block")
 @pytest.mark.parametrize(
     "name", ["ours", "timm", "ort", "openvino", "ours-ort", "ours-openvino", "ours-sbc"]
 )
-def test_competitors_answer_alike(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_competitors_answer_alike(name: str) -> None:
     for package in ("timm", "onnxruntime", "onnx", "onnxscript", "openvino"):
         pytest.importorskip(package)
     if "openvino" in name and os.environ.get("ONEDNN_MAX_CPU_ISA") == "SSE41":
         pytest.skip("openvino has no LayerNorm for such processors")
-    monkeypatch.setattr(competitors, "timm_twin", twin)
     here = job()
     build = ours if name == "ours" else PEERS[name]
     found = answers(here, build(here))

@@ -203,7 +203,7 @@ def test_the_stages_are_consistent_and_the_queue_names_each(script: Any) -> None
     queue = (GPU / "QUEUE.md").read_text()
     names = [one.name for one in script.STAGES]
     assert len(set(names)) == len(names)
-    from mlp_mixer.bench.competitors import PEERS
+    from mlp_mixer.bench.peers import PEERS
 
     for one in script.STAGES:
         assert f"`{one.name}`" in queue, one.name

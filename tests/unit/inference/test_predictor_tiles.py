@@ -136,8 +136,13 @@ def test_no_more_than_a_batch_is_computed_at_once(
 ) -> None:
     predictor = Predictor(mixer(), larger="tile")
     seen = []
-    run_them = predictor._run
-    monkeypatch.setattr(predictor, "_run", lambda x: seen.append(len(x)) or run_them(x))  # type: ignore[func-returns-value]
+    compute = predictor.logits
+
+    def counted(x_BCHW: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x_BCHW))
+        return compute(x_BCHW)
+
+    monkeypatch.setattr(predictor, "logits", counted)
     assert len(list(predictor.predict([photo(64, 64)] * 3, batch_size=20))) == 3
     assert seen == [20, 20, 8]
 

@@ -183,5 +183,7 @@ def test_refusals():
 
 def test_predicting_imports_no_triton() -> None:
     """torch's counter of operations brings it along; only other families need that."""
-    code = "import sys, mlp_mixer.inference; sys.exit('triton' in sys.modules)"
+    code = (
+        "import sys, mlp_mixer.inference.predictor; sys.exit('triton' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

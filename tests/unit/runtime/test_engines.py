@@ -33,6 +33,8 @@ from mlp_mixer.runtime import (
     int8,
     onnx_graph,
     packed,
+    trial,
+    ways,
     why_not,
 )
 
@@ -108,7 +110,7 @@ def test_half_precision_is_for_torch_alone() -> None:
     half = trained(CONFIG).to(torch.bfloat16)
     x = images(CONFIG, 2).bfloat16()
     assert engine(half, "torch")(x).dtype == torch.float32
-    assert fastest(half, x)[0] == "torch"
+    assert fastest(half, x).way.engine == "torch"
     assert why_not(half, "onnxruntime") in (
         "it is for fp32 on the CPU, and the weights are bfloat16 on cpu",
         "onnxruntime is not installed (pip install onnxruntime)",
@@ -126,7 +128,7 @@ def test_what_cannot_run_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(UserError, match=said):
         engine(model, "openvino")
-    assert fastest(model, images(CONFIG, 2))[0] == "torch"
+    assert fastest(model, images(CONFIG, 2)).way.engine == "torch"
 
 
 def test_an_engine_that_answers_otherwise_is_refused(
@@ -161,13 +163,14 @@ def test_an_engine_that_fails_on_this_machine_is_refused_and_passed_over(
 
         return run
 
-    monkeypatch.setattr(engines, "why_not", lambda model, name: None)
+    for module in (engines, ways):
+        monkeypatch.setattr(module, "why_not", lambda model, name: None)
     for name in ("onnxruntime", "openvino"):
         monkeypatch.setitem(ENGINES, name, failing)
     said = "the engine 'openvino' fails on this machine: bad combination; use engine="
     with pytest.raises(UserError, match=said):
         engine(model, "openvino")
-    assert fastest(model, images(CONFIG, 2))[0] == "torch"
+    assert fastest(model, images(CONFIG, 2)).way.engine == "torch"
 
 
 def test_the_graph_is_valid_and_names_its_ends() -> None:
@@ -214,54 +217,23 @@ def test_the_fastest_is_the_one_that_took_least(
 
         return run
 
-    monkeypatch.setattr(engines, "why_not", lambda model, name: None)
-    monkeypatch.setattr(engines.time, "perf_counter", lambda: clock[0])
+    for module in (engines, ways):
+        monkeypatch.setattr(module, "why_not", lambda model, name: None)
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
     for name in seconds:
         monkeypatch.setitem(ENGINES, name, lambda model, name=name: timed(name))
-    name, run = fastest(model, x)
-    assert name == "onnxruntime"
-    assert_near(run(x), model(x))
-    trial = asked[:-1]
-    assert max(count for _, count in trial) == 8, "a large batch is tried whole"
+    chosen = fastest(model, x)
+    assert chosen.way.engine == "onnxruntime"
+    assert_near(chosen.run(x), model(x))
+    tried = asked[:-1]
+    assert max(count for _, count in tried) == 8, "a large batch is tried whole"
     # In turns, so that noise hits all of them; two calls each, in three rounds.
-    turns = [name for name, count in trial if count == 8]
+    turns = [name for name, count in tried if count == 8]
     pairs = ["torch"] * 2 + ["onnxruntime"] * 2 + ["openvino"] * 2
     assert turns == pairs * 3
     wrong = lambda model: lambda x: model(x) + 1  # noqa: E731
     monkeypatch.setitem(ENGINES, "onnxruntime", wrong)
-    assert fastest(model, x)[0] == "torch"
-
-
-def test_auto_is_plain_at_first_and_then_the_fastest(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    model = trained(CONFIG)
-    tried = []
-
-    def chosen(model: MlpMixer, x: Tensor) -> tuple[str, engines.EngineFn]:
-        tried.append(len(x))
-        return "torch", packed.packed(model)
-
-    def ask(count: int) -> None:
-        x = images(CONFIG, count)
-        assert_near(run(x), model(x))
-
-    monkeypatch.setattr(engines, "fastest", chosen)
-    run = engine(model)
-    assert isinstance(run, engines.AutoEngine)
-    for count in (16, 1, 0):
-        ask(count)
-    assert tried == []
-    assert 0 < run.spent < engines.PATIENCE
-    run.spent = engines.PATIENCE
-    ask(0)
-    assert tried == [], "no images are no reason to try"
-    for count in (16, 8):
-        ask(count)
-        assert tried == [16]
-    for count in (1, 1, 0):
-        ask(count)
-        assert tried == [16, 1], "single images and several may have an engine each"
+    assert fastest(model, x).way.engine == "torch"
 
 
 @pytest.mark.parametrize("name", [*NAMES, "auto"])

@@ -399,6 +399,8 @@ def test_the_card_the_figures_and_the_page(
     client: TestClient, predictor: Predictor
 ) -> None:
     card = client.get("/model").json()
+    assert card["computed"]["precision"] == "fp32"
+    assert card["computed"]["difference"] <= 1e-4
     assert card["labels"] == list("abcdef")
     assert card["parameters"] == sum(p.numel() for p in predictor.model.parameters())
     for name in card["figures"]:
@@ -424,6 +426,8 @@ def test_provenance_names_no_folder(predictor: Predictor) -> None:
     checkpoint = Checkpoint(predictor.model, preprocess, None, origin)
     with TestClient(create_app(Predictor(checkpoint, engine="torch"))) as client:
         card = client.get("/model").json()
+    assert card["computed"]["precision"] == "fp32"
+    assert card["computed"]["difference"] <= 1e-4
     assert card["provenance"] == {"file": "w.npz", "name": "w"}
 
 

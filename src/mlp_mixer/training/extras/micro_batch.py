@@ -183,7 +183,7 @@ def _timed(run: Run, images: int) -> float:
     model = copy.deepcopy(run.model).train()
     model.set_grad_checkpointing(choice.grad_checkpointing)
     trial = replace(run, config=replace(run.config, train=choice), model=model)
-    optimizer = build_optimizer(model, trial.config.optim)
+    optimizer = build_optimizer(model, trial.config.optim, precision=run.precision)
     stepper = Stepper(trial, model, optimizer, None)
 
     shape = (images, model.config.in_channels, *model.config.image_size)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from ...choices import Computed
 from ..config import OptimChoice
 from .lamb import Lamb
 from .optimizers import Lion, LowPrecisionSGD, Muon
@@ -20,7 +21,10 @@ _DTYPES = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build_optimizer(
-    model: nn.Module, choice: OptimChoice, beside: nn.Module | None = None
+    model: nn.Module,
+    choice: OptimChoice,
+    beside: nn.Module | None = None,
+    precision: Computed = "fp32",
 ) -> Optimizer:
     """Return the chosen optimiser over the parameters that learn.
 
@@ -32,6 +36,8 @@ def build_optimizer(
         model: The network, before it is wrapped: names tell its parts.
         choice: The settings.
         beside: What learns with it and is treated as a head is, such as a projection.
+        precision: Of the run. Muon orthogonalises in bf16 where the run computes in it,
+            on a CPU too, as `torch.optim.Muon` always does.
     """
     named = list(model.named_parameters())
     kernels = kernel_names(model)
@@ -39,6 +45,9 @@ def build_optimizer(
         named += beside.named_parameters(prefix="beside")
         kernels |= {f"beside.{name}" for name in kernel_names(beside)}
     groups = _groups(named, kernels, choice)
+    iteration: str = choice.muon_ns_dtype
+    if iteration == "auto" and precision == "bf16":
+        iteration = "bf16"
     optimizer: Optimizer
     if choice.name == "lion":
         optimizer = Lion(groups, lr=choice.lr, betas=choice.lion_betas)
@@ -52,7 +61,7 @@ def build_optimizer(
             nesterov=choice.muon_nesterov,
             ns_steps=choice.muon_ns_steps,
             adjust_lr=choice.muon_adjust_lr,
-            dtype=_DTYPES[choice.muon_ns_dtype],
+            dtype=_DTYPES[iteration],
             betas=choice.betas,
         )
     elif choice.name == "sgd" and choice.momentum_dtype == "bf16":
