@@ -7,8 +7,10 @@ The bundled model, and any small Mixer of ours, is computed by NumPy; a file of 
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -232,11 +234,30 @@ def choose_predictor(
             light = LightPredictor(checkpoint, **answering)
             if _are_few(pictures, light.checkpoint.multiply_adds):
                 return light
-    from ..weights import load
-    from .predictor import Predictor
+    with _without_collection():
+        from ..weights import load
+        from .predictor import Predictor
 
     source = checkpoint if key is None else load(checkpoint, key=key)
     return Predictor(source, device=device, engine=engine, larger=larger, **answering)
+
+
+@contextlib.contextmanager
+def _without_collection() -> Iterator[None]:
+    """Look for no garbage in a block that imports torch, nor in what it brings, later.
+
+    The collector would walk through half a million objects that stay, again and again:
+    a tenth of torch's start.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()
 
 
 def _are_few(pictures: Sequence[str], multiply_adds: int) -> bool:
