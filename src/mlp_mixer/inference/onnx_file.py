@@ -51,6 +51,11 @@ def read_onnx(source: PathLike) -> LightCheckpoint:
             f"{str(path)!r} does not say how to prepare its images: expected a file of "
             "`mlp-mixer export --to onnx`"
         )
+    if any(output.name == "pre_logits" for output in session.get_outputs()):
+        raise UserError(
+            f"{str(path)!r} has no classifier and cannot name classes; fine-tune the "
+            "checkpoint it was made from"
+        )
     try:
         return _described(path, session, json.loads(about))
     except (KeyError, TypeError, ValueError, RecursionError) as error:

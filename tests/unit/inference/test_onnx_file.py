@@ -61,6 +61,14 @@ def test_the_command_answers_and_writes(
     assert json.loads(printed) == json.loads(out.read_text(encoding="utf-8"))
 
 
+def test_an_export_without_a_classifier(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    checkpoint.model.reset_classifier(0)
+    native = save(tmp_path / "m.safetensors", checkpoint.model)
+    export(native, tmp_path / "m.onnx")
+    with pytest.raises(UserError, match="has no classifier and cannot name classes"):
+        LightPredictor(tmp_path / "m.onnx")
+
+
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # an import of it raises

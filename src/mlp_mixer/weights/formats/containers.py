@@ -14,6 +14,7 @@ import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from . import hdf5, torch_pickle
+from . import torch_pickle
 from .contents import (
     Contents,
     check_claim,
@@ -104,6 +105,13 @@ def read_bytes(data: io.BytesIO, source: str) -> Contents:
         return checked(_read_by_sign(data, None, source, size), source)
 
 
+def _hdf5() -> ModuleType:
+    # Imported here: h5py takes a while, and few files are HDF5.
+    from . import hdf5
+
+    return hdf5
+
+
 def _read_by_sign(
     file: BinaryIO, path: Path | None, source: str, size: int
 ) -> Contents:
@@ -113,7 +121,7 @@ def _read_by_sign(
     if head.startswith(b"PK\x03\x04"):
         return _read_archive(zipfile.ZipFile(file), source, size)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return hdf5.read_hdf5(file, source, size)
+        return _hdf5().read_hdf5(file, source, size)
     # safetensors begins with the length of its header, which is a JSON object.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return _read_safetensors(file, path, source)
@@ -171,7 +179,7 @@ def to_bytes(
     if suffix == ".safetensors":
         return safetensors.torch.save(plain, {"format": "pt"})
     if suffix == ".h5":
-        return hdf5.to_bytes(plain)
+        return _hdf5().to_bytes(plain)
     buffer = io.BytesIO()
     if suffix == ".npz":
         arrays: dict[str, Any] = {name: to_numpy(t) for name, t in plain.items()}
@@ -264,7 +272,7 @@ def _read_archive(archive: zipfile.ZipFile, source: str, size: int) -> Contents:
     # Keras keeps the model's configuration beside its weights; it is not run.
     if weights := members.get("model.weights.h5"):
         unpacked = io.BytesIO(read_member(archive, weights))
-        return hdf5.read_hdf5(unpacked, source, weights.file_size)
+        return _hdf5().read_hdf5(unpacked, source, weights.file_size)
     if not all(name.endswith(".npy") for name in members):
         return torch_pickle.read_zip(archive, members, source, size)
     tensors = {}
