@@ -158,6 +158,8 @@ def test_a_json_file_is_what_json_prints(
     printed = json.loads(capsys.readouterr().out)
     assert call(*arguments, "--out", tmp_path / "a.json", "--json") == 1
     summary = json.loads(capsys.readouterr().out)
+    computed = summary.pop("computed")
+    assert computed["precision"] == "fp32"
     assert summary == {"out": str(tmp_path / "a.json"), "pictures": 7, "failed": 1}
     assert json.loads((tmp_path / "a.json").read_bytes()) == printed
 
@@ -252,6 +254,8 @@ def test_rows_are_kept_while_they_come(
         str(out),
         "--batch-size",
         "1",
+        "--engine",
+        "plain",
     ]
     with monkeypatch.context() as patch:
         patch.setattr(mlp_mixer.MlpMixer, "forward", computed)
@@ -621,7 +625,7 @@ def test_which_argument_is_the_checkpoint(
         "mixer_b16",
     ]
     for name in named:
-        assert call("predict", name, folder / "a.png") == 0
+        assert call("predict", name, folder / "a.png", "--engine", "plain") == 0
     assert asked == named
 
     for second in (
