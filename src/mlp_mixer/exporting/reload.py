@@ -113,10 +113,14 @@ def _session(graph: str | bytes, threads: int) -> Any:
     )
 
 
+def _of_session(session: Any) -> ExportFn:
+    return lambda images: session.run(None, {"image": images})[0]
+
+
 def _onnx(path: str, threads: int) -> Reloaded:
     session = _session(path, threads)
     about = session.get_modelmeta().custom_metadata_map[KEY]
-    return Reloaded(lambda x: session.run(None, {"image": x})[0], about, "onnxruntime")
+    return Reloaded(_of_session(session), about, "onnxruntime")
 
 
 def _web(path: str, threads: int) -> Reloaded:
@@ -124,8 +128,7 @@ def _web(path: str, threads: int) -> Reloaded:
     page = Path(path, "index.html").read_text(encoding="utf-8")
     held = dict(re.findall(r'<script type="[^"]*" id="(\w+)">([^<]*)</script>', page))
     session = _session(gzip.decompress(base64.b64decode(held["model"])), threads)
-    run = lambda x: session.run(None, {"image": x})[0]  # noqa: E731
-    return Reloaded(run, held["about"], "onnxruntime")
+    return Reloaded(_of_session(session), held["about"], "onnxruntime")
 
 
 def _openvino(path: str, threads: int) -> Reloaded:

@@ -300,7 +300,7 @@ function advise() {
   const { min_score: chosen } = about;
   if (!chosen) return;
   const { score, accuracy, coverage, n } = chosen;
-  const answered = `of ${n} other pictures ${percent(coverage)} were answered`;
+  const answered = `${percent(coverage)} of ${n} validation pictures were answered`;
   $("advised").textContent = `Use ${percent(score)}`;
   $("advised").hidden = false;
   $("hint").textContent = `With it ${answered}, and ${percent(accuracy)} of the answers were right.`;
