@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import mlp_mixer as mm
 from mlp_mixer.check.dataset import check_dataset
@@ -28,6 +30,8 @@ TINY = {
     "train.epochs": 1,
     "train.threads": 1,
 }
+
+SMALL = {key: value for key, value in TINY.items() if key != "data.source"}
 
 WRITERS: dict[str, Callable[[str, Any], object]] = {
     "save": lambda path, known: mm.save(path, known.model),
@@ -134,3 +138,42 @@ def test_commands_say_so_too(
     told = capfd.readouterr().err
     assert "Traceback" not in told
     assert "error: " in told
+
+
+def plant(root: Path, labels: tuple[str, str]) -> Path:
+    dice = np.random.default_rng(len(root.parts))
+    for label in labels:
+        (root / label).mkdir(parents=True)
+        for number in range(4):
+            pixels = dice.integers(0, 256, (9, 9, 3), np.uint8)
+            Image.fromarray(pixels).save(root / label / f"{number}.png")
+    return root
+
+
+def test_a_run_is_repeated_on_its_own_images_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A relative --data means another folder, or none, in another working directory."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    plant(here / "photos", ("cat", "dog"))
+    monkeypatch.chdir(here)
+    mm.train("digits", "runs/a", data="photos", settings=SMALL)
+    # In the same folder, by any name of it.
+    mm.train("runs/a/config.json", "runs/b")
+    mm.train(here / "runs" / "a" / "config.json", "runs/c")
+    there.mkdir()
+    monkeypatch.chdir(there)
+    config = "../here/runs/a/config.json"
+    with pytest.raises(mm.UserError, match="did you mean --data ../here/photos"):
+        mm.train(config, "new")
+    plant(there / "photos", ("bus", "tram"))
+    with pytest.raises(mm.UserError, match="another one beside") as caught:
+        mm.train(config, "new")
+    assert "give --data ../here/photos for that one" in str(caught.value)
+    assert run(["train", config, "--out", "new"]) == 2
+    assert "another one beside" in capfd.readouterr().err
+    assert not Path("new").exists()
+    mm.train(config, "theirs", data="../here/photos")
+    assert mm.load("theirs").labels == ("cat", "dog")
+    mm.train(config, "own", settings={"data.source": "photos"})
+    assert mm.load("own").labels == ("bus", "tram")

@@ -72,7 +72,7 @@ def examine(
         sentence = str(error).replace(repr(str(path)), "it").removeprefix("it ")
         return [_refusal(file, sentence)], None
     bands = _bands_of(path)
-    if pixels is not None and (bands.count or channels != 3):
+    if pixels is not None and (bands.number or channels != 3):
         mode = f"{channels} bands"
         quirks = [("colour-space", _DEEP)] if bands.deep else []
     else:

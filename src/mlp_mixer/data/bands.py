@@ -40,7 +40,7 @@ def _channels(path: str) -> int:
         bands = channels_of_npy(Path(path))
     else:
         with open(path, "rb") as file:  # noqa: PTH123 - a Path takes 20 microseconds
-            bands = bands_of(file, repr(path)).count
+            bands = bands_of(file, repr(path)).number
     # Gray files are decoded to RGB, as all pictures are.
     return bands if bands > 1 else _PICTURE
 

@@ -144,12 +144,12 @@ def _bands(file: Any, name: str, channels: int) -> Pixels | None:
     except UserError:
         # Pillow may read it all the same, or refuses it in its own words.
         return None
-    if not bands.count or (bands.with_rgb and channels == 3):
+    if not bands.number or (bands.with_rgb and channels == 3):
         return None
-    if bands.count == channels:
+    if bands.number == channels:
         return read_bands(file, channels, name)
     raise UserError(
-        f"{name} has {bands.count} bands: expected gray or RGB, for {channels} channels"
+        f"{name} has {bands.number} bands: expected gray or RGB, for {channels} channels"
     )
 
 

@@ -45,12 +45,12 @@ class Bands(NamedTuple):
     """What is in a TIFF.
 
     Attributes:
-        count: How many bands; 0 if it is a picture, or no TIFF.
+        number: Of its bands; 0 if it is a picture, or no TIFF.
         with_rgb: Whether it is also a picture: RGB, and more bands beside it.
         deep: Whether its values have 16 bits.
     """
 
-    count: int
+    number: int
     with_rgb: bool = False
     deep: bool = False
 

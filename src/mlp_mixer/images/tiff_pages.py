@@ -142,7 +142,7 @@ def pages_of(data: Data) -> list[Page]:
 
 class _Place(NamedTuple):
     kind: int
-    count: int
+    number: int
     start: int
 
 
@@ -160,9 +160,9 @@ class _Directory:
         if place is None or place.kind not in _TYPES:
             return np.zeros(0, np.int64)
         kind = np.dtype(self.order + _TYPES[place.kind])
-        end = place.start + place.count * kind.itemsize
-        if place.count > most or end > len(self._data):
-            raise BandsError(f"claims {place.count:,} values of tag {tag}")
+        end = place.start + place.number * kind.itemsize
+        if place.number > most or end > len(self._data):
+            raise BandsError(f"claims {place.number:,} values of tag {tag}")
         found = np.frombuffer(self._data[place.start : end], kind)
         return found.astype(np.int64)
 
@@ -180,7 +180,7 @@ class _Directory:
         place = self._places.get(tag)
         if place is None:
             return ""
-        end = place.start + min(place.count, _MOST_TEXT)
+        end = place.start + min(place.number, _MOST_TEXT)
         return self._data[place.start : end].decode("latin-1").rstrip("\0")
 
 

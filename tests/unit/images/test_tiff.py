@@ -35,7 +35,7 @@ def eight_bits(image: np.ndarray) -> np.ndarray:
 
 
 def count(data: bytes) -> int:
-    return bands_of(io.BytesIO(data), "it").count
+    return bands_of(io.BytesIO(data), "it").number
 
 
 @pytest.mark.parametrize("kind", ["u1", "u2", "f2", "f4", "f8"])
