@@ -137,7 +137,7 @@ def squeeze(image: Image.Image) -> NDArray[np.uint8]:
 
 def _dark_message(brightest: int) -> str:
     """Say that a file of 16 bits holds fewer, as those of microscopes and X-rays do."""
-    part = 256 // (brightest + 1)
+    part = round(255 / max(brightest, 1))
     return (
         f"uses 1/{part} of the range of its 16 bits and will be almost black: scale its "
         "values up"

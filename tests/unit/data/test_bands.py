@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,6 +17,8 @@ from mlp_mixer.data.pictures import read_pictures
 from mlp_mixer.images.opening import Bounds
 from mlp_mixer.images.preprocess import Preprocess
 from mlp_mixer.images.worker import Budget, Job, answer
+
+from ..images.tiffs import tiff
 
 TINY = {
     "model.name": "mixer_pico2",
@@ -33,18 +33,6 @@ TINY = {
     "train.epochs": 1,
     "train.batch_size": 8,
 }
-
-
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tiff = load(Path(__file__).parents[1] / "images" / "tiffs.py").tiff
 
 
 def plant(root: Path, bands: int, kind: str = "u1", count: int = 12) -> Path:
