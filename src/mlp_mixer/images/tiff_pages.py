@@ -35,9 +35,9 @@ _ROWS, _STRIP_LENGTHS, _LAYOUT, _PREDICTOR = 278, 279, 284, 317
 _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_LENGTHS = 322, 323, 324, 325
 _EXTRA, _KIND = 338, 339
 
-# NumPy's name of each type of a tag's values, without the order of bytes; the third
-# and the eighth are pairs of numbers, which none of our tags holds.
-_TYPES = {1: "u1", 2: "S1", 3: "u2", 4: "u4", 6: "i1", 7: "u1", 8: "i2", 9: "i4"}
+# NumPy's name of each type of a tag's values, without the order of bytes. Text, floats
+# and pairs of numbers are in none of the tags that hold ours.
+_TYPES = {1: "u1", 3: "u2", 4: "u4", 6: "i1", 7: "u1", 8: "i2", 9: "i4"}
 _TYPES |= {13: "u4", 16: "u8", 17: "i8", 18: "u8"}
 _KINDS = {1: "u", 2: "i", 3: "f"}
 

@@ -279,3 +279,16 @@ def test_no_cut_and_no_flipped_byte_ends_in_anything_but_a_sentence() -> None:
                 for channels in (3, 5):
                     with contextlib.suppress(UserError):
                         decode_image(broken, channels=channels)
+
+
+@pytest.mark.parametrize("kind", [0, 2, 5, 11, 12, 255])
+@pytest.mark.parametrize("tag", [256, 258, 273, 277, 278, 284, 317, 339])
+def test_tags_of_other_types_end_in_a_sentence(tag: int, kind: int) -> None:
+    data = bytearray(tiff([(values((6, 5, 4), "u2"), {284: 2, 317: 2})]))
+    (start,) = struct.unpack_from("<I", data, 4)
+    (entries,) = struct.unpack_from("<H", data, start)
+    for place in range(start + 2, start + 2 + 12 * entries, 12):
+        if struct.unpack_from("<H", data, place)[0] == tag:
+            struct.pack_into("<H", data, place + 2, kind)
+    with contextlib.suppress(UserError):
+        decode_image(bytes(data), channels=4)
