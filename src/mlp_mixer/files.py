@@ -43,20 +43,34 @@ def path_of(text: PathLike) -> Path:
     Raises:
         UserError: No file can have this name, or there is no such user.
     """
-    shown = os.fsdecode(text)[:_MOST_SHOWN]
     try:
-        path = Path(text).expanduser()
-        path.lstat()
+        return possible(Path(text).expanduser())
+    except RuntimeError as error:
+        shown = os.fsdecode(text)[:_MOST_SHOWN]
+        raise UserError(f"there is no user whose home is meant by {shown!r}") from error
+
+
+def possible(path: PathLike) -> Path:
+    """Return a path that a file can have; there may be none.
+
+    Args:
+        path: What a person or a program gave.
+
+    Raises:
+        UserError: No file can have this name.
+    """
+    try:
+        os.lstat(path)
     # A null byte, or half of a letter.
     except ValueError as error:
-        raise UserError(f"no file can be called {shown!r}: {error}") from error
-    except RuntimeError as error:
-        raise UserError(f"there is no user whose home is meant by {shown!r}") from error
+        shown = repr(os.fspath(path))[:_MOST_SHOWN]
+        raise UserError(f"no file can be called {shown}: {error}") from error
     except OSError as error:
         # Whatever else is wrong with it, its reader says better.
         if error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"no file can be called {shown!r}: too long") from error
-    return path
+            shown = repr(os.fspath(path))[:_MOST_SHOWN]
+            raise UserError(f"no file can be called {shown}: too long") from error
+    return Path(path)
 
 
 @contextlib.contextmanager
@@ -103,7 +117,7 @@ def make_folder(path: PathLike) -> Path:
     Raises:
         UserError: The system refuses, or a file has that name.
     """
-    folder = Path(path)
+    folder = possible(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -125,7 +139,7 @@ def refuse_to_replace(*paths: PathLike) -> None:
     Raises:
         UserError: One of them exists.
     """
-    for path in map(Path, paths):
+    for path in map(possible, paths):
         # Also a link to nowhere: renaming a file onto it would remove the link. A folder
         # is in nobody's danger, and the writer refuses it by that name.
         if os.path.lexists(path) and not path.is_dir():
@@ -142,7 +156,7 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
     Raises:
         UserError: The disk refuses.
     """
-    target = Path(path)
+    target = possible(path)
     temporary = target.with_name(
         f".{target.name[:50]}.{os.getpid()}.{next(_numbers)}.tmp"
     )

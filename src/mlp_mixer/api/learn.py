@@ -22,6 +22,7 @@ from ..recipes.finetune import finetune_auto
 from ..recipes.resolve import (
     Settings,
     assignments,
+    repeats,
     resolve_config,
     sweep_runs,
     with_settings,
@@ -105,6 +106,9 @@ def train(
     resolved, rescaled = resolve_config(
         config, data=spec, settings=settings, epochs=epochs, batch_size=batch_size
     )
+    if repeats(config, data, settings):
+        assert not isinstance(config, TrainConfig)
+        check_place(resolved.data.source, config, alone=True)
     folder = Path(out)
     with _tracked(track, resolved, folder, report) as told:
         return run_training(

@@ -18,7 +18,7 @@ from ..errors import UserError
 from .findings import Check, Finding, Picture
 from .folder import check_folder, conclude, examine_all
 from .labels import Features
-from .picture import squeeze
+from .picture import shown, squeeze
 
 Report = Callable[[int, int], None]
 
@@ -53,7 +53,12 @@ def check_dataset(
         layout = Layout(first.root)
         _describe(layout, splits)
         findings, pictures = examine_all(
-            layout.root, layout.files, workers, report, by_name=False
+            layout.root,
+            layout.files,
+            workers,
+            report,
+            by_name=False,
+            channels=first.channels,
         )
     else:
         layout = Layout(Path(spec))
@@ -103,16 +108,14 @@ def _look_at_all(
 def _picture(file: FolderFile, pixels: NDArray[np.uint8]) -> Picture:
     content = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()
     height, width, channels = pixels.shape
-    # More channels than a picture has are compared by their first ones.
-    seen = pixels[:, :, :3] if channels >= 3 else pixels[:, :, :1].repeat(3, axis=2)
     return Picture(
         path=file.path,
         split=file.split,
         label=file.label,
         height=height,
         width=width,
-        mode="L" if channels == 1 else "RGB",
+        mode={1: "L", 3: "RGB"}.get(channels, f"{channels} bands"),
         content=content,
         pixels=content,
-        tiny=squeeze(Image.fromarray(np.ascontiguousarray(seen))),
+        tiny=squeeze(Image.fromarray(shown(pixels))),
     )

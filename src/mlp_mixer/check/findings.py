@@ -22,7 +22,7 @@ _KINDS = (
     (
         "error",
         False,
-        "unknown-class one-class flat-split wrapped unknown-split bad-name",
+        "unknown-class one-class flat-split wrapped unknown-split bad-name bands",
     ),
     ("warning", True, "duplicate tiny flat"),
     ("warning", False, "near-duplicate near-leak near-label-conflict odd-label"),
@@ -78,6 +78,7 @@ class Picture:
         content: SHA-256 of the file.
         pixels: SHA-256 of the decoded pixels and their shape.
         tiny: The picture squeezed to uint8 (16, 16, 3).
+        channels: Of the images that it is one of.
     """
 
     path: str
@@ -89,6 +90,7 @@ class Picture:
     content: bytes
     pixels: bytes
     tiny: NDArray[np.uint8]
+    channels: int = 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..data.bands import channels_of, learnt_first
 from ..data.layout import FolderFile, Layout, walk
+from ..data.names import is_image_name
 from ..data.passed_over import PICTURES_OF_OTHERS
 from ..errors import UserError
 from .copies import best_copies_first, find_copies, stack_tiny
@@ -50,7 +52,10 @@ def check_folder(
             "images per class"
         )
     layout = walk(root)
-    findings, pictures = examine_all(root, layout.files, workers, report)
+    channels = _channels(layout)
+    findings, pictures = examine_all(
+        root, layout.files, workers, report, channels=channels
+    )
     for kind, path, message, _ in layout.faults:
         findings.append(Finding(kind, path, message))
     findings += _passed_over(layout)
@@ -88,6 +93,15 @@ def conclude(
     return Check(layout.root, len(layout.files), tuple(pictures), tuple(findings))
 
 
+def _channels(layout: Layout) -> int:
+    """Return how many channels the reader gives to the images."""
+    found: dict[str, list[str]] = {}
+    for file in layout.files:
+        if is_image_name(file.path):
+            found.setdefault(file.split, []).append(file.path)
+    return channels_of(layout.root, learnt_first(found))
+
+
 def _passed_over(layout: Layout) -> Iterator[Finding]:
     """Warn of files that a person takes for pictures, once for each ending."""
     for ending, count in sorted(layout.passed_over.items()):
@@ -108,6 +122,7 @@ def examine_all(
     report: Callable[[int, int], None],
     *,
     by_name: bool = True,
+    channels: int = 3,
 ) -> tuple[list[Finding], list[Picture]]:
     """Look at each file alone, in processes that it may end.
 
@@ -117,6 +132,7 @@ def examine_all(
         workers: Processes; None is one per core.
         report: Is told how many files of how many are done.
         by_name: Whether a file must have the ending of an image to be one.
+        channels: Of the images.
 
     Returns:
         What is wrong with each, and those that can be decoded.
@@ -124,7 +140,7 @@ def examine_all(
     findings: list[Finding] = []
     pictures: list[Picture] = []
     processes = workers or os.cpu_count() or 1
-    one = functools.partial(examine, str(root), by_name=by_name)
+    one = functools.partial(examine, str(root), by_name=by_name, channels=channels)
     answers = map_isolated(one, files, workers=processes)
     for done, (position, answer) in enumerate(answers, start=1):
         if isinstance(answer, WorkerFailure):

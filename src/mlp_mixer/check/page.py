@@ -17,7 +17,8 @@ from ..errors import UserError
 from ..files import PathLike
 from ..images.decode import Part, decode_image
 from ..report.html import write_html
-from .findings import SEVERITIES, Check, Finding
+from .findings import SEVERITIES, Check, Finding, Picture
+from .picture import shown
 
 _SIDE = 160  # pixels of a small picture, which the page shows at half its size or less
 _MOST_CARDS = 24  # of each kind
@@ -109,25 +110,27 @@ def _sheet(check: Check, label: str, most: int) -> list[tuple[str, str]]:
 
 def _small_pictures(check: Check, paths: Sequence[str]) -> list[tuple[str, str]]:
     """Return name and data URI of each picture that is still there."""
+    known = {picture.path: picture for picture in check.pictures}
     found = []
     for path in paths:
-        if uri := _small(check, path):
+        if uri := _small(check, known[path]):
             found.append((path, uri))
     return found
 
 
-def _small(check: Check, path: str) -> str:
+def _small(check: Check, picture: Picture) -> str:
     """Return a small JPEG as a data URI; "" if the file is gone by now."""
     # Asking for a whole picture at this size lets libjpeg decode large ones smaller.
     whole = Part(lambda height, width: (0, 0, height, width), (_SIDE, _SIDE))
     try:
-        image = Image.fromarray(decode_image(check.root / path, part=whole))
+        place = check.root / picture.path
+        pixels = decode_image(place, channels=picture.channels, part=whole)
+        image = Image.fromarray(shown(pixels))
     except UserError:
         if check.in_files:
             return ""
         # It lies in an array or a tar.
-        known = (picture for picture in check.pictures if picture.path == path)
-        image = Image.fromarray(next(known).tiny)
+        image = Image.fromarray(picture.tiny)
     image.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=80)

@@ -17,6 +17,7 @@ from ..data.layout import FolderFile
 from ..data.names import is_image_name
 from ..errors import UserError
 from ..images.decode import FORMATS, decode_image, known_formats
+from ..images.tiff import Bands, bands_of
 from .findings import Finding, Picture
 
 # What `decode_image` says of a file, by words of its sentence.
@@ -26,6 +27,10 @@ _REFUSALS = {
     "is too large": "huge",
     "not an image": "no-image",
     "is empty": "empty",
+    "bands: expected": "bands",
+    "is no TIFF": "bands",
+    "as an .npy file": "damaged",
+    "as an image of": "bands",
 }
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright, 2 to 8 are turned or mirrored
 
@@ -37,7 +42,7 @@ Quirk = tuple[str, str]
 
 
 def examine(
-    root: str, file: FolderFile, *, by_name: bool = True
+    root: str, file: FolderFile, *, by_name: bool = True, channels: int = 3
 ) -> tuple[list[Finding], Picture | None]:
     """Decode one file and find what is wrong with it alone.
 
@@ -47,6 +52,7 @@ def examine(
         root: The folder that is checked.
         file: The file below it.
         by_name: Whether a file must have the ending of an image to be one.
+        channels: Of the images beside it.
 
     Returns:
         The findings, and the picture if it can be decoded.
@@ -59,21 +65,26 @@ def examine(
             return [Finding("unreadable", file.path, message)], None
         pixels: NDArray[np.uint8] | None = None
         if not by_name or is_image_name(file.path):
-            pixels = decode_image(path)
+            pixels = decode_image(path, channels=channels)
     except OSError as error:
         return [_refusal(file, f"cannot open it: {error.strerror}")], None
     except UserError as error:
         sentence = str(error).replace(repr(str(path)), "it").removeprefix("it ")
         return [_refusal(file, sentence)], None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        mode, quirks = _look_at(path, skipped=by_name)
+    bands = _bands_of(path)
+    if pixels is not None and (bands.number or channels != 3):
+        mode = f"{channels} bands"
+        quirks = [("colour-space", _DEEP)] if bands.deep else []
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            mode, quirks = _look_at(path, skipped=by_name)
     findings = [Finding(kind, file.path, message) for kind, message in quirks]
     if pixels is None:
         return findings, None
     # Pillow alone refuses some that we decode.
     findings = [finding for finding in findings if finding.kind != "other-file"]
-    tiny = squeeze(Image.fromarray(pixels))
+    tiny = squeeze(Image.fromarray(shown(pixels)))
     brightest = int(pixels.max())
     if ("colour-space", _DEEP) in quirks and brightest < _DARK:
         findings.append(Finding("dark", file.path, _dark_message(brightest)))
@@ -89,7 +100,30 @@ def examine(
         content=_digest_of_file(path),
         pixels=_digest_of_pixels(pixels),
         tiny=tiny,
+        channels=channels,
     )
+
+
+def shown(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the three of an image's bands that are looked at.
+
+    Args:
+        pixels: uint8 (H, W, C).
+
+    Returns:
+        uint8 (H, W, 3): the first three, or the first one three times if there are fewer.
+    """
+    if pixels.shape[2] == 3:
+        return pixels
+    places = [0, 1, 2] if pixels.shape[2] > 3 else [0, 0, 0]
+    return np.ascontiguousarray(pixels[:, :, places])
+
+
+def _bands_of(path: Path) -> Bands:
+    """Return what is in a TIFF; nothing of any other file, or of a broken one."""
+    with contextlib.suppress(OSError, UserError), path.open("rb") as file:
+        return bands_of(file, "it")
+    return Bands(0)
 
 
 def squeeze(image: Image.Image) -> NDArray[np.uint8]:
@@ -103,7 +137,7 @@ def squeeze(image: Image.Image) -> NDArray[np.uint8]:
 
 def _dark_message(brightest: int) -> str:
     """Say that a file of 16 bits holds fewer, as those of microscopes and X-rays do."""
-    part = 256 // (brightest + 1)
+    part = round(255 / max(brightest, 1))
     return (
         f"uses 1/{part} of the range of its 16 bits and will be almost black: scale its "
         "values up"

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import UserError
-from ..files import locked_folder, make_folder, read_json, write_bytes
+from ..files import locked_folder, make_folder, possible, read_json, write_bytes
 
 _MANIFEST = "manifest.json"
 
@@ -91,7 +91,7 @@ def put_back(root: Path) -> tuple[int, list[str]]:
     Raises:
         UserError: Nothing was set aside, or the disk refuses.
     """
-    aside = place_for(root)
+    aside = possible(place_for(possible(root)))
     if not (aside / _MANIFEST).is_file():
         raise UserError(
             f"nothing of {str(root)!r} was set aside: there is no "

@@ -39,7 +39,7 @@ def augment(
     overwrite: OverwriteOut = False,
 ) -> int:
     """Draw training images beside what augmentation makes of them in the first epochs."""
-    from ..analysis.token_units import to_jpeg, to_png
+    from ..analysis.token_units import to_jpeg, to_png, visible
     from ..files import refuse_to_replace, write_bytes
     from ..recipes import RECIPES
     from ..recipes.resolve import resolve_config
@@ -53,7 +53,8 @@ def augment(
     config, _ = resolve_config(recipe or default, data=data, settings=settings or ())
     sheet = contact_sheet(config, count=count, variants=variants, mix=mix)
     is_jpeg = out.suffix.lower() in (".jpg", ".jpeg")
-    write_bytes(out, to_jpeg(sheet.image) if is_jpeg else to_png(sheet.image))
+    image = visible(sheet.image)
+    write_bytes(out, to_jpeg(image) if is_jpeg else to_png(image))
     print(
         f"wrote {sheet.count} images of {data} with {variants} variants each to {out}"
     )

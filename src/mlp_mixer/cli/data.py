@@ -43,7 +43,10 @@ def sample(
     seed: Annotated[int, typer.Option(help="Each draws other images.")] = 0,
     overwrite: OverwriteOut = False,
 ) -> int:
-    """Write some test images of a dataset as PNG files, named by their class."""
+    """Write some test images of a dataset as PNG files, named by their class.
+
+    Images of other channels than gray and RGB become .npy files, which predict takes.
+    """
     import numpy as np
     from PIL import Image
 
@@ -56,15 +59,21 @@ def sample(
     make_folder(out)
     chosen = np.random.default_rng(seed).permutation(len(images))[:count]
     paths = {}
+    ending = "png" if images.channels in (1, 3) else "npy"
     for index in map(int, chosen):
         # A class may be called "t-shirt/top".
         name = images.label_text(index).replace("/", "_") or "no label"
-        paths[index] = out / f"{name}_{index}.png"
+        paths[index] = out / f"{name}_{index}.{ending}"
     if not overwrite:
         refuse_to_replace(*paths.values())
     for index, path in paths.items():
-        picture = Image.fromarray(images.image(index).squeeze())
+        pixels = images.image(index)
         with atomic_file(path) as file:
+            if ending == "npy":
+                np.save(file, pixels)
+                continue
+            gray = images.channels == 1
+            picture = Image.fromarray(pixels[..., 0] if gray else pixels)
             picture.save(file, format="PNG")
     print(f"wrote {len(chosen)} test images of {source} to {out}")
     return 0

@@ -58,7 +58,8 @@ def train(
     Leaves best.safetensors, last.safetensors, metrics.jsonl, config.json and state/ in
     the folder of the run.
     """
-    from ..recipes.resolve import resolve_config
+    from ..data.registry import check_place
+    from ..recipes.resolve import repeats, resolve_config
 
     # A mistake in these is told at once: torch, which takes seconds, is loaded below.
     config, notes = resolve_config(
@@ -68,6 +69,8 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
     )
+    if repeats(recipe, data, settings or ()):
+        check_place(config.data.source, recipe, alone=True)
     # A folder of its own for every run: two runs of a recipe never mix.
     name = f"{config.recipe or 'run'}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = out or Path("runs") / name

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..images.decode import image_extensions
+from .bands import channels_of, learnt_first
 from .image_set import FileSet, ImageSet
 from .layout import Layout, walk
 from .names import is_image_name
@@ -98,6 +99,7 @@ def labelled_files(
     teachers = [found["train"]] if "train" in found else list(found.values())
     classes = sorted({label for files in teachers for _, label in files}, key=natural)
     number = {label: k for k, label in enumerate(classes)}
+    channels = channels_of(root, (name for name, _ in learnt_first(found)))
     splits: dict[str, ImageSet] = {}
     for split, files in found.items():
         unknown = {label for _, label in files} - number.keys()
@@ -108,7 +110,7 @@ def labelled_files(
             )
         names = [name for name, _ in files]
         labels = [number[label] for _, label in files]
-        splits[split] = FileSet(root, names, labels, classes)
+        splits[split] = FileSet(root, names, labels, classes, channels=channels)
         splits[split].passed_over = passed_over
     return splits
 

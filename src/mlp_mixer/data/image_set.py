@@ -265,7 +265,7 @@ class FileSet(ImageSet):
             is).
         labels: N integers.
         classes: The class names.
-        channels: 1 to decode to gray, 3 to RGB.
+        channels: 1 to decode to gray, 3 to RGB, another number of bands as they are.
         targets: Instead of the labels, 0 or 1 (N, K): several labels for each image.
     """
 

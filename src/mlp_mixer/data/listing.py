@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from ..errors import UserError, unknown
 from ..files import path_of
+from .bands import channels_of, learnt_first
 from .folder import LabelledFile, labelled_files, natural
 from .image_set import FileSet, ImageSet
 from .names import SPLIT_NAMES, is_text
@@ -196,6 +197,7 @@ def _multi_labelled_files(
             f"the list {str(path)!r} has no {what} with a label: expected some"
         )
     number = {label: k for k, label in enumerate(classes)}
+    channels = channels_of(root, (line.name for line in learnt_first(found)))
     splits: dict[str, ImageSet] = {}
     for split, lines in found.items():
         labels = []
@@ -209,7 +211,9 @@ def _multi_labelled_files(
             labels.append([number[label] for label in line.labels])
         targets = table(labels, len(classes))
         files = [line.name for line in lines]
-        splits[split] = FileSet(root, files, None, classes, targets=targets)
+        splits[split] = FileSet(
+            root, files, None, classes, channels=channels, targets=targets
+        )
     return splits
 
 

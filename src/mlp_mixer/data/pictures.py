@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..images.decode import image_extensions
+from .bands import channels_of
 from .image_set import FileSet
 from .names import SPLIT_NAMES, ending_of, is_image_name, is_system_name
 from .passed_over import in_words
@@ -45,7 +46,8 @@ def read_pictures(path: Path) -> tuple[FileSet, str]:
         endings = ", ".join(sorted(image_extensions()))
         only = f", only {passed_over}" if passed_over else ""
         raise UserError(f"there are no pictures in {where}{only} ({endings})")
-    images = FileSet(path, names, [0] * len(names), [UNLABELLED])
+    channels = channels_of(path, names)
+    images = FileSet(path, names, [0] * len(names), [UNLABELLED], channels=channels)
     images.passed_over = passed_over
     return images, where
 

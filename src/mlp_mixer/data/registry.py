@@ -161,7 +161,7 @@ def read_splits(spec: str) -> Mapping[str, ImageSet]:
     return DATASETS[name](path_of(place) if place else None)
 
 
-def check_place(spec: str | Dataset, beside: PathLike) -> None:
+def check_place(spec: str | Dataset, beside: PathLike, *, alone: bool = False) -> None:
     """Refuse a dataset that is not here, but where a run or its folder is.
 
     Who trains with `--data photos` in one folder often looks at the run from another.
@@ -170,17 +170,20 @@ def check_place(spec: str | Dataset, beside: PathLike) -> None:
         spec: As for `open_dataset`.
         beside: The folder of the run, or a file in it; whatever else it may be is no
             place to look for data.
+        alone: Whether another file or folder of this name, above the run's, is refused
+            where there is one here.
 
     Raises:
         UserError: There is no file or folder of this name here, and there is one in a
-            folder above the run's; it says which.
+            folder above the run's; it says which. Or there are two.
     """
     if isinstance(spec, Dataset) or "://" in spec:
         return
     name, colon, place = spec.partition(":")
     if name not in DATASETS and name not in ADDRESSED:
         name, colon, place = "", "", spec
-    if not place or os.path.isabs(place) or os.path.exists(place):  # noqa: PTH110, PTH117
+    is_here = os.path.exists(place)  # noqa: PTH110
+    if not place or os.path.isabs(place) or (is_here and not alone):  # noqa: PTH117
         return
     start = os.path.abspath(beside)  # noqa: PTH100
     if not os.path.exists(start):  # noqa: PTH110
@@ -188,12 +191,21 @@ def check_place(spec: str | Dataset, beside: PathLike) -> None:
     for folder in [Path(start), *Path(start).parents][:_MOST_ABOVE]:
         there = os.path.join(folder, place)  # noqa: PTH118
         # As in `locate`: these two do not raise for names that no file can have.
-        if os.path.exists(there):  # noqa: PTH110
-            near = os.path.relpath(there)
+        if not os.path.exists(there):  # noqa: PTH110
+            continue
+        near = f"--data {name}{colon}{os.path.relpath(there)}"
+        run = os.fsdecode(beside)
+        if not is_here:
             raise UserError(
-                f"there is no {place!r} here; did you mean --data {name}{colon}{near}, "
-                f"which lies beside {os.fsdecode(beside)!r}?"
+                f"there is no {place!r} here; did you mean {near}, which lies beside "
+                f"{run!r}?"
             )
+        if os.path.samefile(there, place):  # noqa: PTH121
+            return
+        raise UserError(
+            f"there is a {place!r} here and another one beside {run!r}: give {near} for "
+            f"that one, or --data {name}{colon}{place} for the one here"
+        )
 
 
 def _check_training_images(spec: str, splits: Mapping[str, ImageSet]) -> None:

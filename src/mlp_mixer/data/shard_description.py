@@ -23,6 +23,7 @@ MOST_BYTES = 64 * 2**20
 
 _SPLITS = {"train", "val", "test"}
 _MOST_COUNT = 2**53  # JSON keeps whole numbers exactly up to here
+_MOST_CHANNELS = 65_535  # bands that a TIFF can have
 _MOST_SHOWN = 100  # characters of a name in a message
 
 
@@ -51,7 +52,7 @@ class Shards:
         kept: How many shards of a dataset at an address are kept on this machine; None
             for a local one.
         images: How many there are.
-        channels: Of every image, 1 or 3.
+        channels: Of every image: 1, 3, or the bands of TIFFs.
         size: (H, W) where all images share it, else None.
         classes: The class names.
         index: The file of the index.
@@ -208,7 +209,7 @@ def _split(
         folder=folder,
         kept=0 if remote else None,
         images=_count(record["images"]),
-        channels=1 if record["channels"] == 1 else 3,
+        channels=_channels(record["channels"]),
         size=size,
         classes=classes,
         index=_file(record["index"], remote),
@@ -234,6 +235,16 @@ def _inside(name: str) -> str:
             f"{name[:_MOST_SHOWN]!r} is not the name of a file in its folder"
         )
     return name
+
+
+def _channels(value: Any) -> int:
+    """Return a number of channels, if images can have so many."""
+    channels = _count(value)
+    if not 0 < channels <= _MOST_CHANNELS:
+        raise UserError(
+            f"{channels} is not a number of channels: expected 1 to {_MOST_CHANNELS:,}"
+        )
+    return channels
 
 
 def _count(value: Any) -> int:

@@ -144,7 +144,7 @@ def _checked(images: ImageSet, index: int) -> Encoded:
     """Return an image as the bytes of a file that can be decoded."""
     try:
         data = _encoded(images, index)
-        decode_image(data)
+        decode_image(data, channels=images.channels)
     except UserError as error:
         return error
     return data

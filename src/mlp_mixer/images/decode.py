@@ -29,6 +29,7 @@ from .opening import known_formats as known_formats
 from .orientation import FROM_BELOW, FROM_RIGHT, ON_ITS_SIDE, turn_of
 from .planes import is_tensor, pixels_of, read_npy
 from .refusals import refuse_broken
+from .tiff import bands_of, is_tiff, read_bands
 
 try:
     from simplejpeg import decode_jpeg as _fast_jpeg
@@ -75,7 +76,8 @@ def decode_image(
     Args:
         source: Path, encoded bytes, Pillow image, or an array or a tensor as
             `planes.pixels_of` takes it. A path that ends in .npy is one of an array.
-        channels: 1 for gray, 3 for RGB; any other number for arrays only.
+        channels: 1 for gray, 3 for RGB; any other number for arrays and TIFFs of so
+            many bands.
         part: What to keep of the image; all of it by default.
 
     Returns:
@@ -91,6 +93,11 @@ def decode_image(
         if channels not in (1, 3):
             return planes if part is None else part.of(planes)
         source = _from_array(planes)
+    elif channels not in (1, 3) and isinstance(source, Image.Image):
+        raise UserError(
+            f"cannot make {channels} channels of an image of Pillow's: give an array (H, "
+            f"W, {channels}), a TIFF of {channels} bands, or an .npy file"
+        )
     if isinstance(source, Image.Image):
         if part:
             # A smaller scale would stay with the caller's image.
@@ -102,17 +109,48 @@ def decode_image(
     assert not isinstance(source, np.ndarray)
     name = repr(str(source))
     try:
-        with open(source, "rb") as file:  # noqa: PTH123 - a Path takes 20 microseconds to make
+        file = open(source, "rb")  # noqa: PTH123, SIM115 - a Path takes 20 microseconds
+    # A null byte, or half of a letter.
+    except (OSError, ValueError) as error:
+        raise _cannot_open(name, error) from error
+    with file:
+        try:
             return _decode(file, name, channels, part)
-    except OSError as error:
-        raise UserError(
-            f"cannot open the image {name}: {error.strerror or error}; check the path"
-        ) from error
+        except OSError as error:
+            raise _cannot_open(name, error) from error
+
+
+def _cannot_open(name: str, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"cannot open the image {name}: {reason}; check the path")
 
 
 def _decode(file: Any, name: str, channels: int, part: Part | None) -> Pixels:
+    planes = None
+    if channels not in (1, 3):
+        planes = read_bands(file, channels, name)
+    elif is_tiff(file.read(4)):
+        planes = _bands(file, name, channels)
+    if planes is not None:
+        return planes if part is None else part.of(planes)
     with open_image(file, name) as image:
         return _pixels(image, name, channels, part)
+
+
+def _bands(file: Any, name: str, channels: int) -> Pixels | None:
+    """Return the pixels of a TIFF of so many bands; None of one that is a picture."""
+    try:
+        bands = bands_of(file, name)
+    except UserError:
+        # Pillow may read it all the same, or refuses it in its own words.
+        return None
+    if not bands.number or (bands.with_rgb and channels == 3):
+        return None
+    if bands.number == channels:
+        return read_bands(file, channels, name)
+    raise UserError(
+        f"{name} has {bands.number} bands: expected gray or RGB, for {channels} channels"
+    )
 
 
 def decode_upright(
@@ -233,11 +271,6 @@ def _planes(source: Any, channels: int) -> Pixels | None:
     is_path = isinstance(source, (str, Path))
     if is_path and str(source).lower().endswith(".npy"):
         return read_npy(Path(source), channels)
-    if channels not in (1, 3):
-        raise UserError(
-            f"cannot decode a file to {channels} channels: files are read as 1 (gray) or "
-            f"3 (RGB); give an array (H, W, {channels}), or an .npy file of one"
-        )
     return None
 
 

@@ -6,8 +6,9 @@ Axes: H x W pixels, C channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +43,12 @@ def pixels_of(array: Any, channels: int) -> NDArray[np.uint8]:
     first = is_tensor(array)
     values = array.detach().cpu().numpy() if first else np.asarray(array)
     if values.ndim == 2 and values.size:
-        return _bytes(values[..., None])
+        return as_bytes(values[..., None])
     if values.ndim != 3 or 0 in values.shape:
         raise UserError(
             f"cannot read an array of {values.dtype} {values.shape} as an image: {_RULE}"
         )
-    return _bytes(_channels_last(values, channels, first))
+    return as_bytes(_channels_last(values, channels, first))
 
 
 def _channels_last(
@@ -73,7 +74,15 @@ def _channels_last(
     return values
 
 
-def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+def as_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the values of an image as uint8.
+
+    Args:
+        values: uint8, or floats from 0 to 1, of any shape.
+
+    Raises:
+        UserError: They have another type or range.
+    """
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind != "f":
@@ -91,6 +100,50 @@ def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
     return np.rint(values.astype(np.float64) * 255).astype(np.uint8)
 
 
+def channels_of_npy(path: Path) -> int:
+    """Return how many channels the image in an .npy file has.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The last side of an array where it is the shortest, else the first; 1 of an array
+        (H, W).
+
+    Raises:
+        ValueError: It is no such file, or its array is no image.
+        OSError: It cannot be opened.
+    """
+    with path.open("rb") as file:
+        shape, _ = _header(file)
+    if len(shape) == 2:
+        return 1
+    if len(shape) != 3:
+        raise ValueError(f"it has the shape {shape}")
+    return shape[axis_of_channels(shape)]
+
+
+def axis_of_channels(shape: Sequence[int]) -> int:
+    """Return the axis of an image's channels: the last if it is the shortest, else 0.
+
+    Args:
+        shape: (H, W, C) or (C, H, W).
+    """
+    return 2 if shape[2] < min(shape[:2]) else 0
+
+
+def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and the type that an .npy file claims."""
+    version = np.lib.format.read_magic(file)
+    read = (
+        np.lib.format.read_array_header_1_0
+        if version == (1, 0)
+        else np.lib.format.read_array_header_2_0
+    )
+    shape, _, dtype = read(file)
+    return shape, dtype
+
+
 def read_npy(path: Path, channels: int) -> NDArray[np.uint8]:
     """Return the image in an .npy file, which numpy.save writes.
 
@@ -103,13 +156,7 @@ def read_npy(path: Path, channels: int) -> NDArray[np.uint8]:
     """
     try:
         with path.open("rb") as file:
-            version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
-            shape, _, dtype = read(file)
+            shape, dtype = _header(file)
             size = math.prod(shape) * dtype.itemsize
             # A header of 100 bytes may claim gigabytes.
             if size > path.stat().st_size or math.prod(shape[:2]) > _MOST_PIXELS:

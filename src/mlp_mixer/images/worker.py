@@ -34,6 +34,7 @@ from .opening import Bounds, open_image
 from .orientation import ON_ITS_SIDE, turn_of
 from .preprocess import Preprocess
 from .refusals import CostlyError
+from .tiff import read_bands
 
 LENGTH = struct.Struct("<Q")
 """Before a picture."""
@@ -123,6 +124,8 @@ def answer(job: Job, data: bytes) -> tuple[dict[str, Any], bytes]:
         sentence = f"the image needs too much memory: {pixels:,} pixels of WebP"
         return {"error": f"{sentence}; shrink it first", "kind": "memory"}, b""
     try:
+        if job.preprocess.channels not in (1, 3):
+            return _answer_of_bands(job, data)
         with open_image(io.BytesIO(data), bounds=job.bounds) as image:
             pixels = image.width * image.height
             if pixels > job.budget.pixels:
@@ -138,6 +141,21 @@ def answer(job: Job, data: bytes) -> tuple[dict[str, Any], bytes]:
         return {"error": sentence, "kind": "memory"}, b""
     except Exception:
         return {"error": traceback.format_exc()[-_LONGEST:], "kind": "ours"}, b""
+    told = {"shape": fitted.shape, "dtype": str(fitted.dtype), "seen": seen}
+    return told, fitted.tobytes()
+
+
+def _answer_of_bands(job: Job, data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Decode and fit an image of other channels than a picture has."""
+    preprocess = job.preprocess
+    if job.bounds.formats is not None and "TIFF" not in job.bounds.formats:
+        raise UserError(
+            f"the network takes images of {preprocess.channels} channels, which only "
+            "TIFFs hold, and they are not read here (--formats tiff)"
+        )
+    image = read_bands(io.BytesIO(data), preprocess.channels, "the image")
+    fitted = preprocess.fit(image)
+    seen = preprocess.seen(*image.shape[:2])
     told = {"shape": fitted.shape, "dtype": str(fitted.dtype), "seen": seen}
     return told, fitted.tobytes()
 

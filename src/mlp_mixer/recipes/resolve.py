@@ -58,6 +58,22 @@ def resolve_config(
     return with_settings(config, settings), notes
 
 
+def repeats(
+    config: TrainConfig | str | os.PathLike[str], data: object, settings: Settings
+) -> bool:
+    """Return whether the images are those that the config.json of a run names.
+
+    Args:
+        config: As for `resolve_config`.
+        data: Images in their place, if any.
+        settings: Fields that were changed.
+    """
+    if isinstance(config, TrainConfig) or data is not None:
+        return False
+    fields = [text.partition("=")[0].strip() for text in assignments(settings)]
+    return os.fspath(config).endswith(".json") and "data.source" not in fields
+
+
 def with_settings(config: TrainConfig, settings: Settings) -> TrainConfig:
     """Return a configuration with some fields changed.
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..config import recorded, to_dict
 from ..evaluation import evaluate
 from ..evaluation.abstain import choose_min_score
-from ..files import write_bytes, write_json
+from ..files import possible, write_bytes, write_json
 from ..machine import environment
 from ..models import IsotropicMlp
 from ..weights import save
@@ -32,8 +32,11 @@ def holds_run(out: Path) -> bool:
 
     Args:
         out: The folder; it need not exist.
+
+    Raises:
+        UserError: No folder can have this name.
     """
-    return (out / "config.json").exists()
+    return possible(out / "config.json").exists()
 
 
 def write_settings(run: Run, out: Path) -> None:

@@ -224,8 +224,8 @@ def _check_channels(model: IsotropicMlp, images: ImageSet) -> None:
     if images.channels != model.config.in_channels:
         raise UserError(
             f"the images have {images.channels} channels, these weights take "
-            f"{model.config.in_channels}; --channels {images.channels} "
-            f"(model.in_channels={images.channels}) adapts the weights"
+            f"{model.config.in_channels}; --set model.in_channels={images.channels} "
+            f"(finetune: --channels {images.channels}) adapts the weights"
         )
 
 

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from mlp_mixer.check import FolderFile, check_folder
 from mlp_mixer.check.picture import examine
+
+from ..images.tiffs import tiff
 
 Photo = Callable[..., Image.Image]
 
@@ -48,3 +51,34 @@ def test_an_unreadable_file_is_named_it_in_the_sentence(tmp_path: Path) -> None:
     assert [(finding.kind, finding.message) for finding in findings] == [
         ("unreadable", "cannot open it: No such file or directory")
     ]
+
+
+@pytest.mark.parametrize("bits", [10, 12, 13])
+@pytest.mark.parametrize("ending", ["png", "tif", "bands.tif"])
+def test_few_bits_in_a_file_of_sixteen_are_told(
+    tmp_path: Path, bits: int, ending: str
+) -> None:
+    """As microscopes and X-rays write; nearly black for a network."""
+    deep = np.linspace(0, 2**bits - 1, 30 * 40).reshape(30, 40).astype(np.uint16)
+    path = tmp_path / f"1.{ending}"
+    several = ending == "bands.tif"
+    if several:
+        path.write_bytes(tiff([(np.stack([deep] * 5, axis=2), {})]))
+    else:
+        Image.fromarray(deep).save(path)
+    file = FolderFile(path.name, "train", "a")
+    findings, picture = examine(str(tmp_path), file, channels=5 if several else 3)
+    assert picture is not None
+    told = {finding.kind: finding.message for finding in findings}
+    assert f"uses 1/{2 ** (16 - bits)} of the range" in told["dark"]
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2"])
+def test_whole_ranges_and_dark_pictures_are_not_called_so(
+    tmp_path: Path, kind: str
+) -> None:
+    top = {"u1": 40, "u2": 65535}[kind]
+    pixels = np.linspace(0, top, 30 * 40).reshape(30, 40).astype(kind)
+    Image.fromarray(pixels).save(tmp_path / "1.png")
+    findings, _ = examine(str(tmp_path), FolderFile("1.png", "train", "a"))
+    assert "dark" not in {finding.kind for finding in findings}

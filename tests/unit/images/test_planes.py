@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mlp_mixer import UserError, decode_image
+from mlp_mixer.images.planes import channels_of_npy
 
 RNG = np.random.default_rng(0)
 
@@ -78,9 +80,31 @@ def test_other_arrays_are_refused(array: Any, message: str) -> None:
 
 
 def test_a_picture_file_has_no_twelve_channels(tmp_path: Path) -> None:
-    for source in (tmp_path / "a.tif", b"II*\0", str(tmp_path / "b.png")):
-        with pytest.raises(UserError, match=r"12 channels.*\.npy"):
+    Image.new("RGB", (8, 9)).save(tmp_path / "b.png")
+    Image.new("RGB", (8, 9)).save(tmp_path / "c.tif")
+    for source in ((tmp_path / "b.png").read_bytes(), str(tmp_path / "b.png")):
+        with pytest.raises(UserError, match=r"is no TIFF.*12 channels.*\.npy"):
             decode_image(source, channels=12)
+    with pytest.raises(
+        UserError, match="has 3 bands: expected an image of 12 channels"
+    ):
+        decode_image(tmp_path / "c.tif", channels=12)
+    with pytest.raises(UserError, match="cannot open the image"):
+        decode_image(tmp_path / "none.tif", channels=12)
+    with pytest.raises(UserError, match=r"empty|damaged"):
+        decode_image(b"II*\0", channels=12)
+    with pytest.raises(UserError, match="of an image of Pillow's"):
+        decode_image(Image.new("RGB", (8, 9)), channels=12)
+
+
+@pytest.mark.parametrize("shape", [(8, 9, 5), (5, 8, 9), (9, 9, 2), (12, 40, 30)])
+def test_the_channels_of_an_array_file_are_its_shorter_outer_side(
+    tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(shape, np.uint8))
+    channels = channels_of_npy(tmp_path / "a.npy")
+    assert channels == min(shape[0], shape[2])
+    assert decode_image(tmp_path / "a.npy", channels=channels).shape[2] == channels
 
 
 @pytest.mark.parametrize("cut", [0, 3, 20, 100, 200])

@@ -7,6 +7,7 @@ our own description under the key `mlp_mixer`, so nothing is lost on the way bac
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from pathlib import Path
@@ -45,7 +46,8 @@ def from_pretrained(
     Raises:
         UserError: It cannot be downloaded or loaded.
     """
-    if Path(repo_id_or_folder).exists():
+    # Unlike that of Path it does not raise for names that no file can have.
+    if os.path.exists(repo_id_or_folder):  # noqa: PTH110
         return load(repo_id_or_folder)
     repository = str(repo_id_or_folder).removeprefix("hf-hub:")
     return load(hub_folder(repository, revision=revision))
