@@ -19,11 +19,15 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import UserError
+from .untrusted.sizes import read_bytes
+from .untrusted.text import MOST_JSON, MOST_MARKS, parse_json
 
 _numbers = itertools.count()
 _OURS = re.compile(r"\..+\.\d+\.\d+\.tmp")  # the temporary names of atomic_file
-_MOST_JSON = 2**28
 _MOST_SHOWN = 300  # letters of a name
+# What a list of files takes in JSON, a file.
+_ENTRY_BYTES = 200
+_ENTRY_MARKS = 4
 PathLike = str | os.PathLike[str]
 
 
@@ -249,27 +253,28 @@ def write_json(path: PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: PathLike, what: str, advice: str) -> Any:
+def read_json(path: PathLike, what: str, advice: str, *, entries: int = 0) -> Any:
     """Read a JSON file of a user.
 
     Args:
         path: The file.
         what: What it should be, such as "configuration", for the error.
         advice: What to do if it is not, for the end of the error.
+        entries: How many files it may list; without any it is as short as settings.
 
     Raises:
-        UserError: The file is missing, unreadable, too large, or not JSON in UTF-8.
+        UserError: The file is missing, unreadable, too large or deep, or not JSON in
+            UTF-8.
     """
+    most = MOST_JSON + entries * _ENTRY_BYTES
     try:
-        # Parsed, it takes many times its size.
-        if os.stat(path).st_size > _MOST_JSON:  # noqa: PTH116
-            raise ValueError(f"over {_MOST_JSON:,} bytes")
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_bytes(Path(path), most)
+        return parse_json(data, most=most, marks=MOST_MARKS + entries * _ENTRY_MARKS)
     except FileNotFoundError as error:
         raise UserError(
             f"cannot read the {what} {str(path)!r}: no such file; {advice}"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"cannot read the {what} {str(path)!r}: {reason}; {advice}"

@@ -16,6 +16,7 @@ from ..errors import UserError
 from ..files import locked_folder, make_folder, read_json, write_bytes
 
 _MANIFEST = "manifest.json"
+_MOST_MOVES = 1_000_000
 
 
 def place_for(root: Path) -> Path:
@@ -131,7 +132,7 @@ def _manifest(aside: Path, root: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     advice = "move it away to begin anew"
-    moves = read_json(path, "list of moved files", advice)
+    moves = read_json(path, "list of moved files", advice, entries=_MOST_MOVES)
     pairs = list(moves.items()) if isinstance(moves, dict) else [("", "")]
     # A folder of pictures may come from a stranger, and this list with it: what it
     # moves must lie inside the two folders, and lead out of them by no link.

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import UserError
 from ..files import PathLike, append_whole, locked_folder, make_folder, refusing
+from ..untrusted.text import parse_json
 from .formats import check_out, write_answers, write_features
 from .identity import identity
 from .pictures import Picture
@@ -284,7 +285,7 @@ class Unfinished:
         with self.path.open("rb") as lines:
             # The line that identifies the run is no answer.
             lines.readline()
-            yield from map(json.loads, lines)
+            yield from map(parse_json, lines)
 
     def _count(self, row: dict[str, Any]) -> None:
         self.pictures += 1
@@ -301,7 +302,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) else None

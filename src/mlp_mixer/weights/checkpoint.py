@@ -36,6 +36,7 @@ from ..models.as_built import plain_state
 from ..models.base import NetworkConfig
 from ..models.families import build_network, config_from_dict, config_to_dict
 from ..models.isotropic import IsotropicMlp
+from ..untrusted.text import parse_json
 from .given_labels import GIVEN, GivenLabels, checked_labels, named_classes
 from .lineages.transforms import eval_preprocess
 from .lineages.translate import check_numbers
@@ -366,7 +367,7 @@ def opened(path: Path, key: str) -> Iterator[tuple[dict[str, Any], Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            header = json.loads(metadata[key]) if key in metadata else None
+            header = parse_json(metadata[key]) if key in metadata else None
             if not isinstance(header, dict):
                 raise UserError(
                     f"{str(path)!r} is a safetensors file, but not one written by "
@@ -379,7 +380,6 @@ def opened(path: Path, key: str) -> Iterator[tuple[dict[str, Any], Any]]:
         safetensors.SafetensorError,
         OSError,
         ValueError,
-        RecursionError,
     ) as error:
         raise UserError(
             f"{str(path)!r} is damaged or no safetensors file ({error}); "
