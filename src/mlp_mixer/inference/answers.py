@@ -11,11 +11,19 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from ..errors import UserError
-from ..files import PathLike, append_whole, locked_folder, make_folder, refusing
+from ..files import (
+    PathLike,
+    append_whole,
+    locked_folder,
+    make_folder,
+    no_link,
+    refusing,
+)
 from ..untrusted.text import parse_json
 from .formats import check_out, write_answers, write_features
 from .identity import identity
@@ -202,11 +210,12 @@ class Unfinished:
             )
         with refusing("write", self.path):
             if not has_answers:
-                self.path.write_bytes(self._head)
+                with self._opened("wb") as file:
+                    file.write(self._head)
             self._remove_damaged_end()
             self._earlier = self.pictures
             # Unbuffered: a kill loses no answer that was added.
-            self._file = self.path.open("ab", buffering=0)
+            self._file = cast("FileIO", self._opened("ab", buffering=0))
 
     def earlier(self) -> Iterator[dict[str, Any]]:
         """Yield the answers of earlier runs, in order.
@@ -261,6 +270,11 @@ class Unfinished:
             if self.path.stat().st_size <= len(self._head):
                 self.path.unlink()
 
+    def _opened(self, mode: str, buffering: int = -1) -> BinaryIO:
+        """Open the lines to write them, unless somebody has put a link there."""
+        file = open(self.path, mode, buffering, opener=no_link)  # noqa: SIM115
+        return cast("BinaryIO", file)
+
     def _first_lines(self) -> tuple[bytes, bool]:
         """Return the line that identifies the run, and whether anything follows it."""
         try:
@@ -271,7 +285,7 @@ class Unfinished:
 
     def _remove_damaged_end(self) -> None:
         """Count the answers, and cut off the line that a kill has torn and all after it."""
-        with self.path.open("r+b") as file:
+        with self._opened("r+b") as file:
             intact = len(file.readline())
             for line in file:
                 row = _parsed(line)

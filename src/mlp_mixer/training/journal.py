@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import no_link, write_text
 from ..untrusted.sizes import read_bytes
 from ..untrusted.text import parse_json
 
@@ -105,7 +105,7 @@ class Journal:
             UserError: The disk refuses.
         """
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with open(self.path, "a", encoding="utf-8", opener=no_link) as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise UserError(
