@@ -37,6 +37,7 @@ from ..models.base import NetworkConfig
 from ..models.families import build_network, config_from_dict, config_to_dict
 from ..models.isotropic import IsotropicMlp
 from ..untrusted.text import parse_json
+from .agreement import need_agreement
 from .given_labels import GIVEN, GivenLabels, checked_labels, named_classes
 from .lineages.transforms import eval_preprocess
 from .lineages.translate import check_numbers
@@ -62,12 +63,18 @@ class Checkpoint:
         preprocess: How an image becomes its input.
         labels: The names of the classes in the order of the logits, if they are known.
         provenance: Where the weights come from, as JSON values.
+
+    Raises:
+        UserError: The preprocessing makes other images than the model takes.
     """
 
     model: IsotropicMlp
     preprocess: Preprocess
     labels: tuple[str, ...] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        need_agreement(self.preprocess, getattr(self.model, "config", None))
 
     def with_labels(self, labels: GivenLabels) -> Checkpoint:
         """Return the checkpoint with other names of its classes.
@@ -141,6 +148,9 @@ class StoredWeights:
     labels: tuple[str, ...] | None
     provenance: dict[str, Any]
     lineage: str
+
+    def __post_init__(self) -> None:
+        need_agreement(self.preprocess, self.config)
 
     @classmethod
     def of(
@@ -338,6 +348,7 @@ def read_native(
     try:
         header = from_dict(_Header, described)
         config = config_from_dict(header.config)
+        need_agreement(header.preprocess, config)
         problems = misfits(config, tensors)
     except (UserError, RuntimeError, OverflowError, TypeError) as error:
         # RuntimeError and OverflowError are torch's, for sizes that no memory has.
