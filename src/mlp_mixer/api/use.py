@@ -187,8 +187,9 @@ def export(
 
     Args:
         checkpoint: What `load` takes, or a loaded `Checkpoint`.
-        path: The file to write; a folder for "timm" and "hf".
-        to: "onnx", "openvino", "torch-export", "aoti", "executorch", "timm" or "hf".
+        path: The file to write; a folder for "timm", "hf" and "triton".
+        to: "onnx", "openvino", "torch-export", "aoti", "executorch", "timm", "hf" or
+            "triton".
         int8: Compute matrix products in int8 ("onnx" for Mixers, "openvino").
         calibrate: A folder of images that fix the ranges of int8.
         opset: Of the ONNX graph, 13 to 20.

@@ -16,12 +16,13 @@ from .console import percent, print_json, print_table
 def export(
     checkpoint: Weights,
     out: Annotated[
-        Path, typer.Argument(help="The file to write; a folder for timm and hf.")
+        Path,
+        typer.Argument(help="The file to write; a folder for timm, hf and triton."),
     ],
     to: Annotated[
         str,
         typer.Option(
-            help="onnx, openvino, torch-export, aoti, executorch, timm or hf."
+            help="onnx, openvino, torch-export, aoti, executorch, timm, hf or triton."
         ),
     ],
     key: Key = None,

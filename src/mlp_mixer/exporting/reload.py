@@ -110,6 +110,10 @@ def _onnx(path: str, threads: int) -> Reloaded:
     return Reloaded(lambda x: session.run(None, {"image": x})[0], about, "onnxruntime")
 
 
+def _triton(path: str, threads: int) -> Reloaded:
+    return _onnx(os.path.join(path, "1", "model.onnx"), threads)  # noqa: PTH118
+
+
 def _openvino(path: str, threads: int) -> Reloaded:
     import openvino
 
@@ -170,6 +174,7 @@ READERS: dict[str, Callable[[str, int], Reloaded]] = {
     "executorch": _executorch,
     "timm": _timm,
     "hf": _hf,
+    "triton": _triton,
 }
 
 

@@ -22,6 +22,8 @@ from ..runtime.onnx_graph import OPSETS, onnx_graph, quantised
 from ..weights import Checkpoint
 from ..weights.checkpoint import StoredWeights
 from ..weights.huggingface.hub import timm_obstacles, write_folder
+from ..weights.scores import score_kind
+from . import triton
 from .reload import KEY, Array
 
 # torch's exporter to ONNX does not reach down to older versions.
@@ -217,6 +219,15 @@ def _folder(job: ExportJob, path: Path) -> None:
     write_folder(path, stored)
 
 
+def _triton(job: ExportJob, path: Path) -> None:
+    """Write the folder of a model for NVIDIA's Triton."""
+    graph = _graph(job)
+    graph.metadata_props.add(key=KEY, value=job.about)
+    checkpoint = job.checkpoint
+    scores = score_kind(checkpoint.provenance, checkpoint.model.num_classes)
+    triton.write_model(path, graph, checkpoint.labels or (), scores, job.about)
+
+
 @dataclass(frozen=True)
 class Target:
     """A kind of export.
@@ -228,6 +239,7 @@ class Target:
             of the largest logit if that is above 1. A wrong GELU differs by 2e-4.
         packages: What must be installed to write and to run it.
         note: What its users should know.
+        inside: Whether a folder may hold the normalisation, as all files may.
     """
 
     write: Callable[[ExportJob, Path], None]
@@ -235,6 +247,7 @@ class Target:
     tolerance: float
     packages: tuple[str, ...] = ()
     note: str = ""
+    inside: bool = False
 
     @property
     def is_folder(self) -> bool:
@@ -272,4 +285,13 @@ TARGETS = {
     ),
     "timm": Target(_folder, "", 1e-5, ("timm",)),
     "hf": Target(_folder, "", 1e-5, ("timm", "transformers")),
+    "triton": Target(
+        _triton,
+        "",
+        2e-5,
+        ("onnx", "onnxruntime"),
+        "the folder's name is the model's; tritonserver --model-repository takes the "
+        "folder above it",
+        inside=True,
+    ),
 }
