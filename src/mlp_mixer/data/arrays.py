@@ -119,7 +119,7 @@ def _load(path: Path) -> tuple[dict[str, NDArray[Any]], list[str]]:
             return arrays, list(members)
     except UserError:
         raise
-    except UNREADABLE as error:
+    except (*UNREADABLE, MemoryError) as error:
         raise UserError(
             f"cannot read {str(path)!r} as an .npz file: {error}"
         ) from error
@@ -131,36 +131,3 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
             return read_npy(cast("BinaryIO", file), member.file_size)
     except UNREADABLE as error:
         raise ValueError(f"{member.filename[:80]!r}: {error}") from error
-
-
-def _splits(
-    arrays: Mapping[str, NDArray[Any]], given: Sequence[str]
-) -> dict[str, ImageSet]:
-    found = [split for split in _SPLITS if f"x_{split}" in arrays]
-    if not found:
-        names = listed(given, _MOST_NAMES, ", ") or "(none)"
-        raise UserError(f"it has the arrays {names}: expected x_train and y_train")
-    for split in found:
-        if f"y_{split}" not in arrays:
-            raise UserError(f"it has x_{split} but no y_{split}")
-    if "classes" in arrays:
-        classes = _class_names(arrays["classes"])
-    else:
-        teachers = found[:1] if "train" in found else found
-        classes = numbered_classes(
-            np.concatenate([np.ravel(arrays[f"y_{split}"]) for split in teachers])
-        )
-    splits: dict[str, ImageSet] = {}
-    for split in found:
-        images = arrays[f"x_{split}"]
-        labels = arrays[f"y_{split}"]
-        splits[split] = ArraySet(images, labels, classes, origin=split)
-    return splits
-
-
-def _class_names(names: NDArray[Any]) -> list[str]:
-    if names.ndim != 1:
-        raise UserError(
-            f"its classes are {names.dtype} {names.shape}: expected a list of names"
-        )
-    return [str(name) for name in names.tolist()]

@@ -98,7 +98,7 @@ def read_npy(file: BinaryIO, size: int) -> NDArray[Any]:
     """
     claim = npy_claim(file, size)
     flat = np.empty(math.prod(claim.shape), claim.dtype)
-    target = memoryview(flat.view(np.uint8)) if flat.size else memoryview(b"")
+    target = flat.view(np.uint8).data if flat.size else memoryview(b"")
     filled = 0
     # In pieces: of a zip's member as much again would be unpacked beside the array.
     while piece := file.read(_PIECE):

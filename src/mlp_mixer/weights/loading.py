@@ -301,8 +301,8 @@ def _own_description(file: WeightsFile) -> Mapping[str, Any] | None:
         ) from error
     if not isinstance(described, dict):
         raise UserError(
-            f"{file.source} is damaged: its description is a "
-            f"{type(described).__name__}, expected a JSON object"
+            f"{file.source} is damaged: its description is {repr(described)[:40]}, "
+            "expected a JSON object"
         )
     return described
 
