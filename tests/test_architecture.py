@@ -28,6 +28,7 @@ GROUND = {
     "machine",
     "randomness",
     "remote",
+    "untrusted",
     "web",
 }
 

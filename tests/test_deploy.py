@@ -39,6 +39,7 @@ SECONDS = 60  # until a server that does not answer fails the test
 NOT_RUN = {
     "pip install": "the tests run in an environment that has the package already",
     "docker": "it needs a daemon and the network",
+    "tritonserver": "it is NVIDIA's; tests/unit/exporting/test_triton.py reads its files",
 }
 SHORT = {"benchmarks/serve.py": "--clients 2 --seconds 1 --rounds 1"}
 

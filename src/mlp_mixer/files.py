@@ -9,26 +9,36 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
-import itertools
 import json
 import os
 import re
+import secrets
+import stat
+import tempfile
 from collections.abc import Iterable, Iterator
 from io import RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import UserError
+from .untrusted.sizes import read_bytes
+from .untrusted.text import MOST_JSON, MOST_MARKS, parse_json
 
-_numbers = itertools.count()
-_OURS = re.compile(r"\..+\.\d+\.\d+\.tmp")  # the temporary names of atomic_file
-_MOST_JSON = 2**28
+# The temporary names of atomic_file, and those of 0.1.0.
+_OURS = re.compile(r"\..+\.([0-9a-f]{16}|\d+\.\d+)\.tmp")
+# Folders that this process has locked: its record locks do not keep itself out.
+_claimed: dict[tuple[int, int, str], object] = {}
 _MOST_SHOWN = 300  # letters of a name
+# What a list of files takes in JSON, a file.
+_ENTRY_BYTES = 200
+_ENTRY_MARKS = 4
 PathLike = str | os.PathLike[str]
 
 
 def _refused(doing: str, path: Path, error: OSError) -> UserError:
     reason = error.strerror or str(error)
+    if error.errno == errno.ELOOP:
+        reason = "it is a link, and nothing is written through links"
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     advice = "free some space" if full else "choose another place"
     return UserError(f"cannot {doing} {str(path)!r}: {reason}; {advice} and try again")
@@ -149,6 +159,20 @@ def refuse_to_replace(*paths: PathLike) -> None:
             )
 
 
+def no_link(path: str, flags: int) -> int:
+    """Open a file unless it is a link; to be given to `open` as its opener.
+
+    Args:
+        path: The file.
+        flags: Of os.open.
+
+    Raises:
+        OSError: It is a link (ELOOP), or the system refuses.
+    """
+    # The umask applies; mkstemp would leave mode 0600 behind.
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
 @contextlib.contextmanager
 def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
     """Open a binary file that appears at `path` only when the block ends well.
@@ -157,15 +181,11 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
         UserError: The disk refuses.
     """
     target = possible(path)
-    temporary = target.with_name(
-        f".{target.name[:50]}.{os.getpid()}.{next(_numbers)}.tmp"
-    )
+    # Nobody can guess the name and put a link there; "x" takes none that is there.
+    temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.tmp")
     try:
         make_folder(target.parent)
-        # os.open lets the kernel apply the umask; mkstemp would leave mode 0600 behind.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(temporary, flags, 0o666)
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb", opener=no_link) as file:
             yield file
             # The bytes must be on the disk before the name is, or a power cut between
             # the two leaves an empty file of the right name.
@@ -182,42 +202,84 @@ def atomic_file(path: PathLike) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def locked_folder(folder: PathLike, name: str = ".claimed") -> Iterator[None]:
-    """Lock a folder for the block, so that no other process works in it.
+    """Lock a folder for the block, so that no other process or thread works in it.
 
-    The lock ends with the process. It is a record lock of POSIX: children do not
-    inherit it, and it works over NFS. On Windows nothing is locked.
+    The lock ends with the process. Between processes it is a record lock of POSIX:
+    children do not inherit it, and it works over NFS. On Windows only the threads of
+    this process are kept out.
 
     Args:
         folder: The folder; it exists.
         name: The file that stands for the lock, where only a part of it is locked.
 
     Raises:
-        UserError: Another process holds the lock.
+        UserError: Another process or thread holds the lock.
     """
+    path = Path(folder) / name
+    try:
+        status = os.stat(folder)  # noqa: PTH116
+    except OSError as error:
+        raise _refused("write", path, error) from error
+    key = (status.st_dev, status.st_ino, name)
+    ours = object()
+    # One step, which no other thread can come between.
+    if _claimed.setdefault(key, ours) is not ours:
+        raise _at_work(folder, "another part of this program")
+    try:
+        with _record_lock(path):
+            yield
+    finally:
+        _claimed.pop(key, None)
+
+
+def _at_work(folder: PathLike, who: str) -> UserError:
+    return UserError(
+        f"{who} is at work in {str(folder)!r}: wait for it, or stop it first"
+    )
+
+
+@contextlib.contextmanager
+def _record_lock(path: Path) -> Iterator[None]:
+    """Lock a file for the block, and remove it afterwards."""
     try:
         import fcntl
     except ImportError:
         yield
         return
-    path = Path(folder) / name
+    while True:
+        try:
+            file = open(path, "a", opener=no_link)  # noqa: SIM115
+        except OSError as error:
+            raise _refused("write", path, error) from error
+        with file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError) as error:
+                raise _at_work(path.parent, "another process") from error
+            except OSError:  # a file system without locks
+                pass
+            # Another process may have removed it between the two steps, and a third
+            # one locks a new file of that name.
+            if not _is_there(file.fileno(), path):
+                continue
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _is_there(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
     try:
-        file = path.open("a")
-    except OSError as error:
-        raise _refused("write", path, error) from error
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise UserError(
-                f"another process is at work in {str(folder)!r}: wait for it, or stop it "
-                "first"
-            ) from error
-        except OSError:  # a file system without locks
-            pass
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except FileNotFoundError:
+        return False
+
+
+# A child of `fork` holds none of its parent's locks.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_claimed.clear)
 
 
 def remove_leftovers(folder: PathLike) -> None:
@@ -227,7 +289,9 @@ def remove_leftovers(folder: PathLike) -> None:
     """
     for orphan in Path(folder).glob(".*.tmp"):
         if _OURS.fullmatch(orphan.name):
-            orphan.unlink(missing_ok=True)
+            # A folder of such a name is nobody's leftover.
+            with contextlib.suppress(OSError):
+                orphan.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -263,27 +327,28 @@ def write_json(path: PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_json(path: PathLike, what: str, advice: str) -> Any:
+def read_json(path: PathLike, what: str, advice: str, *, entries: int = 0) -> Any:
     """Read a JSON file of a user.
 
     Args:
         path: The file.
         what: What it should be, such as "configuration", for the error.
         advice: What to do if it is not, for the end of the error.
+        entries: How many files it may list; without any it is as short as settings.
 
     Raises:
-        UserError: The file is missing, unreadable, too large, or not JSON in UTF-8.
+        UserError: The file is missing, unreadable, too large or deep, or not JSON in
+            UTF-8.
     """
+    most = MOST_JSON + entries * _ENTRY_BYTES
     try:
-        # Parsed, it takes many times its size.
-        if os.stat(path).st_size > _MOST_JSON:  # noqa: PTH116
-            raise ValueError(f"over {_MOST_JSON:,} bytes")
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        data = read_bytes(Path(path), most)
+        return parse_json(data, most=most, marks=MOST_MARKS + entries * _ENTRY_MARKS)
     except FileNotFoundError as error:
         raise UserError(
             f"cannot read the {what} {str(path)!r}: no such file; {advice}"
         ) from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"cannot read the {what} {str(path)!r}: {reason}; {advice}"
@@ -300,12 +365,38 @@ def cache_folder(*parts: str) -> Path:
     """Return the folder of downloads, or a folder in it.
 
     It is `$MLP_MIXER_CACHE`, else `$XDG_CACHE_HOME/mlp_mixer`, else
-    `~/.cache/mlp_mixer`.
+    `~/.cache/mlp_mixer`. A user without a home, as in many containers, has one among the
+    temporary files.
 
     Args:
         parts: Names of folders inside.
+
+    Raises:
+        UserError: There is no home, and somebody else has made that temporary folder.
     """
     if own := os.environ.get("MLP_MIXER_CACHE"):
         return Path(own).joinpath(*parts)
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches, "mlp_mixer", *parts)
+    if caches := os.environ.get("XDG_CACHE_HOME"):
+        return Path(caches, "mlp_mixer", *parts)
+    try:
+        return Path.home().joinpath(".cache", "mlp_mixer", *parts)
+    except RuntimeError:
+        return _cache_without_home().joinpath(*parts)
+
+
+def _cache_without_home() -> Path:
+    """Return a folder of our own among the temporary files of all users."""
+    user = os.getuid()
+    folder = Path(tempfile.gettempdir(), f"mlp_mixer-{user}")
+    with refusing("create the folder", folder):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(0o700)
+        status = folder.lstat()
+    # Whoever knows the name may have made it first, to put weights of theirs there.
+    ours = stat.S_ISDIR(status.st_mode) and status.st_uid == user
+    if not ours or status.st_mode & 0o022:
+        raise UserError(
+            f"{str(folder)!r} belongs to somebody else, and there is no home: set "
+            "MLP_MIXER_CACHE to a folder of your own"
+        )
+    return folder

@@ -20,12 +20,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, Literal, TypeVar
 
 from filelock import FileLock
 
 from .errors import UserError
-from .files import make_folder, write_text
+from .files import make_folder, no_link, write_text
 from .remote import Body, CutError, StaleError, offline, open_remote, web_address
 
 # Seconds before each attempt; after the last, what has come waits for the next call.
@@ -253,7 +253,8 @@ def _download(url: str, part: Path, size: int | None, sha256: str, bar: bool) ->
 def _append(
     url: str, part: Path, body: Body, expected: int | None, sha256: str, bar: bool
 ) -> None:
-    with part.open("r+b" if body.start else "w+b") as file:
+    mode: Literal["r+b", "w+b"] = "r+b" if body.start else "w+b"
+    with open(part, mode, opener=no_link) as file:
         # The digest of the bytes that are there; reading them leaves the file's
         # position behind them.
         digest = hashlib.file_digest(file, "sha256")

@@ -200,10 +200,11 @@ def export(
 
     Args:
         checkpoint: What `load` takes, or a loaded `Checkpoint`.
-        path: The file to write; a folder for "timm", "hf" and "web".
-        to: "onnx", "openvino", "torch-export", "aoti", "executorch", "timm", "hf" or
-            "web".
-        int8: Compute matrix products in int8 ("onnx" and "web" for Mixers, "openvino").
+        path: The file to write; a folder for "timm", "hf", "web" and "triton".
+        to: "onnx", "openvino", "torch-export", "aoti", "executorch", "timm", "hf",
+            "web" or "triton".
+        int8: Compute matrix products in int8 ("onnx", "web" and "triton" for Mixers,
+            "openvino").
         calibrate: A folder of images that fix the ranges of int8.
         opset: Of the ONNX graph, 13 to 20.
         preprocess: "inside": the graph normalises uint8 images (the default where it

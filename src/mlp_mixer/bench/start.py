@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 from PIL import Image
@@ -81,12 +80,12 @@ def _arguments(model: IsotropicMlp, weights: str, picture: str) -> dict[str, lis
 
 
 def _output(arguments: list[str]) -> str:
-    # At home, so that the folder of the sources cannot hide what is installed.
+    # Elsewhere, so that the folder of the sources cannot hide what is installed.
     process = subprocess.run(
         [sys.executable, *arguments],
         check=True,
         capture_output=True,
         text=True,
-        cwd=Path.home(),
+        cwd=tempfile.gettempdir(),
     )
     return process.stdout

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .inside import is_inside
+
 SEVERITIES = ("error", "warning", "note")
 """From the worst. With an error, training would fail or its result would be wrong."""
 
@@ -115,9 +117,14 @@ class Check:
         """Return what `--fix` moves away.
 
         A class keeps its pictures where all that can be read would go, as those of a
-        class that was copied under another name would.
+        class that was copied under another name would. What lies behind a link is
+        somebody else's, and what a link that stays leads to is no copy of it.
         """
-        moved = {finding.path for finding in self.findings if finding.move}
+        moved = set()
+        for finding in self.findings:
+            if finding.move and not self._is_needed(finding):
+                moved.add(finding.path)
+        moved -= set(self.behind_links())
         of_class: dict[str, set[str]] = {}
         for picture in self.pictures:
             folder = picture.path.rpartition("/")[0]
@@ -126,6 +133,20 @@ class Check:
             if len(paths) > 1 and paths <= moved:
                 moved -= paths
         return sorted(moved)
+
+    def behind_links(self) -> list[str]:
+        """Return what `--fix` would move away if no link led to it."""
+        found = {finding.path for finding in self.findings if finding.move}
+        found.discard("")
+        return sorted(path for path in found if not is_inside(self.root, path))
+
+    def _is_needed(self, finding: Finding) -> bool:
+        """Whether a picture that stays is a link to the one of a finding."""
+        if finding.kind not in ("duplicate", "leak"):
+            return False
+        path = (self.root / finding.path).resolve()
+        links = [self.root / other for other in finding.others]
+        return any(link.is_symlink() and link.resolve() == path for link in links)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

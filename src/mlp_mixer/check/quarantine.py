@@ -14,8 +14,11 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..files import locked_folder, make_folder, possible, read_json, write_bytes
+from .inside import is_inside, move
 
 _MANIFEST = "manifest.json"
+_LOCK = ".claimed"
+_MOST_MOVES = 1_000_000
 
 
 def place_for(root: Path) -> Path:
@@ -41,16 +44,19 @@ def set_aside(root: Path, names: Iterable[str]) -> int:
         How many were moved.
 
     Raises:
-        UserError: The disk refuses; what was moved by then can be undone.
+        UserError: A name lies outside of the folder or behind a link: then nothing is
+            moved. Or the disk refuses; what was moved by then can be undone.
     """
     # Files go before their folder, which is moved only once it is empty.
     deepest_first = sorted(set(names), key=lambda name: (-name.count("/"), name))
     if not deepest_first:
         return 0
-    aside = make_folder(place_for(root))
-    with locked_folder(aside):
+    _need_inside(root, deepest_first)
+    aside = make_folder(_checked_place(root))
+    with locked_folder(aside, _LOCK):
         present = [name for name in deepest_first if os.path.lexists(root / name)]
         new = _choose_places(aside, present)
+        _need_inside(aside, new)
         # A place that is named again was left by a killed run, which did not reach it.
         moves = {
             place: name
@@ -59,14 +65,23 @@ def set_aside(root: Path, names: Iterable[str]) -> int:
         }
         _write_manifest(aside, moves | new)
         for place, name in new.items():
-            _move(root / name, aside / place)
+            _move(root, name, aside, place)
     return len(new)
+
+
+def _need_inside(folder: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if not is_inside(folder, name):
+            raise UserError(
+                f"{str(folder / name)!r} does not lie inside {str(folder)!r}, or behind "
+                "a link: nothing was moved; replace the link by what it leads to"
+            )
 
 
 def _choose_places(aside: Path, names: Iterable[str]) -> dict[str, str]:
     """Choose a free place for each name: its own, or with a number behind it."""
     chosen: dict[str, str] = {}
-    taken = {_MANIFEST}
+    taken = {_MANIFEST, _LOCK}
     for name in names:
         free = name
         number = 2
@@ -91,13 +106,13 @@ def put_back(root: Path) -> tuple[int, list[str]]:
     Raises:
         UserError: Nothing was set aside, or the disk refuses.
     """
-    aside = possible(place_for(possible(root)))
+    aside = _checked_place(possible(root))
     if not (aside / _MANIFEST).is_file():
         raise UserError(
             f"nothing of {str(root)!r} was set aside: there is no "
             f"{str(aside / _MANIFEST)!r}"
         )
-    with locked_folder(aside):
+    with locked_folder(aside, _LOCK):
         blocked = {}
         done = 0
         # Backwards: a class that became empty comes back before its pictures.
@@ -107,7 +122,7 @@ def put_back(root: Path) -> tuple[int, list[str]]:
             if os.path.lexists(root / name):
                 blocked[place] = name
             else:
-                _move(aside / place, root / name)
+                _move(aside, place, root, name)
                 done += 1
         if blocked:
             _write_manifest(aside, dict(reversed(blocked.items())))
@@ -118,11 +133,10 @@ def put_back(root: Path) -> tuple[int, list[str]]:
 
 
 def _remove_empty_folders(aside: Path) -> None:
-    folders = [path for path in aside.rglob("*") if path.is_dir()]
-    for folder in (*sorted(folders, reverse=True), aside):
+    for folder, _, _ in os.walk(aside, topdown=False):
         # A folder with something of somebody else in it stays.
         with suppress(OSError):
-            folder.rmdir()
+            Path(folder).rmdir()
 
 
 def _manifest(aside: Path, root: Path) -> dict[str, str]:
@@ -131,12 +145,13 @@ def _manifest(aside: Path, root: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     advice = "move it away to begin anew"
-    moves = read_json(path, "list of moved files", advice)
+    moves = read_json(path, "list of moved files", advice, entries=_MOST_MOVES)
     pairs = list(moves.items()) if isinstance(moves, dict) else [("", "")]
     # A folder of pictures may come from a stranger, and this list with it: what it
     # moves must lie inside the two folders, and lead out of them by no link.
     for place, name in pairs:
-        if not (_is_inside(aside, place) and _is_inside(root, name)):
+        ours = place in (_MANIFEST, _LOCK)
+        if ours or not (is_inside(aside, place) and is_inside(root, name)):
             shown = f"{place!r}: {str(name)!r}"[:80]
             raise UserError(
                 f"cannot use the list of moved files {str(path)!r}: {shown} is no file "
@@ -145,28 +160,32 @@ def _manifest(aside: Path, root: Path) -> dict[str, str]:
     return dict(pairs)
 
 
-def _is_inside(folder: Path, name: object) -> bool:
-    """Whether a name is that of something in a folder, with no link on the way."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        return False
-    parts = Path(name)
-    if parts.is_absolute() or parts.drive or ".." in parts.parts or not parts.parts:
-        return False
-    # The folder itself may be a link: its owner gave it.
-    return not any((folder / above).is_symlink() for above in parts.parents[:-1])
-
-
 def _write_manifest(aside: Path, moves: Mapping[str, str]) -> None:
     # ASCII, in which any name of a file survives, also one of broken bytes.
     write_bytes(aside / _MANIFEST, json.dumps(moves, indent=1).encode())
 
 
-def _move(source: Path, target: Path) -> None:
+def _move(source: Path, name: str, target: Path, place: str) -> None:
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        source.rename(target)
+        move(source, name, target, place)
     except OSError as error:
         raise UserError(
-            f"cannot move {str(source)!r} to {str(target)!r}: {error.strerror}; "
-            "--undo puts back what was moved"
+            f"cannot move {str(source / name)!r} to {str(target / place)!r}: "
+            f"{error.strerror}; --undo puts back what was moved"
         ) from error
+
+
+def _checked_place(root: Path) -> Path:
+    """Return the folder for what is set aside, unless it leads somewhere else.
+
+    Raises:
+        UserError: It is a link, or its list is one.
+    """
+    aside = place_for(root)
+    for path in (aside, aside / _MANIFEST):
+        if path.is_symlink():
+            raise UserError(
+                f"{str(path)!r} is a link, through which nothing is moved: move it away "
+                "to begin anew"
+            )
+    return aside

@@ -206,6 +206,11 @@ def check(
     if fix and folder is not None:
         movable = found.movable()
         moved = set_aside(folder, movable)
+        for path in found.behind_links():
+            print(
+                f"left as it is: {printable(path)} (it lies behind a link)",
+                file=sys.stderr,
+            )
     left = 0
     for finding in found.findings:
         is_fixed = finding.path in movable

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
@@ -122,10 +123,13 @@ def _memory() -> str:
 def _folder(path: Path) -> str:
     """Return its path, how much it holds, and how much more the disk can hold."""
     held = 0
-    for file in path.rglob("*"):
-        if file.is_file():
-            held += file.stat().st_size
-    # A cache that does not exist yet would be created below one of these.
-    existing = [place for place in (path, *path.parents) if place.is_dir()]
-    free = shutil.disk_usage(existing[0] if existing else Path()).free
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):
+                held += Path(folder, name).stat().st_size
+    # A cache that does not exist yet would be created below one of these. A Path raises
+    # where the home is another user's, as it is in containers.
+    places = map(str, (path, *path.parents))
+    existing = [place for place in places if os.path.isdir(place)]  # noqa: PTH112
+    free = shutil.disk_usage(existing[0] if existing else ".").free
     return f"{path} ({held / 1e9:.2f} GB, {free / 1e9:.0f} GB free)"

@@ -16,12 +16,15 @@ from .console import percent, print_json, print_table
 def export(
     checkpoint: Weights,
     out: Annotated[
-        Path, typer.Argument(help="The file to write; a folder for timm, hf and web.")
+        Path,
+        typer.Argument(
+            help="The file to write; a folder for timm, hf, web and triton."
+        ),
     ],
     to: Annotated[
         str,
         typer.Option(
-            help="onnx, openvino, torch-export, aoti, executorch, timm, hf or web."
+            help="onnx, openvino, torch-export, aoti, executorch, timm, hf, web or triton."
         ),
     ],
     key: Key = None,

@@ -12,7 +12,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..errors import UserError, without_secrets
-from .image_set import ArraySet, ImageSet, Labels
+from .class_numbers import Labels
+from .image_set import ArraySet, ImageSet
 from .keys import Keys, random_shares
 
 Splits = Mapping[str, ImageSet]

@@ -23,13 +23,15 @@ from typing import Any, BinaryIO, NamedTuple
 from ..errors import UserError
 from ..files import cache_folder, read_json, write_json
 from ..images.decode import image_extensions
-from .image_set import numbered_classes
+from ..untrusted.sizes import opened, read_bytes
+from ..untrusted.text import parse_json
+from .class_numbers import MOST_CLASSES, numbered_classes
 from .names import SPLIT_NAMES, ending_of, is_image_name
 from .passed_over import in_words
 from .shard_index import DESCRIPTION, FORMAT_VERSION, INDEX, write_index
 
 _MOST_TEXT_BYTES = 2**20  # of a .cls or .json, or of a name
-_MOST_CLASSES = 1_000_000
+_MOST_NAMES_BYTES = 64 * 2**20  # of classes.txt
 _MOST_IMAGE_BYTES = 2**32  # what the column "size" can hold
 _LABELS = ("cls", "json")
 _PASSED_OVER = "passed_over.json"
@@ -76,7 +78,9 @@ def index_tars(path: Path) -> tuple[Path, Path]:
         # The description is written last: with it, the indices are complete.
         if not (folder / DESCRIPTION).is_file():
             _write_index_of_all(root, splits, folder)
-    except (OSError, UnicodeDecodeError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read the shards in {str(path)!r}: {error}") from error
     return root, folder
 
@@ -144,7 +148,7 @@ def _write_index_of_all(
         labels.append(largest)
     names = root / "classes.txt"
     if names.is_file():
-        lines = names.read_text("utf-8").split("\n")
+        lines = read_bytes(names, _MOST_NAMES_BYTES).decode("utf-8").split("\n")
         classes = [line.strip() for line in lines if line.strip()]
     else:
         classes = numbered_classes(labels)
@@ -205,7 +209,7 @@ def _write_index(
 
 def _samples(path: Path, passed_over: Counter[str]) -> Iterator[tuple[Member, int]]:
     """Read a tar: each image with its label; count the images that are in no sample."""
-    with path.open("rb") as file:
+    with opened(path) as (file, _):
         # The files of the sample under way. A tar may have millions of samples, but the
         # files of one lie side by side.
         key = ""
@@ -282,10 +286,10 @@ def _sample(
             "or .json"
         )
     # `type`, as True is an int too.
-    if type(label) is not int or not 0 <= label < _MOST_CLASSES:
+    if type(label) is not int or not 0 <= label < MOST_CLASSES:
         raise UserError(
             f"{where} has the label {text[:50]!r}: expected the number of a class, 0 to "
-            f"{_MOST_CLASSES - 1}"
+            f"{MOST_CLASSES - 1}"
         )
     yield image, label
 
@@ -293,8 +297,8 @@ def _sample(
 def _json(text: bytes) -> Any:
     """Return the value of JSON, None for anything else."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return None
 
 

@@ -16,9 +16,11 @@ import numpy as np
 from ..errors import UserError, unknown
 from ..files import path_of
 from ..remote import offline
+from ..untrusted.sizes import read_bytes
 from .image_set import EncodedSet, ImageSet, Indices
 from .names import SPLIT_NAMES
 
+_MOST_BYTES = 2**30  # of an image file
 _OPTIONS = ("split", "image", "label")
 
 # What `save_to_disk` leaves in a folder, for all splits and for one.
@@ -60,7 +62,8 @@ class HfSet(EncodedSet):
             cell = self._table[int(self._rows[index])][self._image]
             data: bytes | None = cell["bytes"]
             if data is None:
-                data = Path(cell["path"]).read_bytes()
+                # What a stranger's table names may be a device, which never ends.
+                data = read_bytes(Path(cell["path"]), _MOST_BYTES)
         # It may be an error of the library, of Arrow or of the disk.
         except Exception as error:
             raise UserError(

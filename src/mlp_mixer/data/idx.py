@@ -131,7 +131,8 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray[Any, np.dtype[np.uint8]]
         )
     shape = struct.unpack(f">{dimensions}I", data[4:header])
     length = len(data) - header
-    if length != math.prod(shape):
+    # Beside a side of 0 the others may be anything.
+    if length != math.prod(shape) or not length:
         raise UserError(
             f"{str(path)!r} has {length} bytes after its header: expected "
             f"{math.prod(shape)} for {shape}; download it again"

@@ -13,11 +13,11 @@ import numpy as np
 
 from ..errors import UserError
 from ..images.decode import Part, Pixels, decode_image
+from .class_numbers import checked_labels, numbered_classes
 from .keys import Keys, key_of_bytes, key_of_file, key_of_name
 from .names import checked_classes
 from .targets import SEPARATOR, Targets, checked_targets, rarest_labels
 
-Labels = np.ndarray[tuple[int], np.dtype[np.int64]]
 Indices = Sequence[int] | np.ndarray[Any, Any]
 
 _READERS = 8  # threads that read files for their keys
@@ -51,7 +51,7 @@ class ImageSet(abc.ABC):
         if targets is not None:
             self.targets = checked_targets(targets, len(targets), len(classes))
             labels = rarest_labels(self.targets)
-        self.labels = _checked_labels(labels, len(classes))
+        self.labels = checked_labels(labels, len(classes))
         self.classes = checked_classes(classes)
         self.channels = channels
         self.size = size
@@ -204,7 +204,8 @@ class ArraySet(ImageSet):
         targets: Any | None = None,
     ) -> None:
         images = np.asarray(images)
-        if images.dtype != np.uint8 or images.ndim not in (3, 4):
+        right = images.dtype == np.uint8 and images.ndim in (3, 4)
+        if not right or 0 in images.shape[1:]:
             raise UserError(
                 f"images are {images.dtype} {images.shape}: expected uint8 "
                 "(N, H, W, C) or (N, H, W)"
@@ -371,30 +372,3 @@ class EncodedSet(ImageSet):
         except UserError as error:
             # Bytes have no name; without it nobody finds the broken image.
             raise UserError(f"{self.name(index)!r}: {error}") from error
-
-
-def numbered_classes(labels: Any) -> list[str]:
-    """Return the names "0", "1", ... of all classes up to the largest label.
-
-    Args:
-        labels: Integers (N,).
-    """
-    largest = int(np.max(labels, initial=0))
-    return [str(number) for number in range(largest + 1)]
-
-
-def _checked_labels(labels: Any, number_of_classes: int) -> Labels:
-    """Return the labels as int64 (N,), if they fit the classes."""
-    array = np.asarray(labels)
-    # An empty list becomes an array of floats; its type says nothing.
-    is_whole = array.size == 0 or np.issubdtype(array.dtype, np.integer)
-    if array.ndim != 1 or not is_whole:
-        raise UserError(
-            f"labels are {array.dtype} {array.shape}: expected integers (N,)"
-        )
-    if array.size and not 0 <= array.min() <= array.max() < number_of_classes:
-        raise UserError(
-            f"labels go from {array.min()} to {array.max()} but there are "
-            f"{number_of_classes} classes: expected 0 to {number_of_classes - 1}"
-        )
-    return array.astype(np.int64)

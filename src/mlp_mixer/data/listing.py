@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 from ..errors import UserError, unknown
 from ..files import path_of
+from ..untrusted.sizes import read_bytes
+from ..untrusted.text import MOST_JSON, parse_json
 from .bands import channels_of, learnt_first
 from .folder import LabelledFile, labelled_files, natural
 from .image_set import FileSet, ImageSet
@@ -31,6 +33,8 @@ _LIST = re.compile(r"""\[\s*(['"].*['"]|\d[\d\s,]*)?\s*\]""")
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+([eE][+-]?\d+)?")
 # What spreadsheets of different languages put between two fields.
 _DELIMITERS = ",;\t"
+# ImageNet-21k's 14 million lines have some 800 MB.
+_MOST_BYTES = 2**31
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 Lines = Iterator[tuple[int, Mapping[str, Any]]]
@@ -83,7 +87,7 @@ def read_listing(path: Path) -> dict[str, ImageSet]:
 def _decoded(path: Path) -> str:
     """Return the text of a list; bytes that are not UTF-8 may be in a file's name."""
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, _MOST_BYTES)
         if data.startswith(_UTF_16):
             return data.decode("utf-16")
     except OSError as error:
@@ -95,6 +99,8 @@ def _decoded(path: Path) -> str:
             f"cannot read the list {str(path)!r}: its UTF-16 is damaged at byte "
             f"{error.start}; save it as UTF-8"
         ) from error
+    except ValueError as error:
+        raise UserError(f"cannot read the list {str(path)!r}: {error}") from error
     # Spreadsheets put a byte order mark before the first column's name.
     return data.decode("utf-8-sig", "surrogateescape")
 
@@ -104,9 +110,9 @@ def _root(path: Path) -> Path:
     if not _is_of_run(path):
         return path.parent
     try:
-        text = (path.parent / "config.json").read_text("utf-8")
-        source = json.loads(text)["config"]["data"]["source"]
-    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        text = read_bytes(path.parent / "config.json", MOST_JSON)
+        source = parse_json(text)["config"]["data"]["source"]
+    except (OSError, ValueError, LookupError, TypeError):
         return path.parent
     name, colon, place = str(source).partition(":")
     try:
@@ -265,8 +271,8 @@ def _json_lines(text: str, path: Path) -> Lines:
             continue
         where = f"{str(path)!r}, line {number}"
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise UserError(f"{where}: not JSON ({error})") from error
         if not isinstance(record, dict):
             raise UserError(f'{where}: expected {{"path": ..., "label": ...}}')

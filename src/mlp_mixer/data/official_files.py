@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import UserError
+from ..untrusted.sizes import gunzip, read_bytes
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
 # The largest official files have 155 MB (CIFAR-100) and 547 MB (EMNIST). A gzip file of
 # 4 MB can claim gigabytes, so reading stops here.
 _MOST_BYTES = 2**30
-_PIECE = 2**20
 
 
 def find_file(
@@ -36,7 +34,7 @@ def find_file(
     return None
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path) -> bytes | bytearray:
     """Return the bytes of a file, unpacked if it is gzipped.
 
     Args:
@@ -44,38 +42,18 @@ def read_file(path: Path) -> bytes:
 
     Raises:
         UserError: The file cannot be read, its gzip stream is damaged, or it is larger
-            than any official file.
+            than any official file, or than one of its size can be.
     """
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise _too_large(path)
-        data = path.read_bytes()
+        data = read_bytes(path, _MOST_BYTES)
         # An idx file begins with zeros, a record of CIFAR with a small label and a
         # pickle with 0x80 or a letter: no plain file is taken for a gzipped one.
         if data.startswith(_GZIP_MAGIC):
-            return _unpacked(data, path)
-    except (OSError, EOFError, zlib.error) as error:
+            return gunzip(data, _MOST_BYTES)
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"cannot read {str(path)!r}: {reason}; unpack the whole archive, or download "
             "it again"
         ) from error
     return data
-
-
-def _unpacked(data: bytes, path: Path) -> bytes:
-    """Unpack the bytes of a gzip file, and stop once they are too many."""
-    unpacked = bytearray()
-    with gzip.GzipFile(fileobj=io.BytesIO(data)) as archive:
-        while piece := archive.read(_PIECE):
-            unpacked += piece
-            if len(unpacked) > _MOST_BYTES:
-                raise _too_large(path)
-    return bytes(unpacked)
-
-
-def _too_large(path: Path) -> UserError:
-    return UserError(
-        f"{str(path)!r} holds more than {_MOST_BYTES} bytes: it is no official file; "
-        "download it again"
-    )

@@ -117,7 +117,7 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[IntegerArray]:
         ) from error
 
 
-def _walk(data: bytes) -> Any:
+def _walk(data: bytes | bytearray) -> Any:
     """Return the value that a pickle describes."""
     machine = _Machine()
     for step, (name, argument) in enumerate(_opcodes(data)):
@@ -127,7 +127,7 @@ def _walk(data: bytes) -> Any:
     return machine.stack.pop()
 
 
-def _opcodes(data: bytes) -> Iterator[tuple[str, Any]]:
+def _opcodes(data: bytes | bytearray) -> Iterator[tuple[str, Any]]:
     """Read the opcodes of a pickle up to STOP, each with its argument.
 
     `pickletools.genops` does the same, but stumbles over the text of protocol 0 where

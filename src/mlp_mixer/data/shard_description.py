@@ -6,7 +6,6 @@ their folder, numbers are numbers, and sizes are compared with the files.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -16,6 +15,8 @@ from typing import Any, NamedTuple
 
 from .. import web
 from ..errors import UserError
+from ..untrusted.sizes import is_count, read_bytes
+from ..untrusted.text import parse_json
 from .shard_index import DAMAGED, FORMAT_VERSION
 
 MOST_BYTES = 64 * 2**20
@@ -24,6 +25,8 @@ MOST_BYTES = 64 * 2**20
 _SPLITS = {"train", "val", "test"}
 _MOST_COUNT = 2**53  # JSON keeps whole numbers exactly up to here
 _MOST_CHANNELS = 65_535  # bands that a TIFF can have
+_MOST_SIDE = 2**16  # pixels
+_MOST_MARKS = 4_000_000  # brackets, commas and colons; a shard has some ten
 _MOST_SHOWN = 100  # characters of a name in a message
 
 
@@ -148,7 +151,7 @@ def read_description(
     """
     text = _text(path)
     try:
-        record = json.loads(text)
+        record = parse_json(text, most=MOST_BYTES, marks=_MOST_MARKS)
         version = record["format_version"]
         if version != FORMAT_VERSION:
             raise UserError(
@@ -179,18 +182,12 @@ def read_description(
 def _text(path: Path) -> bytes:
     """Return the text of a dataset.json, unless it is too long."""
     try:
-        with path.open("rb") as file:
-            # `read(MOST_BYTES)` would allocate so much for the shortest file.
-            fits = os.fstat(file.fileno()).st_size <= MOST_BYTES
-            text = file.read() if fits else b""
-    except OSError as error:
-        raise UserError(f"cannot read {str(path)!r}: {error.strerror}") from error
-    if not fits:
+        return read_bytes(path, MOST_BYTES)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"{str(path)!r} has more than {MOST_BYTES} bytes: it is not the file that was "
-            "expected"
-        )
-    return text
+            f"cannot read {str(path)!r}: {reason}; copy the whole set again"
+        ) from error
 
 
 def _split(
@@ -203,7 +200,8 @@ def _split(
     """Return one split of the record, checked."""
     size = None
     if record["size"] is not None:
-        size = _count(record["size"][0]), _count(record["size"][1])
+        height, width = record["size"]
+        size = _count(height, _MOST_SIDE), _count(width, _MOST_SIDE)
     return Shards(
         place=place,
         folder=folder,
@@ -247,9 +245,9 @@ def _channels(value: Any) -> int:
     return channels
 
 
-def _count(value: Any) -> int:
+def _count(value: Any, most: int = _MOST_COUNT) -> int:
     """Return a number of bytes, images or pixels, if it is one."""
-    if not isinstance(value, int) or not 0 <= value < _MOST_COUNT:
+    if not is_count(value, most):
         raise UserError(
             f"{str(value)[:50]!r} is not a number of bytes, images or pixels"
         )

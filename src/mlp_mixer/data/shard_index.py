@@ -9,7 +9,6 @@ train/shard-000000.tar     And so on; test/ and val/ likewise.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from safetensors.numpy import save
 
 from ..errors import UserError
 from ..files import write_bytes
+from ..untrusted.sizes import opened
+from ..untrusted.text import parse_json
 
 FORMAT_VERSION = 1
 DESCRIPTION = "dataset.json"
@@ -103,11 +104,11 @@ def read_index(path: Path, images: int) -> dict[str, Column]:
 
 def _columns(path: Path, images: int) -> dict[str, Column]:
     # safetensors' own reader would copy the columns into each process.
-    with path.open("rb") as file:
+    with opened(path) as (file, _):
         length = int.from_bytes(file.read(8), "little")
         if length > _MOST_HEADER_BYTES:
             raise ValueError("its header is too long")
-        header = json.loads(file.read(length))
+        header = parse_json(file.read(length))
     data = np.asarray(np.memmap(path, np.uint8, "r", offset=8 + length))
     names = [*COLUMNS, "names"]
     for name in OPTIONAL:

@@ -31,6 +31,8 @@ from .image_set import ImageSet
 from .shard_index import DESCRIPTION, FORMAT_VERSION, INDEX, UNFINISHED, write_index
 from .shard_job import NOTED, ShardJob, divide, read_ahead, write_shard
 
+# Images of a shard, or shards of a dataset.
+_MOST_ENTRIES = 2_000_000
 _PLAN = "plan.json"
 
 
@@ -160,7 +162,9 @@ def _record(path: Path) -> dict[str, Any] | None:
     with suppress(OSError):
         if not path.exists():
             return None
-    found = read_json(path, "record of the shards", "choose a new folder")
+    found = read_json(
+        path, "record of the shards", "choose a new folder", entries=_MOST_ENTRIES
+    )
     return found if isinstance(found, dict) else {}
 
 

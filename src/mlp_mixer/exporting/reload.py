@@ -131,6 +131,10 @@ def _web(path: str, threads: int) -> Reloaded:
     return Reloaded(_of_session(session), held["about"], "onnxruntime")
 
 
+def _triton(path: str, threads: int) -> Reloaded:
+    return _onnx(os.path.join(path, "1", "model.onnx"), threads)  # noqa: PTH118
+
+
 def _openvino(path: str, threads: int) -> Reloaded:
     import openvino
 
@@ -192,6 +196,7 @@ READERS: dict[str, Callable[[str, int], Reloaded]] = {
     "timm": _timm,
     "hf": _hf,
     "web": _web,
+    "triton": _triton,
 }
 
 

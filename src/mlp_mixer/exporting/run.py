@@ -58,7 +58,7 @@ def export(
 
     Args:
         source: A checkpoint: a file, a folder or a name, as `load` takes it.
-        out: The file to write; a folder for "timm", "hf" and "web".
+        out: The file to write; a folder for "timm", "hf", "web" and "triton".
         to: The kind of export, a key of `TARGETS`.
         int8: Compute matrix products in int8. For Mixers to "onnx", or to "openvino"
             with `calibrate`.
@@ -89,7 +89,8 @@ def export(
         raise unknown("kind of export", to, TARGETS)
     target = TARGETS[to]
     out = Path(out)
-    where = preprocess or ("beside" if target.is_folder else "inside")
+    prepared = target.is_folder and not target.inside
+    where = preprocess or ("beside" if prepared else "inside")
     _check_options(to, target, where, int8=int8, calibrate=calibrate, opset=opset)
     if runtime is not None and to != "web":
         raise UserError(f"{to} has no --runtime; that is of web")
@@ -125,7 +126,7 @@ def export(
         target.write(job, made)
         progress(2, _STEPS)
         folder = made if target.is_folder else Path(scratch)
-        sizes = [file.stat().st_size for file in folder.iterdir()]
+        sizes = [file.stat().st_size for file in _files_in(folder)]
         theirs = run_export(to, made, x, setup) | {"bytes": sum(sizes)}
         progress(3, _STEPS)
         ours = _run_torch(network, x)
@@ -167,7 +168,7 @@ def _check_options(
     """Raise a `UserError` for options that do not go together."""
     if where not in ("inside", "beside"):
         raise UserError(f"preprocess is {where!r}: expected inside or beside")
-    if where == "inside" and target.is_folder:
+    if where == "inside" and target.is_folder and not target.inside:
         raise UserError(
             f"{to} takes prepared images only; leave --preprocess at beside"
         )
@@ -230,7 +231,7 @@ def _description(checkpoint: Checkpoint, where: str, x: Array) -> dict[str, Any]
 def _timm_setup(checkpoint: Checkpoint, target: Target) -> str:
     """Return the Python that makes timm know a size which it lacks; else ""."""
     entry = entry_point(checkpoint.model.config)
-    if target.is_folder and entry and entry.needs_register:
+    if "timm" in target.packages and entry and entry.needs_register:
         return _REGISTER
     return ""
 
@@ -265,9 +266,14 @@ def _check_labels(theirs: dict[str, Any], labels: list[str]) -> None:
 def _move(folder: Path, place: Path, last: Path) -> None:
     """Put all files of a folder into another one, each of them atomically."""
     # The export itself comes last: where it is, the files beside it are too.
-    for path in sorted(folder.iterdir(), key=lambda path: path == last):
-        with path.open("rb") as data, atomic_file(place / path.name) as file:
+    for path in sorted(_files_in(folder), key=lambda path: path == last):
+        target = place / path.relative_to(folder)
+        with path.open("rb") as data, atomic_file(target) as file:
             shutil.copyfileobj(data, file)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def _notes(to: str, target: Target, setup: str, calibrated: bool) -> list[str]:

@@ -23,7 +23,8 @@ from ..runtime.onnx_graph import OPSETS, onnx_graph, quantised
 from ..weights import Checkpoint
 from ..weights.checkpoint import StoredWeights
 from ..weights.huggingface.hub import timm_obstacles, write_folder
-from . import web
+from ..weights.scores import score_kind
+from . import triton, web
 from .reload import KEY, Array
 
 # torch's exporter to ONNX does not reach down to older versions.
@@ -230,6 +231,15 @@ def _web(job: ExportJob, path: Path) -> None:
     web.write_page(path, _graph(job).SerializeToString(), about, job.runtime)
 
 
+def _triton(job: ExportJob, path: Path) -> None:
+    """Write the folder of a model for NVIDIA's Triton."""
+    graph = _graph(job)
+    graph.metadata_props.add(key=KEY, value=job.about)
+    checkpoint = job.checkpoint
+    scores = score_kind(checkpoint.provenance, checkpoint.model.num_classes)
+    triton.write_model(path, graph, checkpoint.labels or (), scores, job.about)
+
+
 @dataclass(frozen=True)
 class Target:
     """A kind of export.
@@ -241,6 +251,7 @@ class Target:
             of the largest logit if that is above 1. A wrong GELU differs by 2e-4.
         packages: What must be installed to write and to run it.
         note: What its users should know.
+        inside: Whether a folder may hold the normalisation, as all files may.
     """
 
     write: Callable[[ExportJob, Path], None]
@@ -248,6 +259,7 @@ class Target:
     tolerance: float
     packages: tuple[str, ...] = ()
     note: str = ""
+    inside: bool = False
 
     @property
     def is_folder(self) -> bool:
@@ -291,5 +303,14 @@ TARGETS = {
         2e-5,
         ("onnx", "onnxruntime"),
         "open index.html by a double click, or put the folder on any web server",
+    ),
+    "triton": Target(
+        _triton,
+        "",
+        2e-5,
+        ("onnx", "onnxruntime"),
+        "the folder's name is the model's; tritonserver --model-repository takes the "
+        "folder above it",
+        inside=True,
     ),
 }

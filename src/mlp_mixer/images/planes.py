@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import UserError
+from ..untrusted.arrays import npy_claim
+from ..untrusted.arrays import read_npy as read_array
+from ..untrusted.sizes import opened
 
 _MOST_PIXELS = 64_000_000
 _RULE = "expected uint8 from 0 to 255 or floats from 0 to 1, (H, W, C) or (C, H, W)"
@@ -114,8 +117,8 @@ def channels_of_npy(path: Path) -> int:
         ValueError: It is no such file, or its array is no image.
         OSError: It cannot be opened.
     """
-    with path.open("rb") as file:
-        shape, _ = _header(file)
+    with opened(path) as (file, size):
+        shape = npy_claim(file, size).shape
     if len(shape) == 2:
         return 1
     if len(shape) != 3:
@@ -132,18 +135,6 @@ def axis_of_channels(shape: Sequence[int]) -> int:
     return 2 if shape[2] < min(shape[:2]) else 0
 
 
-def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return the shape and the type that an .npy file claims."""
-    version = np.lib.format.read_magic(file)
-    read = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, _, dtype = read(file)
-    return shape, dtype
-
-
 def read_npy(path: Path, channels: int) -> NDArray[np.uint8]:
     """Return the image in an .npy file, which numpy.save writes.
 
@@ -155,16 +146,13 @@ def read_npy(path: Path, channels: int) -> NDArray[np.uint8]:
         UserError: It is no such file, or its array is no image.
     """
     try:
-        with path.open("rb") as file:
-            shape, dtype = _header(file)
-            size = math.prod(shape) * dtype.itemsize
-            # A header of 100 bytes may claim gigabytes.
-            if size > path.stat().st_size or math.prod(shape[:2]) > _MOST_PIXELS:
-                raise ValueError(f"it claims {dtype} {shape}")
+        with opened(path) as (file, size):
+            claim = npy_claim(file, size)
+            if math.prod(claim.shape[:2]) > _MOST_PIXELS:
+                raise ValueError(f"it claims {claim.dtype} {claim.shape}")
             file.seek(0)
-            # A pickle could run any program.
-            array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError) as error:
+            array = read_array(file, size)
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"cannot read {str(path)!r} as an .npy file: {reason}"

@@ -42,6 +42,8 @@ _TAPS = {
 # Pixels of the scaled image for each pixel of the crop, above which only the crop is
 # computed. Below it Pillow itself is faster, and its very bits are what was always used.
 _MOST_SCALED = 32
+# The scaled image has 100 times the pixels of the crop then; of 1e-5 no memory has them.
+_LEAST_CROP = 0.1
 _LEGAL = {
     "pillow": tuple(_FILTERS),
     "vit_jax": ("bilinear",),
@@ -60,7 +62,7 @@ class Preprocess:
         resize: "resmall" scales until both sides cover image_size / crop_pct and crops
             the centre; "resize" squashes both sides to image_size / crop_pct and crops
             the centre; "none" takes only images of image_size.
-        crop_pct: The part of the scaled image that the crop keeps, in (0, 1].
+        crop_pct: The part of the scaled image that the crop keeps, in [0.1, 1].
         interpolation: The filter of the scaling.
         mean: Of values in [0, 1], one for each channel or a single one for all.
         std: Likewise.
@@ -88,16 +90,19 @@ class Preprocess:
         for name in ("image_size", "channels", "crop_pct", "mean", "std"):
             object.__setattr__(self, name, plain_numbers(getattr(self, name)))
         is_pair = isinstance(self.image_size, (tuple, list))
-        if not is_pair or len(self.image_size) != 2 or min(self.image_size) < 1:
+        sides = self.image_size if is_pair else ()
+        # True is a number too.
+        if len(sides) != 2 or any(type(side) is not int or side < 1 for side in sides):
             raise UserError(
                 f"image_size is {self.image_size!r}: expected a height and a width of at "
                 "least 1 pixel"
             )
-        if self.channels < 1:
-            raise UserError(f"channels is {self.channels}: expected at least 1")
-        if not 0 < self.crop_pct <= 1:
+        if type(self.channels) is not int or self.channels < 1:
+            raise UserError(f"channels is {self.channels!r}: expected at least 1")
+        is_number = type(self.crop_pct) in (int, float)
+        if not is_number or not _LEAST_CROP <= self.crop_pct <= 1:
             raise UserError(
-                f"crop_pct is {self.crop_pct}: expected a part above 0 and at most 1, "
+                f"crop_pct is {self.crop_pct!r}: expected a part from {_LEAST_CROP} to 1, "
                 "such as 0.875"
             )
         for name in ("resize", "interpolation", "resampler"):

@@ -11,11 +11,20 @@ import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from ..errors import UserError
-from ..files import PathLike, append_whole, locked_folder, make_folder, refusing
+from ..files import (
+    PathLike,
+    append_whole,
+    locked_folder,
+    make_folder,
+    no_link,
+    refusing,
+)
+from ..untrusted.text import parse_json
 from .formats import check_out, write_answers, write_features
 from .identity import identity, run_of
 from .parts import Part, Turns
@@ -232,11 +241,12 @@ class Unfinished:
             )
         with refusing("write", self.path):
             if not has_answers:
-                self.path.write_bytes(self._head)
+                with self._opened("wb") as file:
+                    file.write(self._head)
             self._remove_damaged_end()
             self._earlier = self.pictures
             # Unbuffered: a kill loses no answer that was added.
-            self._file = self.path.open("ab", buffering=0)
+            self._file = cast("FileIO", self._opened("ab", buffering=0))
 
     def earlier(self) -> Iterator[dict[str, Any]]:
         """Yield the answers of earlier runs, in order.
@@ -295,6 +305,11 @@ class Unfinished:
             if self.path.stat().st_size <= len(self._head):
                 self.path.unlink()
 
+    def _opened(self, mode: str, buffering: int = -1) -> BinaryIO:
+        """Open the lines to write them, unless somebody has put a link there."""
+        file = open(self.path, mode, buffering, opener=no_link)  # noqa: SIM115
+        return cast("BinaryIO", file)
+
     def _first_lines(self) -> tuple[bytes, bool]:
         """Return the line that identifies the run, and whether anything follows it."""
         try:
@@ -305,7 +320,7 @@ class Unfinished:
 
     def _remove_damaged_end(self) -> None:
         """Count the answers, and cut off the line that a kill has torn and all after it."""
-        with self.path.open("r+b") as file:
+        with self._opened("r+b") as file:
             intact = len(file.readline())
             for line in file:
                 row = _parsed(line)
@@ -319,7 +334,7 @@ class Unfinished:
         with self.path.open("rb") as lines:
             # The line that identifies the run is no answer.
             lines.readline()
-            yield from map(json.loads, lines)
+            yield from map(parse_json, lines)
 
     def _count(self, row: dict[str, Any]) -> None:
         self.pictures += 1
@@ -336,7 +351,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) else None

@@ -15,6 +15,7 @@ from ..evaluation.abstain import choose_min_score
 from ..files import possible, write_bytes, write_json
 from ..machine import environment
 from ..models import IsotropicMlp
+from ..untrusted.sizes import read_bytes
 from ..weights import save
 from ..weights.scores import MinScore
 from .extras.several_labels import measure_labels, origin_of_labels
@@ -25,6 +26,7 @@ _SPLIT = "split.csv"
 _COLUMNS = ("path", "label", "split")
 # Images of a training set, beyond which a list would be longer than anyone reads.
 _MOST_LISTED = 200_000
+_MOST_BYTES = 2**27  # of such a list
 
 
 def holds_run(out: Path) -> bool:
@@ -100,7 +102,7 @@ def read_split(out: Path) -> set[tuple[str, str]]:
     found = set()
     # As csv.writer wrote it; whatever else it holds is no image of this run.
     with contextlib.suppress(OSError, ValueError, csv.Error):
-        data = (out / _SPLIT).read_bytes()
+        data = read_bytes(out / _SPLIT, _MOST_BYTES)
         text = io.StringIO(data.decode("utf-8", "surrogateescape"), newline="")
         for row in csv.reader(text):
             if len(row) == len(_COLUMNS):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
-from ..files import write_text
+from ..files import no_link, write_text
+from ..untrusted.sizes import read_bytes
+from ..untrusted.text import parse_json
 
 JournalRow = dict[str, Any]
 """What was measured at one step: "kind", "step", "epoch" and the numbers by name."""
@@ -20,6 +23,11 @@ NAME = "metrics.jsonl"
 
 # A row has some 200 bytes, and the longest run has a million of them.
 _MOST_BYTES = 2**28
+_MOST_ROWS = 2_000_000
+# A row of hundreds of blocks has some 20 kB.
+_MOST_LINE = 2**17
+_MOST_MARKS = 10_000
+_MOST_DEPTH = 4
 _MOST_STEPS = 2**53
 _LARGEST = 1e300
 _NUMBERS = (
@@ -97,7 +105,7 @@ class Journal:
             UserError: The disk refuses.
         """
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with open(self.path, "a", encoding="utf-8", opener=no_link) as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
             raise UserError(
@@ -134,20 +142,20 @@ def read_rows(out: Path) -> tuple[list[JournalRow], int]:
     if not path.is_file():
         return [], 0
     try:
-        size = path.stat().st_size
-        if size > _MOST_BYTES:
-            raise UserError(
-                f"{str(path)!r} has {size:,} bytes, at most {_MOST_BYTES:,} are read: it "
-                "is no journal of a run"
-            )
-        data = path.read_bytes()
+        data = read_bytes(path, _MOST_BYTES)
     except OSError as error:
         raise UserError(
             f"cannot read {str(path)!r}: {error.strerror}; make it readable"
         ) from error
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is no journal of a run: {error}") from error
+    if data.count(b"\n") > _MOST_ROWS:
+        raise UserError(
+            f"{str(path)!r} is no journal of a run: it has more than {_MOST_ROWS:,} lines"
+        )
     rows = []
     damaged = 0
-    for line in data.splitlines(keepends=True):
+    for line in io.BytesIO(data):
         row = _row(line)
         if row is not None:
             rows.append(row)
@@ -159,8 +167,8 @@ def read_rows(out: Path) -> tuple[list[JournalRow], int]:
 def _row(line: bytes) -> JournalRow | None:
     """Return the row in a line, None if it is none that a run writes."""
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = parse_json(line, most=_MOST_LINE, marks=_MOST_MARKS, depth=_MOST_DEPTH)
+    except ValueError:
         return None
     if not isinstance(row, dict) or not isinstance(row.get("kind", ""), str):
         return None

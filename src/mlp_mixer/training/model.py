@@ -17,6 +17,7 @@ from ..images.preprocess import Preprocess
 from ..models import IsotropicMlp, build_network, create_model
 from ..models.families import config_from_dict, config_to_dict
 from ..weights import load
+from ..weights.agreement import need_agreement
 from ..weights.labels import class_numbers
 from ..weights.resize import resize
 from .config import ModelChoice, PreprocessChoice, TrainConfig
@@ -62,6 +63,7 @@ class Built(NamedTuple):
         try:
             model = build_network(config_from_dict(record["config"])).train()
             preprocess = from_dict(Preprocess, record["preprocess"])
+            need_agreement(preprocess, model.config)
             notes = tuple(map(str, record["notes"]))
         except (KeyError, TypeError, RuntimeError, OverflowError) as error:
             raise UserError(

@@ -36,6 +36,8 @@ from ..models.as_built import plain_state
 from ..models.base import NetworkConfig
 from ..models.families import build_network, config_from_dict, config_to_dict
 from ..models.isotropic import IsotropicMlp
+from ..untrusted.text import parse_json
+from .agreement import need_agreement
 from .description import FORMAT_VERSION, Header
 from .description import KEY as KEY
 from .given_labels import GIVEN, GivenLabels, checked_labels, named_classes
@@ -61,12 +63,18 @@ class Checkpoint:
         preprocess: How an image becomes its input.
         labels: The names of the classes in the order of the logits, if they are known.
         provenance: Where the weights come from, as JSON values.
+
+    Raises:
+        UserError: The preprocessing makes other images than the model takes.
     """
 
     model: IsotropicMlp
     preprocess: Preprocess
     labels: tuple[str, ...] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        need_agreement(self.preprocess, getattr(self.model, "config", None))
 
     def with_labels(self, labels: GivenLabels) -> Checkpoint:
         """Return the checkpoint with other names of its classes.
@@ -127,6 +135,9 @@ class StoredWeights:
     labels: tuple[str, ...] | None
     provenance: dict[str, Any]
     lineage: str
+
+    def __post_init__(self) -> None:
+        need_agreement(self.preprocess, self.config)
 
     @classmethod
     def of(
@@ -306,6 +317,7 @@ def read_native(
     try:
         header = from_dict(Header, described)
         config = config_from_dict(header.config)
+        need_agreement(header.preprocess, config)
         problems = misfits(config, tensors)
     except (UserError, RuntimeError, OverflowError, TypeError) as error:
         # RuntimeError and OverflowError are torch's, for sizes that no memory has.
@@ -335,7 +347,7 @@ def opened(path: Path, key: str) -> Iterator[tuple[dict[str, Any], Any]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            header = json.loads(metadata[key]) if key in metadata else None
+            header = parse_json(metadata[key]) if key in metadata else None
             if not isinstance(header, dict):
                 raise UserError(
                     f"{str(path)!r} is a safetensors file, but not one written by "
@@ -348,7 +360,6 @@ def opened(path: Path, key: str) -> Iterator[tuple[dict[str, Any], Any]]:
         safetensors.SafetensorError,
         OSError,
         ValueError,
-        RecursionError,
     ) as error:
         raise UserError(
             f"{str(path)!r} is damaged or no safetensors file ({error}); "

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from ..untrusted.text import parse_json
 from . import labels as imagenet
 from .catalog import PublishedWeights
 from .formats.class_names import class_names
@@ -63,6 +63,6 @@ def _given(contents: Contents, described: Mapping[str, Any]) -> list[str] | None
     parsed = {}
     for key, text in contents.metadata.items():
         # The values are text, so lists are written as JSON.
-        with contextlib.suppress(ValueError, RecursionError):
-            parsed[key] = json.loads(text)
+        with contextlib.suppress(ValueError):
+            parsed[key] = parse_json(text)
     return class_names(parsed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import reprlib
@@ -13,6 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ..errors import UserError
+from ..untrusted.sizes import read_bytes
+from ..untrusted.text import parse_json
 from .formats.class_names import class_names, names_of
 
 GivenLabels: TypeAlias = (
@@ -123,11 +124,7 @@ def _known(names: list[str] | None, source: str) -> list[str]:
 
 def _of_file(path: Path) -> Sequence[str]:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(
-                f"{str(path)!r} is larger than {_MOST_BYTES >> 20} MiB: no file of labels"
-            )
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path, _MOST_BYTES).decode("utf-8-sig")
     except OSError as error:
         raise UserError(
             f"cannot read the labels in {str(path)!r}: {error.strerror or error}; check "
@@ -138,6 +135,8 @@ def _of_file(path: Path) -> Sequence[str]:
             f"the labels in {str(path)!r} are no UTF-8 text (byte {error.start}); save "
             "them as UTF-8"
         ) from error
+    except ValueError as error:
+        raise UserError(f"{str(path)!r} is no file of labels: {error}") from error
     if path.suffix.lower() == ".json" or text.lstrip()[:1] in ("[", "{"):
         return _of_json(text, path)
     lines = [line.strip() for line in text.rstrip().splitlines()]
@@ -146,8 +145,8 @@ def _of_file(path: Path) -> Sequence[str]:
 
 def _of_json(text: str, path: Path) -> Sequence[str]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise UserError(
             f"{str(path)!r} is no JSON ({error}); give a list of names, or one name a "
             "line"

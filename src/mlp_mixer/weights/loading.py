@@ -8,7 +8,6 @@ preprocessing) comes from `config.json`, the catalog, or the lineage's custom.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from ..files import PathLike
 from ..images.preprocess import Preprocess
 from ..models.base import NetworkConfig, size_pair
 from ..models.mixer import VARIANTS
+from ..untrusted.text import parse_json
 from .catalog import PublishedWeights
 from .channels import with_channels
 from .checkpoint import KEY, Checkpoint, StoredWeights, read_native
@@ -294,15 +294,15 @@ def _own_description(file: WeightsFile) -> Mapping[str, Any] | None:
     if contents.container != "safetensors" or KEY not in contents.metadata:
         return None
     try:
-        described = json.loads(contents.metadata[KEY])
-    except (ValueError, RecursionError) as error:
+        described = parse_json(contents.metadata[KEY])
+    except ValueError as error:
         raise UserError(
             f"{file.source} is damaged: its description is no JSON ({error})"
         ) from error
     if not isinstance(described, dict):
         raise UserError(
-            f"{file.source} is damaged: its description is {described!r}, expected a "
-            "JSON object"
+            f"{file.source} is damaged: its description is {repr(described)[:40]}, "
+            "expected a JSON object"
         )
     return described
 

@@ -6,6 +6,7 @@ Kills in between are in tests/cli/test_data_check.py.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -77,18 +78,18 @@ def test_what_the_disk_refuses_is_one_sentence(
 ) -> None:
     """What had been moved by then comes back."""
     before = contents(folder)
-    rename = Path.rename
+    rename = os.rename
     moved = []
 
-    def refused(source: Path, target: Path) -> Path:
+    def refused(source: str, target: str, **places: int) -> None:
         if len(moved) == 3:
             raise OSError(18, "Invalid cross-device link")
         moved.append(target)
-        return rename(source, target)
+        rename(source, target, **places)
 
     expected = "cannot move .*: Invalid cross-device link; --undo puts back"
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "rename", refused)
+        patched.setattr(os, "rename", refused)
         with pytest.raises(UserError, match=expected):
             set_aside(folder, sorted(before))
     count, blocked = put_back(folder)

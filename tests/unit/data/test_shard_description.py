@@ -27,7 +27,11 @@ Change = Callable[[dict[str, Any], dict[str, Any]], Any]
         (lambda all, train: train.update(images=2**70), "is not a number of bytes"),
         (lambda all, train: train.update(images=-1), "'-1' is not a number of bytes"),
         (lambda all, train: train.update(images="23"), "'23' is not a number of bytes"),
-        (lambda all, train: train.update(size=[5]), "does not describe shards: IndexError"),
+        (lambda all, train: train.update(size=[5]), "does not describe shards: ValueError"),
+        (lambda all, train: train.update(size=[5, 2**40]), "is not a number of bytes"),
+        (lambda all, train: train.update(size=[5, float("nan")]), "'nan' is not a number"),
+        (lambda all, train: train.update(images=True), "'True' is not a number of bytes"),
+        (lambda all, train: train.update(images=float("inf")), "'inf' is not a number"),
         (lambda all, train: train["index"].update(name="../out/x"), "not the name of a file"),
         (lambda all, train: train["index"].update(name="/etc/passwd"), "not the name of a file"),
         (lambda all, train: train["index"].update(name="c:\\x"), "not the name of a file"),
@@ -63,12 +67,12 @@ def test_a_description_that_is_none(out, refused, text):
 
 def test_a_description_without_end(refused, monkeypatch):
     monkeypatch.setattr("mlp_mixer.data.shard_description.MOST_BYTES", 1000)
-    refused("has more than 1000 bytes")
+    refused("has .* bytes, at most 1,000 are read")
 
 
 def test_a_description_that_cannot_be_read(refused, monkeypatch):
-    def denied(path: Path, *_: object, **__: object) -> Any:
+    def denied(*_: object, **__: object) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr("os.open", denied)
     refused("cannot read .*dataset.json': Permission denied")

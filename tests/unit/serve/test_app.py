@@ -432,6 +432,8 @@ def test_provenance_names_no_folder(predictor: Predictor) -> None:
 
 
 def test_a_model_without_classes_is_refused_at_the_start(predictor: Predictor) -> None:
-    model = create_model("mixer_nano4", num_blocks=1, num_classes=0)
+    preprocess = predictor.checkpoint.preprocess
+    size = preprocess.image_size
+    model = create_model("mixer_nano4", num_blocks=1, num_classes=0, image_size=size)
     with pytest.raises(UserError, match="no classifier"):
-        create_app(Predictor(Checkpoint(model, predictor.checkpoint.preprocess)))
+        create_app(Predictor(Checkpoint(model, preprocess)))

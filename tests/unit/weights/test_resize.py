@@ -37,7 +37,13 @@ def checkpoint(**fields: Any) -> Checkpoint:
     model = create_model("mixer_nano4", **{"num_classes": 3, **SMALL, **fields}).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    preprocess = Preprocess(model.config.image_size, crop_pct=0.5, mean=(0.1, 0.2, 0.3))
+    channels = model.config.in_channels
+    preprocess = Preprocess(
+        model.config.image_size,
+        channels,
+        crop_pct=0.5,
+        mean=(0.1, 0.2, 0.3)[:channels],
+    )
     return Checkpoint(
         model,
         preprocess,

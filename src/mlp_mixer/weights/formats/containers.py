@@ -9,13 +9,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import safetensors
@@ -24,12 +23,13 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
+from ...untrusted.arrays import read_npy
+from ...untrusted.zips import claimed_bytes, open_zip, read_member
 from . import torch_pickle
 from .contents import (
     Contents,
     check_claim,
     check_number,
-    read_member,
     to_numpy,
     to_torch,
 )
@@ -119,7 +119,7 @@ def _read_by_sign(
     head = file.read(512)
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):
-        return _read_archive(zipfile.ZipFile(file), source, size)
+        return _read_archive(open_zip(file), source, size)
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return _hdf5().read_hdf5(file, source, size)
     # safetensors begins with the length of its header, which is a JSON object.
@@ -263,12 +263,7 @@ def _read_archive(archive: zipfile.ZipFile, source: str, size: int) -> Contents:
     listed = archive.infolist()
     members = {member.filename: member for member in listed}
     # First a look at what the directory claims, before any member is read.
-    check_number(source, len(listed))
-    check_claim(source, sum(member.file_size for member in listed), size)
-    if len(members) < len(listed):
-        raise UserError(
-            f"{source} holds two members of one name: it is damaged or a trap, refused"
-        )
+    check_claim(source, claimed_bytes(listed), size)
     # Keras keeps the model's configuration beside its weights; it is not run.
     if weights := members.get("model.weights.h5"):
         unpacked = io.BytesIO(read_member(archive, weights))
@@ -277,31 +272,11 @@ def _read_archive(archive: zipfile.ZipFile, source: str, size: int) -> Contents:
         return torch_pickle.read_zip(archive, members, source, size)
     tensors = {}
     for name, member in members.items():
-        data = read_member(archive, member)
-        tensors[name.removesuffix(".npy")] = _read_npy(data, f"{source}: {name!r}")
+        what = f"{source}: {name!r}"
+        try:
+            with archive.open(member) as file:
+                array = read_npy(cast("BinaryIO", file), member.file_size)
+        except ValueError as error:
+            raise UserError(f"{what}: {error}: refused") from error
+        tensors[name.removesuffix(".npy")] = to_torch(array, what)
     return Contents(tensors, "npz")
-
-
-def _read_npy(data: bytes, what: str) -> Tensor:
-    """Read one array, whose header must claim exactly the bytes that follow."""
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    else:
-        shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
-    if dtype.hasobject:
-        raise UserError(
-            f"{what} holds Python objects, which are not read: they could run code"
-        )
-    # math.prod, because NumPy's product wraps around for a huge shape; two negative
-    # sides would have a fitting product.
-    claimed = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 0 or claimed != len(data) - file.tell():
-        raise UserError(
-            f"{what} claims the shape {shape} of {dtype}, which is not what follows: "
-            "damaged, refused"
-        )
-    flat = np.frombuffer(data, dtype, offset=file.tell())
-    array = flat.reshape(shape[::-1] if fortran else shape).copy()
-    return to_torch(array.T if fortran else array, what)

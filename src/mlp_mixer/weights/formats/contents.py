@@ -5,7 +5,6 @@ Also the limits that no honest file exceeds, checked before anything large is re
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +22,6 @@ _EXPANSION = 8
 
 A zip bomb claims thousands.
 """
-
-_USUAL_COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 @dataclass(frozen=True)
@@ -113,27 +110,3 @@ def check_number(source: str, entries: int) -> None:
             f"{source} lists more than {MOST_ENTRIES:,} entries, as no Mixer does: "
             "damaged or a trap, refused"
         )
-
-
-def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    """Read a member of a zip archive, checked by its CRC.
-
-    Args:
-        archive: The archive.
-        member: Its entry in the directory.
-
-    Returns:
-        The bytes, exactly as many as the directory states.
-
-    Raises:
-        ValueError: The compression is unusual, or the member is cut off.
-    """
-    if member.compress_type not in _USUAL_COMPRESSION:
-        raise ValueError(f"{member.filename[:80]!r} is compressed in an unusual way")
-    with archive.open(member) as file:
-        # With a length, because read() alone inflates whatever follows: a bomb whose
-        # directory states a small size would fill the memory.
-        data = file.read(member.file_size)
-    if len(data) != member.file_size:
-        raise ValueError(f"{member.filename[:80]!r} is cut off")
-    return data

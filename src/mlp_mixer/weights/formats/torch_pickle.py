@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ...errors import UserError
-from .contents import Contents, check_claim, read_member
+from ...untrusted.zips import read_member
+from .contents import Contents, check_claim
 from .nested import Leaves, leaves
 from .pickle_walk import Named, Storage, View, is_size, walk
 

@@ -6,12 +6,13 @@ timm and transformers write and read it, and a repository on the hub is such a f
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...errors import UserError
+from ...untrusted.sizes import read_bytes
+from ...untrusted.text import MOST_JSON, parse_json
 from ...web import offline
 from ..checkpoint import KEY
 from ..formats import containers
@@ -25,7 +26,6 @@ _WANTED = (
     ["config.json", "model*.safetensors", _INDEX[0]],
     ["config.json", "pytorch_model*.bin", _INDEX[1]],
 )
-_MOST_JSON = 2**24
 # A file in a folder of another program -> what the folder is, and what to do with it.
 # Their own metadata are pickles, or need the program: none of them is read here.
 _OTHER_FOLDERS = (
@@ -258,11 +258,8 @@ def _read_shards(folder: Path, index: Mapping[str, Any]) -> Contents:
 def _json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a downloaded folder."""
     try:
-        # Real ones have kilobytes; a parsed one takes many times its size.
-        if path.stat().st_size > _MOST_JSON:
-            raise ValueError(f"over {_MOST_JSON:,} bytes")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(read_bytes(path, MOST_JSON))
+    except (OSError, ValueError) as error:
         raise UserError(
             f"{str(path)!r} is damaged or no JSON ({error}); download it again"
         ) from error

@@ -220,7 +220,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "an npz bomb that lies": (
         "npz",
         lambda: bomb("head/bias.npy", 10**6),
-        "is damaged and cannot be read",
+        "does not begin as numpy.save writes: refused",
     ),
     "an npz bomb in its header": (
         "npz",
@@ -234,7 +234,7 @@ BOMBS: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "an npz bomb of bz2": (
         "npz",
         lambda: bomb("head/bias.npy", 1000, method=12),
-        "compressed in an unusual way",
+        "packed in an unusual way",
     ),
     "a Keras bomb": (
         "keras",

@@ -64,7 +64,7 @@ def test_npz_of_every_honest_kind_is_read(
 MEMBERS: dict[str, tuple[Any, str]] = {
     "objects": (
         lambda: npy(np.array([1, None])),
-        "'head/bias.npy' holds Python objects, .* they could run code",
+        "'head/bias.npy': it holds Python objects, .* they could run code",
     ),
     "a trap": (
         lambda: npy(np.array([Trap(os.system, "false")])),
@@ -72,40 +72,43 @@ MEMBERS: dict[str, tuple[Any, str]] = {
     ),
     "too many": (
         lambda: npy(BIAS, shape=(5,)),
-        r"'head/bias.npy' claims the shape \(5,\) of float32, which is not what",
+        r"'head/bias.npy': it claims float32 of the shape \(5\), and 16 bytes follow",
     ),
-    "too few": (lambda: npy(BIAS, shape=(3,)), r"claims the shape \(3,\) of float32"),
+    "too few": (lambda: npy(BIAS, shape=(3,)), r"claims float32 of the shape \(3\)"),
     "negative": (
         lambda: npy(BIAS, shape=(-4,)),
-        r"claims the shape \(-4,\) of float32",
+        "claims a shape that no array has",
     ),
     "both negative": (
         lambda: npy(BIAS, shape=(-2, -2)),
-        r"claims the shape \(-2, -2\) of float32",
+        "claims a shape that no array has",
     ),
     "huge": (
         lambda: npy(BIAS, shape=(2**62, 2**62)),
-        "of float32, which is not what follows: damaged, refused",
+        "claims float32 of the shape .*bytes follow: refused",
     ),
     "no shape": (
         lambda: npy(BIAS, shape="(4,)"),
-        "damaged and cannot be read .*shape is not valid",
+        "it holds .*, expected numbers or text: refused",
     ),
-    "long shape": (lambda: npy(BIAS, shape=(1,) * 99), "damaged"),
-    "long header": (lambda: npy(BIAS, shape=(1,) * 9999), "damaged and cannot be read"),
+    "long shape": (lambda: npy(BIAS, shape=(1,) * 99), "no array has"),
+    "long header": (lambda: npy(BIAS, shape=(1,) * 9999), "its header claims"),
     "code": (
         lambda: npy(BIAS, descr="__import__('os').system('false')"),
-        "damaged and cannot be read",
+        "expected numbers or text: refused",
     ),
     "structure": (
         lambda: npy(np.zeros(4, "f4,f4")),
         "holds .*'f0', '<f4'.*, expected numbers",
     ),
-    "an array of arrays": (lambda: npy(BIAS, descr="(2,2)f4", shape=(1,)), "damaged"),
+    "an array of arrays": (
+        lambda: npy(BIAS, descr="(2,2)f4", shape=(1,)),
+        "expected numbers",
+    ),
     "text": (lambda: npy(np.array(list("abcd"))), "holds <U1, expected numbers"),
     "dates": (
         lambda: npy(np.zeros(4, "M8[s]")),
-        r"holds datetime64\[s\], expected numbers",
+        r"holds '<M8\[s\]', expected numbers",
     ),
     "long doubles": (
         lambda: npy(np.zeros(4, np.longdouble)),
@@ -121,11 +124,11 @@ MEMBERS: dict[str, tuple[Any, str]] = {
     ),
     "a number": (lambda: npy(BIAS[0]), r"head/bias is \(\), expected 1 axes"),
     "no numbers": (lambda: npy(BIAS[:0]), "stores head/bias without any number"),
-    "nothing": (lambda: b"", "damaged and cannot be read"),
-    "no npy": (lambda: b"\x89PNG\r\n", "damaged and cannot be read .*magic string"),
+    "nothing": (lambda: b"", "does not begin as numpy.save writes: refused"),
+    "no npy": (lambda: b"\x89PNG\r\n", "does not begin as numpy.save"),
     "version 9": (
         lambda: npy(BIAS).replace(b"NUMPY\x01", b"NUMPY\x09"),
-        "damaged and cannot be read",
+        "does not begin as numpy.save writes",
     ),
 }
 
@@ -198,13 +201,13 @@ def test_other_zips(tmp_path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
             for _ in range(2):
                 archive.writestr("head/bias.npy", npy(BIAS))
-    refused(path, "holds two members of one name: it is damaged or a trap, refused")
+    refused(path, "holds two members of one name: it is damaged or a trap")
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(20_001):
             archive.writestr(f"{i}.npy", b"")
-    refused(path, "lists more than 20,000 entries")
+    refused(path, "lists more than 20,000 members")
     npz(path, arrays(), compression=zipfile.ZIP_BZIP2)
-    refused(path, "is compressed in an unusual way")
+    refused(path, "is encrypted, or packed in an unusual way")
     data = npz(path, arrays()).read_bytes()
     path.write_bytes(data.replace(arrays()["head/bias"].tobytes(), bytes(16)))
     refused(path, "damaged and cannot be read .*Bad CRC-32 for file 'head/bias.npy'")
