@@ -47,7 +47,8 @@ _BYTES_OF_WEBP = 16
 
 
 _SECONDS_TO_START = 60.0
-_LONGEST = 4_000  # letters of an error
+_LONGEST_SENTENCE = 300  # letters; Pillow's own may repeat what is in the file
+_LONGEST_TRACEBACK = 4_000
 
 
 class Budget(NamedTuple):
@@ -132,12 +133,16 @@ def answer(job: Job, data: bytes) -> tuple[dict[str, Any], bytes]:
             upright = decode_upright(image, channels=job.preprocess.channels)
             fitted = job.preprocess.fit_image(upright)
     except UserError as error:
-        return {"error": str(error)[:_LONGEST], "kind": _kind(error)}, b""
+        sentence = str(error)[:_LONGEST_SENTENCE]
+        return {"error": sentence, "kind": _kind(error)}, b""
     except MemoryError:
         sentence = "the image needs too much memory; shrink it first"
         return {"error": sentence, "kind": "memory"}, b""
     except Exception:
-        return {"error": traceback.format_exc()[-_LONGEST:], "kind": "ours"}, b""
+        return {
+            "error": traceback.format_exc()[-_LONGEST_TRACEBACK:],
+            "kind": "ours",
+        }, b""
     told = {"shape": fitted.shape, "dtype": str(fitted.dtype), "seen": seen}
     return told, fitted.tobytes()
 
