@@ -133,6 +133,7 @@ def serve(
                 "no authentication: put a reverse proxy with a password in front",
                 flush=True,
             )
-        server(app, limits).run(sockets=[listener])
+        running = server(app, limits, lambda: stop.signal_number)
+        running.run(sockets=[listener])
     # As a shell says it: 130 after Ctrl-C, 143 after SIGTERM.
     return 128 + stop.signal_number if stop.signal_number else 0

@@ -240,6 +240,17 @@ def test_a_second_signal_and_the_end_of_the_grace_end_the_process(
     assert ended.get(timeout=20) == 143
 
 
+def test_a_signal_that_came_too_early_is_heard(predictor: Predictor) -> None:
+    """Between the line that says the address and uvicorn's own handlers."""
+    limits = Limits()
+    running = connections.server(
+        create_app(predictor, limits), limits, lambda: signal.SIGTERM
+    )
+    with connections.listen("127.0.0.1", 0) as listener:
+        running.run(sockets=[listener])
+    assert running.should_exit
+
+
 def test_closing_does_not_wait_for_what_hangs() -> None:
     released = threading.Event()
 
