@@ -33,7 +33,9 @@ _PLAIN = {
     404: "there is nothing at this address",
     405: "this address does not take this method",
 }
-_LONGEST_SENTENCE = 300  # a client's own text may be in it
+# A client's own text may be in them.
+_LONGEST_FIELD = 60
+_LONGEST_SENTENCE = 300
 
 
 def create_app(
@@ -172,7 +174,7 @@ async def _refusal(request: Request, error: Exception) -> Response:
         return _as_response(error)
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"]))[:_LONGEST_FIELD]
         sentence = f"{field} is wrong: {first['msg']}"[:_LONGEST_SENTENCE]
         return json_response({"error": sentence}, 422)
     if isinstance(error, TimeoutError):

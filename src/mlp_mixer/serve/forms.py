@@ -151,6 +151,8 @@ def _from_json(body: bytes) -> Question:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise HTTPException(422, f"Invalid JSON: {str(error)[:100]}") from error
+    if not isinstance(values, dict):
+        raise HTTPException(422, _EXPECTED)
     try:
         asked = EncodedPicture.model_validate(values, strict=False)
     except ValidationError as error:
