@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
+import threading
+import time
 from typing import Any
 
 import pytest
 
-from mlp_mixer.images import memory
+from mlp_mixer.images import memory, worker
+from mlp_mixer.images.opening import Bounds
+from mlp_mixer.images.preprocess import Preprocess
 
 MIB = 2**20
 
@@ -70,3 +76,32 @@ def test_what_stays_in_use_is_believed_in_the_end(process: Any) -> None:
     process.kept = 20 * MIB
     returned.again()
     assert process.kept == 0
+
+
+def test_a_decoder_returns_memory_when_it_rests(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not between two pictures that come one after the other."""
+    returned: list[int] = []
+    monkeypatch.setattr(memory.Returned, "again", lambda _: returned.append(1))
+    monkeypatch.setattr(worker, "_REST", 0.05)
+    job = worker.Job(Preprocess((8, 8)), Bounds(), worker.Budget(1, 1, 0, 0))
+    ours, theirs = os.pipe()
+    with open(ours, "rb", 0) as pictures, open(theirs, "wb") as sent:  # noqa: PTH123
+        thread = threading.Thread(
+            target=worker.work, args=(job, pictures, answers := io.BytesIO())
+        )
+        for _ in range(3):
+            sent.write(worker.LENGTH.pack(5) + b"<htm>")
+        sent.flush()
+        thread.start()
+        while not returned:
+            time.sleep(0.01)
+        # All three, before the first rest.
+        assert answers.getvalue().count(b'"unknown"') == 3
+        sent.close()
+        thread.join()
+
+
+def test_what_is_no_pipe_is_never_idle() -> None:
+    assert not worker._is_idle(io.BytesIO())
