@@ -8,6 +8,7 @@ import json
 import os
 import random
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -15,12 +16,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from .target import GOOD, RAW, Row, Target
 
 TIMEOUT = 5  # seconds, of --timeout
 GRACE = TIMEOUT + 6
+HALF = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nhalf"
 
 # Loads the model once, then forks: what runs is what `mlp-mixer serve` runs, but it starts
 # in a part of the time.
@@ -199,7 +202,29 @@ def signals(checkpoint: str, count: int, seed: int = 0) -> Iterator[Row]:
                 "end_cpu_seconds": _summary(used),
                 "grace_seconds": GRACE,
             }
+    yield _twice(server)
     server.close()
+
+
+def _twice(server: Server) -> Row:
+    """Signal a server that waits for the rest of a body, and then once more."""
+    target = server.start()
+    with socket.create_connection(("127.0.0.1", target.port)) as slow:
+        slow.sendall(HALF)
+        # Its head has been read when the next one is answered.
+        target.ask(GOOD)
+        os.kill(target.pid, signal.SIGTERM)
+        time.sleep(1)
+        waits = Path(f"/proc/{target.pid}/cmdline").read_bytes() != b""
+        started = time.monotonic()
+        os.kill(target.pid, signal.SIGTERM)
+        code, _ = server.end()
+        seconds = time.monotonic() - started
+    return {
+        "waited after one": waits,
+        "seconds after a second": round(seconds, 2),
+        "code": code,
+    }
 
 
 def _summary(values: list[float]) -> Row:

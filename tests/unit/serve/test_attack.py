@@ -109,9 +109,11 @@ def test_damaged_bodies_break_nothing(attack: ModuleType, target: Any) -> None:
 def test_a_signal_at_any_instant_leaves_nobody_without_an_answer(
     attack: ModuleType, weights: str
 ) -> None:
-    (told,) = attack.signals(weights, 2)
+    told, second = attack.signals(weights, 2)
     assert set(told["told"]) <= {"200", "503", "refused"}, told
     assert set(told["codes"]) == {143}
+    assert second["waited after one"]
+    assert second["code"] == 143
 
 
 def test_a_slope_has_its_error(attack: ModuleType) -> None:
