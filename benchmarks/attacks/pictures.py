@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from .target import GOOD, Row, Target
 
@@ -12,18 +13,27 @@ AT_ONCE = 3
 REST = 1.5  # seconds; the server returns memory every one
 
 
-def pictures(target: Target, files: Mapping[str, bytes]) -> Iterator[Row]:
-    """Attack with each file, and yield what became of it."""
-    base = target.mib()
+def pictures(
+    target: Target, files: Mapping[str, bytes], rest: float = REST
+) -> Iterator[Row]:
+    """Attack with each file, and yield what became of it after some seconds of rest."""
+    base = Base(target.mib(), target.anonymous_mib())
     for name, data in files.items():
         yield {
             "picture": name,
             "bytes": len(data),
-            **_attacked(target, data, base),
+            **_attacked(target, data, base, rest),
         }
 
 
-def _attacked(target: Target, data: bytes, base: float) -> Row:
+class Base(NamedTuple):
+    """What a server has before it is attacked, in MiB."""
+
+    resident: float
+    anonymous: float
+
+
+def _attacked(target: Target, data: bytes, base: Base, rest: float) -> Row:
     before = target.cpu()
     with target.watched() as memory, ThreadPoolExecutor(AT_ONCE + 1) as clients:
         sent = [clients.submit(target.ask, data) for _ in range(AT_ONCE)]
@@ -36,14 +46,15 @@ def _attacked(target: Target, data: bytes, base: float) -> Row:
         behind = target.cpu()
         good_behind = target.ask(GOOD).status
         behind = target.cpu() - behind
-        time.sleep(REST)
+        time.sleep(rest)
     return {
         "status": statuses,
         "good": [good_beside, good_behind],
         # Of the server and its decoders, until the ordinary picture was answered.
         "good_cpu_seconds": [round(beside, 2), round(behind, 2)],
         "cpu_seconds": round(target.cpu() - before, 2),
-        "peak_over_base_mib": round(memory["peak"] - base),
-        "peak_bound_mib": round(memory["bound"] - base),
-        "after_over_base_mib": round(target.mib() - base),
+        "peak_over_base_mib": round(memory["peak"] - base.resident),
+        "peak_bound_mib": round(memory["bound"] - base.resident),
+        "after_over_base_mib": round(target.mib() - base.resident),
+        "anonymous_over_base_mib": round(target.anonymous_mib() - base.anonymous),
     }

@@ -84,8 +84,8 @@ class Soak:
             "cpu_seconds": round(self.target.cpu() - cpu, 1),
             "health": self.target.health().status,
             "open_files": [before, _open_files(self.target.pid)],
-            "all_mib": slope([one for one, _ in memory]),
-            "server_mib": slope([own for _, own in memory]),
+            "all_anonymous_mib": slope([one for one, _ in memory]),
+            "server_anonymous_mib": slope([own for _, own in memory]),
         }
 
     def _repeat(self, act: Callable[[], None], until: float) -> None:
@@ -95,7 +95,8 @@ class Soak:
 
     def _watch(self, until: float) -> Iterator[tuple[float, float]]:
         while time.monotonic() < until:
-            yield self.target.mib(), self.target.mib(own=True)
+            target = self.target
+            yield target.anonymous_mib(), target.anonymous_mib(own=True)
             time.sleep(1)
 
     def good(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from serve import cpu_seconds, family
 
 ROOT = Path(__file__).parents[2]
+_MIB_A_PAGE = os.sysconf("SC_PAGE_SIZE") / 2**20
 SECONDS = 300  # until a client gives up
 WORKER = b"mlp_mixer.images.worker"
 RAW = "application/octet-stream"
@@ -139,12 +140,17 @@ class Target:
 
     def mib(self, own: bool = False) -> float:
         """Return the resident memory of the server and its decoders, or its own."""
-        total = 0
-        for member in [self.pid] if own else self.members():
-            with contextlib.suppress(OSError, ValueError):
-                pages = Path(f"/proc/{member}/statm").read_text().split()[1]
-                total += int(pages) * os.sysconf("SC_PAGE_SIZE")
-        return total / 2**20
+        members = [self.pid] if own else self.members()
+        return sum(_pages(member)[0] for member in members) * _MIB_A_PAGE
+
+    def anonymous_mib(self, own: bool = False) -> float:
+        """Return the memory behind which no file is.
+
+        A system that is short of memory drops pages of files, which come back.
+        """
+        members = [self.pid] if own else self.members()
+        pages = [_pages(member) for member in members]
+        return sum(resident - shared for resident, shared in pages) * _MIB_A_PAGE
 
     def most_mib(self) -> float:
         """Return the sum of what each process had at most since `forget_most`."""
@@ -184,6 +190,14 @@ class Target:
             ended.set()
             thread.join()
             memory["bound"] = max(memory["peak"], self.most_mib())
+
+
+def _pages(pid: int) -> tuple[int, int]:
+    """Return the resident pages of a process, and those of them with a file behind."""
+    with contextlib.suppress(OSError, ValueError):
+        _, resident, shared = Path(f"/proc/{pid}/statm").read_text().split()[:3]
+        return int(resident), int(shared)
+    return 0, 0
 
 
 @contextlib.contextmanager
