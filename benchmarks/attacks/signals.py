@@ -83,8 +83,9 @@ class Server:
 
     def close(self) -> None:
         """End the process that forks."""
-        self._process.kill()
-        self._process.wait()
+        # Its pipes, too.
+        with self._process:
+            self._process.kill()
 
     def _said(self) -> str:
         assert self._process.stdout

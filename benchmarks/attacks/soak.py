@@ -217,6 +217,7 @@ def slope(seen: list[float]) -> Row:
         "mean": round(statistics.fmean(late), 1),
         "most": round(max(seen), 1),
         "last": round(seen[-1], 1),
+        "blocks": [round(mean, 1) for mean in means],
         "mib_a_minute": round(line.slope, 2),
         "standard_error": round(error, 2),
     }
