@@ -30,14 +30,14 @@ HALF = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n
 FORKS = """
 import json, os, sys
 import mlp_mixer.inference, mlp_mixer.runtime.engines, mlp_mixer.serve
-from mlp_mixer.cli import run
-arguments = json.loads(sys.argv[1])
-loaded = mlp_mixer.inference.Predictor(arguments[1], device="cpu", engine="torch")
+from mlp_mixer.cli import main
+sys.argv[1:] = json.loads(sys.argv[1])
+loaded = mlp_mixer.inference.Predictor(sys.argv[2], device="cpu", engine="torch")
 mlp_mixer.inference.Predictor = lambda *_, **__: loaded
 for line in sys.stdin:
     child = os.fork()
     if not child:
-        sys.exit(run(arguments))
+        main()
     print("pid", child, flush=True)
     _, status, used = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)

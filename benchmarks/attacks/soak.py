@@ -195,29 +195,34 @@ def _open_files(pid: int) -> int:
 
 
 def slope(seen: list[float]) -> Row:
-    """Fit a line to memory, one value a second, without its first fifth.
+    """Fit lines to memory, one value a second, without its first fifth.
 
     Blocks are averaged first: neighbouring seconds say the same.
     """
     late = seen[len(seen) // 5 :]
     blocks = [late[i : i + BLOCK] for i in range(0, len(late) - BLOCK + 1, BLOCK)]
-    if len(blocks) < 4:
-        return {"first": round(seen[0], 1), "last": round(seen[-1], 1)}
-    means = [statistics.fmean(block) for block in blocks]
-    times = [number * BLOCK / 60 for number in range(len(means))]
-    line = statistics.linear_regression(times, means)
-    rest = [
-        y - line.slope * x - line.intercept for x, y in zip(times, means, strict=True)
-    ]
-    spread = sum(error * error for error in rest) / (len(means) - 2)
-    centre = statistics.fmean(times)
-    error = (spread / sum((x - centre) ** 2 for x in times)) ** 0.5
+    means = [round(statistics.fmean(block), 1) for block in blocks]
     return {
         "first": round(seen[0], 1),
-        "mean": round(statistics.fmean(late), 1),
         "most": round(max(seen), 1),
         "last": round(seen[-1], 1),
-        "blocks": [round(mean, 1) for mean in means],
-        "mib_a_minute": round(line.slope, 2),
-        "standard_error": round(error, 2),
+        "blocks": means,
+        "mib_a_minute": _line(means),
+        # What a new process takes once is behind it then.
+        "mib_a_minute_in_the_last_third": _line(means[2 * len(means) // 3 :]),
     }
+
+
+def _line(means: list[float]) -> Row:
+    """Return the slope of some blocks and its standard error, per minute."""
+    if len(means) < 4:
+        return {}
+    times = [number * BLOCK / 60 for number in range(len(means))]
+    line = statistics.linear_regression(times, means)
+    squares = 0.0
+    for time_, mean in zip(times, means, strict=True):
+        squares += (mean - line.slope * time_ - line.intercept) ** 2
+    centre = statistics.fmean(times)
+    spread = sum((time_ - centre) ** 2 for time_ in times)
+    error = (squares / (len(means) - 2) / spread) ** 0.5
+    return {"slope": round(line.slope, 2), "standard_error": round(error, 2)}

@@ -165,6 +165,20 @@ def test_a_signal_has_it_answer_what_it_has_begun(
             process.kill()
 
 
+def test_a_server_ends_without_taking_python_apart() -> None:
+    program = (
+        "import atexit, sys; from mlp_mixer.cli import main; "
+        "atexit.register(print, 'taken apart'); main()"
+    )
+    command = [sys.executable, "-c", program, "serve", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--allowed-hosts" in ended.stdout
+    assert "taken apart" not in ended.stdout
+    command[-2] = "models"
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "taken apart" in ended.stdout
+
+
 def test_mistakes_at_the_start_are_one_sentence(
     predictor: Predictor,
     tmp_path: Path,
