@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -271,12 +271,17 @@ class _Server(uvicorn.Server):
         # Those that the loop has accepted become connections.
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        # And those that only the system has accepted: it would reset them.
-        late = [
-            loop.create_task(loop.connect_accepted_socket(self._protocol, one))
-            for listener in sockets or []
-            for one in _accepted(listener)
-        ]
+        # And those that only the system has accepted: it would reset them. Between the
+        # last one and the end of listening lie some microseconds.
+        accepted: list[socket.socket] = []
+        for server, listener in zip(self.servers, sockets or [], strict=False):
+            _accept(listener, accepted)
+            server.close()
+        late = []
+        for connection in accepted:
+            connection.setblocking(False)
+            coming = loop.connect_accepted_socket(self._protocol, connection)
+            late.append(loop.create_task(coming))
         await super().shutdown(sockets)
         await asyncio.gather(*late, return_exceptions=True)
 
@@ -296,14 +301,12 @@ class _Server(uvicorn.Server):
             os._exit(128 + self._signal)
 
 
-def _accepted(listener: socket.socket) -> Iterator[socket.socket]:
-    """Yield the connections that the system has taken in for a socket."""
+def _accept(listener: socket.socket, accepted: list[socket.socket]) -> None:
+    """Accept the connections that the system has taken in for a socket."""
     # Nobody has come, or it is closed.
     with contextlib.suppress(OSError):
         while True:
-            connection, _ = listener.accept()
-            connection.setblocking(False)
-            yield connection
+            accepted.append(listener.accept()[0])
 
 
 def listen(host: str, port: int) -> socket.socket:
