@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import os
 import random
 import signal
@@ -23,6 +24,7 @@ from .target import GOOD, RAW, Row, Target
 
 TIMEOUT = 5  # seconds, of --timeout
 GRACE = TIMEOUT + 6
+LINGER = 1.0  # seconds; the server waits so long for who has connected
 HALF = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\nhalf"
 
 # Loads the model once, then forks: what runs is what `mlp-mixer serve` runs, but it starts
@@ -100,11 +102,14 @@ class Clients:
 
     Attributes:
         counts: What they got. "closed" is a connection that was taken, on which a whole
-            request was sent and nothing came back.
+            request was sent and nothing came back; "late" is one on which it was sent
+            more than a second after the signal.
+        signalled: When the server was told to end.
     """
 
     def __init__(self, target: Target, seed: int) -> None:
         self.counts: Counter[str] = Counter()
+        self.signalled = math.inf
         self._target = target
         asks = [self._new, self._new, self._kept, self._kept, self._slow]
         self._threads = [
@@ -158,6 +163,7 @@ class Clients:
                 connection.connect()
             except OSError:
                 return "refused"
+        sent = time.monotonic()
         # The answer may come before the whole body has gone.
         with contextlib.suppress(OSError):
             connection.request("POST", "/predict", body, {"Content-Type": RAW})
@@ -166,7 +172,7 @@ class Clients:
             answer.read()
         except (OSError, http.client.HTTPException):
             connection.close()
-            return "closed"
+            return "late" if sent > self.signalled + LINGER else "closed"
         return str(answer.status)
 
 
@@ -187,6 +193,7 @@ def signals(checkpoint: str, count: int, seed: int = 0) -> Iterator[Row]:
         time.sleep(dice.choice([0, 1, 1, 2]) * dice.random())
         before = target.cpu()
         started = time.monotonic()
+        clients.signalled = started
         os.kill(target.pid, signal.SIGTERM)
         code, cpu = server.end()
         ends.append(time.monotonic() - started)

@@ -23,7 +23,7 @@ from .headers import HEADERS
 from .limits import Limits
 
 _LAST_SECONDS = 5  # after the requests, for threads and processes
-_LINGER = 0.5  # seconds for a request that is on its way when the server ends
+_LINGER = 1.0  # seconds for a request that is on its way when the server ends
 
 # Pieces of a body cost the event loop some ten microseconds each. A body has some for
 # nothing, and one more for each so many bytes: clients send thousands at a time.

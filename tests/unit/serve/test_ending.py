@@ -75,7 +75,7 @@ def wait_until_it_stops_to_listen(port: int) -> None:
 def test_who_has_connected_and_asks_a_little_later_is_answered(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A busy machine may take longer than half a second for the lines below.
+    # A busy machine may take longer than a second for the lines below.
     monkeypatch.setattr(connections, "_LINGER", 20)
     running, port = start()
     with connect(port) as fresh, connect(port) as kept:
