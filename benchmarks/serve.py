@@ -1,23 +1,27 @@
 """Compare `mlp-mixer serve` under many clients with the bare model.
 
     python benchmarks/serve.py CHECKPOINT FOLDER
-        [--clients 64] [--seconds 120] [--rounds 2] [--engine torch]
+        [--clients 64] [--seconds 120] [--rounds 2] [--engine torch] [--in-process]
 
 The bare model decodes and computes the same files in batches of 32 in a process of its
 own; it and the server take turns. The clients are this process, on the same cores: each
-sends a picture, waits, and sends the next. CPU is that of an image.
+sends a picture, waits, and sends the next. CPU is that of an image, and `cpu_share` that
+of the bare model by that of the server: what is left when nothing but the server runs.
+With `--in-process` a second server, which decodes in its own threads, takes turns too.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 # The answers begin with 64 that warm up, and are counted by the batch.
@@ -40,6 +44,38 @@ while time.perf_counter() - start < float(seconds):
     count += 32
 wall = time.perf_counter() - start
 print(count / wall, (time.process_time() - cpu) / count)
+"""
+
+# The server without decoders: what they cost is the difference.
+IN_PROCESS = """
+import sys, torch
+from mlp_mixer.cli import run
+from mlp_mixer.images.decode import decode_image
+from mlp_mixer.serve import batcher
+from mlp_mixer.serve.decoders import Fitted
+from mlp_mixer.serve.threads import Threads
+
+class Crew:
+    alive = True
+    starts = 0
+
+    def __init__(self, preprocess, limits, count):
+        self.preprocess = preprocess
+        self.threads = Threads(count, "decode", lambda: torch.set_num_threads(1))
+
+    def submit(self, data, until):
+        return self.threads.submit(lambda: self.decode(data))
+
+    def decode(self, data):
+        pixels = decode_image(data, channels=self.preprocess.channels)
+        seen = self.preprocess.seen(*pixels.shape[:2])
+        return Fitted(self.preprocess.fit(pixels), seen)
+
+    def close(self, seconds):
+        self.threads.close(seconds)
+
+batcher.Crew = Crew
+sys.exit(run(sys.argv[1:]))
 """
 
 
@@ -93,13 +129,14 @@ def family(pid: int) -> list[int]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a server and its decoders."""
+    """Return the CPU time of a server and its decoders, those that ended among them."""
     ticks = 0
     for member in family(pid):
         stat = Path(f"/proc/{member}/stat").read_text()
-        # After the name of the program, which may hold spaces (man proc_pid_stat).
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        ticks += int(user) + int(system)
+        # After the name of the program, which may hold spaces (man proc_pid_stat): user
+        # and system time, its own and that of children that it has waited for.
+        times = stat.rpartition(")")[2].split()[11:15]
+        ticks += sum(map(int, times))
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
@@ -135,6 +172,18 @@ def bare_model(options: argparse.Namespace) -> tuple[float, float]:
     return rate, cpu
 
 
+@contextlib.contextmanager
+def server(options: argparse.Namespace, *how: str) -> Iterator[tuple[int, int]]:
+    """Start a server, and yield its process and its port."""
+    command = [sys.executable, *how, "serve", options.checkpoint, "--port", "0"]
+    command += ["--engine", options.engine, "--timeout", "600"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline()
+        yield process.pid, int(address.split("127.0.0.1:")[1].split("/")[0])
+        process.terminate()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint")
@@ -143,31 +192,35 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--engine", default="torch")
+    parser.add_argument("--in-process", action="store_true")
     options = parser.parse_args()
     requests = http_requests(options.folder)
-    command = [sys.executable, "-m", "mlp_mixer", "serve", options.checkpoint]
-    command += ["--port", "0", "--engine", options.engine]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
-        assert server.stdout is not None
-        address = server.stdout.readline()
-        port = int(address.split("127.0.0.1:")[1].split("/")[0])
+    ways = {"processes": ("-m", "mlp_mixer")}
+    if options.in_process:
+        ways["in_process"] = ("-c", IN_PROCESS)
+    with contextlib.ExitStack() as stack:
+        running = {
+            way: stack.enter_context(server(options, *how)) for way, how in ways.items()
+        }
 
-        def serve(seconds: float) -> dict[str, float]:
-            run = load(server.pid, port, requests, options.clients, seconds)
+        def serve(way: str, seconds: float) -> dict[str, float]:
+            run = load(*running[way], requests, options.clients, seconds)
             return asyncio.run(run)
 
-        # Warms up.
-        serve(5)
+        for way in ways:
+            # Warms up.
+            serve(way, 5)
         for _ in range(options.rounds):
             bare_rate, bare_cpu = bare_model(options)
-            row = serve(options.seconds)
-            row["bare_rate"] = bare_rate
-            row["bare_cpu_ms"] = 1e3 * bare_cpu
-            row["share"] = row["rate"] / bare_rate
-            rounded = {key: round(value, 3) for key, value in row.items()}
-            rounded["peak_mib"] = peak_mib(server.pid)
-            print(json.dumps(rounded), flush=True)
-        server.terminate()
+            for way in ways:
+                row = serve(way, options.seconds)
+                row["bare_rate"] = bare_rate
+                row["bare_cpu_ms"] = 1e3 * bare_cpu
+                row["share"] = row["rate"] / bare_rate
+                row["cpu_share"] = row["bare_cpu_ms"] / row["cpu_ms"]
+                rounded = {key: round(value, 3) for key, value in row.items()}
+                rounded["peak_mib"] = peak_mib(running[way][0])
+                print(json.dumps({"decoders": way, **rounded}), flush=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from .opening import known_formats as known_formats
 from .orientation import FROM_BELOW, FROM_RIGHT, ON_ITS_SIDE, turn_of
 from .planes import is_tensor, pixels_of, read_npy
 from .refusals import refuse_broken
+from .strips import turned
 from .tiff import bands_of, is_tiff, read_bands
 
 try:
@@ -166,7 +167,16 @@ def decode_upright(
     Returns:
         Upright, of the mode L or RGB.
     """
-    return _in_mode(_upright(image, name), channels)
+    image = _loaded(image)
+    turn = turn_of(image)
+
+    def convert(part: Image.Image) -> Image.Image:
+        return _in_mode(_eight_bit(part, name), channels)
+
+    # Nothing is to be done to most pictures, which then stay where they are.
+    if turn is None and image.mode == ("L" if channels == 1 else "RGB"):
+        return convert(image)
+    return turned(image, turn, convert)
 
 
 def _pixels(image: Image.Image, name: str, channels: int, part: Part | None) -> Pixels:
@@ -177,21 +187,12 @@ def _pixels(image: Image.Image, name: str, channels: int, part: Part | None) -> 
             pixels = _by_simplejpeg(image, channels)
             if pixels is not None:
                 return part.of(pixels)
-        upright = _upright(image, name)
+        upright = decode_upright(image, name, channels=channels)
         if part:
             top, left, height, width = part.box(upright.height, upright.width)
             upright = upright.crop((left, top, left + width, top + height))
-        upright = _in_mode(upright, channels)
         shape = (upright.height, upright.width, channels)
         return np.array(upright, dtype=np.uint8).reshape(shape)
-
-
-def _upright(image: Image.Image, name: str) -> Image.Image:
-    """Decode an image, turn it, and bring it to 8 bits without transparency."""
-    image = _loaded(image)
-    turn = turn_of(image)
-    upright = image if turn is None else image.transpose(turn)
-    return _eight_bit(upright, name)
 
 
 def _loaded(image: Image.Image) -> Image.Image:

@@ -17,6 +17,7 @@ import contextlib
 import io
 import json
 import os
+import select
 import signal
 import struct
 import sys
@@ -48,7 +49,9 @@ _BYTES_OF_WEBP = 16
 
 
 _SECONDS_TO_START = 60.0
-_LONGEST = 4_000  # letters of an error
+_REST = 0.3  # seconds without a picture, after which memory is returned
+_LONGEST_SENTENCE = 300  # letters; Pillow's own may repeat what is in the file
+_LONGEST_TRACEBACK = 4_000
 
 
 class Budget(NamedTuple):
@@ -135,12 +138,16 @@ def answer(job: Job, data: bytes) -> tuple[dict[str, Any], bytes]:
             upright = decode_upright(image, channels=job.preprocess.channels)
             fitted = job.preprocess.fit_image(upright)
     except UserError as error:
-        return {"error": str(error)[:_LONGEST], "kind": _kind(error)}, b""
+        sentence = str(error)[:_LONGEST_SENTENCE]
+        return {"error": sentence, "kind": _kind(error)}, b""
     except MemoryError:
         sentence = "the image needs too much memory; shrink it first"
         return {"error": sentence, "kind": "memory"}, b""
     except Exception:
-        return {"error": traceback.format_exc()[-_LONGEST:], "kind": "ours"}, b""
+        return {
+            "error": traceback.format_exc()[-_LONGEST_TRACEBACK:],
+            "kind": "ours",
+        }, b""
     told = {"shape": fitted.shape, "dtype": str(fitted.dtype), "seen": seen}
     return told, fitted.tobytes()
 
@@ -186,7 +193,13 @@ def work(job: Job, pictures: BinaryIO, answers: BinaryIO) -> None:
         answers: What they become goes there.
     """
     memory = Returned()
-    while len(head := pictures.read(LENGTH.size)) == LENGTH.size:
+    while True:
+        # Not between two pictures of many: the next one takes the same memory.
+        if _is_idle(pictures):
+            memory.again()
+        head = pictures.read(LENGTH.size)
+        if len(head) < LENGTH.size:
+            return
         (length,) = LENGTH.unpack(head)
         data = pictures.read(length)
         if len(data) < length:
@@ -198,7 +211,15 @@ def work(job: Job, pictures: BinaryIO, answers: BinaryIO) -> None:
         answers.write(HEAD.pack(len(text)) + text + pixels)
         answers.flush()
         del data, pixels
-        memory.again()
+
+
+def _is_idle(pictures: BinaryIO) -> bool:
+    """Wait a little, and tell whether no picture has come."""
+    # What is no pipe, or no pipe that this system waits for, is never idle.
+    with contextlib.suppress(OSError, ValueError):
+        ready, _, _ = select.select([pictures], [], [], _REST)
+        return not ready
+    return False
 
 
 def _end_in(seconds: float) -> None:

@@ -21,7 +21,7 @@ from ..inference import Predictor
 from .forms import BODY, Answers, Fault
 from .headers import HEADERS
 from .hosts import is_allowed
-from .limits import Limits
+from .limits import Limits, busy
 from .service import Service, json_response
 
 _PAGE = {
@@ -33,7 +33,9 @@ _PLAIN = {
     404: "there is nothing at this address",
     405: "this address does not take this method",
 }
-_LONGEST_SENTENCE = 300  # a client's own text may be in it
+# A client's own text may be in them.
+_LONGEST_FIELD = 60
+_LONGEST_SENTENCE = 300
 
 
 def create_app(
@@ -141,14 +143,24 @@ def _observed(app: ASGIApp, registry: CollectorRegistry) -> ASGIApp:
     # Plain ASGI: Starlette's BaseHTTPMiddleware starts a task for each request.
     async def observed(scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
+        begun = False
 
         async def sent(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 seconds.labels(message["status"]).observe(time.perf_counter() - started)
                 message["headers"] += headers
             await send(message)
 
-        await app(scope, receive, sent)
+        try:
+            await app(scope, receive, sent)
+        except asyncio.CancelledError:
+            # The server ends, and its grace is over.
+            if scope["type"] != "http" or begun:
+                raise
+            refusal = _as_response(busy("the server is ending"))
+            await refusal(scope, receive, sent)
 
     return observed
 
@@ -159,13 +171,10 @@ async def _refusal(request: Request, error: Exception) -> Response:
     A mistake of ours goes on to the log with its traceback.
     """
     if isinstance(error, HTTPException):
-        sentence = error.detail
-        if sentence in ("Not Found", "Method Not Allowed"):
-            sentence = _PLAIN.get(error.status_code, sentence)
-        return json_response({"error": sentence}, error.status_code, error.headers)
+        return _as_response(error)
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
+        field = ".".join(map(str, first["loc"]))[:_LONGEST_FIELD]
         sentence = f"{field} is wrong: {first['msg']}"[:_LONGEST_SENTENCE]
         return json_response({"error": sentence}, 422)
     if isinstance(error, TimeoutError):
@@ -175,3 +184,10 @@ async def _refusal(request: Request, error: Exception) -> Response:
         return json_response({"error": sentence}, 504)
     sentence = "the server made a mistake, and its log says which"
     return json_response({"error": sentence}, 500)
+
+
+def _as_response(error: HTTPException) -> Response:
+    sentence = error.detail
+    if sentence in ("Not Found", "Method Not Allowed"):
+        sentence = _PLAIN.get(error.status_code, sentence)
+    return json_response({"error": sentence}, error.status_code, error.headers)

@@ -143,6 +143,10 @@ class Batcher:
         if fitted.cancelled() or not future.set_running_or_notify_cancel():
             self._left(1)
             return
+        if error := fitted.exception():
+            self._left(1)
+            _fail([future], error)
+            return
         try:
             pixels, box = fitted.result()
             seen = self._preprocess.normalize_fitted(pixels)
@@ -196,7 +200,7 @@ class Batcher:
             self.waiting -= number
 
 
-def _fail(futures: Sequence[Future[Answer]], error: Exception) -> None:
+def _fail(futures: Sequence[Future[Answer]], error: BaseException) -> None:
     """Give the futures that have no answer yet an error."""
     if isinstance(error, MemoryError):
         error = busy("the server has too little memory just now")

@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -22,6 +23,44 @@ from .headers import HEADERS
 from .limits import Limits
 
 _LAST_SECONDS = 5  # after the requests, for threads and processes
+_LINGER = 1.0  # seconds for a request that is on its way when the server ends
+
+# Pieces of a body cost the event loop some ten microseconds each. A body has some for
+# nothing, and one more for each so many bytes: clients send thousands at a time.
+_FREE_PIECES = 1_000
+_BYTES_OF_A_PIECE = 256
+_LONGEST_HEAD = 2**14  # bytes; h11's own default
+_UNREADABLE = "this is no HTTP request that can be read"
+
+
+class _Conversation(h11.Connection):
+    """Reads HTTP, and refuses a body that comes in very many pieces.
+
+    Attributes:
+        problem: Why it was refused.
+    """
+
+    problem = _UNREADABLE
+    _pieces = 0
+    _bytes = 0
+
+    def next_event(self) -> Any:
+        """Return what comes next.
+
+        Raises:
+            h11.RemoteProtocolError: It is no HTTP, or a body in crumbs.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._pieces = 0
+            self._bytes = 0
+        elif isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > _FREE_PIECES + self._bytes // _BYTES_OF_A_PIECE:
+                self.problem = "the body comes in too many pieces; send larger ones"
+                raise h11.RemoteProtocolError(self.problem)
+        return event
 
 
 class ProtocolWithTimeouts(H11Protocol):
@@ -31,15 +70,21 @@ class ProtocolWithTimeouts(H11Protocol):
 
     Attributes:
         limits: The bounds; `server` makes a subclass with its own.
+        ending: Whether the server has been asked to end.
     """
 
     limits = Limits()
+    ending: Callable[[], bool] = staticmethod(lambda: False)
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first head, if there is room for a connection."""
         super().connection_made(transport)
+        # uvicorn has made one of h11's own.
+        self.conn = _Conversation(h11.SERVER, _LONGEST_HEAD)
         self._abort_in(self.limits.head_seconds)
+        if self.ending():
+            self.loop.call_later(_LINGER, self._close_if_idle)
         if len(self.connections) > self.limits.connections:
             self._refuse(503, "too many connections; try again in a second")
 
@@ -50,6 +95,29 @@ class ProtocolWithTimeouts(H11Protocol):
         if self.cycle is not before:
             # The body, the answer, and the refusal that either may end in.
             self._abort_in(2 * self.limits.seconds + self.limits.head_seconds)
+            if self.ending():
+                self._say_goodbye()
+
+    def shutdown(self) -> None:
+        """Answer the request that has come, or is on its way, and no other one."""
+        if self._is_idle():
+            self.loop.call_later(_LINGER, self._close_if_idle)
+        else:
+            self._say_goodbye()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle() and not self.transport.is_closing():
+            self.conn.send(h11.ConnectionClosed())
+            self.transport.close()
+
+    def _say_goodbye(self) -> None:
+        """Have the answer say that it is the last one of its connection."""
+        close = (b"connection", b"close")
+        self.cycle.default_headers = [*self.cycle.default_headers, close]
+        self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         """Begin to wait for the answer to be fetched and for the next head."""
@@ -63,7 +131,7 @@ class ProtocolWithTimeouts(H11Protocol):
         Args:
             msg: uvicorn's own sentence.
         """
-        self._refuse(400, "this is no HTTP request that can be read")
+        self._refuse(400, getattr(self.conn, "problem", _UNREADABLE))
 
     def _refuse(self, status: int, sentence: str) -> None:
         body = json.dumps({"error": sentence}).encode()
@@ -97,7 +165,9 @@ class ProtocolWithTimeouts(H11Protocol):
             self._timer = self.loop.call_later(seconds, self.transport.abort)
 
 
-def server(app: Any, limits: Limits) -> uvicorn.Server:
+def server(
+    app: Any, limits: Limits, stopped: Callable[[], int | None] = lambda: None
+) -> uvicorn.Server:
     """Return a server, to be started with `run(sockets=[listen(...)])`.
 
     A signal has it answer what it has begun, and then stop.
@@ -105,12 +175,18 @@ def server(app: Any, limits: Limits) -> uvicorn.Server:
     Args:
         app: An ASGI application, such as `create_app` returns.
         limits: How long and for how many connections it waits.
+        stopped: Returns a signal that came before the server listened to signals.
     """
     # It logs a line for every broken form, which any client could fill a disk with.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+
+    class BoundProtocol(ProtocolWithTimeouts):
+        """That of this server."""
+
+    BoundProtocol.limits = limits
     config = uvicorn.Config(
         app,
-        http=type("BoundProtocol", (ProtocolWithTimeouts,), {"limits": limits}),
+        http=BoundProtocol,
         ws="none",
         # uvicorn's own would close the log handlers of all other libraries, and absl's
         # closes with it what was stderr when it was imported. Errors go to stderr so, too.
@@ -120,11 +196,31 @@ def server(app: Any, limits: Limits) -> uvicorn.Server:
         server_header=False,
         timeout_graceful_shutdown=int(limits.seconds) + 1,
     )
-    return _Server(config)
+    running = _Server(config, stopped)
+    BoundProtocol.ending = staticmethod(lambda: running.should_exit)
+    return running
 
 
 class _Server(uvicorn.Server):
     """Ends within its grace, whatever hangs, and at once when it is asked twice."""
+
+    def __init__(
+        self, config: uvicorn.Config, stopped: Callable[[], int | None]
+    ) -> None:
+        """Begin to wait for a signal.
+
+        Args:
+            config: What it serves.
+            stopped: As `server` says.
+        """
+        super().__init__(config)
+        self._stopped = stopped
+        self._signal = 0
+        self._asked = threading.Event()
+        self._ended = threading.Event()
+        # Here, since a thread cannot be started safely by the handler of a signal: that
+        # may interrupt the start of another one.
+        threading.Thread(target=self._end_in_time, name="end", daemon=True).start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to end, or end.
@@ -136,11 +232,81 @@ class _Server(uvicorn.Server):
         if self.should_exit:
             os._exit(128 + sig)
         super().handle_exit(sig, frame)
+        self._ends_by(sig)
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer until a signal comes, and a little longer.
+
+        Args:
+            sockets: They listen.
+        """
+        try:
+            await super().serve(sockets)
+        finally:
+            self._ended.set()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Begin to end if a signal came before this server heard them.
+
+        Args:
+            counter: Of the ticks.
+        """
+        if not self.should_exit and (sig := self._stopped()):
+            self.should_exit = True
+            self._ends_by(sig)
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take in who has come already, then answer what was asked.
+
+        Args:
+            sockets: They are closed.
+        """
+        loop = asyncio.get_running_loop()
+        for server in self.servers:
+            for listener in server.sockets:
+                # Windows has another kind of loop.
+                with contextlib.suppress(NotImplementedError):
+                    loop.remove_reader(listener.fileno())
+        # Those that the loop has accepted become connections.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        # And those that only the system has accepted: it would reset them. Between the
+        # last one and the end of listening lie some microseconds.
+        accepted: list[socket.socket] = []
+        for server, listener in zip(self.servers, sockets or [], strict=False):
+            _accept(listener, accepted)
+            server.close()
+        late = []
+        for connection in accepted:
+            connection.setblocking(False)
+            coming = loop.connect_accepted_socket(self._protocol, connection)
+            late.append(loop.create_task(coming))
+        await super().shutdown(sockets)
+        await asyncio.gather(*late, return_exceptions=True)
+
+    def _protocol(self) -> ProtocolWithTimeouts:
+        protocol: type[ProtocolWithTimeouts] = self.config.http  # type: ignore[assignment]
+        return protocol(self.config, self.server_state, self.lifespan.state)
+
+    def _ends_by(self, sig: int) -> None:
+        self._signal = sig
+        self._asked.set()
+
+    def _end_in_time(self) -> None:
+        self._asked.wait()
         # Requests in time, then threads in time: what is left then hangs.
         grace = (self.config.timeout_graceful_shutdown or 0) + _LAST_SECONDS
-        last = threading.Timer(grace, os._exit, (128 + sig,))
-        last.daemon = True
-        last.start()
+        if not self._ended.wait(grace):
+            os._exit(128 + self._signal)
+
+
+def _accept(listener: socket.socket, accepted: list[socket.socket]) -> None:
+    """Accept the connections that the system has taken in for a socket."""
+    # Nobody has come, or it is closed.
+    with contextlib.suppress(OSError):
+        while True:
+            accepted.append(listener.accept()[0])
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -16,18 +16,20 @@ from time import monotonic
 import torch
 from starlette.exceptions import HTTPException
 
+from ..errors import UserError
 from ..images.opening import Bounds
 from ..images.preprocess import Preprocess
 from ..images.worker import Budget, Job
 from .decoders import Decoder, Fitted, Guard, LargeError
-from .limits import Limits
+from .limits import Limits, without_frames
 from .threads import Threads
 
 # Pictures with more pixels are decoded by one process alone.
 _LARGE = 8_000_000
 # Bytes that a picture may take in its process, besides twice the largest file.
-_MEMORY = 112 * 2**20
-_MEMORY_OF_LARGE = 384 * 2**20
+# A turned picture takes 8 bytes a pixel.
+_MEMORY = 80 * 2**20
+_MEMORY_OF_LARGE = 256 * 2**20
 # Seconds of processor time; an ordinary photo takes a hundredth of them.
 _SECONDS = 1.0
 _SECONDS_A_MEGAPIXEL = 0.2
@@ -61,7 +63,7 @@ class _Picture:
         except LargeError:
             raise
         except Exception as error:
-            self._set(None, error)
+            self._set(None, without_frames(error))
         else:
             self._set(fitted, None)
 
@@ -86,6 +88,9 @@ class Crew:
             preprocess: What the network wants to see.
             limits: What a picture may be.
             count: Threads for pictures of ordinary size.
+
+        Raises:
+            UserError: The system lets no process start.
         """
         bounds = Bounds(limits.formats, limits.max_pixels)
         files = 2 * limits.max_bytes
@@ -104,7 +109,14 @@ class Crew:
             # The first client should not wait for that.
             self._own.decoder.get_ready()
 
-        self._threads = Threads(count, "decode", prepare)
+        try:
+            self._threads = Threads(count, "decode", prepare)
+        except HTTPException as error:
+            self._guard.close()
+            raise UserError(
+                "cannot start the processes that decode pictures; allow this user more "
+                "processes"
+            ) from error
         self._large = Threads(1, "decode large", _compute_alone)
 
     @property

@@ -9,6 +9,7 @@ have taken it over: nothing is unpickled, and every size is checked.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -35,7 +36,9 @@ _STATUS = {"costly": 413, "memory": 413, "unknown": 415, "broken": 422}
 _LONGEST_HEAD = 2**16  # bytes
 _PIPE = 2**20  # bytes, so that a picture needs few turns of two processes
 _TICK = 0.25  # seconds between two looks of the guard
+_TICKS_OF_MEMORY = 4  # between two looks at the memory, which cost some milliseconds
 _SECONDS_TO_START = 60.0
+_CANNOT_START = "the server cannot start what decodes pictures"
 
 # What comes of a process that has ended, or says something else than it should.
 _NO_ANSWER = (OSError, EOFError, ValueError, TypeError, KeyError, struct.error)
@@ -62,7 +65,8 @@ class Decoder:
 
     Attributes:
         starts: How many processes there have been.
-        broken: The last process ended before it was ready.
+        broken: The last two processes ended before they were ready. One may have been
+            ended from outside, and nobody would look at the next until a picture comes.
     """
 
     def __init__(self, job: Job) -> None:
@@ -70,6 +74,9 @@ class Decoder:
 
         Args:
             job: What it does with each picture.
+
+        Raises:
+            HTTPException: The system lets no process start.
         """
         self._job = job
         self._until = math.inf
@@ -77,16 +84,25 @@ class Decoder:
         self._ready = False
         self._closed = False
         self._lock = threading.Lock()
+        self._failed = 0
         self.starts = 0
-        self.broken = False
-        self._process = self._start()
+        try:
+            self._process = self._start()
+        except OSError as error:
+            raise busy(_CANNOT_START) from error
+
+    @property
+    def broken(self) -> bool:
+        return self._failed > 1
 
     def get_ready(self) -> None:
         """Wait until the process can decode; if it cannot, `broken` says so."""
-        try:
-            self._wait_for_it()
-        except _NO_ANSWER:
-            self._replace()
+        for _ in range(2):
+            try:
+                self._wait_for_it()
+                return
+            except _NO_ANSWER:
+                self._replace()
 
     def decode(self, data: bytes, until: float) -> Fitted:
         """Return what the network sees of a picture.
@@ -116,7 +132,7 @@ class Decoder:
                     413, "the image takes too long to decode; shrink it or save it anew"
                 )
         if self.broken:
-            raise busy("the server cannot start what decodes pictures")
+            raise busy(_CANNOT_START)
         if code == -getattr(signal, "SIGKILL", 0):
             # The system does that when memory is short, whatever the picture is.
             raise busy("what decodes pictures was ended from outside")
@@ -162,7 +178,7 @@ class Decoder:
         with self._in_time(time.monotonic() + _SECONDS_TO_START):
             _read_head(answers)
         self._ready = True
-        self.broken = False
+        self._failed = 0
 
     @contextlib.contextmanager
     def _in_time(self, until: float) -> Iterator[None]:
@@ -221,13 +237,12 @@ class Decoder:
         """Start another process, and return the exit code of the one before."""
         with self._lock:
             code = self._end()
-            self.broken = not self._ready
+            self._failed += not self._ready
             self._ready = False
             if not self._closed:
-                try:
+                # Then the next picture finds the old process ended, and tries again.
+                with contextlib.suppress(OSError):
                     self._process = self._start()
-                except OSError:
-                    self.broken = True
         return code
 
     def _end(self) -> int:
@@ -286,9 +301,12 @@ class Guard:
 
     def _run(self) -> None:
         memory = Returned()
-        while not self._closed.wait(_TICK):
-            # The bodies of large pictures were the server's own.
-            memory.again()
+        for tick in itertools.count():
+            if self._closed.wait(_TICK):
+                return
+            if tick % _TICKS_OF_MEMORY == 0:
+                # The bodies of large pictures were the server's own.
+                memory.again()
             now = time.monotonic()
             for decoder in list(self._decoders):
                 decoder.end_if_late(now)

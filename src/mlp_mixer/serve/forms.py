@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,6 +25,12 @@ _MOST_OUTSIDE = 2**14
 # One byte of text in so many may be escaped; PHP escapes each /, one byte in 64.
 _ESCAPED = 8
 _LONGEST_DATA_HEAD = 256
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_EXPECTED = 'Invalid JSON: expected {"image": base64, "top": 5, "explain": false}'
+
+# Reading holds Python's lock, so large bodies have nothing to gain from one another,
+# and each of them takes memory for copies of its text meanwhile.
+_ONE_AT_A_TIME = threading.Lock()
 
 T = TypeVar("T")
 
@@ -130,15 +137,22 @@ async def _aside(body: bytes, function: Callable[..., T], *arguments: Any) -> T:
     """Call a function in a thread if the body is large, so that nobody else waits."""
     if len(body) <= _SMALL:
         return function(*arguments)
-    return await asyncio.to_thread(function, *arguments)
+
+    def alone() -> T:
+        with _ONE_AT_A_TIME:
+            return function(*arguments)
+
+    return await asyncio.to_thread(alone)
 
 
 def _from_json(body: bytes) -> Question:
-    _check_shape(body)
+    text = _checked(body.removeprefix(_BYTE_ORDER_MARK))
     try:
-        values = json.loads(body)
+        values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise HTTPException(422, f"Invalid JSON: {str(error)[:100]}") from error
+    if not isinstance(values, dict):
+        raise HTTPException(422, _EXPECTED)
     try:
         asked = EncodedPicture.model_validate(values, strict=False)
     except ValidationError as error:
@@ -153,15 +167,25 @@ def _from_json(body: bytes) -> Question:
     return Question([("picture", data)], asked.top, asked.explain)
 
 
-def _check_shape(body: bytes) -> None:
-    """Refuse JSON that is more than a picture and a few settings.
+def _checked(body: bytes) -> str:
+    """Return the text of JSON; refuse more than a picture and a few settings.
 
     Parsers take thousands of times the memory of `[[],[],[], ...` and are not
     interrupted meanwhile. A picture is one long text, so all else must be short.
     """
-    sentence = 'Invalid JSON: expected {"image": base64, "top": 5, "explain": false}'
+    # Base64 needs no other letters. One of them among millions would make each of them
+    # take four bytes, and in UTF-16 a quote may be half of another letter.
+    wide = body.count(b"\\u") - body.count(b"\\u00")
+    if wide or not body.isascii():
+        raise HTTPException(422, f"{_EXPECTED}, without characters beyond ASCII")
     if body.count(b"\\") > len(body) // _ESCAPED + _MOST_QUOTES:
-        raise HTTPException(422, f"{sentence}, and not so many escapes")
+        raise HTTPException(422, f"{_EXPECTED}, and not so many escapes")
+    _check_shape(body.replace(b"\\\\", b"").replace(b'\\"', b""))
+    return body.decode("ascii")
+
+
+def _check_shape(body: bytes) -> None:
+    """Refuse JSON with much outside of its texts, in which no quote is escaped."""
     outside = 0
     place = 0
     for number in range(_MOST_QUOTES + 1):
@@ -170,11 +194,11 @@ def _check_shape(body: bytes) -> None:
         if number % 2 == 0:
             outside += (len(body) if quote < 0 else quote) - place
         if outside > _MOST_OUTSIDE:
-            raise HTTPException(422, f"{sentence}, and nothing else")
+            raise HTTPException(422, f"{_EXPECTED}, and nothing else")
         if quote < 0:
             return
         place = quote + 1
-    raise HTTPException(422, f"{sentence}, and not so many fields")
+    raise HTTPException(422, f"{_EXPECTED}, and not so many fields")
 
 
 _BLANKS = str.maketrans("", "", " \t\r\n\v\f")
@@ -182,8 +206,6 @@ _BLANKS = str.maketrans("", "", " \t\r\n\v\f")
 
 def _plain_base64(text: str) -> str:
     """Return base64 without the head of a data URL, and without MIME's line breaks."""
-    if not text.isascii():
-        raise ValueError("it has characters beyond ASCII")
     head = text[:_LONGEST_DATA_HEAD].partition(",")[0].lower()
     if head.startswith("data:") and head.endswith(";base64"):
         text = text[len(head) + 1 :]

@@ -7,6 +7,7 @@ requests then come from the visitor's browser, but with that name in the Host he
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection
 
 _ANY_ADDRESS = {"0.0.0.0", "::", ""}
@@ -35,6 +36,8 @@ def is_allowed(header: str, hosts: Collection[str]) -> bool:
     if "*" in hosts:
         return True
     name = _without_port(header.strip().lower())
+    if not name:
+        return False
     if name in hosts:
         return True
     if "address" in hosts and _is_address(name):
@@ -43,10 +46,16 @@ def is_allowed(header: str, hosts: Collection[str]) -> bool:
     return any(name.endswith(end) for end in below)
 
 
+# An IPv6 address in brackets or a name, and a port.
+_HOST = re.compile(r"(?:\[([0-9a-f:.%]+)\]|([^\[\]:@/]+))(?::\d*)?", re.ASCII)
+
+
 def _without_port(header: str) -> str:
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0].rstrip(".")
+    """Return the name in a Host header; empty if it is none."""
+    found = _HOST.fullmatch(header)
+    if not found:
+        return ""
+    return found[1] or found[2].rstrip(".")
 
 
 def _is_address(name: str) -> bool:

@@ -91,6 +91,22 @@ def busy(sentence: str) -> HTTPException:
     return HTTPException(503, f"{sentence}; try again in a second", retry)
 
 
+def without_frames(error: Exception) -> Exception:
+    """Return a refusal that holds nothing but its words.
+
+    The frames that an error has come through hold the body that it is about, and whoever
+    waits for the error. Together they would stay until Python searches for such circles.
+
+    Args:
+        error: A mistake of ours is left as it is, for the log.
+    """
+    if isinstance(error, HTTPException):
+        return HTTPException(error.status_code, error.detail, error.headers)
+    if isinstance(error, TimeoutError):
+        return TimeoutError(*error.args)
+    return error
+
+
 class Bodies:
     """Read the bodies of requests within the limits.
 
@@ -133,10 +149,8 @@ class Bodies:
                     size += len(chunk)
                     self.held += len(chunk)
                     self._check(size)
-            body = bytes(received)
-            # Now that there is a copy, do not hold the bytes twice.
-            received.clear()
-            yield body
+            # Whoever takes the body may let it go: there is no name for it here.
+            yield _taken(received)
         finally:
             # Also after a refusal, a timeout or a cancelled request: what stayed
             # counted here would be lost to all later clients.
@@ -153,6 +167,13 @@ class Bodies:
         most = f"{self.limits.max_bytes / 2**20:.3g} MiB"
         sentence = f"a request has at most {most}; send a smaller picture"
         return HTTPException(413, sentence)
+
+
+def _taken(received: bytearray) -> bytes:
+    """Return the bytes, which are then held once."""
+    body = bytes(received)
+    received.clear()
+    return body
 
 
 @contextlib.asynccontextmanager

@@ -24,7 +24,7 @@ from ..inference import Predictor, inference_model
 from ..models import MlpMixer
 from .batcher import Answer, Batcher
 from .forms import Question, read_question
-from .limits import Bodies, Limits, busy
+from .limits import Bodies, Limits, busy, without_frames
 from .threads import Threads
 
 Figure = Literal["token_units", "embeddings"]
@@ -89,6 +89,8 @@ class Service:
             question = await read_question(
                 request, body, top, explain, self._limits.files
             )
+            # Of JSON and forms, what counts as held are the pictures from here on.
+            del body
             async with asyncio.timeout(self._limits.seconds):
                 predictions = await self._answer(question)
         seconds = time.perf_counter() - started
@@ -102,7 +104,7 @@ class Service:
         results = await asyncio.gather(*futures, return_exceptions=True)
         # The fault of a single picture is the status of the whole request.
         if len(results) == 1 and isinstance(results[0], HTTPException):
-            raise results[0]
+            raise without_frames(results[0])
         answers = []
         for (name, _), result in zip(question.pictures, results, strict=True):
             answers.append(await self._answer_one(name, result, question))

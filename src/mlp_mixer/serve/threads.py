@@ -28,16 +28,23 @@ class Threads:
         Args:
             count: How many.
             name: Of each.
-            prepare: Called by each thread before its first work.
+            prepare: Called by each thread before its first work. Its error is that of
+                the constructor.
         """
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
         prepared = threading.Barrier(count + 1)
 
+        errors: list[Exception] = []
+
         def run() -> None:
-            if prepare:
-                prepare()
+            try:
+                if prepare:
+                    prepare()
+            except Exception as error:
+                errors.append(error)
             prepared.wait()
-            self._run()
+            if not errors:
+                self._run()
 
         self._threads = [
             threading.Thread(target=run, name=name, daemon=True) for _ in range(count)
@@ -45,6 +52,8 @@ class Threads:
         for thread in self._threads:
             thread.start()
         prepared.wait()
+        if errors:
+            raise errors[0]
 
     @property
     def alive(self) -> bool:

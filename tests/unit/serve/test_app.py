@@ -148,6 +148,9 @@ STREAM = (bytes(2**18) for _ in range(6))
         ({"json": {"image": "x", "top": 0}}, 422, "top is wrong"),
         ({"json": {"image": "x", "topp": 1}}, 422, "topp is wrong"),
         ({"json": {}}, 422, "image is wrong: Field required"),
+        ({"json": []}, 422, 'Invalid JSON: expected {"image"'),
+        ({"json": "text"}, 422, 'Invalid JSON: expected {"image"'),
+        ({"json": {"k" * 9_999: 1, "image": "x"}}, 422, "kkk is wrong"),
         (asking(top=0), 422, "query.top is wrong"),
         (asking(top="many"), 422, "query.top is wrong"),
         (asking(explain="perhaps"), 422, "query.explain is wrong"),
@@ -164,6 +167,7 @@ def test_each_fault_has_its_status_and_one_sentence(
     response = client.post("/predict", **how)
     assert response.status_code == status, response.text
     assert words in response.json()["error"]
+    assert len(response.text) < 400
     assert client.post("/predict", content=picture()).status_code == 200
 
 

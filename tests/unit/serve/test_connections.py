@@ -165,6 +165,20 @@ def test_a_signal_has_it_answer_what_it_has_begun(
             process.kill()
 
 
+def test_a_server_ends_without_taking_python_apart() -> None:
+    program = (
+        "import atexit, sys; from mlp_mixer.cli import main; "
+        "atexit.register(print, 'taken apart'); main()"
+    )
+    command = [sys.executable, "-c", program, "serve", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--allowed-hosts" in ended.stdout
+    assert "taken apart" not in ended.stdout
+    command[-2] = "models"
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "taken apart" in ended.stdout
+
+
 def test_mistakes_at_the_start_are_one_sentence(
     predictor: Predictor,
     tmp_path: Path,
@@ -238,6 +252,17 @@ def test_a_second_signal_and_the_end_of_the_grace_end_the_process(
     assert ended.get(timeout=20) == 143
     running.handle_exit(signal.SIGTERM, None)
     assert ended.get(timeout=20) == 143
+
+
+def test_a_signal_that_came_too_early_is_heard(predictor: Predictor) -> None:
+    """Between the line that says the address and uvicorn's own handlers."""
+    limits = Limits()
+    running = connections.server(
+        create_app(predictor, limits), limits, lambda: signal.SIGTERM
+    )
+    with connections.listen("127.0.0.1", 0) as listener:
+        running.run(sockets=[listener])
+    assert running.should_exit
 
 
 def test_closing_does_not_wait_for_what_hangs() -> None:

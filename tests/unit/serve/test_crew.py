@@ -5,10 +5,12 @@ Processes are killed, stopped and starved; the next picture is answered all the 
 
 from __future__ import annotations
 
+import gc
 import io
 import math
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -19,6 +21,7 @@ import pytest
 from PIL import Image
 from starlette.exceptions import HTTPException
 
+from mlp_mixer.errors import UserError
 from mlp_mixer.images.decode import decode_image
 from mlp_mixer.images.preprocess import Preprocess
 from mlp_mixer.serve import Limits, crew, decoders
@@ -162,6 +165,55 @@ def test_a_process_that_hangs_is_ended_in_time(start: Start) -> None:
     assert isinstance(late.exception(PATIENCE), TimeoutError)
     submit(running, picture()).result(PATIENCE)
     assert processes(running) != [process]
+
+
+def test_a_process_that_ended_before_it_was_ready_is_no_illness(start: Start) -> None:
+    """It was ended from outside, and nobody looks at the next until a picture comes."""
+    running = start()
+    (decoder,) = running._guard._decoders
+    decoder._replace()
+    # It is just being started.
+    os.kill(decoder._process.pid, signal.SIGKILL)
+    decoder._replace()
+    assert running.alive
+    submit(running, picture()).result(PATIENCE)
+    assert running.alive
+
+
+def test_a_system_without_processes_left_is_told_at_the_start(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(*_: object, **__: object) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(decoders.subprocess, "Popen", no_more)
+    with pytest.raises(UserError, match="allow this user more processes"):
+        start()
+
+
+REFUSED = {
+    "no picture": b"<html>" * 100,
+    "a broken one": picture()[:200],
+    "a costly one": picture((11, 11)) + bytes(100),
+}
+
+
+@pytest.mark.parametrize("data", REFUSED.values(), ids=REFUSED)
+def test_the_bytes_of_a_refused_picture_go_at_once(
+    data: bytes, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error that held its frames would hold them until Python searches circles."""
+    monkeypatch.setattr(crew, "_LARGE", 100)
+    running = start(max_pixels=120)
+    held = sys.getrefcount(data)
+    gc.disable()
+    try:
+        assert status(running, data) >= 400
+        # Threads let go of their work after they have told what came of it.
+        running.close(PATIENCE)
+        assert sys.getrefcount(data) == held
+    finally:
+        gc.enable()
 
 
 def test_what_waits_too_long_is_not_decoded(start: Start) -> None:

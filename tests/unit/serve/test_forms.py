@@ -38,16 +38,30 @@ def ask(body: bytes, kind: str = "application/json", most: int = 3) -> Question:
         json.dumps({"image": base64.encodebytes(DATA).decode()}),
         json.dumps({"image": base64.encodebytes(DATA).decode().replace("\n", "\r\n")}),
         json.dumps({"image": TEXT}, indent=200),
+        # As .NET writes it.
+        json.dumps({"image": TEXT}).replace("+", "\\u002B"),
+        "\ufeff" + json.dumps({"image": TEXT, "top": 5}),
     ],
 )
 def test_json_as_programs_write_it_is_read(body: str) -> None:
     assert ask(body.encode()).pictures == [("picture", DATA)]
 
 
+PAIRS = b"[]," * (SIZE // 3) + b"1]}"
+# In UTF-16 one byte of this letter looks like a quote.
+WIDE = '{"image":"\u2200","x":[' + "[]," * (SIZE // 6) + "1]}"
+
 HOSTILE_JSON = {
     "keys": b"{" + b",".join(b'"%07d":1' % i for i in range(SIZE // 11)) + b"}",
     "lists": b"[" * SIZE,
-    "pairs of lists": b'{"image":[' + b"[]," * (SIZE // 3) + b"1]}",
+    "pairs of lists": b'{"image":[' + PAIRS,
+    "pairs behind an escaped quote": b'{"image":"\\"","x":[' + PAIRS,
+    "pairs behind backslashes": b'{"image":"\\\\\\\\\\"","x":[' + PAIRS,
+    "pairs behind a quote and a backslash": b'{"a":"\\"\\\\","x":[' + PAIRS,
+    "pairs behind half a letter": WIDE.encode("utf-16"),
+    "pairs in UTF-32": WIDE.encode("utf-32"),
+    "a wide letter": b'{"image":"\\ud83d\\ude00' + b"A" * SIZE + b'"}',
+    "a wide letter as it is": '{"image":"\N{GRINNING FACE}'.encode() + b"A" * SIZE,
     "deep": b'{"image":' + b'{"a":' * 2_000 + b"1" + b"}" * 2_001,
     "escapes": b'{"image":"' + b"\\n" * (SIZE // 2) + b'"}',
     "escaped letters": b'{"image":"' + b"\\u0041" * (SIZE // 6) + b'"}',

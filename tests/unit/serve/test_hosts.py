@@ -28,6 +28,12 @@ from mlp_mixer.serve.hosts import is_allowed
         ("0.0.0.0", "evil.example", False),
         ("0.0.0.0", "10.0.0.7.evil.example", False),
         ("0.0.0.0", "", False),
+        ("127.0.0.1", "localhost:8000@evil.example", False),
+        ("127.0.0.1", "[::1].evil.example", False),
+        ("127.0.0.1", "[::1]:80:80", False),
+        ("127.0.0.1", "localhost:http", False),
+        ("127.0.0.1", "localhost/evil.example", False),
+        ("127.0.0.1", "localhost:", True),
     ],
 )
 def test_names_of_a_server_by_default(listens: str, header: str, allowed: bool) -> None:
