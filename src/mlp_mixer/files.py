@@ -69,17 +69,19 @@ def possible(path: PathLike) -> Path:
     Raises:
         UserError: No file can have this name.
     """
+    why = ""
     try:
         os.lstat(path)
     # A null byte, or half of a letter.
     except ValueError as error:
-        shown = repr(os.fspath(path))[:_MOST_SHOWN]
-        raise UserError(f"no file can be called {shown}: {error}") from error
+        why = str(error)
     except OSError as error:
         # Whatever else is wrong with it, its reader says better.
         if error.errno == errno.ENAMETOOLONG:
-            shown = repr(os.fspath(path))[:_MOST_SHOWN]
-            raise UserError(f"no file can be called {shown}: too long") from error
+            why = "too long"
+    if why:
+        shown = repr(os.fspath(path))[:_MOST_SHOWN]
+        raise UserError(f"no file can be called {shown}: {why}")
     return Path(path)
 
 
