@@ -69,19 +69,15 @@ def possible(path: PathLike) -> Path:
     Raises:
         UserError: No file can have this name.
     """
-    why = ""
     try:
         os.lstat(path)
-    # A null byte, or half of a letter.
-    except ValueError as error:
-        why = str(error)
-    except OSError as error:
-        # Whatever else is wrong with it, its reader says better.
-        if error.errno == errno.ENAMETOOLONG:
-            why = "too long"
-    if why:
-        shown = repr(os.fspath(path))[:_MOST_SHOWN]
-        raise UserError(f"no file can be called {shown}: {why}")
+    except (ValueError, OSError) as error:
+        # A null byte, or half of a letter, has no number. Of what else is wrong with a
+        # file its reader speaks better.
+        if getattr(error, "errno", None) in (None, errno.ENAMETOOLONG):
+            shown = repr(os.fspath(path))[:_MOST_SHOWN]
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"no file can be called {shown}: {why}") from error
     return Path(path)
 
 
