@@ -254,9 +254,9 @@ def test_rows_are_kept_while_they_come(
         str(out),
         "--batch-size",
         "1",
-        "--engine",
-        "plain",
     ]
+    # Few pictures are answered without torch otherwise.
+    monkeypatch.setattr("mlp_mixer.inference.light.MOST_MULTIPLY_ADDS", 0)
     with monkeypatch.context() as patch:
         patch.setattr(mlp_mixer.MlpMixer, "forward", computed)
         patch.setattr(mlp_mixer.Prediction, "to_dict", written)
