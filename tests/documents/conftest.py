@@ -21,6 +21,8 @@ from PIL import Image
 
 from mlp_mixer import open_dataset
 from mlp_mixer.cli import run
+from mlp_mixer.exporting.web.runtime import NAME, VERSION, WASM
+from mlp_mixer.files import cache_folder
 
 ROOT = Path(__file__).parents[2]
 SHORT = {
@@ -29,6 +31,16 @@ SHORT = {
     "finetune": ["--set", "train.steps=3", "--set", "train.epochs=1"],
 }
 """Options that keep a page's training to seconds."""
+
+
+def web_runtime() -> Path | None:
+    """Where onnxruntime-web is in the cache: a test does not download 32 MiB."""
+    place = cache_folder(NAME, VERSION)
+    return place if (place / WASM.name).is_file() else None
+
+
+# Before a test has a cache of its own.
+WEB_RUNTIME = web_runtime()
 
 
 def expand(arguments: list[str]) -> list[str]:
@@ -57,6 +69,10 @@ def run_verb(arguments: list[str], line: str) -> None:
         serve_and_ask(arguments)
         return
     quick = [] if "--frozen" in arguments else SHORT.get(arguments[0], [])
+    if "web" in arguments:
+        if not WEB_RUNTIME:
+            return
+        arguments = [*arguments, "--runtime", str(WEB_RUNTIME)]
     if "--minutes" in arguments:
         place = arguments.index("--minutes")
         del arguments[place : place + 2]
