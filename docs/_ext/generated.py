@@ -17,8 +17,11 @@ from typing import Any
 
 import typer
 
+import mlp_mixer as mm
 from mlp_mixer.cli import app
 from mlp_mixer.config import to_dict
+from mlp_mixer.exporting.web.runtime import NAME, VERSION, WASM
+from mlp_mixer.files import cache_folder
 from mlp_mixer.recipes import MEASURED, RECIPES
 from mlp_mixer.training.config import TrainConfig
 
@@ -31,6 +34,7 @@ def setup(app: Any) -> dict[str, bool]:
     """Join Sphinx."""
     app.connect("builder-inited", lambda app: write_pages(Path(app.srcdir)))
     app.connect("source-read", _keep_inside)
+    app.connect("build-finished", _add_classifier)
     # Before napoleon, which is at 500.
     app.connect("autodoc-process-docstring", _from_markdown, priority=400)
     return {"parallel_read_safe": True}
@@ -48,12 +52,48 @@ def write_pages(docs: Path) -> None:
         "commands": commands(),
         "recipes": recipes(),
         "security": moved(ROOT / "SECURITY.md", out),
+        "try": TRY_HERE if _web_runtime() else TRY_ELSEWHERE,
         **experiments(out / "experiments"),
     }
     for name, text in pages.items():
         path = out / f"{name}.md"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+
+# A classifier that runs in the reader's browser.
+
+TRY_HERE = """\
+# Try it here
+
+```{raw} html
+<p><a href="../try/index.html"><strong>Open the classifier</strong></a></p>
+```
+
+A Mixer of 0.57 M parameters that knows CIFAR-10's ten classes: airplane, automobile,
+bird, cat, deer, dog, frog, horse, ship, truck. It runs in your browser, and your
+pictures stay there. `mlp-mixer export RUN site --to web` makes such a page of your own
+run ([how](../deploy.md#a-page-that-needs-no-server)).
+"""
+TRY_ELSEWHERE = """\
+# Try it in a browser
+
+This copy of the documentation was built without the classifier. `mlp-mixer export
+mixer_nano4.cifar10 site --to web` makes the page ([how](../deploy.md#a-page-that-needs-no-server)).
+"""
+
+
+def _web_runtime() -> Path | None:
+    """Return where onnxruntime-web is, if it is in the cache already."""
+    place = cache_folder(NAME, VERSION)
+    return place if (place / WASM.name).is_file() else None
+
+
+def _add_classifier(app: Any, error: Exception | None) -> None:
+    runtime = _web_runtime()
+    if error is None and runtime is not None:
+        out = Path(app.outdir) / "try"
+        mm.export("mixer_nano4.cifar10", out, to="web", runtime=runtime, overwrite=True)
 
 
 # The command line.
