@@ -83,7 +83,9 @@ def test_torchvision_extracts_features(name: str) -> None:
 @pytest.mark.filterwarnings("ignore:.*jit:FutureWarning")
 @pytest.mark.filterwarnings("ignore:.*jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("name", ["mixer_nano4", "pyramid_nano4"])
+@pytest.mark.parametrize(
+    "name", ["mixer_nano4", "pyramid_nano4", "gmlp_ti16", "resmlp_12"]
+)
 def test_other_tracers_still_take_it(name: str) -> None:
     model = network(name)
     traced = torch.jit.trace(model, images(2))
@@ -158,10 +160,14 @@ def test_arguments_of_timm_are_told_where_to_go(argument: str) -> None:
         create_model("mixer_nano4", **{argument: True})
 
 
-def test_hooks_on_blocks_see_what_features_computes() -> None:
-    model = network("mixer_nano4")
+@pytest.mark.parametrize(
+    "name", ["mixer_nano4", "pyramid_nano4", "gmlp_ti16", "resmlp_12", "views_nano4"]
+)
+def test_hooks_on_blocks_see_what_features_computes(name: str) -> None:
+    model = network(name)
     seen: list[Tensor] = []
     for block in model.blocks:
         block.register_forward_hook(lambda module, given, out: seen.append(out))
     out = model.features(images(1))
-    assert [id(out["blocks.0"]), id(out["blocks.1"])] == list(map(id, seen))
+    names = [f"blocks.{index}" for index in range(len(model.blocks))]
+    assert [id(out[name]) for name in names] == list(map(id, seen))

@@ -301,5 +301,6 @@ def test_going_on_after_the_end_names_the_way(
     assert rows[0]["finished"]
     assert rows[0]["step"] == rows[0]["total_steps"]
     # Another setting as well is another run.
-    with pytest.raises(UserError, match="use the old ones or a new --out"):
-        train(tiny(**{field: 50}, seed=7), unbroken, resume=True)
+    for other in ({"seed": 7}, {"batch_size": 20}, {"label_smoothing": 0.25}):
+        with pytest.raises(UserError, match="use the old ones or a new --out"):
+            train(tiny(**{field: 50}, **other), unbroken, resume=True)

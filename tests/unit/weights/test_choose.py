@@ -341,6 +341,18 @@ def test_tensors_in_pieces_are_named_with_the_call_that_helps(name: str) -> None
         load(build())
 
 
+@pytest.mark.parametrize(
+    ("values", "guess"),
+    [(16, "1 channels of 4x4"), (48, "3 channels of 4x4"), (36, "1 channels of 6x6")],
+)
+def test_other_numbers_of_values_are_guessed_and_said(values: int, guess: str) -> None:
+    tensors = state("lucidrains")
+    stem = next(name for name, tensor in tensors.items() if tensor.shape[1:] == (12,))
+    tensors[stem] = torch.ones(len(tensors[stem]), values)
+    (said,) = notes(tensors)
+    assert said.startswith(f"guessed: the {values} values of a patch are {guess} ")
+
+
 def test_a_guess_is_said() -> None:
     (guess,) = notes(state("lucidrains"))
     assert guess.startswith("guessed: the 12 values of a patch are 3 channels of 2x2 ")

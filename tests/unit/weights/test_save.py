@@ -237,11 +237,16 @@ def test_every_family_is_what_its_configuration_builds(
     assert load(save(tmp_path / "m.safetensors", model)).model.config == model.config
 
 
-def test_a_predictor_leaves_the_callers_model_as_it_was() -> None:
+@pytest.mark.parametrize("given", ["compiled", "as it is", "parallel", "double"])
+def test_a_predictor_leaves_the_callers_model_as_it_was(given: str) -> None:
     model = network().train()
     model.blocks[0].eval()
+    if given == "double":
+        model.double()
     modes = [module.training for module in model.modules()]
-    predictor = Predictor(Checkpoint(compiled(model), Preprocess((8, 8))))
+    wrap = {"compiled": compiled, "parallel": torch.nn.DataParallel}
+    outer = wrap.get(given, lambda network: network)(model)
+    predictor = Predictor(Checkpoint(outer, Preprocess((8, 8))))
     predictor(np.zeros((8, 8, 3), np.uint8))
     assert modes == [module.training for module in model.modules()]
     # They share the weights: no second copy in memory.
