@@ -126,7 +126,8 @@ def _bf16_gain(product: Product, threads: int) -> float:
                 if number:
                     seconds[name].append(time.perf_counter() - started)
     # The least, since others on the machine only ever add time.
-    return min(seconds["fp32"]) / min(seconds["bf16"])
+    # A coarse clock may see no time at all.
+    return min(seconds["fp32"]) / max(min(seconds["bf16"]), 1e-9)
 
 
 def cpu_computes_bf16() -> bool:

@@ -225,6 +225,8 @@ def test_every_condition_of_c_and_their_mean(
     # The classes of all 75 conditions would be 75,000 rows.
     per_class = alone.pop("per_class")
     assert sum(row["n"] for row in per_class) == alone["n"]
+    # How many images a second is no answer.
+    assert alone.pop("computed")["precision"] == each[2].pop("computed")["precision"]
     assert alone == {"checkpoint": imagenet, **each[2]}
     assert alone["split"] == "test, 8 x 8 pixels as they are"
     code = call("evaluate", imagenet, "--data", f"imagenet_c:{root}", "--device", "cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -259,10 +260,14 @@ def test_a_name_that_is_too_long(tmp_path):
 def test_a_folder_that_may_not_be_read(tmp_path, monkeypatch):
     path = make(tmp_path / "a.tar", samples(1))
 
-    def denied(self: Path, *_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
+    opened = os.open
 
-    monkeypatch.setattr(Path, "open", denied)
+    def denied(name: object, *rest: int, **options: int) -> int:
+        if str(name).endswith("a.tar"):
+            raise PermissionError(13, "Permission denied")
+        return opened(name, *rest, **options)
+
+    monkeypatch.setattr(os, "open", denied)
     refused(path, "cannot read the shards in .*Permission denied")
 
 

@@ -259,7 +259,7 @@ OBJECTS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "too many": (
         lambda: {str(i): torch.ones(1) for i in range(21_000)},
-        "lists more than 20,000 entries",
+        "lists more than 20,000 (entries|members)",
     ),
 }
 
