@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlp_mixer.bench.table import FACTS, HEADINGS, lines, read_csv
@@ -40,13 +41,15 @@ def runs(folder: Path) -> list[list[Row]]:
     return [list(group) for _, group in groups]
 
 
-def page(found: list[list[Row]], precisions: list[Row]) -> str:
+def page(found: list[list[Row]], precisions: Sequence[Row] = ()) -> str:
     """Markdown: a section for each run, and one for what fewer bits cost."""
-    parts = [HEAD, *[section(group) for group in found], accuracies(precisions)]
+    parts = [HEAD, *[section(group) for group in found]]
+    if precisions:
+        parts.append(accuracies(precisions))
     return "\n".join(parts)
 
 
-def accuracies(rows: list[Row]) -> str:
+def accuracies(rows: Sequence[Row]) -> str:
     """The accuracy of each precision, from the rows of `precisions.py`."""
     facts = rows[0]
     text = [

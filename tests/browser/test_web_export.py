@@ -336,6 +336,8 @@ def test_below_a_lowest_score_the_answer_is_unknown(site: Site) -> None:
 
 def test_the_keyboard_alone_will_do(site: Site) -> None:
     page = site.page
+    # A busy machine may give the focus of the window to a page of another test.
+    page.bring_to_front()
     page.locator("#file").focus()
     style = "getComputedStyle(document.getElementById('stage')).outlineStyle"
     assert page.evaluate(style) == "solid"
