@@ -6,7 +6,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -56,6 +56,32 @@ class Site:
         self.server.should_exit = True
         self._thread.join()
         self.listener.close()
+
+
+@pytest.fixture
+def opens_the_dialogue() -> Callable[[Page, str], bool]:
+    """Whether a key opens the choice of files, when the focus is where it is now.
+
+    A click of the input opens it. The click is taken away here: the window of a
+    dialogue opens only within five seconds of the key, which a busy machine may miss.
+    """
+
+    def opens(page: Page, key: str) -> bool:
+        page.evaluate(
+            """() => {
+                window.clicks = 0;
+                document.getElementById("file").onclick = (event) => {
+                    event.preventDefault();
+                    window.clicks += 1;
+                };
+            }"""
+        )
+        page.keyboard.press(key)
+        clicks = page.evaluate("window.clicks")
+        page.evaluate("document.getElementById('file').onclick = null")
+        return clicks == 1
+
+    return opens
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -271,16 +272,17 @@ def test_the_weight_pictures_of_a_dark_page_are_dark(page: Page) -> None:
     expect(figure).to_have_attribute("src", "figures/token_units.png")
 
 
-def test_the_keyboard_alone_will_do(page: Page) -> None:
+def test_the_keyboard_alone_will_do(
+    page: Page, opens_the_dialogue: Callable[[Page, str], bool]
+) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
     style = "getComputedStyle(document.getElementById('stage')).outlineStyle"
     # One can see where one is.
     assert page.evaluate(style) == "solid"
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Space")
-    file = {"name": "a.png", "mimeType": "image/png", "buffer": picture()}
-    chooser.value.set_files(file)
+    assert opens_the_dialogue(page, "Space")
+    file: Any = {"name": "a.png", "mimeType": "image/png", "buffer": picture()}
+    page.locator("#file").set_input_files(file)
     answered(page)
     reached = set()
     active = "document.activeElement.id || document.activeElement.tagName"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -334,17 +334,16 @@ def test_below_a_lowest_score_the_answer_is_unknown(site: Site) -> None:
     expect(head).to_have_text(best)
 
 
-def test_the_keyboard_alone_will_do(site: Site) -> None:
+def test_the_keyboard_alone_will_do(
+    site: Site, opens_the_dialogue: Callable[[Page, str], bool]
+) -> None:
     page = site.page
-    # A busy machine may give the focus of the window to a page of another test.
-    page.bring_to_front()
     page.locator("#file").focus()
     style = "getComputedStyle(document.getElementById('stage')).outlineStyle"
     assert page.evaluate(style) == "solid"
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Space")
+    assert opens_the_dialogue(page, "Space")
     file: Any = {"name": "a.png", "mimeType": "image/png", "buffer": encoded(picture())}
-    chooser.value.set_files([file, {**file, "name": "b.png"}])
+    page.locator("#file").set_input_files([file, {**file, "name": "b.png"}])
     expect(page.locator("#answers > li:not(.waiting)")).to_have_count(2)
     names = []
     for _ in range(8):
