@@ -152,10 +152,7 @@ def told(results: common.Results, _: str) -> str:
             common.spread([row[key] for row in rows]) if key in rows[0] else "-"
             for key in TOPS
         ]
-        seconds = [
-            f"{statistics.median(row[key] for row in rows):.0f}"
-            for key in ("train_s", "cpu_s")
-        ]
+        seconds = [median_told(rows, key) for key in ("train_s", "cpu_s")]
         size = [f"{rows[0]['params'] / 1e6:.2f} M", f"{rows[0]['mmacs']:g}"]
         recipe, _, settings = label.partition(" ")
         name = f"{RENAMED.get(recipe, recipe)} {settings}"
@@ -172,6 +169,12 @@ def told(results: common.Results, _: str) -> str:
         "processor, s",
     ]
     return common.table(heads, lines)
+
+
+def median_told(rows: list[dict[str, Any]], key: str) -> str:
+    """The median over the seeds; rows written down later do not have every figure."""
+    values = [row[key] for row in rows if key in row]
+    return f"{statistics.median(values):.0f}" if values else "-"
 
 
 def images_told(rows: list[dict[str, Any]]) -> str:

@@ -63,36 +63,48 @@ def test_every_rows_file_has_its_place(tables: SimpleNamespace) -> None:
 
 
 # Recipe -> folder and label of its rows.
-WITH_ROWS = {
+ROWS = {
     "digits": ("ladder", "digits 60 epochs"),
+    "fashion_mnist": (
+        "ladder",
+        "fashion_mnist 16 epochs data.workers=0 train.threads=1",
+    ),
     "fashion_mnist_12ep": ("ladder", "fashion_mnist_10min 12 epochs train.threads=1"),
     "fashion_mnist_28ep": ("ladder", "fashion_mnist_30min 28 epochs train.threads=1"),
+    "cifar10": ("ladder", "cifar10 3 epochs"),
     "cifar10_16ep": ("cpu/contest", "ours"),
+    "cifar10_50ep": ("ladder", "cifar10_50ep 50 epochs train.threads=1"),
+    "cifar110_8ep": ("ladder", "cifar110_8ep 8 epochs"),
+    "photos": ("ladder", "photos 33.95 epochs"),
 }
-# Measured before rows were kept, or once and by hand: their text alone carries them.
-WITHOUT_ROWS = {"fashion_mnist", "cifar10", "cifar10_50ep", "cifar110_8ep", "photos"}
+UNNAMED = {"cifar10"}  # by README: a plain start, which a better recipe replaces
 
 
-def test_no_other_recipe_is_without_rows() -> None:
-    """A recipe that is measured from now on has them."""
-    assert not set(WITH_ROWS) & WITHOUT_ROWS
-    assert set(WITH_ROWS) | WITHOUT_ROWS == set(MEASURED)
+def test_every_measured_recipe_has_rows() -> None:
+    assert set(ROWS) == set(MEASURED)
 
 
-@pytest.mark.parametrize("recipe", WITH_ROWS)
+@pytest.mark.parametrize("recipe", ROWS)
 def test_the_first_page_has_the_rows_too(tables: SimpleNamespace, recipe: str) -> None:
-    """README's table and `mlp-mixer recipes`, of the recipes whose rows were kept."""
-    folder, label = WITH_ROWS[recipe]
+    """README's table and `mlp-mixer recipes`."""
+    folder, label = ROWS[recipe]
     results = tables.common.Results.kept(ROOT / "records" / "results" / folder)
     tops = [100 * top1 for top1 in results.by_seed(label).values()]
-    mean, sd = statistics.mean(tops), statistics.stdev(tops)
+    mean = statistics.mean(tops)
     stated = MEASURED[recipe]
     assert stated.runs == len(tops)
     assert stated.top1 == pytest.approx(mean, abs=0.05)
-    assert stated.sd == pytest.approx(sd, abs=0.05)
     page = (ROOT.parent / "README.md").read_text(encoding="utf-8")
     begin = rf"\| `mlp-mixer train {recipe}[ `]"
-    line = next(line for line in page.splitlines() if re.match(begin, line))
+    line = next((line for line in page.splitlines() if re.match(begin, line)), "")
+    if recipe in UNNAMED:
+        assert not line
+        return
+    if len(tops) == 1:
+        assert f"**{mean:.1f} %** (one run)" in line
+        return
+    sd = statistics.stdev(tops)
+    assert stated.sd == pytest.approx(sd, abs=0.05)
     runs = rf"(n = {len(tops)}|mean of {len(tops)} [\w ,]+), sd "
     assert re.search(rf"\*\*{mean:.1f} %\*\* \({runs}", line)
     told = float(re.findall(r"sd ([\d.]+)", line)[0])

@@ -95,8 +95,9 @@ class Sorter:
         """Lock the folder, and check what it holds.
 
         Raises:
-            UserError: It holds other files or pictures of other answers, another process
-                is at work there, or it cannot be written.
+            UserError: It holds other files or pictures of other answers, the folder of
+                an answer is a link, another process is at work there, or it cannot be
+                written.
         """
         make_folder(self.folder)
         self._stack.enter_context(locked_folder(self.folder, ".sorting"))
@@ -149,6 +150,12 @@ class Sorter:
 
     def _claim(self) -> None:
         """Write down whose answers are sorted here, or compare them with what is."""
+        for name in self._folders.values():
+            if (self.folder / name).is_symlink():
+                raise UserError(
+                    f"{str(self.folder / name)!r} is a link, and pictures would come to "
+                    "where it leads; remove the link, or choose another folder"
+                )
         record = self.folder / _RECORD
         if record.exists():
             before = read_json(record, "record of sorted pictures", "delete it")

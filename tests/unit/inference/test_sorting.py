@@ -131,6 +131,29 @@ def test_foreign_files_are_not_mixed_with_ours(
         sort(predictor, tree, tmp_path / "file")
 
 
+@pytest.mark.parametrize("there", ["folder", "file", "nothing"])
+def test_no_link_of_an_answer_is_followed(
+    there: str, predictor: Predictor, tree: Path, tmp_path: Path
+) -> None:
+    """Wherever it leads; also one that came after a first run."""
+    sort(predictor, tree, tmp_path / "sorted")
+    name = next(iter(set(answers(predictor, tree).values())))
+    shutil.rmtree(tmp_path / "sorted" / name)
+    elsewhere = tmp_path / "elsewhere"
+    if there == "folder":
+        elsewhere.mkdir()
+        (elsewhere / "of.somebody.tmp").write_text("theirs")
+    if there == "file":
+        elsewhere.write_text("theirs")
+    (tmp_path / "sorted" / name).symlink_to(elsewhere)
+    before = contents(tmp_path / "sorted")
+    with pytest.raises(UserError, match="is a link"):
+        sort(predictor, tree, tmp_path / "sorted", "copy")
+    assert contents(tmp_path / "sorted") == before
+    if there == "folder":
+        assert [path.name for path in elsewhere.iterdir()] == ["of.somebody.tmp"]
+
+
 def test_names_of_classes_become_names_of_folders() -> None:
     labels = [
         "unknown",
