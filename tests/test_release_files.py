@@ -160,6 +160,24 @@ def test_the_sdist_has_the_files_that_it_is_about() -> None:
     assert {"CITATION.cff", "THIRD_PARTY.md", "SECURITY.md", "LICENSE"} <= set(included)
 
 
+def test_the_page_on_an_index_has_no_link_that_leads_nowhere() -> None:
+    """The files that README links to are not there."""
+    pytest.importorskip("hatch_fancy_pypi_readme")
+    from hatchling.metadata.core import ProjectMetadata
+    from hatchling.plugin.manager import PluginManager
+
+    core = ProjectMetadata(str(ROOT), PluginManager()).core
+    assert core.readme_content_type == "text/markdown"
+    source = (ROOT / "README.md").read_text("utf-8")
+    links = re.compile(r"\]\(([^)]*)\)")
+    left = links.findall(core.readme)
+    assert left == [to for to in links.findall(source) if to.startswith(("http", "#"))]
+    assert len(left) < len(links.findall(source))
+    # Nothing else goes, and the words of a link stay.
+    assert len(core.readme.splitlines()) == len(source.splitlines())
+    assert "The documentation begins at `docs/start.md`;" in core.readme
+
+
 def test_builds_that_differ_and_strangers_in_a_wheel_would_be_seen(
     tmp_path: Path,
 ) -> None:
