@@ -56,9 +56,21 @@ def test_after_an_evaluation_of_a_run_comes_its_page(tmp_path: Path) -> None:
     assert (name, given["run"], given["data"]) == ("report", tmp_path, "folder:x")
 
 
-def test_after_an_export_comes_a_server() -> None:
-    (serve,) = next_steps.after_export("mixer_b16.goog_in21k")
-    assert parsed(serve)[1]["checkpoint"] == "mixer_b16.goog_in21k"
+def test_after_an_export_comes_a_server_or_what_reads_the_files(
+    tmp_path: Path,
+) -> None:
+    name = "mixer_b16.goog_in21k"
+    (serve,), remark = next_steps.after_export(name, tmp_path / "m.onnx", "onnx")
+    assert parsed(serve)[1]["checkpoint"] == name
+    assert not remark
+    (tmp_path / "m.onnx.json").touch()
+    _, remark = next_steps.after_export(name, tmp_path / "m.onnx", "onnx")
+    assert "m.onnx.json says how" in remark
+    site = tmp_path / "my site"
+    for to, told in (("web", f"open {site}/index.html"), ("triton", f"='{site}'")):
+        commands, remark = next_steps.after_export(name, site, to)
+        assert not commands
+        assert told in remark
 
 
 def test_after_a_check_comes_training_on_the_folder(

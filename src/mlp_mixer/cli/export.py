@@ -102,11 +102,7 @@ def export(
     }
     print_table(headings, [_texts(row) for row in report["rows"]])
     print(f"{out}: compared with torch on {report['images']}")
-    described = Path(f"{out}.json")
-    remark = ""
-    if described.is_file():
-        remark = f"{described} says how a picture becomes the input of {out.name}"
-    print_next(after_export(checkpoint), remark)
+    print_next(*after_export(checkpoint, out, to))
     return 0
 
 

@@ -71,13 +71,26 @@ def after_check(source: str) -> list[Command]:
     return [("finetune", "--data", name, "--out", str(out))]
 
 
-def after_export(checkpoint: str) -> list[Command]:
-    """Return what comes after `export`: the same network behind an address.
+def after_export(checkpoint: str, out: Path, to: str) -> tuple[list[Command], str]:
+    """Return what comes after `export`: what uses the file, or a server of ours.
 
     Args:
         checkpoint: What was exported, as typed.
+        out: The file or the folder that was written.
+        to: What it is for, a choice of `--to`.
+
+    Returns:
+        Commands of ours, and what else there is to do or to know.
     """
-    return [("serve", checkpoint)]
+    if to == "web":
+        return [], f"open {out / 'index.html'} in a browser"
+    if to == "triton":
+        return [], f"tritonserver --model-repository={shlex.quote(str(out))}"
+    described = Path(f"{out}.json")
+    remark = ""
+    if described.is_file():
+        remark = f"{described} says how a picture becomes the input of {out.name}"
+    return [("serve", checkpoint)], remark
 
 
 def print_next(commands: Sequence[Command], remark: str = "") -> None:
