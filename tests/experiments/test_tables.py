@@ -111,6 +111,35 @@ def test_the_first_page_has_the_rows_too(tables: SimpleNamespace, recipe: str) -
     assert told == pytest.approx(sd, abs=0.05)
 
 
+FINE_TUNED = ROOT / "records" / "results" / "cpu" / "small_folders_folder"
+
+
+@pytest.mark.parametrize("way", ["auto", "frozen"])
+@pytest.mark.parametrize("count", [100, 300, 1800])
+def test_the_pages_have_the_fine_tunings_of_the_rows(
+    tables: SimpleNamespace, count: int, way: str
+) -> None:
+    """`docs/which.md` to a decimal, the first page to a point."""
+    results = tables.common.Results.kept(FINE_TUNED)
+    rows = results.seeds(f"{count} {way}").values()
+    assert len(rows) == 3
+    told = tables.common.spread([row["top1"] for row in rows])
+    seconds = statistics.mean(row["cpu_s"] for row in rows)
+    page = (ROOT.parent / "docs" / "which.md").read_text(encoding="utf-8")
+    command = "`finetune`" if way == "auto" else "`finetune --frozen`"
+    begin = f"| {count:,} | {command} | "
+    line = next(line for line in page.splitlines() if line.startswith(begin))
+    top, time = line.removeprefix(begin).strip("| ").split(" | ")
+    assert top == f"{told} %"
+    assert float(time.removesuffix(" s")) == pytest.approx(seconds, rel=0.05, abs=0.6)
+    first = (ROOT.parent / "README.md").read_text(encoding="utf-8")
+    line = next(line for line in first.splitlines() if line.startswith(f"| {count:,} "))
+    mean = float(told.split(" ")[0])
+    numbers = [float(number) for number in re.findall(r"([\d.]+) %", line)]
+    if way == "auto" or count == 1800:
+        assert any(abs(number - mean) <= 0.5 for number in numbers), (line, mean)
+
+
 def test_what_hangs_on_the_end_of_a_grid_is_not_decided() -> None:
     """The index beside the pages: ^ marks a rate at the end of what was tried."""
     index = (ROOT / "README.md").read_text(encoding="utf-8")
