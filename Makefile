@@ -45,7 +45,7 @@ test-other-cpus: install
 # The suite on the lowest versions that pyproject.toml allows, in an environment of its own.
 LOWEST ?= .venv-lowest
 test-lowest:
-	$(PYTHON) tests/lowest.py > $(LOWEST).txt
+	$(PYTHON) tools/lowest.py $(LOWEST).txt
 	test -d $(LOWEST) || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary --only-binary av \
 	  -c $(LOWEST).txt -e '.[dev]'
