@@ -140,6 +140,20 @@ LITTLE: Sizes = {
     },
     "ResNet": {"S": {"width": 4}, "M": {"width": 6}, "L": {"width": 14}},
 }
+# The least that has all parts of a network: for rehearsals.
+LEAST: Sizes = {
+    "Mixer": {
+        "S": {"width": 8, "tokens_mlp_dim": 4, "depth": 1},
+        "M": {"width": 16, "tokens_mlp_dim": 8, "depth": 1},
+        "L": {"width": 24, "tokens_mlp_dim": 12, "depth": 2},
+    },
+    "ViT": {
+        "S": {"width": 16, "depth": 1},
+        "M": {"width": 32, "depth": 1},
+        "L": {"width": 32, "depth": 2},
+    },
+    "ResNet": {"S": {"width": 4}, "M": {"width": 6}, "L": {"width": 8}},
+}
 MEDIUM: Sizes = {
     "Mixer": {
         "S": {"width": 64, "tokens_mlp_dim": 32},

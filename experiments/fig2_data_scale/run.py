@@ -41,7 +41,7 @@ class Plan(NamedTuple):
 
 PLANS = {
     "smoke": Plan(
-        common.Recipe(steps=10, batch=32), 4, competitors.LITTLE, 2, (0.1, 1.0), (2e-3,)
+        common.Recipe(steps=10, batch=32), 4, competitors.LEAST, 2, (0.1, 1.0), (2e-3,)
     ),
     "cpu": Plan(
         common.Recipe(steps=600), 4, competitors.LITTLE, 3, halved=("fashion_mnist",)

@@ -28,7 +28,7 @@ import draw
 
 PLANS = {
     "smoke": draw.Plan(
-        common.Recipe(steps=4, batch=32), 4, competitors.LITTLE, (2, 4), 1, 0.1, (2e-3,)
+        common.Recipe(steps=4, batch=32), 4, competitors.LEAST, (2, 4), 1, 0.1, (2e-3,)
     ),
     "cpu": draw.Plan(common.Recipe(steps=300), 4, competitors.LITTLE, (150, 450), 2),
     "gpu": draw.Plan(

@@ -39,7 +39,7 @@ class Plan(NamedTuple):
 
 
 PLANS = {
-    "smoke": Plan(common.Recipe(steps=12, batch=32), 4, competitors.LITTLE, 2, 10),
+    "smoke": Plan(common.Recipe(steps=12, batch=32), 4, competitors.LEAST, 2, 10),
     "cpu": Plan(common.Recipe(steps=400, lr=4e-3), 4, competitors.LITTLE, 3),
     "gpu": Plan(common.Recipe(steps=5000, batch=256), 8, competitors.MEDIUM, 3),
     "full": Plan(common.Recipe(steps=40000, batch=512), 8, competitors.MEDIUM, 5),

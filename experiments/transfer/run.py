@@ -50,12 +50,13 @@ class Plan(NamedTuple):
     long_seeds: int = 1
 
 
-SMALL, LARGE = (
-    sizes["Mixer"]["M"] for sizes in (competitors.LITTLE, competitors.MEDIUM)
+LEAST, SMALL, LARGE = (
+    sizes["Mixer"]["M"]
+    for sizes in (competitors.LEAST, competitors.LITTLE, competitors.MEDIUM)
 )
 PLANS = {
     "smoke": Plan(
-        512, common.Recipe(steps=6, batch=32), 4, SMALL, 2, (3e-3,), (0.1, 1.0)
+        512, common.Recipe(steps=6, batch=32), 4, LEAST, 2, (3e-3,), (0.1, 1.0)
     ),
     "cpu": Plan(200_000, common.Recipe(steps=160), 8, SMALL, 3),
     "gpu": Plan(10_000_000, common.Recipe(steps=2000), 8, LARGE, 3, long_seeds=3),

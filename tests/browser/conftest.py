@@ -27,6 +27,8 @@ from mlp_mixer.serve import Limits, create_app, listen, server
 from mlp_mixer.weights import Checkpoint
 from mlp_mixer.weights.lineages.transforms import eval_preprocess
 
+PATIENCE = 120_000
+"""Milliseconds: the machine may be busy."""
 LABELS = ("cat", "dog", "horse", "ship", "truck", "frog")
 
 
@@ -39,7 +41,7 @@ class Site:
         torch.nn.init.normal_(model.head.weight, std=2)
         preprocess = eval_preprocess("paper", model.config.image_size, 3)
         checkpoint = Checkpoint(model, preprocess, LABELS, {"name": "tiny <b>"})
-        limits = Limits(max_bytes=2**20, seconds=10)
+        limits = Limits(max_bytes=2**20, seconds=60)
         app = create_app(Predictor(checkpoint, engine="torch"), limits)
         self.listener = listen("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/"
@@ -94,8 +96,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     """Playwright's own Chromium, or the system's."""
-    # Milliseconds: the machine may be busy.
-    expect.set_options(timeout=20_000)
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         path: str | None = playwright.chromium.executable_path
         if not Path(path or "").exists():
@@ -121,6 +122,7 @@ def page(
     its own content policy.
     """
     context = chromium.new_context(color_scheme=getattr(request, "param", "light"))
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     wrong: list[str] = []
 

@@ -7,9 +7,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +15,9 @@ from PIL import Image
 
 import mlp_mixer
 from mlp_mixer.cli import run
+
+from ..commands import Command, until
+from ..commands import run as run_warm
 
 
 def call(*arguments: object) -> int:
@@ -277,28 +277,19 @@ def test_a_disk_that_fills_while_saving(
     }
 
 
+SMALL_FILES_ONLY = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+from mlp_mixer.cli import main
+main()
+"""
+
+
 def test_a_file_size_limit_stops_a_run_cleanly(tmp_path: Path) -> None:
     """The same with a limit that the kernel enforces."""
-    resource = pytest.importorskip(
-        "resource", reason="no resource limits on this system"
-    )
-    script = "import sys; from mlp_mixer.cli import main; main()"
-    arguments = [
-        "train",
-        "digits",
-        *TINY,
-        "--set",
-        "model.hidden_dim=64",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
-    )
+    pytest.importorskip("resource", reason="no resource limits on this system")
+    words = ["train", "digits", *TINY, "--set", "model.hidden_dim=64"]
+    done = run_warm(["-c", SMALL_FILES_ONLY, *words, "--out", tmp_path / "out"])
     assert done.returncode == 2, done.stderr
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
@@ -321,30 +312,15 @@ def test_a_signal_saves_and_says_how_to_go_on(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        "-m",
-        "mlp_mixer",
-        "train",
-        "digits",
-        "--out",
-        str(out),
-        "--set",
-        "train.epochs=1000",
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while (
-        not (out / "metrics.jsonl").is_file() or not (out / "metrics.jsonl").read_text()
-    ):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.1)
+    words = ["-m", "mlp_mixer", "train", "digits", "--out", out]
+    process = Command([*words, "--set", "train.epochs=1000"])
+    journal = out / "metrics.jsonl"
+    until(lambda: journal.is_file() and bool(journal.read_text()), process)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=1200)
-    assert process.returncode == code, stderr
+    assert process.wait() == code, process.stderr
     assert (
-        f"go on with: mlp-mixer train {out}/config.json --out {out} --resume" in stderr
+        f"go on with: mlp-mixer train {out}/config.json --out {out} --resume"
+        in process.stderr
     )
-    assert "Traceback" not in stderr
+    assert "Traceback" not in process.stderr
     assert len(list((out / "state").iterdir())) == 1

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +17,9 @@ from mlp_mixer import UserError
 from mlp_mixer.cli import run
 from mlp_mixer.inference import predict_on_devices, processes
 
+from ..commands import Command, until
+
 PICTURES = 300
-SECONDS = 120  # until a process that does not end fails the test
 
 
 @pytest.fixture
@@ -61,13 +59,10 @@ def test_a_killed_part_goes_on_and_the_parts_join(
 ) -> None:
     parts = [tmp_path / "1.csv", tmp_path / "2.csv"]
     options = ["--part", "1/2", "--resume", "--engine", "plain", "--batch-size", "1"]
-    words = [sys.executable, "-m", "mlp_mixer", "predict", checkpoint, photos, "--out"]
-    process = subprocess.Popen([*map(str, words), str(parts[0]), *options])
-    until = time.monotonic() + SECONDS
+    words = ["-m", "mlp_mixer", "predict", checkpoint, photos, "--out", parts[0]]
+    process = Command([*words, *options])
     unfinished = parts[0].with_name("1.csv.unfinished")
-    while lines(unfinished) < 20 and process.poll() is None:
-        assert time.monotonic() < until
-        time.sleep(0.002)
+    until(lambda: lines(unfinished) >= 20, process)
     process.kill()
     process.wait()
     kept = lines(unfinished)

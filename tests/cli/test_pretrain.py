@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from PIL import Image
 import mlp_mixer as mm
 from mlp_mixer.cli import run
 from mlp_mixer.weights.catalog import START
+
+from ..commands import Group
 
 # A network of a second; the bundled one takes longer.
 TINY = [
@@ -179,19 +180,10 @@ def test_one_and_two_processes_have_the_same_curve(tmp_path: Path) -> None:
     curves: list[list[dict[str, Any]]] = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        launcher = [] if processes == 1 else [
-            "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-        ]  # fmt: skip
-        done = subprocess.run(
-            [
-                sys.executable, *launcher, "-m", "mlp_mixer", "pretrain", "--data",
-                "digits", "--from", "scratch", "--out", out, *set_all(settings),
-            ],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )  # fmt: skip
+        words = ["pretrain", "--data", "digits", "--from", "scratch", "--out", out]
+        command = ["-m", "mlp_mixer", *words, *set_all(settings)]
+        group = Group(command, processes, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        done = group.completed()
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.count("next: mlp-mixer finetune") == 1
         lines = (out / "metrics.jsonl").read_text().splitlines()

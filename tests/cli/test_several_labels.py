@@ -239,7 +239,8 @@ def test_fine_tuning_weighs_rare_labels(
 
 def test_pre_training_reads_no_labels(listed: str, tmp_path: Path) -> None:
     out = tmp_path / "pretrained"
-    options = ["--epochs", 1, "--batch-size", 32, "--set", "train.device=cpu"]
+    options = ["--set", "train.steps=2", "--set", "train.batch_size=8"]
+    options += ["--set", "train.device=cpu"]
     assert call("pretrain", "--data", listed, "--out", out, *options) == 0
     assert mm.load(out).thresholds is None
 

@@ -1,5 +1,8 @@
 """Several processes: the same curve, exact resuming, restarts by torchrun, sharded
 weights, spikes.
+
+torchrun starts them where it is tested: restarts, polite stops, two hosts. Elsewhere
+they get the variables that it sets, and begin with torch imported.
 """
 
 from __future__ import annotations
@@ -11,7 +14,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ import pytest
 import torch
 
 from mlp_mixer import load
+
+from ..commands import Command, Group, until
 
 SETTINGS = [
     "train.epochs=3", "train.batch_size=96", "train.save_every_steps=4", "train.eval_every_epochs=1",
@@ -33,36 +37,30 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def command(
-    out: Path, processes: int, *settings: str, resume: bool = True, restarts: int = 0
-) -> list[str]:
-    program = [sys.executable, "-m", "mlp_mixer"]
-    if processes > 1:
-        program = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
-            f"--max-restarts={restarts}", "--monitor-interval=0.2", "-m", "mlp_mixer",
-        ]  # fmt: skip
+def words(out: Path, *settings: str, resume: bool = True) -> list[str]:
+    """What follows `python`."""
     chosen = [part for setting in (*SETTINGS, *settings) for part in ("--set", setting)]
-    return [
-        *program,
-        "train",
-        "digits",
-        "--out",
-        str(out),
-        *(["--resume"] if resume else []),
-        *chosen,
-    ]
+    going_on = ["--resume"] if resume else []
+    return ["-m", "mlp_mixer", "train", "digits", "--out", str(out), *going_on, *chosen]
+
+
+def torchrun(words: list[str], *options: str) -> list[str]:
+    """The command by which torchrun starts two processes."""
+    program = [sys.executable, "-m", "torch.distributed.run", *options]
+    return [*program, "--monitor-interval=0.2", *words]
 
 
 def run(out: Path, processes: int, *settings: str) -> None:
-    done = subprocess.run(
-        command(out, processes, *settings),
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
+    begun = begin(out, processes, *settings)
+    done = begun.completed()
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def begin(out: Path, processes: int, *settings: str) -> Command | Group:
+    """Start one process, or several that know of each other."""
+    if processes == 1:
+        return Command(words(out, *settings), env=ENVIRONMENT)
+    return Group(words(out, *settings), processes, env=ENVIRONMENT)
 
 
 def rows(out: Path, kind: str = "train") -> list[dict[str, Any]]:
@@ -168,21 +166,10 @@ def kill_after_a_state(out: Path, *settings: str) -> None:
 
 def kill_when(ready: Callable[[], bool], out: Path, *settings: str) -> None:
     """Kill every process of a run at once, when something has happened."""
-    process = subprocess.Popen(
-        command(out, 2, *settings),
-        env=ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while not ready() and process.poll() is None:
-        time.sleep(0.01)
-    # torchrun's workers lead sessions of their own: they would go on without it
-    workers = subprocess.run(
-        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
-    ).stdout
-    for pid in (process.pid, *map(int, workers.split())):
-        os.kill(pid, signal.SIGKILL)
-    process.wait()
+    processes = begin(out, 2, *settings)
+    until(ready, processes)
+    processes.kill()
+    processes.completed()
 
 
 # Hardly more than the median is a spike, from the 21st of 40 steps on.
@@ -244,15 +231,15 @@ def test_two_processes_remember_what_is_usual(tmp_path: Path) -> None:
 def test_torchrun_restarts_after_a_worker_died(two: Path, tmp_path: Path) -> None:
     """The command has no --resume: a restart goes on by itself."""
     out = tmp_path / "elastic"
+    options = ("--standalone", "--nproc-per-node=2", "--max-restarts=3")
     process = subprocess.Popen(
-        command(out, 2, resume=False, restarts=3),
+        torchrun(words(out, resume=False), *options),
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
     )
-    while steps_saved(out) == 0 and process.poll() is None:
-        time.sleep(0.01)
+    until(lambda: steps_saved(out) > 0, process)
     workers = subprocess.run(
         ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True
     ).stdout.split()
@@ -267,13 +254,12 @@ def test_a_polite_stop_saves_at_the_same_step_everywhere(
 ) -> None:
     out = tmp_path / "stopped"
     process = subprocess.Popen(
-        command(out, 2),
+        torchrun(words(out), "--standalone", "--nproc-per-node=2"),
         env=ENVIRONMENT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while steps_saved(out) == 0 and process.poll() is None:
-        time.sleep(0.01)
+    until(lambda: steps_saved(out) > 0, process)
     process.terminate()
     process.wait(timeout=1200)
     assert 0 < steps_saved(out) < steps_saved(two)
@@ -321,16 +307,14 @@ def test_two_hosts_are_as_good_as_one(
     a common file system.
     """
     out = tmp_path / "hosts"
-    program = command(out, 2)
     processes = []
     for host, name in enumerate(two_hosts, start=1):
         place = [
             "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-endpoint=10.73.0.1:29511",
             f"--rdzv-conf=is_host={host == 1}", f"--local-addr=10.73.0.{host}",
         ]  # fmt: skip
-        torchrun = [*program[:3], *place, *program[program.index("-m", 3) :]]
         process = subprocess.Popen(
-            ["ip", "netns", "exec", name, *torchrun],
+            ["ip", "netns", "exec", name, *torchrun(words(out), *place)],
             env={**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "wire"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -8,8 +8,6 @@ import re
 import shlex
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -24,13 +22,19 @@ from mlp_mixer.cli import run
 from mlp_mixer.exporting.web.runtime import NAME, VERSION, WASM
 from mlp_mixer.files import cache_folder
 
+from .. import commands
+
 ROOT = Path(__file__).parents[2]
+SECONDS = 600
+"""Until a server that does not answer fails its page."""
 SHORT = {
     "train": ["--set", "train.epochs=0.5"],
     "pretrain": ["--set", "train.steps=2", "--set", "train.batch_size=8"],
     "finetune": ["--set", "train.steps=3", "--set", "train.epochs=1"],
 }
 """Options that keep a page's training to seconds."""
+PHOTOS = {"classes": 3, "each": 12}
+"""The reader's own."""
 
 
 def web_runtime() -> Path | None:
@@ -81,17 +85,14 @@ def run_verb(arguments: list[str], line: str) -> None:
 
 def run_program(program: str, arguments: list[str], line: str) -> None:
     """Run a script of the repository, or torchrun, in a process of its own."""
-    python = [sys.executable]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
     if program == "torchrun":
-        python += ["-m", "torch.distributed.run"]
+        words = ["-m", "torch.distributed.run", *arguments]
     else:
         assert program == "python", line
-        arguments = [str(ROOT / arguments[0]), *arguments[1:], "--out", "results"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg"}
-    done = subprocess.run(
-        [*python, *arguments], env=environment, capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr.decode()
+        words = [str(ROOT / arguments[0]), *arguments[1:], "--out", "results"]
+    done = commands.run(words, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def serve_and_ask(arguments: list[str]) -> None:
@@ -99,20 +100,22 @@ def serve_and_ask(arguments: list[str]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "mlp_mixer", *arguments, "--port", port]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    words = ["-m", "mlp_mixer", *arguments, "--port", port]
+    server = commands.Command(words)
     try:
         ask_until_ready(f"http://127.0.0.1:{port}/readyz", server)
     finally:
         server.terminate()
-    assert server.wait(timeout=60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        code = server.wait()
+    assert code in (0, -signal.SIGTERM, 128 + signal.SIGTERM), server.stderr
 
 
-def ask_until_ready(url: str, server: subprocess.Popen[bytes]) -> None:
+def ask_until_ready(url: str, server: commands.Command) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for _ in range(600):
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
         assert server.poll() is None, "the server has ended"
-        with contextlib.suppress(OSError), opener.open(url, timeout=5) as answer:
+        with contextlib.suppress(OSError), opener.open(url, timeout=SECONDS) as answer:
             assert answer.status == 200
             return
         time.sleep(0.1)
@@ -140,7 +143,7 @@ def run_page(
     published("mlp-mixer-base-p16_3rdparty_64xb64_in1k")
     published("mixer_b16.goog_in21k")
     (tmp_path / "demo").symlink_to(ROOT / "demo")
-    write_photos(tmp_path / "photos", classes=3, each=12)
+    write_photos(tmp_path / "photos", **PHOTOS)
     write_photos(tmp_path / "more", classes=1, each=3)
     monkeypatch.chdir(tmp_path)
 

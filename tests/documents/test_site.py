@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,8 @@ import typer
 import mlp_mixer
 from mlp_mixer.cli import app, run
 from mlp_mixer.recipes import RECIPES
+
+from .conftest import PHOTOS, write_photos
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -39,11 +42,24 @@ def name_of(page: Path) -> str:
     return page.relative_to(DOCS).as_posix()
 
 
-@pytest.fixture
-def with_a_run(tmp_path: Path, run_page: Callable[[str, str], None]) -> Path:
-    """The folder of a page's reader, who has a run and a list of labels."""
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the run that a page's reader has, made once for all pages."""
+    folder = tmp_path_factory.mktemp("reader")
+    write_photos(folder / "photos", **PHOTOS)
     arguments = ["finetune", "--data", "folder:photos", "--out", "runs/mine"]
-    assert run([*arguments, "--frozen"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert run([*arguments, "--frozen"]) == 0
+    return folder / "runs"
+
+
+@pytest.fixture
+def with_a_run(
+    runs: Path, tmp_path: Path, run_page: Callable[[str, str], None]
+) -> Path:
+    """The folder of a page's reader, who has a run and a list of labels."""
+    shutil.copytree(runs, tmp_path / "runs")
     lines = ["path,labels"]
     for picture in sorted((tmp_path / "photos").rglob("*.png")):
         label = picture.parent.name

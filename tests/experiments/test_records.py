@@ -7,10 +7,8 @@ from __future__ import annotations
 import json
 import os
 import runpy
-import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +20,21 @@ from torch import nn
 from mlp_mixer import create_model
 from mlp_mixer.config import override
 
+from ..commands import run
+
 ROOT = Path(__file__).parents[2] / "experiments" / "records"
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+TWICE = """
+import runpy, sys
+sys.path.insert(0, sys.argv[1])
+path = sys.argv.pop(1) + "/" + sys.argv.pop(1)
+sys.argv[0] = path
+for _ in range(2):
+    typed = list(sys.argv)
+    runpy.run_path(path, run_name="__main__")
+    sys.argv = typed
+    print("AGAIN", flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,30 +63,9 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
     [("contest", "ours;timm;Keras example"), ("photos", "Mixer 64/8;ResNet-18 96")],
 )
 def test_smoke_and_again(script: str, who: str, tmp_path: Path) -> None:
-    twice = "import runpy, sys; sys.path.insert(0, sys.argv[1]); path = sys.argv.pop(1) + '/' + sys.argv.pop(1)\n"
-    twice += "sys.argv[0] = path\nfor _ in range(2): typed = list(sys.argv); "
-    twice += "runpy.run_path(path, run_name='__main__'); sys.argv = typed; print('AGAIN', flush=True)"
-    command = [
-        sys.executable,
-        "-c",
-        twice,
-        str(ROOT),
-        f"{script}.py",
-        "--budget",
-        "smoke",
-        "--out",
-        str(tmp_path),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [str(ROOT), f"{script}.py", "--budget", "smoke", "--out", str(tmp_path)]
     command += ["--who", who, "--threads", "1"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-        timeout=1200,
-    )
+    done = run(["-c", TWICE, *command], env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second, _ = done.stdout.split("AGAIN")
     assert all(
@@ -90,11 +81,8 @@ def test_smoke_and_again(script: str, who: str, tmp_path: Path) -> None:
 
 
 def test_small_folders_in_small(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "small_folders.py"), "--out", str(tmp_path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=environment, check=False
-    )
+    words = [ROOT / "small_folders.py", "--out", tmp_path]
+    done = run(words, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
     found = {row["name"]: row for row in map(json.loads, rows)}
@@ -235,38 +223,10 @@ def test_images_of_seeds_that_draw_their_own(counts: list[int], told: str) -> No
 
 
 def test_a_ladder_stands_and_is_not_climbed_twice(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        str(ROOT / "ladder.py"),
-        "digits",
-        "--data",
-        "digits",
-        "--seeds",
-        "2",
-        "--views",
-        "flip",
-    ]
-    command += [
-        "--epochs",
-        "0.1",
-        "--set",
-        "model.num_blocks=1",
-        "--set",
-        "train.device=cpu",
-        "--out",
-        str(tmp_path),
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    run = partial(
-        subprocess.run,
-        command,
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=True,
-        timeout=1200,
-    )
-    first = run().stdout
+    command = [ROOT / "ladder.py", "digits", "--data", "digits", "--seeds", "2"]
+    command += ["--views", "flip", "--epochs", "0.1", "--out", tmp_path]
+    command += ["--set", "model.num_blocks=1", "--set", "train.device=cpu"]
+    first = run(command, env=ENVIRONMENT).stdout
     rows = [
         json.loads(line)
         for line in (tmp_path / "rows.jsonl").read_text(encoding="utf-8").splitlines()
@@ -277,7 +237,7 @@ def test_a_ladder_stands_and_is_not_climbed_twice(tmp_path: Path) -> None:
         rows[0]["val_top1"] != rows[1]["val_top1"] or rows[0]["top1"] != rows[1]["top1"]
     )  # other images and weights
     assert {"top1", "top1_flip", "train_s", "mmacs"} <= set(rows[0])
-    second = run().stdout
+    second = run(command, env=ENVIRONMENT).stdout
     assert "seed 0: top1" in first
     assert "seed 0: top1" not in second
     assert second in first  # the table alone

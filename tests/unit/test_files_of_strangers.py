@@ -131,7 +131,7 @@ def test_of_many_threads_one_gets_the_folder(tmp_path: Path) -> None:
         begin.wait()
         try:
             with locked_folder(tmp_path):
-                inside.wait(20)
+                inside.wait(300)
                 told.append("")
         except UserError as error:
             told.append(str(error))
@@ -157,7 +157,7 @@ def test_a_forked_child_is_kept_out_while_its_parent_is_at_work(tmp_path: Path) 
     with locked_folder(tmp_path):
         child = fork.Process(target=_tell, args=(tmp_path, answer))
         child.start()
-        assert "another process is at work" in answer.get(timeout=60)
+        assert "another process is at work" in answer.get(timeout=600)
         child.join()
     read, write = os.pipe()
     with locked_folder(tmp_path):

@@ -607,7 +607,7 @@ def test_a_full_disk_keeps_what_came(site, tmp_path):
     code = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
     code += "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
     command = python(code + downloading(site, tmp_path))
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert "UserError: cannot write" in done.stderr
     assert "File too large; free some space" in done.stderr
     part = (tmp_path / ".file.bin.part").stat().st_size
@@ -674,7 +674,7 @@ def test_two_processes_and_two_threads_bring_it_once(site, tmp_path):
         site.go_on.set()
         for thread in threads:
             thread.join()
-        assert process.communicate(timeout=60)[0].strip() == str(tmp_path / "file.bin")
+        assert process.communicate(timeout=600)[0].strip() == str(tmp_path / "file.bin")
     assert site.ranges == [None]
     assert (tmp_path / "file.bin").read_bytes() == BODY
     assert names(tmp_path) == ["file.bin"]

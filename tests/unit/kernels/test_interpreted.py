@@ -25,14 +25,13 @@ if TRITON < (3, 9) and NUMPY >= "2.4.0":
 FILES = sorted((Path(__file__).parent / "interpreted").glob("*.py"))
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_under_the_interpreter(file: Path) -> None:
+def test_under_the_interpreter() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     # Triton 3.6 with NumPy before 2.4 warns of itself.
     options += ["-W", "ignore:Conversion of an array with ndim"]
     process = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(file)],
+        [sys.executable, "-m", "pytest", *options, *map(str, FILES)],
         env=environment,
         capture_output=True,
         text=True,

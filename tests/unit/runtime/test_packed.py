@@ -69,7 +69,7 @@ def all_end(*calls: Callable[[], object]) -> bool:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=300)
     return not any(thread.is_alive() for thread in threads)
 
 

@@ -250,7 +250,7 @@ class Held:
 
         def held(x: torch.Tensor) -> torch.Tensor:
             self.begun.set()
-            assert self.go.wait(20)
+            assert self.go.wait(300)
             return compute(x)
 
         self.go.set()
@@ -268,7 +268,7 @@ def test_too_many_are_told_to_come_again(
         held.begun.clear()
         held.go.clear()
         first = clients.submit(post, client, picture())
-        assert held.begun.wait(20)
+        assert held.begun.wait(300)
         two = [("file", ("a", picture()))] * 2
         more = clients.submit(client.post, "/predict", files=two)
         while client.get("/readyz").status_code == 200:
@@ -310,7 +310,7 @@ def test_all_bodies_together_have_a_bound(
         held.begun.clear()
         held.go.clear()
         first = clients.submit(post, client, data)
-        assert held.begun.wait(20)
+        assert held.begun.wait(300)
         refused = post(client, data)
         assert refused.status_code == 503
         assert "as many pictures as it can" in refused.json()["error"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import multiprocessing
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from mlp_mixer.training.config import OptimChoice, ScheduleChoice
 from mlp_mixer.training.optim import sam
 from mlp_mixer.training.optim.sam import rho_at, sharpness_gradients
 from mlp_mixer.training.optim.schedule import lr_factor
+
+from .... import commands
 
 Example = tuple[Tensor, Tensor]
 
@@ -365,7 +366,7 @@ def _one_of_two(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_with_two_micro_batches_are_one_with_four(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = commands.CONTEXT
     processes = []
     for rank in range(2):
         arguments = (rank, tmp_path)
@@ -373,7 +374,7 @@ def test_two_processes_with_two_micro_batches_are_one_with_four(tmp_path: Path) 
         process.start()
         processes.append(process)
     for process in processes:
-        process.join(120)
+        process.join(1200)
     assert [process.exitcode for process in processes] == [0, 0]
 
     model = mixer()

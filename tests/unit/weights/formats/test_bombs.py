@@ -24,6 +24,7 @@ from mlp_mixer.weights.formats import containers
 from mlp_mixer.weights.lineages import translate
 from mlp_mixer.weights.lineages.tables import LINEAGES
 
+from .... import commands
 from ..small_files import (
     BIAS_PATH,
     CONFIG,
@@ -297,30 +298,26 @@ for path in sys.argv[2:]:
 def elsewhere(paths: list[Path], limit: int = 0) -> dict[str, tuple[str, str, int]]:
     """Load files in another process: outcome, message and peak bytes for each.
 
-    `limit` is how much more memory the process may take.
+    `limit` is how much more memory the process may take; with one it begins from
+    nothing, as what it loads may end it.
     """
-    command = [
-        sys.executable,
-        "-X",
-        "faulthandler",
-        "-c",
-        WORKER,
-        str(limit),
-        *map(str, paths),
-    ]
+    words = ["-c", WORKER, str(limit), *map(str, paths)]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "MALLOC_ARENA_MAX": "1",
     }
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment,
-        check=False,
-    )
+    if limit:
+        done = subprocess.run(
+            [sys.executable, "-X", "faulthandler", *words],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            env=environment,
+            check=False,
+        )
+    else:
+        done = commands.run(words, env=environment)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(lines) == len(paths), (
         f"died of {paths[len(lines)].name}: {done.stderr[-2000:]}"

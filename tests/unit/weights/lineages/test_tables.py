@@ -58,8 +58,10 @@ def test_out_and_in_again_is_the_identity(
     """Names, shapes and bytes survive the file, for whatever the lineage can express."""
 
     wrap = "state_dict" if lineage.name == "mmpretrain" else None
+    # Names and shapes are the same for every dtype.
+    examples = 8 if dtype == torch.float32 else 3
 
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=examples, deadline=None)
     @given(configs(lineage))
     def check(config: MixerConfig) -> None:
         assert not translate.obstacles(config, lineage)
