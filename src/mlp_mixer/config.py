@@ -282,7 +282,8 @@ def _parse(text: str, hint: Any = None) -> Any:
         return text.lower() == "true"
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    # ValueError: JSON of its own kind, or Python's, of thousands of digits.
+    except (ValueError, RecursionError):
         return [_parse(part) for part in text.split(",")] if "," in text else text
 
 
@@ -349,12 +350,22 @@ def _matching_scalar(value: Any, hint: Any) -> Any:
     # True is an int in Python, but nobody means 1 by it.
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if hint is float and is_number:
-        return float(value) if math.isfinite(value) else _NO_MATCH
+        return _finite(value)
     if hint is str and is_number:
         return str(value)  # a path or a name that happens to read as a number
     if hint is type(None):
         return None if value is None else _NO_MATCH
     return value if type(value) is hint else _NO_MATCH
+
+
+def _finite(value: float) -> Any:
+    """Return a number as a float, or `_NO_MATCH` for one that no finite float is."""
+    try:
+        number = float(value)
+    # An integer of JSON may have any number of digits.
+    except OverflowError:
+        return _NO_MATCH
+    return number if math.isfinite(number) else _NO_MATCH
 
 
 def _describe(hint: Any) -> str:

@@ -44,6 +44,15 @@ The values are part of what a seed means; a new use takes a new one.
 """
 
 
+def generator(seed: int) -> np.random.Generator:
+    """Return NumPy's generator of a seed, which may be negative.
+
+    Args:
+        seed: Any integer. NumPy refuses negative ones, which the streams here take.
+    """
+    return np.random.default_rng(seed if seed >= 0 else seed & _WORD)
+
+
 def philox(stream: str, seed: int, number: int) -> np.random.Generator:
     """Return the generator of a stream (a key of `STREAMS`) at one step or epoch.
 

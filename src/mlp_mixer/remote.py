@@ -172,7 +172,7 @@ def _read_headers(url: str, response: HTTPResponse, start: int) -> Body:
             "in a browser"
         )
     told = response.headers.get("Content-Range", "")
-    part = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", told)
+    part = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", told)
     if response.status == 206 and part and int(part[1]) == start:
         total: int | None = int(part[2])
     elif response.status == 200:

@@ -25,6 +25,7 @@ def call(*arguments: object) -> int:
     return run([str(argument) for argument in arguments])
 
 
+WEIGHTS = ["model.init=mixer_nano4.cifar10", "model.in_channels=1", "model.gelu=none"]
 SETTINGS = [
     "augment.policy=randaugment_bv",
     "augment.erase=0.5",
@@ -235,6 +236,32 @@ def test_mistakes_are_one_sentence_and_leave_no_file(
     assert message in error
     assert len(error.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # Another split of the same images, as runs of 0.1.0 have it.
+        ["data.split_by=position"],
+        # The size of the network follows from more than its name.
+        ["model.patch_size=3", "model.image_size=12"],
+        WEIGHTS,
+        [*WEIGHTS, "model.image_size=64"],
+    ],
+)
+def test_the_sheet_has_the_images_of_the_run(settings: list[str]) -> None:
+    config = override(get_recipe("digits"), settings)
+    run = prepare(config)
+    sheet = contact_sheet(config, count=2, variants=1)
+    top, left = sheet.corner
+    height, width = run.preprocess.image_size
+    drawn = sheet.image[top:, left:]
+    # Two rows and two columns, enlarged by whole factors, with frames of two pixels.
+    scale = max(1, 96 // max(height, width))
+    assert drawn.shape[:2] == (2 * height * scale + 6, 2 * width * scale + 6)
+    first = run.batches()[0].images[0].permute(1, 2, 0).numpy()
+    cell = drawn[2 : 2 + height * scale : scale, 4 + width * scale : -2 : scale]
+    np.testing.assert_array_equal(cell, first)
 
 
 def test_a_place_that_cannot_be_written(

@@ -115,7 +115,7 @@ def test_another_class_and_one_map(
             ["none.safetensors", "IMAGE", "--out", "o.png"],
             "no checkpoint at 'none.safetensors'",
         ),
-        (["WEIGHTS", "FOLDER", "--out", "o.png"], "holds several images"),
+        (["WEIGHTS", "FOLDER", "--out", "o.png"], "stands for several images"),
     ],
 )
 def test_mistakes_in_one_sentence(

@@ -121,7 +121,9 @@ def test_the_command_says_what_it_learns_from_and_what_comes_next(
         told = capsys.readouterr()
         assert re.search(notes, told.err)
         assert "(without labels)" in told.err
-        last = told.out.splitlines()[-1]
+        # As after every verb, so that a script may read the result alone.
+        assert "next:" not in told.out
+        last = told.err.splitlines()[-1]
         words = ["mlp-mixer", "finetune", str(out), "--data", source or data]
         assert last == f"next: {shlex.join([*words, '--out', f'{out}-finetuned'])}"
     # The run can be repeated and resumed by its own configuration.
@@ -185,7 +187,7 @@ def test_one_and_two_processes_have_the_same_curve(tmp_path: Path) -> None:
         group = Group(command, processes, env={**os.environ, "OMP_NUM_THREADS": "1"})
         done = group.completed()
         assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("next: mlp-mixer finetune") == 1
+        assert done.stderr.count("next: mlp-mixer finetune") == 1
         lines = (out / "metrics.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         curves.append([row for row in rows if row["kind"] == "train"])

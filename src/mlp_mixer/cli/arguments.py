@@ -301,6 +301,28 @@ def named(pictures: list[str]) -> Iterator[str]:
             yield name
 
 
+def refuse_beside(context: typer.Context, option: str, fits: set[str]) -> None:
+    """Refuse options that an option would leave without any effect.
+
+    Args:
+        context: Of the command.
+        option: As typed.
+        fits: The parameters that go with it.
+
+    Raises:
+        UserError: Another one was typed.
+    """
+    from ..errors import UserError
+
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        typed = source is not None and source.name == "COMMANDLINE"
+        if typed and parameter.name not in fits:
+            raise UserError(
+                f"{parameter.opts[0]} has no effect beside {option}: leave one of them away"
+            )
+
+
 def parse_size(text: str) -> tuple[int, int]:
     """Return the height and width of "224" or "224x320".
 

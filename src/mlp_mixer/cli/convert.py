@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -80,10 +79,15 @@ def convert(
 
 def _facts(text: str) -> dict[str, Any]:
     from ..errors import UserError
+    from ..untrusted.text import parse_json
 
     try:
-        return dict(json.loads(text))
-    except (ValueError, TypeError) as error:
+        facts = parse_json(text)
+    except ValueError as error:
         raise UserError(
-            f"cannot read --about {text!r} ({error}): expected a JSON object"
+            f"cannot read --about {text[:200]!r} ({error}): expected a JSON object"
         ) from error
+    # A list of pairs would make a dictionary too, and of words of two letters as well.
+    if not isinstance(facts, dict):
+        raise UserError(f"--about is {text[:200]!r}: expected a JSON object")
+    return facts

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .arguments import Json, OverwriteOut
+from .arguments import Json, OverwriteOut, refuse_beside
 from .console import print_json
 from .streams import printable
 
@@ -47,35 +47,13 @@ def sample(
 
     Images of other channels than gray and RGB become .npy files, which predict takes.
     """
-    import numpy as np
-    from PIL import Image
-
     from ..data import open_dataset
-    from ..files import atomic_file, make_folder, refuse_to_replace
+    from ..data.sample import write_sample
 
-    opened = open_dataset(source)
-    # A dataset with one image per class has none to hold out.
-    images = opened.train if opened.test is None else opened.test
-    make_folder(out)
-    chosen = np.random.default_rng(seed).permutation(len(images))[:count]
-    paths = {}
-    ending = "png" if images.channels in (1, 3) else "npy"
-    for index in map(int, chosen):
-        # A class may be called "t-shirt/top".
-        name = images.label_text(index).replace("/", "_") or "no label"
-        paths[index] = out / f"{name}_{index}.{ending}"
-    if not overwrite:
-        refuse_to_replace(*paths.values())
-    for index, path in paths.items():
-        pixels = images.image(index)
-        with atomic_file(path) as file:
-            if ending == "npy":
-                np.save(file, pixels)
-                continue
-            gray = images.channels == 1
-            picture = Image.fromarray(pixels[..., 0] if gray else pixels)
-            picture.save(file, format="PNG")
-    print(f"wrote {len(chosen)} test images of {source} to {out}")
+    done = write_sample(
+        open_dataset(source), out, count=count, seed=seed, overwrite=overwrite
+    )
+    print(f"wrote {len(done.paths)} {done.split} images of {source} to {out}")
     return 0
 
 
@@ -145,6 +123,7 @@ def shard(
 
 @data_app.command()
 def check(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -192,7 +171,8 @@ def check(
             "them out"
         )
     if undo and folder is not None:
-        return _put_back(folder)
+        refuse_beside(context, "--undo", {"source", "undo", "as_json"})
+        return _put_back(folder, as_json)
     # Before the long work, because a place or a checkpoint may be refused.
     if out is not None and not overwrite:
         refuse_to_replace(*_pages(out))
@@ -224,7 +204,7 @@ def check(
     return 1 if left else 0
 
 
-def _put_back(folder: Path) -> int:
+def _put_back(folder: Path, as_json: bool) -> int:
     from ..check.quarantine import put_back
 
     count, blocked = put_back(folder)
@@ -233,7 +213,10 @@ def _put_back(folder: Path) -> int:
             f"left aside: {printable(name)} (something else has its place)",
             file=sys.stderr,
         )
-    print(f"put back {count:,} files")
+    if as_json:
+        print_json({"put_back": count, "left_aside": blocked})
+    else:
+        print(f"put back {count:,} files")
     return 1 if blocked else 0
 
 

@@ -22,15 +22,14 @@ def figures(
     """
     from ..analysis.figures import weight_figures
     from ..analysis.token_units import to_png
-    from ..files import make_folder, refuse_to_replace, write_bytes
+    from ..files import refuse_to_replace, write_bytes
     from ..weights import load
     from .progress import counted
 
-    folder = make_folder(out)
     source, _ = or_bundled(checkpoint)
     with counted("pictures", tell_end=False) as show:
         drawn = weight_figures(load(source, key=key).model, progress=show)
-    pictures = {folder / f"{name}.png": picture for name, picture in drawn.items()}
+    pictures = {out / f"{name}.png": picture for name, picture in drawn.items()}
     if not overwrite:
         refuse_to_replace(*pictures)
     for path, picture in pictures.items():

@@ -94,8 +94,6 @@ def finetune(
     from .progress import counted, map_text, watch
 
     keep_memory()
-    if weights is None:
-        _introduce_start()
     # A person who has no weights should know what that costs before hours have passed.
     if weights == api.SCRATCH and not frozen:
         print(_PRICE, file=sys.stderr)
@@ -103,6 +101,7 @@ def finetune(
         settings = [f"model.in_channels={channels}", *(settings or ())]
     folder = out or Path("runs") / f"finetune-{time.strftime('%Y%m%d-%H%M%S')}"
     if frozen:
+        tell = _Told(introduce=weights is None)
         with counted("images", tell_end=False) as show:
             best = api.finetune(
                 weights,
@@ -118,7 +117,7 @@ def finetune(
                 find_batch_size=find_batch_size,
                 minutes=minutes,
                 track=track,
-                report=lambda row: print(row["text"], file=sys.stderr),
+                report=tell,
                 progress=show,
             )
         print(f"checkpoint: {folder / 'best.safetensors'}{_by_folds(best)}")
@@ -142,6 +141,9 @@ def finetune(
         return watch(start, place)
 
     config = api.finetune_config(weights, data, recipe, settings or (), key=key)
+    # After the images were found: a mistake in --data is then one sentence.
+    if weights is None:
+        _introduce_start()
     if sweep is None:
         run(config, folder)
         _test(folder, data)
@@ -162,6 +164,19 @@ def finetune(
     _test(best_run, data)
     _print_next(best_run, data)
     return 0
+
+
+class _Told:
+    """Prints notes, below what there is to say of the weights."""
+
+    def __init__(self, *, introduce: bool) -> None:
+        self._introduce = introduce
+
+    def __call__(self, row: JournalRow) -> None:
+        if self._introduce:
+            _introduce_start()
+        self._introduce = False
+        print(row["text"], file=sys.stderr)
 
 
 def _print_next(run: Path, data: str) -> None:

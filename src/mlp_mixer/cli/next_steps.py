@@ -29,6 +29,17 @@ def after_training(run: Path, data: str, *, tested: bool = False) -> list[Comman
     return [("evaluate", str(run), "--data", data), report]
 
 
+def after_pretraining(run: Path, labelled: str | None) -> list[Command]:
+    """Return what comes after `pretrain`: a classifier on its features.
+
+    Args:
+        run: The folder of the run.
+        labelled: Its images, as typed, if they have labels.
+    """
+    data = labelled or "folder:LABELLED"
+    return [("finetune", str(run), "--data", data, "--out", f"{run}-finetuned")]
+
+
 def after_evaluation(checkpoint: str | None, data: str, own: bool) -> list[Command]:
     """Return what comes after `evaluate`: the page, where a run was evaluated.
 

@@ -27,6 +27,7 @@ from .arguments import (
     is_model,
     named,
     or_bundled,
+    refuse_beside,
     split_arguments,
 )
 from .console import print_json
@@ -57,6 +58,7 @@ class SortBy(StrEnum):
 
 
 def predict(
+    context: typer.Context,
     paths: Annotated[
         list[str],
         typer.Argument(
@@ -129,6 +131,7 @@ def predict(
 
     tally: _Tally | Written
     if join is not None:
+        refuse_beside(context, "--join", {"paths", "join", "overwrite", "as_json"})
         tally = predict_parts.join(join, paths, overwrite)
         return _tell_written(tally, join, as_json)
     mine, several = predict_parts.check(part, devices, device, out, features, sort_into)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -61,7 +59,8 @@ def pretrain(
     Test images are not learnt from. The checkpoint has no classifier.
     """
     from .. import api
-    from .progress import watch
+    from .next_steps import after_pretraining, print_next
+    from .progress import speaks, watch
 
     folder = out or Path("runs") / f"pretrain-{time.strftime('%Y%m%d-%H%M%S')}"
     config, notes = api.pretrain_config(
@@ -87,9 +86,6 @@ def pretrain(
         )
 
     watch(start, folder)
-    if os.environ.get("RANK", "0") == "0":
-        source = data if labelled else "folder:LABELLED"
-        tuned = f"{folder}-finetuned"
-        words = ["mlp-mixer", "finetune", str(folder), "--data", source, "--out", tuned]
-        print(f"next: {shlex.join(words)}")
+    if speaks():
+        print_next(after_pretraining(folder, data if labelled else None))
     return 0

@@ -41,7 +41,8 @@ def serve(
     precision: PrecisionName = "auto",
     batch_size: BatchSize = 32,
     max_mib: Annotated[
-        float, typer.Option(min=0.001, help="The size of a request at most.")
+        float,
+        typer.Option(min=0.001, max=65_536, help="The size of a request at most."),
     ] = 20,
     max_megapixels: Annotated[
         float, typer.Option(min=0.001, max=64, help="The size of a picture at most.")
@@ -49,7 +50,9 @@ def serve(
     timeout: Annotated[
         float,
         typer.Option(
-            min=0.1, help="Seconds for a request to arrive, and for its answer."
+            min=0.1,
+            max=86_400,
+            help="Seconds for a request to arrive, and for its answer.",
         ),
     ] = 30,
     formats: Annotated[

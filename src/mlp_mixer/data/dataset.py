@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from ..errors import UserError, without_secrets
+from ..randomness import generator
 from .class_numbers import Labels
 from .image_set import ArraySet, ImageSet
 from .keys import Keys, random_shares
@@ -215,7 +216,8 @@ def public_name(spec: str) -> str:
     """
     spec = without_secrets(spec)
     name, colon, path = spec.partition(":")
-    if colon:
+    # The name of a dataset is one word; a path may hold a colon too.
+    if colon and name == PurePath(name).name:
         return f"{name}:{PurePath(path).name}"
     return PurePath(spec).name
 
@@ -303,7 +305,7 @@ def stratified_split(
         UserError: The fraction is not between 0 and 1.
     """
     _check_fraction(fraction)
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     chosen = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -330,7 +332,7 @@ def stratified_sample(labels: Labels, count: int, seed: int) -> Labels:
     """
     if count >= len(labels):
         return np.arange(len(labels))
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     classes, sizes = np.unique(labels, return_counts=True)
     sure = int(count >= len(classes))
     # What is left after the one that each class is sure of.

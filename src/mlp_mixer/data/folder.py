@@ -17,6 +17,8 @@ from .layout import Layout, walk
 from .names import is_image_name
 from .passed_over import in_words
 
+_MOST_DIGITS = 1000  # of the number of a class
+
 LabelledFile = tuple[str, str]
 """An image's path relative to the root, with forward slashes, and its class's name."""
 
@@ -121,7 +123,8 @@ def natural(label: str) -> tuple[bool, int, str]:
     Args:
         label: The name of a class.
     """
-    # Only ASCII digits: int() also reads others, and "³".isdigit() is true.
-    if label.isascii() and label.isdigit():
+    # Only ASCII digits: int() also reads others, and "³".isdigit() is true. Python
+    # refuses to convert thousands of them, and nobody counts so far.
+    if len(label) <= _MOST_DIGITS and label.isascii() and label.isdigit():
         return False, int(label), label
     return True, 0, label

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from ..data.dataset import Dataset
 from ..errors import UserError
+from ..randomness import generator
 from ..weights import Checkpoint
 from .accuracy import Progress
 from .features import split_features
@@ -68,7 +69,7 @@ def support(
     Raises:
         UserError: A class has not enough images.
     """
-    rng = np.random.default_rng(seed)
+    rng = generator(seed)
     # Sorted by class, so that the places of a class lie together.
     ends = np.bincount(labels, minlength=len(names)).cumsum()
     by_class = np.split(np.argsort(labels, kind="stable"), ends[:-1])
@@ -113,8 +114,7 @@ def fewshot_accuracy(
             not finite, or l2 is not above 0.
     """
     x, y, x_test, y_test = _checked(x_train, y_train, x_test, y_test)
-    if not (l2 > 0 and np.isfinite(l2)):
-        raise UserError(f"l2 is {l2}: expected a number above 0, such as {L2:g}")
+    _check_l2(l2)
     classes = int(max(y.max(), y_test.max())) + 1
     chosen = support(y, shots, seed, range(classes))
     x = x[chosen].astype(np.float64)
@@ -215,10 +215,7 @@ def knn_accuracy(
         UserError: The features do not fit, or there are fewer than k to learn from.
     """
     x, y, x_test, y_test = _checked(x_train, y_train, x_test, y_test)
-    if not 1 <= k <= len(x):
-        raise UserError(
-            f"k is {k}: expected 1 to {len(x)}, the number of training features"
-        )
+    _check_neighbours(k, len(x))
     if not temperature > 0:
         raise UserError(
             f"temperature is {temperature}: expected a number above 0, such as 0.07"
@@ -285,6 +282,10 @@ def evaluate_fewshot(
     """
     train, chosen = support_and_eval_split(spec, checkpoint.provenance)
     train.need_one_label("few-shot evaluation")
+    # Before the features are computed, which may take hours.
+    _check_l2(l2)
+    if neighbours is not None:
+        _check_neighbours(neighbours, len(train))
     drawn = [support(train.labels, max(shots), seed, train.classes) for seed in seeds]
     used = np.unique(np.concatenate(drawn))
     if neighbours is not None:
@@ -320,6 +321,18 @@ def _checked(*four: Any) -> tuple[np.ndarray, ...]:
                 f"labels are {y.dtype} from {y.min()}: expected integers from 0"
             )
     return x_train, y_train.astype(np.int64), x_test, y_test.astype(np.int64)
+
+
+def _check_l2(l2: float) -> None:
+    if not (l2 > 0 and np.isfinite(l2)):
+        raise UserError(f"l2 is {l2}: expected a number above 0, such as {L2:g}")
+
+
+def _check_neighbours(k: int, features: int) -> None:
+    if not 1 <= k <= features:
+        raise UserError(
+            f"k is {k}: expected 1 to {features}, the number of training features"
+        )
 
 
 def _check_finite(*features: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +16,11 @@ import torch
 from PIL import Image
 
 from ..data.keys import key_of_file
+from ..data.names import is_image_name, is_system_name
 from ..data.seen import SeenImages
 from ..errors import UserError
 from ..files import PathLike
-from ..images.decode import decode_image, image_extensions
+from ..images.decode import decode_image
 from ..images.preprocess import Preprocess
 from ..weights.labels import class_numbers
 from .reload import Array
@@ -83,8 +85,11 @@ def check_images(
     # Only the folder's own name is told: the path above it may be private.
     root = Path(folder).resolve()
     files = []
+    # As a dataset is read: macOS leaves ._a.jpg beside a.jpg, and it is no picture.
     for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in image_extensions():
+        below = path.relative_to(root).parts
+        passed_over = any(map(is_system_name, below))
+        if is_image_name(path.name) and path.is_file() and not passed_over:
             files.append(path)
     if not files:
         raise UserError(
@@ -105,7 +110,9 @@ def check_images(
     for path in chosen:
         image = decode_image(path, channels=record.channels)
         pixels.append(record.fit(image))
-        classes.append(numbers.get(path.parent.name))
+        # macOS spells an accent as a letter of its own.
+        name = unicodedata.normalize("NFC", path.parent.name)
+        classes.append(numbers.get(name))
     return CheckImages(
         np.stack(pixels),
         None if None in classes else np.array(classes),

@@ -37,7 +37,9 @@ from .tiff_values import check_size, values_of
 
 _GRAY, _RGB = (0, 1), 2
 _OPACITY = (1, 2)
-_IMAGEJ = re.compile(r"^channels=(\d+)\s*$", re.MULTILINE)
+# Six digits: Python refuses to make numbers of thousands of them, with an error of its
+# own.
+_IMAGEJ = re.compile(r"^channels=(\d{1,6})\s*$", re.MULTILINE)
 _OME = re.compile(r'<Pixels[^>]{0,2000}\bSizeC="(\d{1,6})"')
 
 

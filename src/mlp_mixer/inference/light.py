@@ -110,8 +110,8 @@ class LightPredictor:
         found = list(itertools.islice(expand([picture]), 2))
         if len(found) > 1:
             raise UserError(
-                f"the folder {str(picture)!r} holds several images; use predict(), "
-                "which answers for each"
+                f"{str(picture)!r} stands for several images; use predict(), which "
+                "answers for each"
             )
         answer = next(self._answers(iter(found), 1))
         if isinstance(answer, Failure):

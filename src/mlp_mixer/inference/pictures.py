@@ -227,10 +227,17 @@ def _matches(pattern: str) -> Iterator[NamedPicture]:
         # The brackets may be those of a folder's name, such as "photos [2024]".
         literal = pattern.replace("[", "[[]")
         matches = sorted(glob.glob(literal, recursive=True))  # noqa: PTH207
-    for match in matches:
-        # `**` matches folders too; the images in them are matches of their own.
-        if not os.path.isdir(match):  # noqa: PTH112
-            yield from _below(match)
+    # `**` matches folders too; the images in them are matches of their own.
+    files = [match for match in matches if not os.path.isdir(match)]  # noqa: PTH112
+    for file in files:
+        yield from _below(file)
+    # Without a word nobody would notice that no picture was answered.
+    if matches and not files:
+        sentence = (
+            f"{pattern!r} matches folders and no files; for the images in them end it "
+            "in /*, or name the folder above"
+        )
+        yield pattern, Failure(pattern, sentence)
     if not matches:
         sentence = f"nothing matches {pattern!r}; check the pattern and the folder it begins in"
         yield pattern, Failure(pattern, sentence)

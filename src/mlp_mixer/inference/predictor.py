@@ -272,8 +272,8 @@ class Predictor:
         found = list(itertools.islice(expand([picture]), 2))
         if len(found) > 1:
             raise UserError(
-                f"the folder {str(picture)!r} holds several images; use predict(), "
-                "which answers for each"
+                f"{str(picture)!r} stands for several images; use predict(), which "
+                "answers for each"
             )
         name, answer = next(self._computed(iter(found), 1, self.logits))
         if isinstance(answer, Failure):

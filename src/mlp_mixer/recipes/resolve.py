@@ -160,7 +160,7 @@ def sweep_runs(
         )
     # All of them before the first run: a mistyped last value must not cost hours.
     runs = []
-    for value in values.split(","):
+    for value in dict.fromkeys(values.split(",")):
         setting = f"{field}={value}"
         runs.append((out / setting, with_settings(config, [setting])))
     return runs

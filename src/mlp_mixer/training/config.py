@@ -16,6 +16,9 @@ from ..images.settings import Augment, Mix
 from .optim_config import OptimChoice as OptimChoice
 from .optim_config import ScheduleChoice as ScheduleChoice
 
+_MOST_EPOCHS = 1e9  # beyond which a number of steps is none
+_SEEDS = {"least": -(2**63), "most": 2**64 - 1}  # of torch's generators
+
 
 @dataclass(frozen=True)
 class ModelChoice:
@@ -201,6 +204,7 @@ class LoopChoice:
         if self.precision == "fast":
             object.__setattr__(self, "precision", "auto")
         _within("train.epochs", self.epochs, above=0)
+        _within("train.epochs", self.epochs, most=_MOST_EPOCHS)
         _within("train.steps", self.steps, above=0)
         _within("train.images", self.images, above=0)
         _within("train.fewest_epochs", self.fewest_epochs, above=0)
@@ -217,6 +221,7 @@ class LoopChoice:
         _within("train.label_smoothing", self.label_smoothing, least=0, below=1)
         _within("train.ema", self.ema, least=0, below=1)
         _within("train.start_share", self.start_share, least=0, below=1)
+        _within("train.seed", self.seed, **_SEEDS)
 
 
 @dataclass(frozen=True)

@@ -17,16 +17,15 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ..data.loader import TrainBatches
-from ..data.registry import open_dataset
 from ..images.mix import apply, mix_plan
 from ..images.mosaic import mosaic
 from ..images.preprocess import Preprocess
 from ..images.settings import Augment
-from ..models import model_config
 from .config import TrainConfig
+from .model import input_of
 from .parallel import check_parallel
 from .run import class_members
-from .splits import split_validation
+from .splits import open_images
 
 _SIDE = 96  # pixels, up to about which smaller pictures are enlarged by a whole factor
 _MOST_SIDE = (
@@ -65,7 +64,7 @@ def contact_sheet(
     """Draw the first training images and their first variants, as a run computes them.
 
     Args:
-        config: Of the run; its model is not built.
+        config: Of the run; a fresh network is not built.
         count: How many images at most: the rows.
         variants: How many epochs: the columns beside the original.
         mix: Add rows of the first four batches, mixed: by the paper's mixup where the
@@ -90,8 +89,7 @@ def contact_sheet(
     for epoch in range(variants):
         columns.append(batches.pixels(np.full_like(indices, epoch), indices))
     titles = ["original", *(f"epoch {epoch + 1}" for epoch in range(variants))]
-    names = batches.images.classes
-    rows = [names[label] for label in batches.images.labels[indices].tolist()]
+    rows = [batches.images.label_text(index) for index in indices.tolist()]
     parts = [_Part(torch.stack(columns, dim=1), titles, rows)]
     if mix:
         mixed = [
@@ -177,16 +175,13 @@ def _labelled(sheet: NDArray[np.uint8], part: _Part, left: int) -> NDArray[np.ui
 
 
 def _batches(config: TrainConfig) -> TrainBatches:
-    """Return the batches of a training run, without building its model."""
+    """Return the batches of a training run."""
     check_parallel(config)
     data = config.data
-    source = open_dataset(
-        data.source, split_seed=data.split_seed, test_fraction=data.test_fraction
-    )
-    images, _ = split_validation(source, data)
-    model = model_config(config.model.name, image_size=config.model.image_size)
-    how = dataclasses.asdict(config.preprocess)
-    preprocess = Preprocess(model.image_size, images.channels, **how)
+    # By the run's own doors, so that these are its images at its size.
+    images = open_images(config, None)[1].train
+    with torch.random.fork_rng(devices=[]):
+        preprocess = input_of(config, images)
     return TrainBatches(
         images,
         preprocess,

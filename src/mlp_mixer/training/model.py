@@ -14,7 +14,8 @@ from ..data.image_set import ImageSet
 from ..data.seen import SeenImages
 from ..errors import UserError
 from ..images.preprocess import Preprocess
-from ..models import IsotropicMlp, build_network, create_model
+from ..models import IsotropicMlp, build_network, model_config
+from ..models.base import NetworkConfig
 from ..models.families import config_from_dict, config_to_dict
 from ..weights import load
 from ..weights.agreement import need_agreement
@@ -105,7 +106,37 @@ def build_model(config: TrainConfig, images: ImageSet) -> Built:
     return _pretrained(config.model, config.model.init, images, classes)
 
 
+def input_of(config: TrainConfig, images: ImageSet) -> Preprocess:
+    """Return how images become the network's input in a run.
+
+    A fresh network is not built for the answer; weights of `model.init` are read.
+
+    Args:
+        config: As for `build_model`.
+        images: The training set.
+
+    Raises:
+        UserError: As for `build_model`.
+    """
+    if config.model.init is not None:
+        return build_model(config, images).preprocess
+    network = _fresh_config(config, images, len(images.classes))
+    return _preprocess(config.preprocess, network)
+
+
 def _fresh(config: TrainConfig, images: ImageSet, classes: int) -> Built:
+    model = build_network(_fresh_config(config, images, classes))
+    preprocess = _preprocess(config.preprocess, model.config)
+    if config.model.stem == "whitened":
+        whiten(model.stem, images, preprocess, config.train.seed)
+    # With the sigmoid loss every class begins improbable: see `train.head_bias`.
+    if isinstance(model.head, nn.Linear) and config.train.head_bias:
+        nn.init.constant_(model.head.bias, config.train.head_bias)
+    return Built(model, preprocess, (), SeenImages.of())
+
+
+def _fresh_config(config: TrainConfig, images: ImageSet, classes: int) -> NetworkConfig:
+    """Return the architecture of a fresh network; settings of weights are refused."""
     if config.model.head == "fitted":
         raise UserError(
             "model.head=fitted needs weights to take features from: set model.init"
@@ -129,14 +160,7 @@ def _fresh(config: TrainConfig, images: ImageSet, classes: int) -> Built:
         )
     for name in ("resize", "stem", "head", "evaluation"):
         del fields[name]
-    model = create_model(num_classes=classes, in_channels=images.channels, **fields)
-    preprocess = _preprocess(config.preprocess, model)
-    if config.model.stem == "whitened":
-        whiten(model.stem, images, preprocess, config.train.seed)
-    # With the sigmoid loss every class begins improbable: see `train.head_bias`.
-    if isinstance(model.head, nn.Linear) and config.train.head_bias:
-        nn.init.constant_(model.head.bias, config.train.head_bias)
-    return Built(model, preprocess, (), SeenImages.of())
+    return model_config(num_classes=classes, in_channels=images.channels, **fields)
 
 
 def _given(choice: ModelChoice) -> dict[str, Any]:
@@ -145,8 +169,8 @@ def _given(choice: ModelChoice) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _preprocess(choice: PreprocessChoice, model: IsotropicMlp) -> Preprocess:
-    channels = model.config.in_channels
+def _preprocess(choice: PreprocessChoice, network: NetworkConfig) -> Preprocess:
+    channels = network.in_channels
     for name in ("mean", "std"):
         count = len(getattr(choice, name))
         if count not in (1, channels):
@@ -155,7 +179,7 @@ def _preprocess(choice: PreprocessChoice, model: IsotropicMlp) -> Preprocess:
                 f"channels: give one for all, such as --set preprocess.{name}=0.5, or one "
                 "for each"
             )
-    size = model.config.image_size
+    size = network.image_size
     return Preprocess(image_size=size, channels=channels, **dataclasses.asdict(choice))
 
 

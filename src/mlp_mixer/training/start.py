@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..config import check_bounds
 from ..data.dataset import Dataset
 from ..data.registry import check_place
 from ..devices import cpu_threads
@@ -83,6 +85,8 @@ def train(
         Interrupted: SIGINT or SIGTERM came; the state is saved.
     """
     started = time.perf_counter()
+    # Before anything is made: infinite minutes would fail in the middle.
+    check_bounds("minutes", minutes, above=0, below=math.inf)
     with process_group(), contextlib.ExitStack() as stack:
         # torchrun restarts its workers with their old arguments. After a restart there
         # is something to resume, with or without --resume.

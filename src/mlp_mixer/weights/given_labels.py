@@ -26,6 +26,8 @@ GIVEN = {"labels": "given when the weights were loaded"}
 """What a provenance says of such names."""
 
 _MOST_BYTES = 2**24
+# Of no more digits than a number of classes has: Python refuses thousands of them.
+_NUMBERED = re.compile(r"(\d{1,9})[\s,:;]+(.+)")
 _ENDINGS_OF_FILES = (".txt", ".json", ".csv", ".tsv", ".names", ".yaml", ".yml", ".pkl")
 
 
@@ -156,7 +158,7 @@ def _of_json(text: str, path: Path) -> Sequence[str]:
 
 def _without_numbers(lines: Sequence[str]) -> Sequence[str]:
     """Return names without their numbers, where every line begins with its own."""
-    parts = [re.fullmatch(r"(\d+)[\s,:;]+(.+)", line) for line in lines]
+    parts = [_NUMBERED.fullmatch(line) for line in lines]
     own = [part is not None and int(part[1]) == i for i, part in enumerate(parts)]
     if not all(own):
         return lines

@@ -111,9 +111,10 @@ def checked_thresholds(
     if given is None:
         return None
     is_list = isinstance(given, (list, tuple))
-    if not is_list or not all(type(value) in (int, float) for value in given):
+    if not is_list or not all(map(_is_score, given)):
         raise UserError(
-            "this checkpoint's thresholds are no numbers: its provenance is broken"
+            "this checkpoint's thresholds are no numbers from 0 to 1: its provenance is "
+            "broken"
         )
     if len(given) != classes:
         raise UserError(
@@ -121,6 +122,11 @@ def checked_thresholds(
             "provenance is broken"
         )
     return tuple(map(float, given))
+
+
+def _is_score(value: Any) -> bool:
+    """Whether a value of JSON is a score; NaN is none, and no number beyond floats."""
+    return type(value) in (int, float) and 0 <= value <= 1
 
 
 def chosen_min_score(provenance: Mapping[str, Any]) -> MinScore | None:

@@ -131,6 +131,11 @@ def test_a_dataset_passes_through():
         ("folder:/home/me/photos", "folder:photos"),
         ("/home/me/photos", "photos"),
         ("shards:https://host/sets/photos", "shards:photos"),
+        # A colon in a path begins no dataset's name.
+        ("/home/me/photos: 2024", "photos: 2024"),
+        ("/home/me:you/photos", "photos"),
+        ("../me:you/list.csv", "list.csv"),
+        ("folder:/home/me:you/photos", "folder:photos"),
     ],
 )
 def test_public_names_have_no_folders(spec, name):

@@ -37,6 +37,20 @@ def test_csv_without_splits(photos):
     assert dataset.all().image(0).shape == (2, 2, 3)
 
 
+@pytest.mark.parametrize("digits", [999, 4300, 4301, 20000])
+def test_a_label_of_thousands_of_digits_is_a_name(photos, digits):
+    """Python refuses to make a number of more than 4,300 digits."""
+    long = "7" * digits
+    rows = [
+        f'"p q/{name}.png",{label}'
+        for name, label in zip("abcd", [long, 9] * 2, strict=True)
+    ]
+    assert set(open_dataset(write_csv(photos, "path,label", *rows)).train.classes) == {
+        "9",
+        long,
+    }
+
+
 def test_csv_with_splits_and_other_columns(photos):
     spec = write_csv(
         photos,

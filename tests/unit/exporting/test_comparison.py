@@ -42,6 +42,34 @@ def test_without_such_folders_there_are_no_classes(tmp_path: Path) -> None:
     assert check_images(tmp_path, RECORD, LABELS).classes is None
 
 
+@pytest.mark.parametrize(
+    "name", ["cat/._1.png", ".git/1.png", "__MACOSX/cat/1.png", "dog/.thumbs/2.jpg"]
+)
+def test_what_systems_leave_is_no_picture(tmp_path: Path, name: str) -> None:
+    """As in a dataset: one such file of macOS refused the whole export."""
+    put(tmp_path / "photos", "cat/1.png", "dog/2.png")
+    place = tmp_path / "photos" / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(b"no picture")
+    found = check_images(tmp_path / "photos", RECORD, LABELS)
+    assert found.described == "2 of 2 in photos"
+    assert found.classes is not None
+
+
+def test_a_folder_may_be_called_like_a_picture(tmp_path: Path) -> None:
+    put(tmp_path / "photos", "cat/1.png", "dog/2.png", "dog/3.png/note.png")
+    found = check_images(tmp_path / "photos", RECORD, LABELS)
+    assert found.described == "3 of 3 in photos"
+
+
+@pytest.mark.parametrize("spelled", ["caf\u00e9", "cafe\u0301"])
+def test_accents_of_macos_are_classes(tmp_path: Path, spelled: str) -> None:
+    put(tmp_path / "photos", f"{spelled}/1.png", "dog/2.png")
+    found = check_images(tmp_path / "photos", RECORD, ["caf\u00e9", "dog"])
+    assert found.classes is not None
+    assert found.classes.tolist() == [0, 1] or found.classes.tolist() == [1, 0]
+
+
 def test_many_images_are_thinned_out_evenly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

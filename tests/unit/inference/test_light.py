@@ -270,7 +270,7 @@ def test_torch_answers_for_many_pictures_and_other_options(
 
 
 def test_one_picture_where_there_are_several(tree: Path) -> None:
-    with pytest.raises(UserError, match=r"holds several images; use predict\(\)"):
+    with pytest.raises(UserError, match=r"stands for several images; use predict\(\)"):
         LightPredictor()(tree)
     with pytest.raises(UserError, match="cannot open the image"):
         LightPredictor()("nowhere.png")

@@ -19,7 +19,7 @@ from mlp_mixer import (
     Predictor,
     UserError,
 )
-from mlp_mixer.inference import inference_model
+from mlp_mixer.inference import LightPredictor, inference_model
 from mlp_mixer.inference.pictures import read_list, skip_answered
 
 
@@ -100,9 +100,31 @@ def test_one_answer_means_one_picture(checkpoint: Checkpoint, tree: Path) -> Non
     assert predictor(tree / "z").path == str(tree / "z" / "é ü.png")
     for ask in (predictor, lambda folder: inference_model(predictor, folder)):
         with pytest.raises(
-            UserError, match=r"tree' holds several images; use predict\(\)"
+            UserError, match=r"tree' stands for several images; use predict\(\)"
         ):
             ask(tree)
+
+
+@pytest.mark.parametrize("pattern", ["tree/*", "tree/b*", "t*", "tree/[bz]"])
+def test_a_pattern_of_folders_alone_is_no_silence(
+    checkpoint: Checkpoint, tmp_path: Path, tree: Path, pattern: str
+) -> None:
+    """A quoted "photos/*" over folders of classes answered nothing, with exit code 0."""
+    for file in tree.iterdir():
+        if file.is_file():
+            file.unlink()
+    place = str(tmp_path / pattern)
+    assert tree.parent == tmp_path
+    for predictor in (Predictor(checkpoint), LightPredictor()):
+        (answer,) = predictor.predict([place])
+        assert isinstance(answer, Failure)
+        assert "matches folders and no files" in answer.error
+        with pytest.raises(UserError, match="matches folders and no files"):
+            predictor(place)
+    # The images in them, as the sentence says.
+    if pattern == "tree/*":
+        answers = list(Predictor(checkpoint).predict([f"{place}/*.png"]))
+        assert {type(answer) for answer in answers} == {Prediction}
 
 
 # The web

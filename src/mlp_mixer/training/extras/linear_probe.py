@@ -90,7 +90,7 @@ def fit_head(
         )
     # Every image is seen once, whatever the recipe's length: the checkpoint says so. None
     # is put aside to choose: the folds take turns at that.
-    once = dataclasses.replace(config.train, epochs=1.0, steps=None)
+    once = dataclasses.replace(config.train, epochs=1.0, steps=None, images=None)
     data = dataclasses.replace(config.data, val_fraction=0.0)
     run = prepare(dataclasses.replace(config, train=once, data=data), source)
     run.train.need_one_label("a linear probe (frozen)")
@@ -179,6 +179,12 @@ def _fit_best(
         for part, told in zip(images, _in_turn(images, progress), strict=True)
     ]
     x = np.concatenate(parts)
+    # The fit would end in an error of another program.
+    if not np.isfinite(x).all():
+        raise UserError(
+            "the features of these weights hold values that are not finite numbers, so "
+            "no head can be fitted to them; look at the weights"
+        )
     y = np.concatenate([part.labels for part in images])
     groups = np.concatenate([part.keys() for part in images])
     head = fit_linear_head(x, y, groups, len(run.train.classes))

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from ...data.image_set import ImageSet
 from ...images.preprocess import Preprocess
 from ...models.layers import PatchEmbed
+from ...randomness import generator
 
 # Images that are looked at.
 _IMAGES = 2000
@@ -35,7 +36,7 @@ def whiten(
         preprocess: How an image becomes the network's input.
         seed: Chooses the images that are looked at.
     """
-    drawn = np.random.default_rng(seed).permutation(len(images))[:_IMAGES]
+    drawn = generator(seed).permutation(len(images))[:_IMAGES]
     pixels = [preprocess(images.image(int(index))) for index in np.sort(drawn)]
     x_BCHW = torch.stack(pixels).double()
 

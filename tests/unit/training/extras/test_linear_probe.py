@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,12 @@ from mlp_mixer.evaluation.logistic import (
     fit_logistic,
 )
 from mlp_mixer.intervals import wilson_interval
-from mlp_mixer.training.config import DataChoice, ModelChoice, TrainConfig
+from mlp_mixer.training.config import (
+    DataChoice,
+    LoopChoice,
+    ModelChoice,
+    TrainConfig,
+)
 from mlp_mixer.training.extras.linear_probe import fit_head
 from mlp_mixer.training.journal import read_journal
 
@@ -225,3 +231,30 @@ def test_mistakes(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="are of one class; a classifier needs two"):
         fit_head(config(weights), tmp_path / "b", source=some((4,)))
     assert not (tmp_path / "b").exists()
+
+
+def test_every_image_is_seen_once_whatever_states_the_length(
+    weights: Path, tmp_path: Path
+) -> None:
+    """`finetune` states its length in images, and the checkpoint said those epochs."""
+    lengths = (LoopChoice(images=50_000), LoopChoice(steps=700), LoopChoice(epochs=9))
+    for number, length in enumerate(lengths):
+        out = tmp_path / str(number)
+        fit_head(dataclasses.replace(config(weights), train=length), out)
+        assert load(out).provenance["epochs"] == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("scale", [3e38, 1e25, -1e30])
+def test_features_that_are_no_numbers_are_one_sentence(
+    weights: Path, tmp_path: Path, scale: float
+) -> None:
+    model = load(weights).model
+    with torch.no_grad():
+        # Finite weights, whose products are not.
+        for block in model.blocks:
+            block.mlp_channels.fc1.weight.fill_(scale)
+            block.mlp_channels.fc2.weight.fill_(scale)
+    huge = save(tmp_path / "huge.safetensors", model)
+    with pytest.raises(UserError, match="values that are not finite numbers"):
+        fit_head(config(huge), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
