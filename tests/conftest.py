@@ -24,6 +24,29 @@ if (
 
 SHARED = Path(os.environ.get("MLP_MIXER_SHARED", Path(__file__).parents[2] / "shared"))
 
+TESTS = Path(__file__).parent
+# They begin first, so that none is left for one process at the end, beside idle ones.
+LONG = (
+    "cli/test_torchrun.py",
+    "experiments/test_smoke.py",
+    "documents/test_site.py",
+    "test_baselines.py",
+    "unit/kernels/test_interpreted.py",
+    "cli/test_kill.py",
+    "unit/exporting/test_run.py",
+    "browser/test_page.py",
+    "unit/serve/test_attack.py",
+    "experiments/test_records.py",
+    "documents/test_readme.py",
+    "test_deploy.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {TESTS / name: number for number, name in enumerate(LONG)}
+    assert all(path.is_file() for path in place), "LONG names a file that is not there"
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
+
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
