@@ -72,7 +72,6 @@ def test_minutes_are_a_time(tmp_path: Path, minutes: float) -> None:
         (["predict", "--join", "a.csv", "b.csv", "--resume"], "--resume"),
         (["data", "check", ".", "--undo", "--out", "page.html"], "--out"),
         (["data", "check", ".", "--undo", "--model", "m"], "--model"),
-        (["data", "check", ".", "--undo", "--workers", "2"], "--workers"),
     ],
 )
 def test_an_option_without_effect_is_refused(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+import mlp_mixer
 import mlp_mixer.cli
 from mlp_mixer.cli import run
 
@@ -182,7 +183,7 @@ def test_python_m_is_the_same_command() -> None:
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("mlp-mixer 0")
+    assert done.stdout.startswith(f"mlp-mixer {mlp_mixer.__version__}")
     assert done.stderr == ""
 
 

@@ -163,14 +163,16 @@ def ours(job: BenchJob) -> Competitor:
         job = replace(job, dtype=precision, fast=False)
     if job.on_cuda or job.dtype == "fp8":
         return as_commands_on_cuda(job)
-    if job.trains or job.dtype in ("bf16", "fp16"):
+    if job.trains or job.dtype == "fp16":
         return module(job, copy.deepcopy(job.model))
     if job.dtype == "int8":
         need("onnxruntime", "onnx")
         run = int8(job.model)
         return Competitor(functools.partial(run, job.images), "int8", "onnxruntime")
     tolerance = FAST_TOLERANCE if job.fast else TOLERANCE
-    chosen = fastest(job.model, job.images, tolerance=tolerance)
+    # What `--precision bf16` comes to: the fastest that computes in it.
+    precision = "bf16" if job.dtype == "bf16" else "auto"
+    chosen = fastest(job.model, job.images, tolerance=tolerance, precision=precision)
     call = functools.partial(chosen.run, job.images)
     return Competitor(call, chosen.way.precision, chosen.way.engine)
 

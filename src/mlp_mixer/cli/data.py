@@ -171,7 +171,7 @@ def check(
             "them out"
         )
     if undo and folder is not None:
-        refuse_beside(context, "--undo", {"source", "undo", "as_json"})
+        refuse_beside(context, "--undo", {"source", "undo", "as_json", "workers"})
         return _put_back(folder, as_json)
     # Before the long work, because a place or a checkpoint may be refused.
     if out is not None and not overwrite:

@@ -78,7 +78,8 @@ def test_fp8_says_how_many_classes_stay_and_runs_beside_bf16() -> None:
     classes = answers(here, ready["ours"]).argmax(-1)
     same = (classes == here.expected.argmax(-1)).float().mean().item()
     assert row["note"] == f"{same:.1%} of the classes as in fp32; {ready['ours'].note}"
-    assert (beside["precision"], beside["note"]) == ("bf16", "")
+    assert beside["precision"] == "bf16"
+    assert beside["note"] in ("torch", "openvino")
     assert beside["error"] < row["error"]
     assert plain.get("precision", "bf16") == "bf16", "peers run in bf16 beside fp8"
     with pytest.raises(AbsentError, match="^it does not train$"):

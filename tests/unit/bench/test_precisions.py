@@ -24,21 +24,31 @@ def job(task: str = "infer", dtype: str = "fp32", **more: Any) -> BenchJob:
 
 
 @pytest.mark.parametrize(
-    ("fast", "tolerance"), [(False, TOLERANCE), (True, FAST_TOLERANCE)]
+    ("fast", "dtype", "expected"),
+    [
+        (False, "fp32", (TOLERANCE, "auto")),
+        (True, "fp32", (FAST_TOLERANCE, "auto")),
+        (False, "bf16", (TOLERANCE, "bf16")),
+    ],
 )
 def test_ours_is_what_the_commands_choose(
-    fast: bool, tolerance: float, monkeypatch: pytest.MonkeyPatch
+    fast: bool,
+    dtype: str,
+    expected: tuple[float, str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = []
 
-    def chosen(model: MlpMixer, images: torch.Tensor, *, tolerance: float) -> Chosen:
-        asked.append(tolerance)
+    def chosen(
+        model: MlpMixer, images: torch.Tensor, *, tolerance: float, precision: str
+    ) -> Chosen:
+        asked.append((tolerance, precision))
         return Chosen(Way("openvino", "bf16"), lambda x: model(x).detach())
 
     monkeypatch.setattr(competitors, "fastest", chosen)
-    here = job(fast=fast)
+    here = job(fast=fast, dtype=dtype)
     competitor = ours(here)
-    assert asked == [tolerance]
+    assert asked == [expected]
     assert (competitor.precision, competitor.note) == ("bf16", "openvino")
     torch.testing.assert_close(answers(here, competitor), here.expected)
 

@@ -141,7 +141,7 @@ def test_evaluation_and_the_checkpoint_are_the_original_s(name: str) -> None:
     with torch.device("meta"):
         model = create_model(config.model.name, num_blocks=1, num_classes=2)
     # The record that the run evaluates with and that its checkpoint carries.
-    record = _preprocess(config.preprocess, model)
+    record = _preprocess(config.preprocess, model.config)
     assert (record.image_size, record.mean, record.std) == ((crop, crop), mean, std)
     picture = np.random.default_rng(0).integers(0, 256, (resize, 300, 3), np.uint8)
     # Its short side is right already: the middle comes out as it is.

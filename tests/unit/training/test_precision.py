@@ -29,7 +29,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def gain(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Make this processor so many times as fast in bf16."""
+    """Make this processor so many times as fast in bf16, with the least networks too."""
+    monkeypatch.setattr(devices, "_LEAST_SIDE", 1)
 
     def set_gain(value: float) -> None:
         for module in (devices, precision):
@@ -55,6 +56,20 @@ def test_auto_is_what_the_trial_says(
     assert json.loads((tmp_path / "config.json").read_text())["precision"] == expected
     provenance = load(tmp_path / "last.safetensors").provenance
     assert provenance["precision"] == expected
+
+
+def test_a_narrow_network_is_not_tried(
+    tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its trial would say this today and that tomorrow, and two runs would differ."""
+    monkeypatch.setattr(devices, "bf16_gain", lambda product: 5.0)
+    assert prepare(tiny()).precision == "fp32"
+    for sides, expected in (
+        ((63, 512), "fp32"),
+        ((512, 63), "fp32"),
+        ((64, 64), "bf16"),
+    ):
+        assert devices.computed_in("auto", CPU, (1024, *sides)) == expected
 
 
 @pytest.mark.parametrize("word", ["fp32", "bf16"])

@@ -89,8 +89,10 @@ def fit_head(
             f"{str(out)!r} already holds a run; add --overwrite, or choose another --out"
         )
     # Every image is seen once, whatever the recipe's length: the checkpoint says so. None
-    # is put aside to choose: the folds take turns at that.
-    once = dataclasses.replace(config.train, epochs=1.0, steps=None, images=None)
+    # is put aside to choose: the folds take turns at that. Features are fp32 everywhere.
+    once = dataclasses.replace(
+        config.train, epochs=1.0, steps=None, images=None, precision="fp32"
+    )
     data = dataclasses.replace(config.data, val_fraction=0.0)
     run = prepare(dataclasses.replace(config, train=once, data=data), source)
     run.train.need_one_label("a linear probe (frozen)")

@@ -216,6 +216,7 @@ def test_it_leaves_what_a_run_leaves(weights: Path, tmp_path: Path) -> None:
         "split.csv",
     }
     provenance = load(tmp_path).provenance
+    assert provenance["precision"] == "fp32", "features are, whatever a trial says"
     assert provenance["measured"]["top1"] == best["top1"]
     rows = read_journal(tmp_path)
     assert [row["kind"] for row in rows] == ["note", "note", "eval"]
