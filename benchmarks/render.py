@@ -52,13 +52,20 @@ def page(found: list[list[Row]], precisions: Sequence[Row] = ()) -> str:
 def accuracies(rows: Sequence[Row]) -> str:
     """The accuracy of each precision, from the rows of `precisions.py`."""
     facts = rows[0]
+    said = (
+        f"{int(facts['images']):,} CIFAR-10 test images; {facts['device']}, torch "
+        f"{facts['torch']}, commit {facts['commit']}. Difference: the largest in a logit, "
+        "in units of the largest logit."
+    )
+    if any(row["engine"] == "emulated" for row in rows):
+        said += (
+            " Emulated: products of rounded factors, for the processor has no such "
+            "instructions, and the sum between a block's halves is not rounded."
+        )
     text = [
         "## The bundled networks in fewer bits",
         "",
-        f"{int(facts['images']):,} CIFAR-10 test images; {facts['device']}, torch "
-        f"{facts['torch']}, commit {facts['commit']}. Emulated: products of rounded "
-        "factors, for the processor has no such instructions, and the sum between a "
-        "block's halves is not rounded. Difference: the largest in a logit.",
+        said,
         "",
         "| weights | precision | by | top-1 (95 %) | other class than fp32 | difference |",
         "|---|---|---|---|---|---|",

@@ -20,7 +20,7 @@ from ..models.isotropic import IsotropicMlp
 from ..models.mixer import MixerConfig
 from . import on_cuda
 from .on_cuda import OnCuda, products
-from .onnx_graph import onnx_graph, quantised
+from .onnx_graph import TokenForm, onnx_graph, quantised
 from .packed import can_pack, packed
 
 EngineFn = Callable[[Tensor], Tensor]
@@ -166,11 +166,11 @@ def _torch(model: IsotropicMlp) -> EngineFn:
 
 
 def _onnxruntime(model: IsotropicMlp) -> EngineFn:
-    return run_onnxruntime(_exact_graph(model))
+    return run_onnxruntime(_graph(model, "left"))
 
 
 def _openvino(model: IsotropicMlp) -> EngineFn:
-    return run_openvino(_exact_graph(model))
+    return run_openvino(_graph(model, "left"))
 
 
 ENGINES: dict[str, Callable[[IsotropicMlp], EngineFn]] = {
@@ -181,10 +181,12 @@ ENGINES: dict[str, Callable[[IsotropicMlp], EngineFn]] = {
 }
 
 
-def _exact_graph(model: IsotropicMlp) -> bytes:
+def _graph(model: IsotropicMlp, token_mixing: TokenForm) -> bytes:
     """Return a Mixer as the bytes of an ONNX graph in fp32."""
     config = need_mixer(model.config, "onnx_graph")
-    return onnx_graph(config, model.state_dict()).SerializeToString()
+    tensors = model.state_dict()
+    graph = onnx_graph(config, tensors, token_mixing=token_mixing)
+    return graph.SerializeToString()
 
 
 def run_onnxruntime(graph: bytes) -> EngineFn:
@@ -277,7 +279,8 @@ def openvino_bf16(model: IsotropicMlp) -> EngineFn:
     Raises:
         UserError: It computes in fp32 here, whatever the hint.
     """
-    return run_openvino(_exact_graph(model), "bf16")
+    # Weights as right factors: in bf16 a tenth faster, in fp32 a little slower.
+    return run_openvino(_graph(model, "transposed"), "bf16")
 
 
 def openvino_int8(model: IsotropicMlp, images: Tensor) -> EngineFn:
