@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := runs/demo
 
-.PHONY: demo docs test test-other-cpus test-lowest lint types browser install dist-check licences clean
+.PHONY: coverage demo docs mutants quality test test-other-cpus test-lowest lint types browser install dist-check licences clean
 
 install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -55,6 +55,21 @@ test-lowest:
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/vulture
+
+# What docs/quality.md reports. Coverage takes the suite's time and half of it again, mutants more than an hour.
+quality: coverage mutants
+
+$(VENV)/.quality: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,quality]'
+	@touch $@
+
+coverage: $(VENV)/.quality
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal --cov --cov-report=term
+
+mutants: $(VENV)/.quality
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run --max-children 2
+	$(BIN)/mutmut results
 
 types: install
 	$(BIN)/mypy

@@ -66,7 +66,7 @@ def direct() -> dict[str, set[str]]:
     wanted: dict[str, set[str]] = {}
     for extra, requirements in groups.items():
         # Nobody installs the tools of development to use the package.
-        if extra == "dev":
+        if extra in ("dev", "quality"):
             continue
         for requirement in requirements:
             name = canonical(re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0])

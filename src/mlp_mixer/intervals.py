@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import math
 
-CONFIDENCE = 0.95
-"""Of every interval that is printed."""
-
 _Z = 1.959963984540054  # the standard normal quantile of 97.5 %
 
 # The half-width of an interval, in points of percent, below which another decimal says

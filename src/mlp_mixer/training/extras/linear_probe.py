@@ -207,7 +207,7 @@ def _in_turn(
 
 
 def _count_on(
-    told: Progress, before: int, total: int, done: int, total_of_part: int
+    told: Progress, before: int, total: int, done: int, _: int
 ) -> None:
     told(before + done, total)
 
