@@ -12,27 +12,14 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 
 from mlp_mixer import (
-    Checkpoint,
-    Dataset,
-    MixerConfig,
-    MlpMixer,
-    Preprocess,
     UserError,
-    open_dataset,
 )
-from mlp_mixer.data.image_set import ImageSet
+from mlp_mixer.evaluation import fewshot as module
 from mlp_mixer.evaluation import (
-    evaluate_checkpoint,
-    evaluate_fewshot,
     fewshot_accuracy,
     fewshot_curve,
     knn_accuracy,
 )
-from mlp_mixer.evaluation import features as features_module
-from mlp_mixer.evaluation import fewshot as module
-from mlp_mixer.evaluation.splits import support_and_eval_split
-
-DIGITS_HELD_OUT = 351
 
 Four = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
@@ -251,6 +238,20 @@ def test_numbers_that_mean_nothing() -> None:
 VOTES = [(1, 0.07), (5, 0.07), (20, 0.07), (20, 1e-4), (120, 0.5)]
 
 
+@pytest.mark.parametrize(("gap", "winner"), [(0.205, 0), (0.207, 1)])
+def test_knn_is_by_default_that_of_dino(gap: float, winner: int) -> None:
+    """Twenty neighbours with T = 0.07: 19 of one class weigh about as much as one nearer.
+
+    exp(-0.205 / 0.07) is 1 / 18.7, and exp(-0.207 / 0.07) is 1 / 19.2. A 21st neighbour,
+    just behind, would turn the first; without the 20th it would be turned too.
+    """
+    cosines = np.array([0.9, *[0.9 - gap] * 19, *[0.899 - gap] * 8])
+    x = np.stack([cosines, np.sin(np.arccos(cosines))], axis=1)
+    labels = np.array([1, *[0] * 19, *[1] * 8])
+    query = np.array([[1.0, 0.0]])
+    assert knn_accuracy(x, labels, query, np.array([winner])) == 1
+
+
 @pytest.mark.parametrize(("k", "temperature"), VOTES)
 def test_knn_is_scikit_learns_with_these_weights(k: int, temperature: float) -> None:
     x_train, y_train, x_test, y_test = blobs(7)
@@ -270,136 +271,3 @@ def test_knn_is_scikit_learns_with_these_weights(k: int, temperature: float) -> 
     # The length of a vector says nothing.
     longer = x_train * np.linspace(1, 99, len(x_train))[:, None]
     assert knn_accuracy(longer, y_train, x_test * 7, y_test, **how) == expected
-
-
-# --- of a checkpoint
-
-
-def checkpoint(
-    num_classes: int = 0, provenance: dict[str, Any] | None = None
-) -> Checkpoint:
-    sizes = {"image_size": (8, 8), "in_channels": 1, "num_classes": num_classes}
-    model = MlpMixer(MixerConfig(4, 1, 8, 4, 8, **sizes))  # type: ignore[arg-type]
-    preprocess = Preprocess((8, 8), channels=1, crop_pct=1.0)
-    return Checkpoint(model, preprocess, None, provenance or {})
-
-
-def names(images: ImageSet) -> set[str]:
-    return {images.name(i) for i in range(len(images))}
-
-
-def test_the_support_and_the_evaluated_images_never_meet() -> None:
-    source = open_dataset("digits", split_seed=5, test_fraction=0.3)
-    data = {
-        "split_by": "image",
-        "split_seed": 5,
-        "test_fraction": 0.3,
-    }
-    cases = {
-        "20 % held out by seed 0": {},
-        "30 % held out by seed 5": {"data": data},
-    }
-    for words, provenance in cases.items():
-        train, chosen = support_and_eval_split("digits", provenance)
-        learnt = names(train)
-        evaluated = names(chosen.images)
-        assert not learnt & evaluated
-        assert len(learnt | evaluated) == 1797
-        assert chosen.split == f"test ({words})"
-    assert evaluated == names(source.test)
-
-
-def test_a_checkpoint_without_a_head_has_features() -> None:
-    torch.manual_seed(0)
-    headless = checkpoint()
-    how: dict[str, Any] = {"shots": (1, 5), "seeds": (0, 1)}
-    result = evaluate_fewshot(headless, "digits", neighbours=3, **how)
-    assert (result.classes, len(result.eval_split.images)) == (10, DIGITS_HELD_OUT)
-    assert 0.2 < result.accuracies[1][0] < result.accuracies[5][0] <= 1
-    with pytest.raises(UserError, match="no classifier .* evaluate its features"):
-        evaluate_checkpoint(headless, "digits")
-    # The same features one by one.
-    source = open_dataset("digits")
-    four = []
-    for part in (source.train, source.test):
-        images = [headless.preprocess(part.image(i)) for i in range(len(part))]
-        with torch.inference_mode():
-            four += [headless.model(torch.stack(images)), part.labels]
-    bound = one_image(source.test.labels)
-    for shots, each in fewshot_curve(*four, **how).items():
-        assert result.accuracies[shots] == pytest.approx(each, abs=bound)
-    assert result.neighbours == pytest.approx(knn_accuracy(*four, k=3), abs=bound)
-
-
-def test_neighbours_are_asked_for() -> None:
-    """They need the features of all images, and change nothing for the linear fit."""
-    torch.manual_seed(0)
-    headless = checkpoint()
-    how: dict[str, Any] = {"shots": (2,), "seeds": (0,)}
-    without = evaluate_fewshot(headless, "digits", **how)
-    asked = evaluate_fewshot(headless, "digits", neighbours=3, **how)
-    assert without.neighbours is None
-    assert asked.neighbours is not None
-    bound = one_image(without.eval_split.images.labels)
-    assert asked.accuracies[2] == pytest.approx(without.accuracies[2], abs=bound)
-
-
-def test_a_head_and_its_mode_change_nothing() -> None:
-    torch.manual_seed(1)
-    headless = checkpoint()
-    headed = checkpoint(num_classes=7)
-    headed.model.load_state_dict(headless.model.state_dict(), strict=False)
-    headed.model.train()
-    first = evaluate_fewshot(headless, "digits", shots=(2,), seeds=(0,))
-    second = evaluate_fewshot(headed, "digits", shots=(2,), seeds=(0,))
-    assert first.accuracies == second.accuracies
-    assert headed.model.training
-
-
-def test_only_what_some_seed_draws_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = open_dataset("digits")
-    seen: list[int] = []
-
-    def noted(model: Any, compute: Any, images: ImageSet, *_: Any, **__: Any) -> Any:
-        seen.append(len(images))
-        return torch.rand(len(images), 8)
-
-    monkeypatch.setattr(features_module, "outputs", noted)
-    evaluate_fewshot(checkpoint(), source, shots=(1, 3), seeds=(0, 1))
-    drawn: set[int] = set()
-    for seed in (0, 1):
-        drawn |= {*module.support(source.train.labels, 3, seed, range(10))}
-    assert seen == [len(drawn), DIGITS_HELD_OUT]
-
-
-def test_the_way_of_resizing_can_be_chosen() -> None:
-    """On wide images, squashing and cropping are told apart."""
-    rng = np.random.default_rng(0)
-    labels = np.arange(60) % 2
-    images = rng.integers(0, 256, (60, 8, 24, 1), dtype=np.uint8)
-    # What tells the classes apart is outside of a central crop.
-    values = (labels * 200)[:, None, None, None]
-    images[:, :, :8] = values
-    images[:, :, 16:] = values
-    source = Dataset.from_arrays(images, labels)
-    one = checkpoint()
-
-    def accuracy(resize: Any) -> float:
-        result = evaluate_fewshot(one, source, shots=(20,), seeds=(0,), resize=resize)
-        return result.accuracies[20][0]
-
-    assert accuracy("resize") == 1
-    assert accuracy("resmall") == accuracy(None) < 1
-
-
-def test_too_few_images_are_named() -> None:
-    images = np.arange(7 * 64, dtype=np.uint8).reshape(7, 8, 8, 1)
-    source = Dataset.from_arrays(
-        images, [0, 0, 0, 0, 1, 1, 1], ["cat", "dog"], test_fraction=0.01
-    )
-    message = "3 shots need as many images of each class to learn from, 'dog' has 2"
-    with pytest.raises(UserError, match=message):
-        evaluate_fewshot(checkpoint(), source, shots=(1, 3))
-    single = Dataset.from_arrays(images[:2], [0, 1])
-    with pytest.raises(UserError, match="one image per class"):
-        evaluate_fewshot(checkpoint(), single, shots=(1,))
