@@ -171,8 +171,8 @@ def ours(job: BenchJob) -> Competitor:
         return Competitor(functools.partial(run, job.images), "int8", "onnxruntime")
     tolerance = FAST_TOLERANCE if job.fast else TOLERANCE
     # What `--precision bf16` comes to: the fastest that computes in it.
-    precision = "bf16" if job.dtype == "bf16" else "auto"
-    chosen = fastest(job.model, job.images, tolerance=tolerance, precision=precision)
+    asked = "bf16" if job.dtype == "bf16" else "auto"
+    chosen = fastest(job.model, job.images, tolerance=tolerance, precision=asked)
     call = functools.partial(chosen.run, job.images)
     return Competitor(call, chosen.way.precision, chosen.way.engine)
 

@@ -206,9 +206,7 @@ def _in_turn(
         before += len(part)
 
 
-def _count_on(
-    told: Progress, before: int, total: int, done: int, _: int
-) -> None:
+def _count_on(told: Progress, before: int, total: int, done: int, _: int) -> None:
     told(before + done, total)
 
 
