@@ -23,7 +23,7 @@ Product = tuple[int, int, int]
 LEAST_BF16_GAIN = 1.4
 # Of S/16 channel mixing, some rows of an image: two milliseconds in fp32 on a core.
 PRODUCT: Product = (128, 512, 1024)
-_TRIAL_ROUNDS = 3
+_TRIAL_ROUNDS = 6
 # Of a product's inner and outer size. A narrower one gains little (16 wide 1.38 times,
 # where 64 wide gains twice), so a trial could say this today and that tomorrow.
 _LEAST_SIDE = 64
@@ -108,11 +108,14 @@ def bf16_gain(product: Product = PRODUCT) -> float:
     Args:
         product: Rows, inner and outer size of the product.
     """
-    return _bf16_gain(product, torch.get_num_threads())
+    # By one thread: on a busy machine several wait for each other, which says nothing
+    # of the instructions.
+    with cpu_threads(1):
+        return _bf16_gain(product)
 
 
 @functools.cache
-def _bf16_gain(product: Product, threads: int) -> float:
+def _bf16_gain(product: Product) -> float:
     rows, inner, outer = product
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(rows, inner, generator=generator)
