@@ -53,6 +53,7 @@ PLACES = (
     Place("invariance/run.py", "cpu"),
     Place("keras_cifar100/compared.py", "cpu", drawn=False),
     Place("records/ladder.py", "ladder", drawn=False),
+    Place("records/ladder.py", "precision", drawn=False),
     Place("records/contest.py", "cpu/contest", drawn=False),
     Place("records/contests.py", "cpu/photos", "photos_told", drawn=False),
     Place("records/small_table.py", "cpu/small_folders_folder", drawn=False),
