@@ -1,4 +1,4 @@
-"""Fine-tuning as it is by default, beside its shortcut, on 100 to 10,000 images.
+"""Fine-tuning as it is by default, beside its shortcut, on 100 to 1,800 images.
 
     python experiments/records/small_folders.py --budget smoke|cpu [--data folder:PATH]
         [--sizes 100,300,1800] [--seeds 3] [--out FOLDER] [--threads 1]

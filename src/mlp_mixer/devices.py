@@ -108,10 +108,7 @@ def bf16_gain(product: Product = PRODUCT) -> float:
     Args:
         product: Rows, inner and outer size of the product.
     """
-    # By one thread: on a busy machine several wait for each other, which says nothing
-    # of the instructions.
-    with cpu_threads(1):
-        return _bf16_gain(product)
+    return _bf16_gain(product)
 
 
 @functools.cache
@@ -122,7 +119,9 @@ def _bf16_gain(product: Product) -> float:
     weight = torch.randn(outer, inner, generator=generator)
     pairs = {"fp32": (x, weight), "bf16": (x.bfloat16(), weight.bfloat16())}
     seconds: dict[str, list[float]] = {"fp32": [], "bf16": []}
-    with torch.inference_mode():
+    # By one thread: on a busy machine several wait for each other, which says nothing of
+    # the instructions.
+    with cpu_threads(1), torch.inference_mode():
         # In turns, so that what else the machine does slows both alike. The first round
         # does not count: libraries prepare themselves.
         for number in range(1 + _TRIAL_ROUNDS):

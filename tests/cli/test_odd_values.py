@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,23 @@ from mlp_mixer import UserError
 from mlp_mixer.cli import run
 from mlp_mixer.data import Dataset
 from mlp_mixer.data.sample import write_sample
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[list[str]], str]:
+    """Run a command that ends in one sentence, with nothing begun, and return that."""
+
+    def sentence_of(arguments: list[str]) -> str:
+        monkeypatch.chdir(tmp_path)
+        assert run(arguments) == 2
+        error = capsys.readouterr().err
+        assert len(error.splitlines()) == 1
+        assert list(tmp_path.iterdir()) == []
+        return error
+
+    return sentence_of
 
 
 @pytest.mark.parametrize(
@@ -41,19 +59,9 @@ from mlp_mixer.data.sample import write_sample
     ],
 )
 def test_a_value_that_is_none_is_one_sentence(
-    arguments: list[str],
-    sentence: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], sentence: str, refused: Callable[[list[str]], str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(arguments) == 2
-    error = capsys.readouterr().err
-    assert sentence in error
-    assert len(error.splitlines()) == 1
-    # Nothing was begun.
-    assert list(tmp_path.iterdir()) == []
+    assert sentence in refused(arguments)
 
 
 @pytest.mark.parametrize("minutes", [math.inf, math.nan, 0, -1.0])
@@ -75,17 +83,9 @@ def test_minutes_are_a_time(tmp_path: Path, minutes: float) -> None:
     ],
 )
 def test_an_option_without_effect_is_refused(
-    arguments: list[str],
-    sentence: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], sentence: str, refused: Callable[[list[str]], str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert run(arguments) == 2
-    error = capsys.readouterr().err
-    assert f"{sentence} has no effect beside" in error
-    assert list(tmp_path.iterdir()) == []
+    assert f"{sentence} has no effect beside" in refused(arguments)
 
 
 def test_undo_says_json_where_it_was_asked_for(
