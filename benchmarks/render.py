@@ -101,8 +101,12 @@ def section(group: list[Row]) -> str:
     return "\n".join(text) + "\n"
 
 
-def title(row: Row) -> str:
-    return f"{row['model']}, {row['task']}, batch {row['batch']}, {row['dtype']}"
+def title(ours: Row) -> str:
+    """What was measured, and in what ours computed if that is not the job's dtype."""
+    facts = f"{ours['model']}, {ours['task']}, batch {ours['batch']}, {ours['dtype']}"
+    if ours["competitor"] == "ours" and ours["precision"] not in ("", ours["dtype"]):
+        facts += f", ours in {ours['precision']}"
+    return facts
 
 
 def newest_of_each_kind(found: list[list[Row]]) -> list[list[Row]]:
@@ -133,7 +137,7 @@ def draw(found: list[list[Row]], path: Path) -> None:
     groups = newest_of_each_kind(found)
     rows = -(-len(groups) // COLUMNS)
     figure, axes = pyplot.subplots(
-        rows, COLUMNS, figsize=(9, 1.7 * rows), layout="constrained", squeeze=False
+        rows, COLUMNS, figsize=(9, 1.8 * rows), layout="constrained", squeeze=False
     )
     for ax in axes.flat[len(groups) :]:
         ax.remove()
@@ -155,7 +159,8 @@ def draw_panel(ax, group: list[Row]) -> None:
     colours = [OURS_COLOUR if name == "ours" else PEER_COLOUR for name in names]
     ax.barh(names, medians, xerr=errors, color=colours, error_kw={"elinewidth": 1})
     ax.axvline(1, color="black", linewidth=0.7)
-    ax.set_title(title(group[0]), fontsize=8)
+    # The same job on two processors has two panels.
+    ax.set_title(f"{title(group[0])}\n{group[0]['device']}", fontsize=7)
 
 
 if __name__ == "__main__":
