@@ -21,9 +21,9 @@ def photos() -> TrainConfig:
     MLPs; a whitened stem, Muon, an average of the weights, crops and CutMix. 67.8 ± 1.1
     % (n = 1,000; seeds 0 to 2: 68.4, 68.4, 66.5), 385 to 417 processor seconds of one
     thread of a virtual AMD EPYC (AVX2), beside other work, torch 2.15.0. The settings
-    were chosen on other photos (docs/log.md). A large network at 224 pixels learns far
-    less from so few. The number of epochs follows from the number of images
-    (`train.images`).
+    were chosen on 450 of the 1,800, held out for that (docs/log.md), and on no second
+    dataset. A large network at 224 pixels learns far less from so few. The number of
+    epochs follows from the number of images (`train.images`).
 
     mlp-mixer train photos --data folder:PATH
     """
