@@ -3,9 +3,9 @@
     python benchmarks/precisions.py cifar10.npz --out benchmarks/precisions.csv
 
 The npz file has x_test, uint8 (n, 32, 32, 3), and y_test, (n,). int8 is what `--fast`
-builds; openvino takes its ranges from a first batch. bf16 is computed natively where the
-processor multiplies in it; elsewhere it is emulated: weights and what each layer returns
-are rounded to bf16, and sums are in fp32, as the instructions have it.
+builds. bf16 is computed natively where the processor multiplies in it; elsewhere it is
+emulated: weights and what each layer returns are rounded to bf16, and sums are in fp32,
+as the instructions have it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mlp_mixer.intervals import wilson_interval
 from mlp_mixer.machine import commit, cpu_name
 from mlp_mixer.models import IsotropicMlp
 from mlp_mixer.runtime import Way
-from mlp_mixer.runtime.trial import COMPARED, compare
+from mlp_mixer.runtime.trial import compare
 from mlp_mixer.runtime.ways import build
 from mlp_mixer.weights import load
 from mlp_mixer.weights.catalog import BUNDLED
@@ -49,22 +49,17 @@ def emulated_bf16(model: IsotropicMlp) -> Run:
     return lambda images: model(images.bfloat16().float())
 
 
-def ways(path: Path, first: Tensor) -> dict[Way, Run]:
-    """Return the calls to compare; the exact one comes first.
-
-    Args:
-        path: The weights.
-        first: A batch as it will come (B, C, H, W).
-    """
+def ways(path: Path) -> dict[Way, Run]:
+    """Return the calls to compare, by what computes; the exact one comes first."""
     model = load(path).model.eval()
     found: dict[Way, Run] = {Way("torch", "fp32"): model}
     if bf16_gain() >= LEAST_BF16_GAIN:
         for way in (Way("torch", "bf16"), Way("openvino", "bf16")):
-            found[way] = build(model, way, first)
+            found[way] = build(model, way)
     else:
         found[Way("emulated", "bf16")] = emulated_bf16(load(path).model.eval())
     for way in (Way("onnxruntime", "int8"), Way("openvino", "int8")):
-        found[way] = build(model, way, first)
+        found[way] = build(model, way)
     return found
 
 
@@ -75,7 +70,7 @@ def rows(path: Path, pixels: np.ndarray, labels: Tensor) -> list[dict[str, Any]]
     x_BCHW = torch.stack([checkpoint.preprocess(image) for image in pixels])
     expected = torch.empty(0)
     found = []
-    for (engine, precision), run in ways(path, x_BCHW[:COMPARED]).items():
+    for (engine, precision), run in ways(path).items():
         logits = torch.cat([run(part) for part in torch.split(x_BCHW, BATCH)])
         if precision == "fp32":
             expected = logits

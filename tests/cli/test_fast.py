@@ -48,7 +48,7 @@ def fast_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return answer
 
-    def rounded(model: Any, some: Tensor) -> Any:
+    def rounded(model: Any) -> Any:
         run = plain(model)
 
         def answer(images: Tensor) -> Tensor:

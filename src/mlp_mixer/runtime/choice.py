@@ -192,7 +192,7 @@ class Engine:
             reason = why_not_way(self._model, way, asked=True)
             if reason is None:
                 try:
-                    return Chosen(way, build(self._model, way, torch.empty(0)))
+                    return Chosen(way, build(self._model, way))
                 except UserError as error:
                     reason = str(error)
             reasons.append(f"{way}: {reason}")

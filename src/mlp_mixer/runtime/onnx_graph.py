@@ -276,6 +276,36 @@ class _MixerGraph(_Graph):
         return self.op(f"{name}.tanh", "Tanh", scaled)
 
 
+def with_int8_weights(graph: ModelProto) -> ModelProto:
+    """Return a graph whose matrix products take weights of 8 bits; activations stay.
+
+    A weight (N, K) becomes whole numbers from -127 to 127 and a scale for each output
+    channel, which DequantizeLinear multiplies.
+
+    Args:
+        graph: From `onnx_graph`, in the "transposed" form. It is changed.
+    """
+    from onnx import helper, numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
+    products = [node for node in graph.graph.node if node.op_type == "MatMul"]
+    for place, product in enumerate(products):
+        name = product.input[1]
+        weight_KN = numpy_helper.to_array(constants[name])
+        # A channel without weights keeps zeros, whatever its scale.
+        scale_N = np.maximum(np.abs(weight_KN).max(0), np.float32(1e-30)) / 127
+        graph.graph.initializer.remove(constants[name])
+        parts = {"int8": np.rint(weight_KN / scale_N).astype(np.int8), "scale": scale_N}
+        graph.graph.initializer.extend(
+            numpy_helper.from_array(value, f"{name}.{part}")
+            for part, value in parts.items()
+        )
+        names = [f"{name}.{part}" for part in parts]
+        node = helper.make_node("DequantizeLinear", names, [name], name, axis=1)
+        graph.graph.node.insert(place, node)
+    return graph
+
+
 def quantised(graph: ModelProto, calibration: Array | None = None) -> ModelProto:
     """Return a graph with int8 matrix products.
 

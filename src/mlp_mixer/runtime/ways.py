@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..choices import check_asked
 from ..devices import LEAST_BF16_GAIN, bf16_gain
@@ -31,8 +30,6 @@ FAST_TOLERANCE = 0.1
 Of the bundled networks bf16 moves logits by 0.01 to 0.02 of it, int8 by 0.04 to 0.12.
 """
 
-Build = Callable[[IsotropicMlp, Tensor], EngineFn]
-
 
 class Way(NamedTuple):
     """An engine, and what it computes in.
@@ -51,13 +48,12 @@ class Way(NamedTuple):
 
 
 # What is not exact, in the order in which it is tried.
-_ROUNDED: dict[Way, Build] = {
-    Way("torch", "tf32"): lambda model, images: torch_tf32(model),
-    Way("torch", "bf16"): lambda model, images: torch_bf16(model),
-    Way("openvino", "bf16"): lambda model, images: openvino_bf16(model),
-    Way("onnxruntime", "int8"): lambda model, images: int8(model),
-    # Every second image gives the ranges, so that the others judge them.
-    Way("openvino", "int8"): lambda model, images: openvino_int8(model, images[::2]),
+_ROUNDED: dict[Way, Callable[[IsotropicMlp], EngineFn]] = {
+    Way("torch", "tf32"): torch_tf32,
+    Way("torch", "bf16"): torch_bf16,
+    Way("openvino", "bf16"): openvino_bf16,
+    Way("onnxruntime", "int8"): int8,
+    Way("openvino", "int8"): openvino_int8,
 }
 
 
@@ -134,20 +130,19 @@ def why_not_way(model: IsotropicMlp, way: Way, *, asked: bool = False) -> str | 
     return None
 
 
-def build(model: IsotropicMlp, way: Way, images: Tensor) -> EngineFn:
+def build(model: IsotropicMlp, way: Way) -> EngineFn:
     """Build the call of a way.
 
     Args:
         model: The network; it is set to evaluation mode.
         way: One of `ways`.
-        images: Some as they will come, (B, C, H, W).
 
     Raises:
         UserError: It cannot run here, or an exact one differs from the module.
     """
     if is_exact(model, way):
         return checked(model, way.engine)
-    return _ROUNDED[way](model.eval(), images)
+    return _ROUNDED[way](model.eval())
 
 
 def admitted_tolerance(fast: bool, precision: str, device: torch.device) -> float:

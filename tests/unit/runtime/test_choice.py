@@ -83,8 +83,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, model: MlpMixer) -> Any:
         monkeypatch.setattr(ways, "bf16_gain", lambda: gain)
         monkeypatch.setattr(ways, "why_not", why_not)
         monkeypatch.setitem(ENGINES, "torch", lambda network: run_of("fp32"))
-        monkeypatch.setitem(ways._ROUNDED, BF16, lambda network, x: run_of("bf16"))
-        monkeypatch.setitem(ways._ROUNDED, INT8, lambda network, x: run_of("int8"))
+        monkeypatch.setitem(ways._ROUNDED, BF16, lambda network: run_of("bf16"))
+        monkeypatch.setitem(ways._ROUNDED, INT8, lambda network: run_of("int8"))
         monkeypatch.setattr(choice, "exact", lambda network: run_of("fp32"))
         monkeypatch.setattr(trial, "exact", lambda network: run_of("fp32"))
         monkeypatch.setattr(trial.time, "perf_counter", lambda: clock[0])
@@ -157,6 +157,22 @@ def test_what_is_not_exact_must_be_worth_it(
     assert any("times as fast as fp32 by torch" in note for note in record["notes"])
 
 
+@pytest.mark.parametrize(
+    ("int8", "off", "expected"),
+    [
+        (0.3, 0.05, "int8"),
+        (0.46, 0.05, "bf16"),  # a tenth of the time is not worth five times the error
+        (0.46, 0.015, "int8"),  # about as far from the module
+        (0.44, 0.05, "int8"),
+    ],
+)
+def test_of_two_as_fast_the_closer_is_taken(
+    int8: float, off: float, expected: str, model: MlpMixer, machine: Any
+) -> None:
+    machine(seconds={"int8": int8}, errors={"int8": off})
+    assert after_trial(model, tolerance=0.1).record()["precision"] == expected
+
+
 @pytest.mark.parametrize("flips", [1, 2, 31])
 def test_other_classes_are_refused_whatever_the_tolerance(
     flips: int, model: MlpMixer, machine: Any
@@ -185,7 +201,7 @@ def test_a_way_that_fails_is_a_note_and_not_the_end(
 ) -> None:
     machine()
 
-    def fails(network: MlpMixer, x: Tensor) -> Callable[[Tensor], Tensor]:
+    def fails(network: MlpMixer) -> Callable[[Tensor], Tensor]:
         raise MemoryError("no room\nat all")
 
     monkeypatch.setitem(ways._ROUNDED, INT8, fails)
@@ -326,7 +342,7 @@ def test_every_way_is_near_the_module(way: Way, model: MlpMixer) -> None:
         pytest.skip(reason)
     x = images(model, 6)
     try:
-        run = ways.build(model, way, x)
+        run = ways.build(model, way)
     except UserError as error:
         assert way == Way("openvino", "bf16")
         pytest.skip(str(error))

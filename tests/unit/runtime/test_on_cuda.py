@@ -236,7 +236,7 @@ def test_on_a_gpu_the_first_batch_decides_the_precision(
 def test_on_a_gpu_an_unstable_bf16_is_refused(
     model: MlpMixer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wrong = lambda network, x: lambda x: network(x) + 9  # noqa: E731
+    wrong = lambda network: lambda x: network(x) + 9  # noqa: E731
     monkeypatch.setitem(ways._ROUNDED, ways.Way("torch", "bf16"), wrong)
     run = engine(model, tolerance=FAST_TOLERANCE)
     run(images(model, 6))
