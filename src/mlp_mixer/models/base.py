@@ -88,6 +88,11 @@ class NetworkConfig(ABC):
         rows, columns = self.grid
         return rows * columns
 
+    @property
+    def own_blocks(self) -> int:
+        """How many blocks at the end have shapes of their own; all others are alike."""
+        return 0
+
     @abstractmethod
     def block(self, i: int, drop_path: float) -> Block:
         """Return a new block of the family.

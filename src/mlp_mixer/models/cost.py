@@ -13,8 +13,8 @@ The counts follow the conventions that people quote:
     B/16: 12.62.
 
 None of them doubles: 1 MAC counts as 1. The paper's conventions agree with the first;
-twice it are FLOPs. Other families have no formulas: a pass on the meta device, where
-nothing is computed, is watched instead.
+twice it are FLOPs. Other families have no formulas: passes on the meta device, where
+nothing is computed, are watched instead.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def cost(
             default the model's own.
 
     Returns:
-        The counts, by formula for a Mixer and by watching a pass for other families.
+        The counts, by formula for a Mixer and by watching passes for other families.
 
     Raises:
         UserError: The name is unknown, the patch size does not divide the image size,
@@ -141,7 +141,7 @@ def cost(
     config = _config_of(model)
     if image_size is not None:
         config = dataclasses.replace(config, image_size=size_pair(image_size))
-    return _count(config) if isinstance(config, MixerConfig) else _watch(config)
+    return _count(config) if isinstance(config, MixerConfig) else _extrapolate(config)
 
 
 def _config_of(model: str | NetworkConfig | nn.Module) -> NetworkConfig:
@@ -201,7 +201,37 @@ def _count(config: MixerConfig) -> Cost:
     return Cost(parts, conv_bias_adds=S * C, pooled_elements=S * C)
 
 
+def _extrapolate(config: NetworkConfig) -> Cost:
+    """Watch two networks of a few blocks; each block more adds what the last one did."""
+    # The first block may differ too: linear stochastic depth never drops it.
+    few = 2 + config.own_blocks
+    more = config.num_blocks - few
+    if more <= 1:
+        return _watch(config)
+    small, larger = (
+        _watch(dataclasses.replace(config, num_blocks=count))
+        for count in (few, few + 1)
+    )
+    parts = [
+        _grown(*pair, more) for pair in zip(small.parts, larger.parts, strict=True)
+    ]
+    return dataclasses.replace(small, parts=tuple(parts))
+
+
+def _grown(small: PartCost, larger: PartCost, times: int) -> PartCost:
+    """Return a part that has grown so many times by the difference of two."""
+
+    def count(name: str) -> int:
+        before: int = getattr(small, name)
+        after: int = getattr(larger, name)
+        return before + times * (after - before)
+
+    names = ("params", "macs", "activations", "norm_elements")
+    return PartCost(small.name, **{name: count(name) for name in names})
+
+
 def _watch(config: NetworkConfig) -> Cost:
+    """Count in a pass on the meta device."""
     # It imports triton, which takes longer than everything else that `predict` imports.
     from torch.utils.flop_counter import FlopCounterMode
 

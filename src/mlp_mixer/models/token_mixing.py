@@ -65,6 +65,11 @@ class TokenMixingConfig(NetworkConfig):
                 f"got {self.pyramid}"
             )
 
+    @property
+    def own_blocks(self) -> int:
+        """How many blocks at the end have shapes of their own; all others are alike."""
+        return len(self.pyramid)
+
     def block(self, i: int, drop_path: float) -> Block:
         """Return a new block; its number says how many tokens it reads and leaves.
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlp_mixer.errors import UserError
-from mlp_mixer.models import VARIANTS, MlpMixer, cost
+from mlp_mixer.models import ALL_VARIANTS, VARIANTS, MixerConfig, MlpMixer, cost
+from mlp_mixer.models.cost import _watch as watch_whole
 
 # Parameters without and with the head, then giga-MACs, the same as mmpretrain counts,
 # and as fvcore counts.
@@ -170,6 +171,22 @@ def test_every_variant_has_named_parts():
         ]
         assert parts["norms"].macs == parts["final norm"].macs == 0
     assert parts["head"].params == 1000 * (VARIANTS[name].hidden_dim + 1)
+
+
+# Stochastic depth and dropout keep masks; the first block has none of the former.
+OTHER_FAMILIES = {
+    name: dataclasses.replace(config, dropout=rates, drop_path=rates)
+    for name, config in ALL_VARIANTS.items()
+    if not isinstance(config, MixerConfig)
+    for rates in (0.0, 0.1 * (name.endswith("nano4") or name.startswith("resmlp_12")))
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FAMILIES)
+def test_blocks_that_are_alike_are_counted_once(name):
+    config = OTHER_FAMILIES[name]
+    assert config.num_blocks > 3
+    assert cost(config) == watch_whole(config)
 
 
 def test_refusals():
