@@ -149,7 +149,9 @@ def test_it_is_downloaded_once(tmp_path: Path, registry: Registry) -> None:
     assert not list(place.glob("*.tgz"))
 
 
-@pytest.mark.parametrize("registry", [archive(wasm=b"another")], indirect=True)
+@pytest.mark.parametrize(
+    "registry", [pytest.param(archive(wasm=b"another"), id="another")], indirect=True
+)
 def test_another_archive_is_refused(tmp_path: Path, registry: Registry) -> None:
     with pytest.raises(UserError, match=r"expected \d+: .*; or give the archive"):
         find_runtime()
