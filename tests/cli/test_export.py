@@ -76,10 +76,6 @@ def test_a_table_and_json(
             "preprocess is 'both': expected inside or beside",
         ),
         (
-            "m.xml --to openvino --int8",
-            "openvino needs images for int8; add --calibrate FOLDER",
-        ),
-        (
             "m.pt2 --to aoti --int8",
             "aoti has no --int8 and no --opset; use onnx or openvino",
         ),

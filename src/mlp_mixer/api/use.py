@@ -205,7 +205,7 @@ def export(
             "web" or "triton".
         int8: Compute matrix products in int8 ("onnx", "web" and "triton" for Mixers,
             "openvino").
-        calibrate: A folder of images that fix the ranges of int8.
+        calibrate: An older word for `check`, beside int8.
         opset: Of the ONNX graph, 13 to 20.
         preprocess: "inside": the graph normalises uint8 images (the default where it
             can); "beside": it takes normalised floats.

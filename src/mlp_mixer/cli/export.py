@@ -34,7 +34,7 @@ def export(
     ] = False,
     calibrate: Annotated[
         Path | None,
-        typer.Option(help="A folder of images that fix the ranges of int8."),
+        typer.Option(help="An older word for --check, beside --int8."),
     ] = None,
     opset: Annotated[
         int | None, typer.Option(help="Of ONNX: 13 to 20; TensorRT 8 takes up to 17.")

@@ -60,16 +60,16 @@ def export(
         source: A checkpoint: a file, a folder or a name, as `load` takes it.
         out: The file to write; a folder for "timm", "hf", "web" and "triton".
         to: The kind of export, a key of `TARGETS`.
-        int8: Compute matrix products in int8. For Mixers to "onnx", or to "openvino"
-            with `calibrate`.
-        calibrate: A folder of images to fix the ranges of int8 on.
+        int8: Compute matrix products in int8, of Mixers. Ranges of activations are
+            found as they come, so no images are needed.
+        calibrate: An older word for `check`, beside int8.
         opset: The version of the ONNX graph: from 13 for a Mixer, from 18 for another
             family, to 20, the default.
         preprocess: "inside": the export takes uint8 RGB (B, H, W, C) of the network's
             size. "beside": it takes the network's float32 (B, C, H, W), which is all
             that timm and transformers take, and the default there.
-        check: A folder of images to compare on, best one folder per class. Default:
-            that of `calibrate`, else images that are made up.
+        check: A folder of images to compare on, best one folder per class. By default
+            images are made up.
         labels: The names of the classes, as for `load`.
         overwrite: Replace what is at `out`.
         runtime: For "web", the npm package onnxruntime-web, as `web.find_runtime` takes
@@ -112,12 +112,9 @@ def export(
     if checkpoint.thresholds is not None:
         images = images._replace(classes=None)
     x = network.input(images.pixels, record)
-    ranges = x
-    if calibrate and check:
-        ranges = network.input(check_images(calibrate, record, names).pixels, record)
     about = _description(checkpoint, where, x)
     carried = json.dumps(about, ensure_ascii=False)
-    job = ExportJob(checkpoint, network, carried, int8, ranges, opset, browser)
+    job = ExportJob(checkpoint, network, carried, int8, x, opset, browser)
     setup = _timm_setup(checkpoint, target)
 
     progress(1, _STEPS)
@@ -146,7 +143,7 @@ def export(
             write_json(folder / f"{out.name}.json", about | measured)
             _move(folder, out.parent, last=made)
     progress(_STEPS, _STEPS)
-    notes = _notes(to, target, setup, calibrated=calibrate is not None)
+    notes = _notes(target, setup, calibrated=calibrate is not None)
     learnt_from = len(images.pixels) - len(images.unseen)
     if learnt_from and images.classes is not None:
         notes.append(
@@ -174,8 +171,6 @@ def _check_options(
         )
     if (int8 or opset) and not target.is_onnx:
         raise UserError(f"{to} has no --int8 and no --opset; use onnx or openvino")
-    if int8 and to == "openvino" and not calibrate:
-        raise UserError("openvino needs images for int8; add --calibrate FOLDER")
     if calibrate and not int8:
         raise UserError(
             "--calibrate is for int8; add --int8, or use --check to compare on these "
@@ -203,8 +198,8 @@ def _check_place(
 
 def _check_packages(to: str, target: Target, int8: bool) -> None:
     """Raise a `UserError` for packages that are not installed."""
-    # onnxruntime's tools quantise, whoever runs the graph.
-    quantiser = ["onnxruntime"] if int8 else []
+    # onnxruntime's tools quantise, whoever runs the graph; but openvino's own does.
+    quantiser = ["onnxruntime"] if int8 and to != "openvino" else []
     needed = dict.fromkeys([*target.packages, *quantiser])
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
@@ -276,7 +271,7 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _notes(to: str, target: Target, setup: str, calibrated: bool) -> list[str]:
+def _notes(target: Target, setup: str, calibrated: bool) -> list[str]:
     """Return what the user should know of this export."""
     notes = []
     if target.note:
@@ -285,9 +280,9 @@ def _notes(to: str, target: Target, setup: str, calibrated: bool) -> list[str]:
         notes.append(
             f"timm lacks this size; before reading the folder, run in Python: {setup}"
         )
-    if calibrated and to == "onnx":
+    if calibrated:
         notes.append(
-            "int8 in onnx finds the ranges of each batch, which is faster and more "
-            "exact; your images were used for the comparison only"
+            "int8 finds the ranges of what it computes as it comes, so --calibrate is "
+            "--check by now: your images were used for the comparison only"
         )
     return notes

@@ -19,7 +19,8 @@ from ..errors import UserError
 from ..images.preprocess import Preprocess
 from ..models.families import need_mixer
 from ..models.mixer import MixerConfig
-from ..runtime.onnx_graph import OPSETS, onnx_graph, quantised
+from ..runtime.engines import INT8_GROUP, int8_group
+from ..runtime.onnx_graph import OPSETS, onnx_graph, quantised, with_int8_weights
 from ..weights import Checkpoint
 from ..weights.checkpoint import StoredWeights
 from ..weights.huggingface.hub import timm_obstacles, write_folder
@@ -80,8 +81,7 @@ class ExportJob:
         network: Its network as it is exported.
         about: The JSON that the export carries.
         int8: Whether matrix products are in int8.
-        images: Images as the export takes them: examples for tracing, and for the
-            ranges of int8.
+        images: Images as the export takes them: examples for tracing.
         opset: The version of ONNX; None for the latest.
         runtime: What runs the graph in a browser, where that is the target.
     """
@@ -106,11 +106,17 @@ def _program(job: ExportJob, most: int | None = None) -> torch.export.ExportedPr
         )
 
 
-def _graph(job: ExportJob, ranges: Array | None = None) -> Any:
-    """Return an ONNX model.
+def _graph(job: ExportJob) -> Any:
+    """Return an ONNX model as onnxruntime takes it."""
+    graph = _unrounded_graph(job)
+    return quantised(graph) if job.int8 else graph
+
+
+def _unrounded_graph(job: ExportJob) -> Any:
+    """Return an ONNX model; for int8 its weights are right factors, not rounded yet.
 
     A Mixer's is written straight from its tensors, another family's by torch's
-    exporter. With int8, `ranges` are the images to fix the ranges of activations on.
+    exporter.
     """
     model = job.checkpoint.model
     is_mixer = isinstance(model.config, MixerConfig)
@@ -127,14 +133,13 @@ def _graph(job: ExportJob, ranges: Array | None = None) -> Any:
         return _traced_graph(job, opset)
     inside = job.network.inside
     normalize = None if inside is None else (inside.mean, inside.std)
-    graph = onnx_graph(
+    return onnx_graph(
         model.config,
         model.state_dict(),
         token_mixing="transposed" if job.int8 else "left",
         opset=opset,
         normalize=normalize,
     )
-    return quantised(graph, ranges) if job.int8 else graph
 
 
 def _traced_graph(job: ExportJob, opset: int) -> Any:
@@ -168,9 +173,15 @@ def _onnx(job: ExportJob, path: Path) -> None:
 def _openvino(job: ExportJob, path: Path) -> None:
     import openvino
 
-    graph = _graph(job, ranges=job.images)
+    graph = _unrounded_graph(job)
+    if job.int8:
+        graph = with_int8_weights(graph)
     model = openvino.Core().read_model(graph.SerializeToString())
     model.set_rt_info(job.about, KEY)
+    if job.int8:
+        # Whoever reads the file has it computed so, without knowing of it.
+        group = int8_group(need_mixer(job.checkpoint.model.config, "int8"))
+        model.set_rt_info(str(group), ["runtime_options", INT8_GROUP])
     # By itself it would store the weights in 16 bits.
     openvino.save_model(model, path, compress_to_fp16=False)
 

@@ -34,7 +34,9 @@ The logits are on the same device.
 # that is above 1.
 TOLERANCE = 1e-4
 
-# Numbers that share a scale in openvino's int8, best first: larger groups cost more
+# Openvino's name for how many numbers of a token share a scale in int8.
+INT8_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
+# Such numbers, best first: larger groups cost more
 # accuracy, smaller ones more time.
 _INT8_GROUPS = (256, 192, 128, 96, 64, 32)
 
@@ -221,7 +223,7 @@ def run_onnxruntime(graph: bytes) -> EngineFn:
 
 
 def run_openvino(
-    graph: bytes, precision: Literal["f32", "bf16"] = "f32", *, int8_group: int = 0
+    graph: bytes, precision: Literal["f32", "bf16"] = "f32", *, group: int = 0
 ) -> EngineFn:
     """Run an ONNX graph in openvino, with as many threads as torch has.
 
@@ -229,7 +231,7 @@ def run_openvino(
         graph: A graph of one input and one output.
         precision: What it computes in. It must be said: by itself openvino computes in
             bf16 where the processor can.
-        int8_group: Products with weights of 8 bits take activations of 8 bits too, with
+        group: Products with weights of 8 bits take activations of 8 bits too, with
             a scale for so many numbers of a token; 0 leaves them as they are.
 
     Raises:
@@ -242,7 +244,7 @@ def run_openvino(
         "INFERENCE_PRECISION_HINT": precision,
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         # By itself openvino takes groups of 32, slower and no more exact.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": int8_group,
+        INT8_GROUP: group,
     }
     core = openvino.Core()
     compiled = core.compile_model(core.read_model(graph), "CPU", hints)
@@ -310,15 +312,18 @@ def openvino_int8(model: IsotropicMlp) -> EngineFn:
     return run_openvino(
         with_int8_weights(graph).SerializeToString(),
         "bf16" if bf16_gain() >= LEAST_BF16_GAIN else "f32",
-        int8_group=_int8_group(config),
+        group=int8_group(config),
     )
 
 
-def _int8_group(config: MixerConfig) -> int:
+def int8_group(config: MixerConfig) -> int:
     """Return how many numbers of a token share a scale in openvino's int8.
 
     It leaves a product out whose sum is not made of whole groups. That of the patches
     seldom is; those of the three widths should be.
+
+    Args:
+        config: The architecture.
     """
     channels = (config.hidden_dim, config.channels_mlp_dim)
     for widths in ((*channels, config.tokens_mlp_dim), channels):

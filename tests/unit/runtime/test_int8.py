@@ -11,7 +11,7 @@ from torch import Tensor
 from mlp_mixer import MixerConfig, MlpMixer
 from mlp_mixer.models import create_model
 from mlp_mixer.runtime import onnx_graph
-from mlp_mixer.runtime.engines import _int8_group, openvino_int8, run_onnxruntime
+from mlp_mixer.runtime.engines import int8_group, openvino_int8, run_onnxruntime
 from mlp_mixer.runtime.onnx_graph import with_int8_weights
 
 onnx = pytest.importorskip("onnx")
@@ -117,12 +117,12 @@ def test_groups_fill_the_widths(name: str, expected: int) -> None:
     with torch.device("meta"):
         config = create_model(name).config
     assert isinstance(config, MixerConfig)
-    assert _int8_group(config) == expected
+    assert int8_group(config) == expected
 
 
 def test_odd_widths_have_the_smallest_group() -> None:
     config = MixerConfig(4, 1, 24, 10, 40, image_size=(8, 12), num_classes=5)
-    assert _int8_group(config) == 32
+    assert int8_group(config) == 32
     # Tokens' units that no group fits do not decide for the channels.
     config = MixerConfig(4, 1, 256, 10, 512, image_size=(8, 12), num_classes=5)
-    assert _int8_group(config) == 256
+    assert int8_group(config) == 256
