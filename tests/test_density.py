@@ -51,8 +51,16 @@ class Density:
         tree = ast.parse(text)
         docstrings = docstring_lines(tree)
         on_line: dict[int, int] = {}
+        inside = 0  # of so many f-strings
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             line = token.start[0]
+            kind = tokenize.tok_name[token.type]
+            # From Python 3.12 on an f-string is many tokens; here it is one.
+            inside -= kind == "FSTRING_END"
+            if inside or kind == "FSTRING_END":
+                inside += kind == "FSTRING_START"
+                continue
+            inside += kind == "FSTRING_START"
             if token.type == tokenize.COMMENT and token.line.strip().startswith("#"):
                 self.comments += 1
             if token.type not in _NO_CODE and line not in docstrings:

@@ -83,7 +83,10 @@ def test_every_value_is_the_same(page: Page, way: dict[str, Any]) -> None:
         pixels, values = scaled(page, image, record)
         ours = record(image).numpy()
         if OTHER_ORDER and record.resampler == "pillow":
-            assert np.abs(pixels - record.fit(image)).max() <= 1
+            # Between the two steps values are cut to 0-255, and bicubic overshoots.
+            apart = np.abs(pixels - record.fit(image))
+            assert apart.max() <= (12 if record.interpolation == "bicubic" else 1)
+            assert (apart > 1).mean() < 0.1
             continue
         if record.resampler != "vit_jax":
             np.testing.assert_array_equal(pixels, record.fit(image), str(size))

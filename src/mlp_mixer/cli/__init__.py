@@ -99,6 +99,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output, such as `head`, has read enough.
         return 0
+    except UnicodeEncodeError as error:
+        # Older versions of typer look for the file before we do.
+        return _fail(
+            f"{error.object!r} holds half of a letter: no file can be called so"
+        )
     except Exception as error:
         # Errors of usage: their class differs between versions of typer.
         message = getattr(error, "format_message", None)

@@ -134,8 +134,10 @@ def write_features(out: Path, name: str, found: Sequence[Features]) -> None:
     arrays = [features.values[name] for features in found]
     stacked = np.stack(arrays) if arrays else np.empty((0,), np.float32)
     paths = np.array([features.path for features in found], dtype=np.str_)
+    named: dict[str, Any] = {"paths": paths, name: stacked}
     with atomic_file(out) as file:
-        np.savez(file, allow_pickle=False, **{"paths": paths, name: stacked})
+        # Without allow_pickle, which NumPy 2.0 takes for one more array.
+        np.savez(file, **named)
 
 
 def _utf8(text: str) -> bytes:

@@ -65,14 +65,14 @@ def test_the_checkpoint_carries_it(
         if answer.pred_score >= chosen.score - 1e-5:
             given += 1
             right += answer.top[0].label == val.labels[index]
+        elif answer.pred_score < chosen.score - 1e-4:
+            assert answer.pred_class == "unknown"
     assert chosen.n == len(val) >= 100
     assert chosen.coverage == pytest.approx(given / len(val), abs=1e-9)
     assert chosen.accuracy == pytest.approx(right / given, abs=1e-9)
     # The greys are what it should not answer.
     assert 0.5 < chosen.coverage < 1
     assert chosen.accuracy >= 0.95 > best.provenance["measured"]["top1"]
-    grey = np.full((8, 8), 120, dtype=np.uint8)
-    assert predictor(grey).pred_class == "unknown"
 
 
 def test_few_validation_images_choose_nothing(

@@ -103,6 +103,12 @@ def push_to_hub(
         raise UserError(
             "the token is empty or holds blanks or letters beyond ASCII; copy it again"
         )
+    # The library has let other letters pass, which the hub then refuses.
+    if not re.fullmatch(r"([\w.-]+/)?[\w.-]+", repo_id, re.ASCII):
+        raise UserError(
+            f"cannot upload to {repo_id!r}: that is no name of a repository, such as "
+            "'owner/name'"
+        )
     with hub_errors(f"upload to {repo_id!r}"), tempfile.TemporaryDirectory() as folder:
         if offline():
             raise ConnectionError

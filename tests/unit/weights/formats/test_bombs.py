@@ -81,13 +81,17 @@ def legacy(opcodes: bytes) -> bytes:
 
 
 def inflating() -> bytes:
-    """HDF5 with a chunk of 16 bytes that inflates to a gigabyte."""
+    """HDF5 with a chunk of 16 bytes that inflates to a gigabyte; of old HDF5 to less."""
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as file:
         place = file.create_dataset(
             BIAS_PATH, shape=(4,), chunks=(4,), dtype="f4", compression="gzip"
         )
-        place.id.write_direct_chunk((0,), b"\x78\x9c" + zeros(1000))
+        try:
+            place.id.write_direct_chunk((0,), b"\x78\x9c" + zeros(1000))
+        except OSError:
+            # HDF5 before 2.0 has two bytes for the length of so small a chunk.
+            place.id.write_direct_chunk((0,), b"\x78\x9c" + zeros(60))
     return buffer.getvalue()
 
 
