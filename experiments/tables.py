@@ -55,6 +55,7 @@ PLACES = (
     Place("records/ladder.py", "ladder", drawn=False),
     Place("records/ladder.py", "precision", drawn=False),
     Place("records/contest.py", "cpu/contest", drawn=False),
+    Place("records/contest.py", "cpu/contest_fitted", drawn=False),
     Place("records/contests.py", "cpu/photos", "photos_told", drawn=False),
     Place("records/small_table.py", "cpu/small_folders_folder", drawn=False),
     Place("records/run.py", "cpu/run"),
