@@ -12,7 +12,12 @@ from PIL import Image
 from mlp_mixer.data import ArraySet, Dataset, open_dataset
 from mlp_mixer.data.dataset import image_split
 from mlp_mixer.data.image_set import ImageSet
-from mlp_mixer.data.keys import key_of_bytes, key_of_file, random_shares
+from mlp_mixer.data.keys import (
+    key_of_bytes,
+    key_of_file,
+    key_of_name,
+    random_shares,
+)
 from mlp_mixer.data.seen import MOST_REMEMBERED, SeenImages
 from mlp_mixer.data.shard_writer import write_shards
 from mlp_mixer.errors import UserError
@@ -45,6 +50,36 @@ def test_a_file_has_the_key_of_its_bytes_and_of_nothing_else(tmp_path: Path) -> 
     assert key_of_file(noise(tmp_path, "two", 2)) != key
     # Splits and records of checkpoints rest on these digits.
     assert key_of_bytes(b"mixer") == 0x9F41BFC53B034F93
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        (262_144, 0x3C55D038204B3F69),  # the longest that is read whole
+        (262_145, 0x824808E3D5000FA7),
+        (400_000, 0xBBFA9C8635DE1E0B),
+    ],
+)
+def test_splits_rest_on_the_keys_of_long_files_too(
+    size: int, expected: int, tmp_path: Path
+) -> None:
+    data = (bytes(range(251)) * 2000)[:size]
+    (tmp_path / "one").write_bytes(data)
+    assert key_of_bytes(data) == key_of_file(tmp_path / "one") == expected
+
+
+def test_names_and_shares_stay_what_they_are() -> None:
+    """Another number here would move every split of every dataset."""
+    assert key_of_name("a/b.png") == 0xC5E2230F43266B48
+    assert key_of_name("caf\udce9") != key_of_name("caf\u00e9")
+    keys = np.array([0, 1, 2**64 - 1], np.uint64)
+    with np.errstate(all="raise"):
+        shares = random_shares(keys, 7, "val")
+    expected = [0.86002785, 0.27626768, 0.63909569]
+    np.testing.assert_allclose(shares, expected, rtol=0, atol=1e-8)
+    assert shares.dtype == np.float64
+    assert random_shares(keys, 8, "val")[0] != shares[0]
+    assert random_shares(keys, 7, "test")[0] != shares[0]
 
 
 @pytest.mark.parametrize("place", [0, 150_000, 400_000, -1])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mlp_mixer import UserError
-from mlp_mixer.models import VARIANTS, MixerConfig, MlpMixer, cost
+from mlp_mixer.models import VARIANTS, MixerConfig, MlpMixer, cost, resolution
 from mlp_mixer.models.resolution import interpolate, resized, resized_stem
 
 # A grid of 3 x 2.
@@ -139,6 +139,24 @@ def test_l16_at_448_has_the_parameters_and_the_cost_of_its_dense_expansion() -> 
     assert f"{params / 1e6:.1f}" == "279.5"
     assert f"{cost(large).gmacs:.1f}" == "237.4"
     assert params == cost(large).params_without_head
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("method", ["block_diagonal", "interpolate"])
+def test_weights_keep_their_precision(method: Any, dtype: torch.dtype) -> None:
+    tensors = network(SMALL, dtype).state_dict()
+    _, out = resized(SMALL, tensors, (12, 8), method=method)
+    assert {tensor.dtype for tensor in out.values()} == {dtype}
+
+
+def test_what_no_memory_holds_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*some: object) -> None:
+        raise RuntimeError("not enough\n    memory: you tried")
+
+    monkeypatch.setattr(resolution, "block_diagonal", fails)
+    said = r"^12x8 is too large \(not enough memory: you tried\); choose less$"
+    with pytest.raises(UserError, match=said):
+        resized(SMALL, network(SMALL).state_dict(), (12, 8), method="block_diagonal")
 
 
 @pytest.mark.parametrize("method", ["block_diagonal", "interpolate"])
