@@ -167,3 +167,58 @@ def test_too_few_images_are_named() -> None:
     single = Dataset.from_arrays(images[:2], [0, 1])
     with pytest.raises(UserError, match="one image per class"):
         evaluate_fewshot(checkpoint(), single, shots=(1,))
+
+
+def test_what_is_asked_for_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def features(*some: Any, **how: Any) -> Any:
+        seen.update(how)
+        return plain(*some, **how)
+
+    def curve(*four: Any, **how: Any) -> Any:
+        seen.update(how)
+        return fewshot_curve(*four, **how)
+
+    plain = module.split_features
+    monkeypatch.setattr(module, "split_features", features)
+    monkeypatch.setattr(module, "fewshot_curve", curve)
+    done: list[int] = []
+    evaluate_fewshot(
+        checkpoint(),
+        "digits",
+        shots=(2,),
+        seeds=(3,),
+        l2=7.0,
+        batch_size=31,
+        device="cpu",
+        progress=lambda number, total: done.append(number),
+    )
+    assert (seen["l2"], seen["batch_size"], seen["device"]) == (7.0, 31, "cpu")
+    assert (seen["shots"], seen["seeds"]) == ((2,), (3,))
+    assert done
+
+
+def test_small_features_are_whitened_as_the_others_do() -> None:
+    """1e-5 is added to a deviation, as in big_vision: tiny features count less."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(2), 200)
+    told = (2 * y - 1)[:, None] * 2e-6 + rng.normal(0, 1e-6, (400, 1))
+    noise = rng.normal(0, 1, (400, 8))
+    x = np.concatenate([told, noise], axis=1)
+    order = rng.permutation(400)
+    x, y = x[order], y[order]
+    half = slice(0, 200), slice(200, 400)
+    four = x[half[0]], y[half[0]], x[half[1]], y[half[1]]
+    found = module.fewshot_accuracy(*four, shots=50, seed=0, l2=100.0)
+    # By hand, on the same support: ridge regression of +-1, no penalty left out.
+    rows = module.support(four[1], 50, 0, "ab")
+    chosen = four[0][rows]
+    mean, std = chosen.mean(0), chosen.std(0) + 1e-5
+    a = np.pad((chosen - mean) / std, ((0, 0), (0, 1)), constant_values=10.0)
+    targets = 2.0 * (four[1][rows][:, None] == np.arange(2)) - 1
+    weights = np.linalg.solve(a.T @ a + 100 * np.eye(a.shape[1]), a.T @ targets)
+    tested = np.pad((four[2] - mean) / std, ((0, 0), (0, 1)), constant_values=10.0)
+    expected = float(((tested @ weights).argmax(1) == four[3]).mean())
+    assert found == pytest.approx(expected, abs=one_image(four[3]))
+    assert expected < 0.97, "one that whitens tiny features too is right always"

@@ -8,6 +8,7 @@ import pytest
 
 from mlp_mixer import UserError
 from mlp_mixer.weights.lineages import translate
+from mlp_mixer.weights.lineages.sizes import _example
 from mlp_mixer.weights.lineages.tables import LINEAGES
 
 from ..networks import SQUARE, random_tensors
@@ -90,3 +91,11 @@ def test_a_flattened_stem_tries_three_one_and_four_channels_and_then_asks(
     else:
         got, _ = translate.to_ours(theirs, lineage, "", "it", size)
         assert (got.patch_size, got.in_channels) == expected
+
+
+@pytest.mark.parametrize(
+    ("patches", "expected"),
+    [(12, "48x64"), (14, "32x112"), (13, "16x208"), (21, "48x112"), (40, "80x128")],
+)
+def test_the_example_is_the_most_square_size(patches: int, expected: str) -> None:
+    assert _example(patches, 16) == expected
