@@ -24,6 +24,7 @@ from mlp_mixer import MixerConfig, Preprocess, UserError, load, save
 from mlp_mixer.exporting import export, targets
 from mlp_mixer.models import VARIANTS, build_network
 from mlp_mixer.models.gmlp import GMlpConfig
+from mlp_mixer.runtime.onnx_graph import _int8_sums_saturate
 
 for _package in ("onnx", "onnxruntime", "openvino"):
     pytest.importorskip(_package)
@@ -161,7 +162,13 @@ def test_openvino_in_int8_needs_no_images(
     source = saved(tmp_path / "m.safetensors", config)
     shown: dict[str, Any] = {images: photos} if images else {}
     out = tmp_path / "m.xml"
-    report = export(source, out, "openvino", int8=True, **shown)
+    try:
+        report = export(source, out, "openvino", int8=True, **shown)
+    except UserError:
+        # It is refused where its own runtime cannot compute it, and nothing is left.
+        assert _int8_sums_saturate(), "with VNNI it computes"
+        assert not out.exists()
+        pytest.skip("openvino multiplies weights of 8 bits on newer processors only")
     ours, theirs = report["rows"]
     assert 1e-5 < theirs["difference"] < 0.05
     assert theirs["mib"] < ours["mib"]

@@ -25,6 +25,7 @@ from mlp_mixer.runtime import (
     ways,
 )
 from mlp_mixer.runtime.choice import Engine
+from mlp_mixer.runtime.onnx_graph import _int8_sums_saturate
 from mlp_mixer.runtime.trial import compare
 
 BF16 = Way("torch", "bf16")
@@ -342,11 +343,16 @@ def test_every_way_is_near_the_module(way: Way, model: MlpMixer) -> None:
         pytest.skip(reason)
     x = images(model, 6)
     try:
-        run = ways.build(model, way)
+        found = ways.build(model, way)(x)
     except UserError as error:
         assert way == Way("openvino", "bf16")
         pytest.skip(str(error))
-    difference, _ = compare(run(x), model(x).detach())
+    except RuntimeError:
+        # Without VNNI its kernels may lack it; the trial leaves it out then.
+        assert way == Way("openvino", "int8")
+        assert _int8_sums_saturate()
+        pytest.skip("openvino multiplies weights of 8 bits on newer processors only")
+    difference, _ = compare(found, model(x).detach())
     assert 1e-5 < difference < 0.2
 
 

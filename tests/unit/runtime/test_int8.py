@@ -12,7 +12,7 @@ from mlp_mixer import MixerConfig, MlpMixer
 from mlp_mixer.models import create_model
 from mlp_mixer.runtime import onnx_graph
 from mlp_mixer.runtime.engines import int8_group, openvino_int8, run_onnxruntime
-from mlp_mixer.runtime.onnx_graph import with_int8_weights
+from mlp_mixer.runtime.onnx_graph import _int8_sums_saturate, with_int8_weights
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -23,8 +23,8 @@ CONFIG = MixerConfig(
 )
 
 openvino_here = pytest.mark.skipif(
-    os.environ.get("ONEDNN_MAX_CPU_ISA") == "SSE41",
-    reason="openvino has no LayerNorm for such processors",
+    "ONEDNN_MAX_CPU_ISA" in os.environ,
+    reason="openvino takes the processor for what it is, and its kernels do not",
 )
 
 
@@ -94,7 +94,12 @@ def test_an_answer_does_not_depend_on_its_neighbours() -> None:
     model = trained()
     run = openvino_int8(model)
     x = torch.randn(8, 3, 8, 12)
-    alone = torch.cat([run(image[None]) for image in x[:7]])
+    try:
+        alone = torch.cat([run(image[None]) for image in x[:7]])
+    except RuntimeError:
+        # Then the trial leaves it out, as whatever fails.
+        assert _int8_sums_saturate(), "with VNNI it computes"
+        pytest.skip("openvino multiplies weights of 8 bits on newer processors only")
     x[7] *= 1000
     together = run(x)[:7]
     scale = alone.std()
