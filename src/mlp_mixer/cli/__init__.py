@@ -101,6 +101,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 0
     except UnicodeEncodeError as error:
         # Older versions of typer look for the file before we do.
+        if "surrogates" not in error.reason:
+            raise
         return _fail(
             f"{error.object!r} holds half of a letter: no file can be called so"
         )

@@ -143,7 +143,13 @@ def export(
             write_json(folder / f"{out.name}.json", about | measured)
             _move(folder, out.parent, last=made)
     progress(_STEPS, _STEPS)
-    notes = _notes(target, setup, calibrated=calibrate is not None)
+    notes = _notes(target, setup)
+    if calibrate:
+        used = "not read" if check else "used for the comparison only"
+        notes.append(
+            "int8 finds the ranges of what it computes as it comes, so --calibrate is "
+            f"--check by now: its images were {used}"
+        )
     learnt_from = len(images.pixels) - len(images.unseen)
     if learnt_from and images.classes is not None:
         notes.append(
@@ -198,7 +204,7 @@ def _check_place(
 
 def _check_packages(to: str, target: Target, int8: bool) -> None:
     """Raise a `UserError` for packages that are not installed."""
-    # onnxruntime's tools quantise, whoever runs the graph; but openvino's own does.
+    # onnxruntime's tools quantise what it runs itself, here, in browsers and in Triton.
     quantiser = ["onnxruntime"] if int8 and to != "openvino" else []
     needed = dict.fromkeys([*target.packages, *quantiser])
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
@@ -271,7 +277,7 @@ def _files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _notes(target: Target, setup: str, calibrated: bool) -> list[str]:
+def _notes(target: Target, setup: str) -> list[str]:
     """Return what the user should know of this export."""
     notes = []
     if target.note:
@@ -279,10 +285,5 @@ def _notes(target: Target, setup: str, calibrated: bool) -> list[str]:
     if setup:
         notes.append(
             f"timm lacks this size; before reading the folder, run in Python: {setup}"
-        )
-    if calibrated:
-        notes.append(
-            "int8 finds the ranges of what it computes as it comes, so --calibrate is "
-            "--check by now: your images were used for the comparison only"
         )
     return notes

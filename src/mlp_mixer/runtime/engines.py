@@ -36,8 +36,7 @@ TOLERANCE = 1e-4
 
 # Openvino's name for how many numbers of a token share a scale in int8.
 INT8_GROUP = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
-# Such numbers, best first: larger groups cost more
-# accuracy, smaller ones more time.
+# Such numbers, best first: small groups take longer and are hardly more exact.
 _INT8_GROUPS = (256, 192, 128, 96, 64, 32)
 
 

@@ -290,13 +290,10 @@ def with_int8_weights(graph: ModelProto) -> ModelProto:
         weight_KN = numpy_helper.to_array(constants[name])
         # A channel without weights keeps zeros, whatever its scale.
         scale_N = np.maximum(np.abs(weight_KN).max(0), np.float32(1e-30)) / 127
-        graph.graph.initializer.remove(constants[name])
-        parts = {"int8": np.rint(weight_KN / scale_N).astype(np.int8), "scale": scale_N}
-        graph.graph.initializer.extend(
-            numpy_helper.from_array(value, f"{name}.{part}")
-            for part, value in parts.items()
-        )
-        names = [f"{name}.{part}" for part in parts]
+        whole_KN = np.rint(weight_KN / scale_N).astype(np.int8)
+        names = [f"{name}.int8", f"{name}.scale"]
+        constants[name].CopyFrom(numpy_helper.from_array(whole_KN, names[0]))
+        graph.graph.initializer.append(numpy_helper.from_array(scale_N, names[1]))
         node = helper.make_node("DequantizeLinear", names, [name], name, axis=1)
         graph.graph.node.insert(place, node)
     return graph
